@@ -1,0 +1,136 @@
+#include "bind/autograd.h"
+
+#include "autograd/engine.h"
+#include "bind/caster.h"
+#include "bind/schema.h"
+
+namespace pydlx::bind {
+
+namespace {
+
+// A node as Python sees it: `grad_fn`.
+struct PyNode {
+  Ref<Node> node;
+};
+
+std::string class_name(const Node& n) {
+  if (n.is_accumulator()) return "AccumulateGrad";
+  std::string s;
+  bool upper = true;
+  for (const char* p = n.name; *p; ++p) {
+    if (*p == '_') {
+      upper = true;
+      continue;
+    }
+    s += upper ? static_cast<char>(std::toupper(*p)) : *p;
+    upper = false;
+  }
+  return s + "Backward";
+}
+
+TensorList tensors_from(py::handle h, bool none_allowed, const char* op, const char* argument) {
+  TensorList out;
+  if (h.is_none()) return out;
+  if (is_tensor(h.ptr())) return {as_tensor(h.ptr())};
+  if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr()))
+    fail(op, argument, ErrorKind::Type, "expected a tensor or a list of tensors, got ", Py_TYPE(h.ptr())->tp_name);
+  for (py::handle e : h) {
+    if (e.is_none() && none_allowed) {
+      out.emplace_back();
+      continue;
+    }
+    if (!is_tensor(e.ptr())) fail(op, argument, ErrorKind::Type, "expected tensors, got ", Py_TYPE(e.ptr())->tp_name);
+    out.push_back(as_tensor(e.ptr()));
+  }
+  return out;
+}
+
+GradHook python_hook(py::object f) {
+  // The interpreter lock is held whenever hooks run or die: backward never gives it up outside of kernels.
+  return [f = std::move(f)](const Tensor& g) -> Tensor {
+    const py::object r = f(py::reinterpret_steal<py::object>(wrap(g)));
+    if (r.is_none()) return {};
+    require(is_tensor(r.ptr()), "hook", "", ErrorKind::Type, "expected a hook to return a tensor or None, got ", Py_TYPE(r.ptr())->tp_name);
+    return as_tensor(r.ptr());
+  };
+}
+
+}  // namespace
+
+PyObject* wrap_node(const Ref<Node>& node) {
+  if (!node) Py_RETURN_NONE;
+  return py::cast(PyNode{node}).release().ptr();
+}
+
+void init_autograd(PyObject* module) {
+  py::module_ m = py::reinterpret_borrow<py::module_>(module);
+  py::class_<PyNode>(m, "Node", "A recorded operation.")
+      .def("name", [](const PyNode& n) { return class_name(*n.node); })
+      .def_property_readonly("next_functions",
+                             [](const PyNode& n) {
+                               py::tuple t(n.node->edge_count());
+                               for (std::size_t i = 0; i < t.size(); ++i) {
+                                 const Edge& e = n.node->edges()[i];
+                                 t[i] = py::make_tuple(py::reinterpret_steal<py::object>(wrap_node(e.node)), e.input_nr);
+                               }
+                               return t;
+                             })
+      .def_property_readonly("_sequence_nr", [](const PyNode& n) { return n.node->sequence; })
+      .def("register_prehook",
+           [](const PyNode& n, py::object f) {
+             if (!n.node->hooks) n.node->hooks = std::make_unique<NodeHooks>();
+             n.node->hooks->pre.emplace_back(0, [f](std::vector<Tensor>& g) {
+               py::tuple in(g.size());
+               for (std::size_t i = 0; i < g.size(); ++i) in[i] = py::reinterpret_steal<py::object>(wrap(g[i]));
+               const py::object r = f(in);
+               if (r.is_none()) return;
+               TensorList replaced = tensors_from(r, true, "prehook", "result");
+               require(replaced.size() == g.size(), "prehook", "", ErrorKind::Value, "expected ", g.size(), " gradients, got ", replaced.size());
+               g = replaced;
+             });
+           })
+      .def("register_hook",
+           [](const PyNode& n, py::object f) {
+             if (!n.node->hooks) n.node->hooks = std::make_unique<NodeHooks>();
+             n.node->hooks->post.emplace_back(0, [f](std::vector<Tensor>& in, const std::vector<Tensor>& out) {
+               py::tuple a(in.size()), b(out.size());
+               for (std::size_t i = 0; i < in.size(); ++i) a[i] = py::reinterpret_steal<py::object>(wrap(in[i]));
+               for (std::size_t i = 0; i < out.size(); ++i) b[i] = py::reinterpret_steal<py::object>(wrap(out[i]));
+               const py::object r = f(a, b);
+               if (r.is_none()) return;
+               TensorList replaced = tensors_from(r, true, "hook", "result");
+               require(replaced.size() == in.size(), "hook", "", ErrorKind::Value, "expected ", in.size(), " gradients, got ", replaced.size());
+               in = replaced;
+             });
+           })
+      .def("__eq__", [](const PyNode& a, const PyNode& b) { return a.node == b.node; })
+      .def("__hash__", [](const PyNode& n) { return reinterpret_cast<std::uintptr_t>(n.node.get()); })
+      .def("__repr__", [](const PyNode& n) { return "<" + class_name(*n.node) + ">"; });
+
+  m.def("_is_grad_enabled", &GradMode::enabled);
+  m.def("_set_grad_enabled", &GradMode::set);
+  m.def("_is_inference_mode", &InferenceMode::enabled);
+  m.def("_set_inference_mode", &InferenceMode::set);
+  m.def("_set_anomaly", &set_anomaly);
+  m.def("_anomaly_enabled", &anomaly_enabled);
+  m.def("_anomaly_checks_nan", &anomaly_checks_nan);
+  m.def("_backward", [](py::handle roots, py::handle grads, bool retain_graph, bool create_graph, py::handle inputs) {
+    TensorList r = tensors_from(roots, false, "backward", "tensors"), g = tensors_from(grads, true, "backward", "grad_tensors");
+    if (g.empty()) g.resize(r.size());
+    run_backward(r, g, tensors_from(inputs, false, "backward", "inputs"), {retain_graph, create_graph});
+  });
+  m.def("_grad", [](py::handle roots, py::handle inputs, py::handle grads, bool retain_graph, bool create_graph) {
+    TensorList r = tensors_from(roots, false, "grad", "outputs"), g = tensors_from(grads, true, "grad", "grad_outputs");
+    if (g.empty()) g.resize(r.size());
+    const TensorList result = run_grad(r, g, tensors_from(inputs, false, "grad", "inputs"), {retain_graph, create_graph});
+    py::tuple t(result.size());
+    for (std::size_t i = 0; i < result.size(); ++i) t[i] = py::reinterpret_steal<py::object>(wrap(result[i]));
+    return t;
+  });
+  m.def("_add_hook", [](const Tensor& t, py::object f) { return add_tensor_hook(t, python_hook(std::move(f))); });
+  m.def("_add_post_accumulate_hook", [](const Tensor& t, py::object f) { return add_post_accumulate_hook(t, python_hook(std::move(f))); });
+  m.def("_remove_hook", &remove_tensor_hook);
+  m.def("_retain_grad", &retain_grad);
+}
+
+}  // namespace pydlx::bind

@@ -1,0 +1,11 @@
+// Python access to the recorded graph.
+#pragma once
+#include "autograd/node.h"
+#include "bind/tensor_type.h"
+
+namespace pydlx::bind {
+
+PyObject* wrap_node(const Ref<Node>& node);  // None for null
+void init_autograd(PyObject* module);
+
+}  // namespace pydlx::bind

@@ -1,0 +1,60 @@
+// pydlx::Error -> Python exceptions.
+#pragma once
+#include <Python.h>
+
+#include <type_traits>
+#include <utility>
+
+#include "core/check.h"
+
+namespace pydlx::bind {
+
+void init_errors(PyObject* module);
+// Thrown when a CPython call has already set the Python error.
+struct PythonError {};
+// Sets the Python error for the exception in flight; call from a catch (...) block.
+void set_python_error() noexcept;
+// Runs f, turning C++ exceptions into Python errors; for raw CPython slots.
+template <class F>
+auto guarded(F&& f) noexcept -> decltype(f()) {
+  using R = decltype(f());
+  try {
+    return f();
+  } catch (...) {
+    set_python_error();
+    if constexpr (std::is_pointer_v<R>)
+      return nullptr;
+    else
+      return R(-1);
+  }
+}
+
+// Owns one reference.
+class Object {
+ public:
+  Object() = default;
+  explicit Object(PyObject* owned) : p_(owned) {}
+  Object(Object&& o) noexcept : p_(o.release()) {}
+  Object& operator=(Object&& o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
+  ~Object() { Py_XDECREF(p_); }
+  // Takes the result of a CPython call; throws PythonError when it failed.
+  static Object checked(PyObject* owned) {
+    if (!owned) throw PythonError{};
+    return Object(owned);
+  }
+  PyObject* get() const { return p_; }
+  PyObject* release() {
+    PyObject* p = p_;
+    p_ = nullptr;
+    return p;
+  }
+  explicit operator bool() const { return p_ != nullptr; }
+
+ private:
+  PyObject* p_ = nullptr;
+};
+
+}  // namespace pydlx::bind

@@ -1,0 +1,123 @@
+// The extension module pydlx._C.
+#include <pybind11/pybind11.h>
+
+#include <set>
+
+#include "bind/autograd.h"
+#include "bind/caster.h"
+#include "bind/errors.h"
+#include "bind/interchange.h"
+#include "bind/schema.h"
+#include "bind/tensor_type.h"
+#include "bind_families.h"  // generated: declares bind_<family> for every bind/ops_<family>.cpp, and bind_all
+#include "core/allocator.h"
+#include "core/parallel.h"
+#include "ops/dispatch.h"
+
+namespace pydlx::bind {
+
+namespace {
+
+// ---- hooks of the engine into the interpreter ------------------------------------------------------------------------------------
+
+void* release_interpreter() {
+  if (!Py_IsInitialized() || !PyGILState_Check()) return nullptr;
+  return PyEval_SaveThread();
+}
+void acquire_interpreter(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
+
+// The innermost Python frame. Code objects seen here are kept alive for the life of the process, because nodes keep bare pointers.
+CallSite current_site() {
+  PyFrameObject* f = PyEval_GetFrame();
+  if (!f) return {};
+  PyCodeObject* code = PyFrame_GetCode(f);
+  static const void* last = nullptr;
+  if (code != last) {
+    static std::set<const void*> known;
+    if (known.insert(code).second) Py_INCREF(code);
+    last = code;
+  }
+  Py_DECREF(code);
+  return {code, PyFrame_GetLasti(f)};
+}
+
+std::string describe_site(CallSite site) {
+  auto* code = static_cast<PyCodeObject*>(const_cast<void*>(site.code));
+  const int line = PyCode_Addr2Line(code, site.instruction);
+  const py::handle h(reinterpret_cast<PyObject*>(code));
+  return std::string(py::str(h.attr("co_filename"))) + ":" + std::to_string(line) + " in " + std::string(py::str(h.attr("co_name")));
+}
+
+py::dict build_info() {
+  py::dict d;
+  d["version"] = PYDLX_VERSION;
+  d["compiler"] = __VERSION__;
+  d["build_type"] = PYDLX_BUILD_TYPE;
+  d["blas"] = PYDLX_BLAS_NAME;
+  d["cuda"] = PYDLX_WITH_CUDA ? true : false;
+  d["openmp"] = _OPENMP;
+  d["cpu_isa"] = kernels_for({}).name;
+  py::list isas;
+  for (const char* n : cpu_isas()) isas.append(n);
+  d["cpu_isas"] = isas;
+  d["threads"] = num_threads();
+  d["hardware_threads"] = hardware_threads();
+  return d;
+}
+
+py::dict memory_stats() {
+  const AllocatorStats s = cpu_allocator().stats();
+  py::dict d;
+  d["in_use"] = s.in_use;
+  d["peak_in_use"] = s.peak_in_use;
+  d["reserved"] = s.reserved;
+  d["peak_reserved"] = s.peak_reserved;
+  d["allocations"] = s.allocations;
+  d["cache_hits"] = s.cache_hits;
+  return d;
+}
+
+}  // namespace
+
+}  // namespace pydlx::bind
+
+PYBIND11_MODULE(_C, m) {
+  using namespace pydlx;
+  using namespace pydlx::bind;
+  m.doc() = "The native core of pydlx.";
+  init_errors(m.ptr());
+  init_types(m.ptr());
+  init_tensor_type(m.ptr());
+  init_autograd(m.ptr());
+  init_numpy(m.ptr());
+
+  OpRegistry registry;
+  bind_all(registry);
+  registry.finish(m.ptr());
+
+  blocking_hooks() = {release_interpreter, acquire_interpreter};
+  callsite_hooks() = {current_site, describe_site};
+
+  py::register_exception_translator([](std::exception_ptr p) {
+    if (!p) return;
+    try {
+      std::rethrow_exception(p);
+    } catch (const Error&) {
+      set_python_error();
+    }
+  });
+
+  m.def("build_info", &build_info, "Version, compiler, BLAS, CPU path, threads.");
+  m.def("memory_stats", &memory_stats, "Bytes in use, cached and at peak of the CPU allocator.");
+  m.def("empty_cache", [] { cpu_allocator().empty_cache(); }, "Returns cached CPU memory to the system.");
+  m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
+  m.def("get_num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads);
+  m.def("_set_cpu_isa", [](const std::string& s) { set_cpu_isa(s.c_str()); });
+  m.def("get_default_dtype", [] { return py::reinterpret_steal<py::object>(dtype_object(default_dtype())); });
+  m.def("set_default_dtype", [](py::handle h) {
+    DType t;
+    require(dtype_from(h.ptr(), t) && is_floating(t), "set_default_dtype", "d", ErrorKind::Type, "expected a floating point dtype");
+    set_default_dtype(t);
+  });
+}

@@ -1,0 +1,586 @@
+#include "bind/schema.h"
+
+#include <structmember.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+
+#include "autograd/mode.h"
+#include "ops/elementwise.h"
+#include "ops/pointwise.h"
+
+namespace pydlx::bind {
+
+namespace {
+
+// ---- parsing signatures ----------------------------------------------------------------------------------------------------------
+
+std::string strip(const std::string& s) {
+  const auto b = s.find_first_not_of(" \n"), e = s.find_last_not_of(" \n");
+  return b == std::string::npos ? "" : s.substr(b, e - b + 1);
+}
+
+[[noreturn]] void bad_signature(const std::string& text, const std::string& why) {
+  throw std::runtime_error("bad op signature: " + text + ": " + why);
+}
+
+PyObject* parse_default(const std::string& v, const std::string& text) {
+  if (v == "None") Py_RETURN_NONE;
+  if (v == "True") Py_RETURN_TRUE;
+  if (v == "False") Py_RETURN_FALSE;
+  if (v.size() >= 2 && v[0] == '\'') return PyUnicode_FromStringAndSize(v.data() + 1, static_cast<Py_ssize_t>(v.size()) - 2);
+  if (v == "()") return PyTuple_New(0);
+  if (v == "inf" || v == "-inf") return PyFloat_FromDouble(v[0] == '-' ? -HUGE_VAL : HUGE_VAL);
+  char* end = nullptr;
+  if (v.find_first_of(".e") == std::string::npos) {
+    const long long i = std::strtoll(v.c_str(), &end, 10);
+    if (*end == 0) return PyLong_FromLongLong(i);
+  }
+  const double d = std::strtod(v.c_str(), &end);
+  if (*end != 0) bad_signature(text, "default " + v);
+  return PyFloat_FromDouble(d);
+}
+
+Param parse_param(const std::string& text, const std::string& whole) {
+  const auto eq = text.find('=');
+  const std::string left = strip(text.substr(0, eq));
+  const auto space = left.rfind(' ');
+  if (space == std::string::npos) bad_signature(whole, text);
+  Param p;
+  p.type = strip(left.substr(0, space));
+  p.name = left.substr(space + 1);
+  std::string t = p.type;
+  if (t.back() == '?') {
+    p.optional = true;
+    t.pop_back();
+  }
+  static const std::map<std::string, Kind> kinds = {
+      {"Tensor", Kind::Tensor}, {"Operand", Kind::Operand},     {"Tensor[]", Kind::TensorList}, {"Number", Kind::Number},
+      {"int", Kind::Int},       {"float", Kind::Float},         {"bool", Kind::Bool},           {"str", Kind::Str},
+      {"dtype", Kind::DType},   {"device", Kind::Device},       {"Generator", Kind::Generator}, {"object", Kind::Object}};
+  if (t.rfind("int[", 0) == 0) {
+    p.kind = Kind::IntList;
+    const std::string n = t.substr(4, t.size() - 5);
+    p.variadic = n == "*";
+    if (!p.variadic && !n.empty()) p.repeat = std::stoi(n);
+  } else if (auto it = kinds.find(t); it != kinds.end()) {
+    p.kind = it->second;
+  } else {
+    bad_signature(whole, "type " + t);
+  }
+  if (eq != std::string::npos) p.fallback = parse_default(strip(text.substr(eq + 1)), whole);
+  p.interned = PyUnicode_InternFromString(p.name.c_str());
+  return p;
+}
+
+// Splits at top-level commas.
+std::vector<std::string> split(const std::string& s) {
+  std::vector<std::string> out;
+  int depth = 0;
+  std::string now;
+  for (char ch : s) {
+    if (ch == '(' || ch == '[') ++depth;
+    if (ch == ')' || ch == ']') --depth;
+    if (ch == ',' && depth == 0) {
+      out.push_back(strip(now));
+      now.clear();
+    } else {
+      now += ch;
+    }
+  }
+  if (!strip(now).empty()) out.push_back(strip(now));
+  return out;
+}
+
+PyTypeObject* named_tuple(const std::string& op, const std::string& returns) {
+  // Kept alive for the life of the process: the type object points into these strings.
+  auto* names = new std::vector<std::string>;
+  for (const auto& r : split(returns.substr(1, returns.size() - 2))) {
+    const auto space = r.rfind(' ');
+    if (space == std::string::npos) return nullptr;
+    names->push_back(r.substr(space + 1));
+  }
+  auto* fields = new std::vector<PyStructSequence_Field>;
+  for (const auto& n : *names) fields->push_back({n.c_str(), nullptr});
+  fields->push_back({nullptr, nullptr});
+  auto* type_name = new std::string("pydlx.return_types." + op);
+  PyStructSequence_Desc desc{type_name->c_str(), nullptr, fields->data(), static_cast<int>(names->size())};
+  return PyStructSequence_NewType(&desc);
+}
+
+Schema parse_signature(const OpRow& row) {
+  Schema s;
+  s.text = row.signature;
+  s.doc = row.doc;
+  s.impl = row.impl;
+  const auto open = s.text.find('('), arrow = s.text.find("->");
+  if (open == std::string::npos || arrow == std::string::npos) bad_signature(s.text, "expected name(...) -> type");
+  s.name = s.text.substr(0, open);
+  const auto close = s.text.rfind(')', arrow);
+  bool keyword_only = false;
+  for (const auto& part : split(s.text.substr(open + 1, close - open - 1))) {
+    if (part == "*") {
+      keyword_only = true;
+      continue;
+    }
+    Param p = parse_param(part, s.text);
+    p.keyword_only = keyword_only;
+    if (!keyword_only) ++s.positional;
+    s.params.push_back(std::move(p));
+  }
+  const std::string returns = strip(s.text.substr(arrow + 2));
+  if (returns.front() == '(') s.result_type = named_tuple(s.name, returns);
+  s.has_out = row.where & kOut;
+  return s;
+}
+
+// ---- the callable ----------------------------------------------------------------------------------------------------------------
+
+constexpr int kMaxParams = 32;
+
+struct OpObject {
+  PyObject_HEAD
+  vectorcallfunc vectorcall;
+  std::vector<Schema>* overloads;
+  PyObject* name;
+};
+
+PyTypeObject* g_op_type = nullptr;
+std::map<std::string, OpObject*, std::less<>>& op_table() {
+  static auto* t = new std::map<std::string, OpObject*, std::less<>>;
+  return *t;
+}
+
+bool is_number(PyObject* o) {
+  return PyFloat_Check(o) || PyLong_Check(o) || (!is_tensor(o) && PyObject_HasAttrString(o, "dtype") && PyNumber_Check(o) &&
+                                                 !PySequence_Check(o));
+}
+bool is_int(PyObject* o) { return PyIndex_Check(o) && !PyBool_Check(o) && !is_tensor(o); }
+bool is_int_tensor(PyObject* o) {
+  if (!is_tensor(o)) return false;
+  const TensorImpl& t = *reinterpret_cast<PyTensor*>(o)->impl;
+  return t.numel == 1 && is_integral(t.dtype);
+}
+
+// Cheap test used to choose among overloads.
+bool accepts(const Param& p, PyObject* o) {
+  if (o == Py_None) return p.optional;
+  DType dtype;
+  Device device;
+  switch (p.kind) {
+    case Kind::Tensor: return is_tensor(o);
+    case Kind::Operand: return is_tensor(o) || is_number(o);
+    case Kind::TensorList: {
+      if (!PyTuple_Check(o) && !PyList_Check(o)) return false;
+      return PySequence_Fast_GET_SIZE(o) == 0 || is_tensor(PySequence_Fast_ITEMS(o)[0]);
+    }
+    case Kind::Number: return is_number(o);
+    case Kind::Int: return is_int(o) || is_int_tensor(o);
+    case Kind::Float: return is_number(o);
+    case Kind::Bool: return PyBool_Check(o);
+    case Kind::Str: return PyUnicode_Check(o);
+    case Kind::IntList: return (PyTuple_Check(o) || PyList_Check(o)) || ((p.repeat || p.variadic) && is_int(o));
+    case Kind::DType: return dtype_from(o, dtype);
+    case Kind::Device: return PyUnicode_Check(o) || device_from(o, device);
+    case Kind::Generator: return generator_from(o) != nullptr;
+    case Kind::Object: return true;
+  }
+  return false;
+}
+
+struct Bound {
+  PyObject* slots[kMaxParams];
+  PyObject* temporary = nullptr;  // tuple made for int[*]
+  PyObject* out = nullptr;
+  ~Bound() { Py_XDECREF(temporary); }
+};
+
+// Puts arguments into parameter slots. With `strict` a mismatch throws, else it returns false.
+bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObject* kwnames, Bound& b, bool strict) {
+  const int count = static_cast<int>(s.params.size());
+  std::fill_n(b.slots, count, nullptr);
+  Py_ssize_t take = n;
+  for (Py_ssize_t i = 0; i < n && i < s.positional; ++i) {
+    const Param& p = s.params[i];
+    if (p.variadic && (is_int(args[i]) || is_int_tensor(args[i]))) {
+      Py_ssize_t end = i;
+      while (end < n && (is_int(args[end]) || is_int_tensor(args[end]))) ++end;
+      b.temporary = PyTuple_New(end - i);
+      if (!b.temporary) throw PythonError{};
+      for (Py_ssize_t k = i; k < end; ++k) PyTuple_SET_ITEM(b.temporary, k - i, Py_NewRef(args[k]));
+      b.slots[i] = b.temporary;
+      take = i;
+      if (end != n) {
+        if (!strict) return false;
+        fail(s.name, p.name, ErrorKind::Type, "expected integers, got ", Py_TYPE(args[end])->tp_name);
+      }
+      break;
+    }
+    b.slots[i] = args[i];
+  }
+  if (take > s.positional) {
+    if (!strict) return false;
+    fail(s.name, "", ErrorKind::Type, "expected at most ", s.positional, " positional arguments, got ", static_cast<std::int64_t>(n),
+         "; signature: ", s.text);
+  }
+  const Py_ssize_t kw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+  for (Py_ssize_t k = 0; k < kw; ++k) {
+    PyObject* key = PyTuple_GET_ITEM(kwnames, k);
+    PyObject* value = args[n + k];
+    int at = -1;
+    for (int i = 0; i < count && at < 0; ++i)
+      if (s.params[i].interned == key) at = i;
+    for (int i = 0; i < count && at < 0; ++i)
+      if (PyUnicode_Compare(s.params[i].interned, key) == 0) at = i;
+    if (at < 0 && s.has_out && PyUnicode_CompareWithASCIIString(key, "out") == 0) {
+      b.out = value == Py_None ? nullptr : value;
+      continue;
+    }
+    // NumPy's spellings of the two most common arguments, as PyTorch accepts them.
+    if (at < 0 && PyUnicode_CompareWithASCIIString(key, "axis") == 0)
+      for (int i = 0; i < count && at < 0; ++i)
+        if (s.params[i].name == "dim") at = i;
+    if (at < 0 && PyUnicode_CompareWithASCIIString(key, "keepdims") == 0)
+      for (int i = 0; i < count && at < 0; ++i)
+        if (s.params[i].name == "keepdim") at = i;
+    if (at < 0 && PyUnicode_CompareWithASCIIString(key, "x") == 0 && count > 0 && s.params[0].name == "input") at = 0;
+    if (at < 0 || b.slots[at]) {
+      if (!strict) return false;
+      fail(s.name, "", ErrorKind::Type, at < 0 ? "unexpected keyword argument '" : "argument given twice: '", PyUnicode_AsUTF8(key),
+           "'; signature: ", s.text);
+    }
+    b.slots[at] = value;
+  }
+  for (int i = 0; i < count; ++i) {
+    if (b.slots[i]) continue;
+    b.slots[i] = s.params[i].fallback;
+    if (!b.slots[i]) {
+      if (!strict) return false;
+      fail(s.name, s.params[i].name, ErrorKind::Type, "missing argument; signature: ", s.text);
+    }
+  }
+  if (strict) return true;
+  for (int i = 0; i < count; ++i)
+    if (b.slots[i] != s.params[i].fallback && !accepts(s.params[i], b.slots[i])) return false;
+  return true;
+}
+
+// out=: compute, then store with the checks PyTorch makes. Computing first makes any overlap between out and the inputs harmless.
+PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
+  const Object owner(result);
+  auto store_one = [&](PyObject* from, PyObject* to) {
+    require(is_tensor(to), s.name, "out", ErrorKind::Type, "expected a tensor, got ", Py_TYPE(to)->tp_name);
+    const Tensor r = as_tensor(from);
+    Tensor o = as_tensor(to);
+    require(!(GradMode::enabled() && (r.requires_grad() || o.requires_grad())), s.name, "out", ErrorKind::Gradient,
+            "expected no gradients: out= does not support automatic differentiation; use the returned result or no_grad()");
+    require(dtype_category(r.dtype()) <= dtype_category(o.dtype()), s.name, "out", ErrorKind::DType, "expected a dtype that can hold ",
+            r.dtype(), ", got ", o.dtype());
+    if (o.numel() == 0 && r.numel() > 0 && !o.impl()->base) {  // an empty out is given the right size, as in PyTorch
+      Tensor fresh = empty(r.sizes(), o.dtype(), o.device());
+      o.impl()->storage = fresh.impl()->storage;
+      o.impl()->offset = 0;
+      o.impl()->set_geometry(fresh.sizes(), fresh.strides());
+    }
+    require(o.sizes() == r.sizes(), s.name, "out", ErrorKind::Shape, "expected shape ", r.sizes(), ", got ", o.sizes());
+    const GradModeGuard off(false);
+    ops::copy_(o, r);
+  };
+  if (is_tensor(result)) {
+    store_one(result, out);
+    return Py_NewRef(out);
+  }
+  require(PyTuple_Check(out) && PyTuple_Check(result) && PyTuple_GET_SIZE(out) == PyTuple_GET_SIZE(result), s.name, "out",
+          ErrorKind::Type, "expected a tuple with one tensor per result");
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); ++i) store_one(PyTuple_GET_ITEM(result, i), PyTuple_GET_ITEM(out, i));
+  return Py_NewRef(out);
+}
+
+[[noreturn]] void no_overload(const OpObject& op, PyObject* const* args, Py_ssize_t n, PyObject* kwnames) {
+  std::string got;
+  const Py_ssize_t kw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+  for (Py_ssize_t i = 0; i < n + kw; ++i) {
+    if (i) got += ", ";
+    if (i >= n) got += std::string(PyUnicode_AsUTF8(PyTuple_GET_ITEM(kwnames, i - n))) + "=";
+    got += Py_TYPE(args[i])->tp_name;
+  }
+  std::string options;
+  for (const auto& s : *op.overloads) options += "\n  " + s.text;
+  fail((*op.overloads)[0].name, "", ErrorKind::Type, "no overload takes (", got, "); expected one of:", options);
+}
+
+PyObject* op_vectorcall(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  return guarded([&]() -> PyObject* {
+    auto& op = *reinterpret_cast<OpObject*>(self);
+    const Py_ssize_t n = PyVectorcall_NARGS(nargsf);
+    const auto& overloads = *op.overloads;
+    for (const Schema& s : overloads) {
+      Bound b;
+      if (!bind_arguments(s, args, n, kwnames, b, overloads.size() == 1)) continue;
+      PyObject* r = s.impl(Call{s, b.slots});
+      return r && b.out ? store_out(s, r, b.out) : r;
+    }
+    no_overload(op, args, n, kwnames);
+  });
+}
+
+PyObject* op_descr_get(PyObject* self, PyObject* obj, PyObject*) { return obj && obj != Py_None ? PyMethod_New(self, obj) : Py_NewRef(self); }
+
+PyObject* op_repr(PyObject* self) { return PyUnicode_FromFormat("<pydlx op %U>", reinterpret_cast<OpObject*>(self)->name); }
+
+PyObject* op_get_name(PyObject* self, void*) { return Py_NewRef(reinterpret_cast<OpObject*>(self)->name); }
+PyObject* op_get_module(PyObject*, void*) { return PyUnicode_FromString("pydlx"); }
+PyObject* op_get_doc(PyObject* self, void*) {
+  std::string doc;
+  for (const auto& s : *reinterpret_cast<OpObject*>(self)->overloads) doc += s.text + "\n";
+  for (const auto& s : *reinterpret_cast<OpObject*>(self)->overloads)
+    if (!s.doc.empty()) doc += "\n" + s.doc + "\n";
+  return PyUnicode_FromStringAndSize(doc.data(), static_cast<Py_ssize_t>(doc.size()));
+}
+PyObject* op_get_signatures(PyObject* self, void*) {
+  return guarded([&]() -> PyObject* {
+    const auto& overloads = *reinterpret_cast<OpObject*>(self)->overloads;
+    Object list = Object::checked(PyList_New(0));
+    for (const auto& s : overloads) {
+      const std::string text = s.text + (s.has_out ? " [out]" : "");
+      const Object item = Object::checked(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
+      if (PyList_Append(list.get(), item.get()) < 0) throw PythonError{};
+    }
+    return list.release();
+  });
+}
+PyObject* op_reduce(PyObject* self, PyObject*) { return Py_NewRef(reinterpret_cast<OpObject*>(self)->name); }
+
+PyGetSetDef op_getset[] = {{"__name__", op_get_name, nullptr, nullptr, nullptr},
+                           {"__qualname__", op_get_name, nullptr, nullptr, nullptr},
+                           {"__module__", op_get_module, nullptr, nullptr, nullptr},
+                           {"__doc__", op_get_doc, nullptr, nullptr, nullptr},
+                           {"__signatures__", op_get_signatures, nullptr, nullptr, nullptr},
+                           {nullptr, nullptr, nullptr, nullptr, nullptr}};
+PyMethodDef op_methods[] = {{"__reduce__", op_reduce, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObject, vectorcall), READONLY, nullptr},
+                            {nullptr, 0, 0, 0, nullptr}};
+PyType_Slot op_slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+                          {Py_tp_descr_get, reinterpret_cast<void*>(op_descr_get)},
+                          {Py_tp_repr, reinterpret_cast<void*>(op_repr)},
+                          {Py_tp_getset, op_getset},
+                          {Py_tp_methods, op_methods},
+                          {Py_tp_members, op_members},
+                          {0, nullptr}};
+PyType_Spec op_spec = {"pydlx._C.Op", sizeof(OpObject), 0,
+                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                       op_slots};
+
+}  // namespace
+
+void OpRegistry::add(const std::vector<OpRow>& rows) {
+  for (const auto& r : rows) schemas_.emplace_back(parse_signature(r), r.where);
+}
+
+void OpRegistry::finish(PyObject* m) {
+  g_op_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&op_spec));
+  if (!g_op_type) throw PythonError{};
+  for (auto& [schema, where] : schemas_) {
+    auto& slot = op_table()[schema.name];
+    const bool first = !slot;
+    if (first) {
+      slot = PyObject_New(OpObject, g_op_type);
+      if (!slot) throw PythonError{};
+      slot->vectorcall = op_vectorcall;
+      slot->overloads = new std::vector<Schema>;
+      slot->name = PyUnicode_InternFromString(schema.name.c_str());
+    }
+    if (where & kFunction && PyObject_SetAttr(m, slot->name, reinterpret_cast<PyObject*>(slot)) < 0) throw PythonError{};
+    if (where & kMethod) {
+      if (PyDict_SetItem(g_tensor_type->tp_dict, slot->name, reinterpret_cast<PyObject*>(slot)) < 0) throw PythonError{};
+    }
+    slot->overloads->push_back(std::move(schema));
+  }
+  PyType_Modified(g_tensor_type);
+  schemas_.clear();
+}
+
+PyObject* call_op(const char* name, PyObject* const* args, Py_ssize_t n) {
+  const auto it = op_table().find(std::string_view(name));
+  if (it == op_table().end()) {
+    PyErr_Format(PyExc_NotImplementedError, "[%s] this operation does not exist", name);
+    return nullptr;
+  }
+  return op_vectorcall(reinterpret_cast<PyObject*>(it->second), args, static_cast<size_t>(n), nullptr);
+}
+
+// ---- argument conversion ---------------------------------------------------------------------------------------------------------
+
+void argument_error(const Call& c, std::size_t i, const char* expected) {
+  PyObject* o = c.slots[i];
+  std::string got = Py_TYPE(o)->tp_name;
+  if (PyUnicode_Check(o) || PyLong_Check(o) || PyFloat_Check(o)) {
+    const Object r(PyObject_Repr(o));
+    const char* text = r ? PyUnicode_AsUTF8(r.get()) : nullptr;
+    if (text) got += " " + std::string(text).substr(0, 60);
+    PyErr_Clear();
+  }
+  fail(c.schema.name, c.schema.params[i].name, ErrorKind::Type, "expected ", expected, ", got ", got);
+}
+
+Tensor parse_tensor(const Call& c, std::size_t i) {
+  PyObject* o = c.slots[i];
+  if (is_tensor(o)) [[likely]]
+    return as_tensor(o);
+  const Param& p = c.schema.params[i];
+  if (o == Py_None && p.optional) return {};
+  if (p.kind == Kind::Operand) {
+    bool ok = true;
+    Tensor t = operand(o, ok);
+    if (ok) return t;
+    argument_error(c, i, "a tensor or a number");
+  }
+  argument_error(c, i, p.optional ? "a tensor or None" : "a tensor");
+}
+
+TensorList parse_tensors(const Call& c, std::size_t i) {
+  PyObject* o = c.slots[i];
+  if (o == Py_None && c.schema.params[i].optional) return {};
+  if (!PyTuple_Check(o) && !PyList_Check(o)) argument_error(c, i, "a list or tuple of tensors");
+  TensorList out;
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
+  out.reserve(n);
+  for (Py_ssize_t k = 0; k < n; ++k) {
+    PyObject* e = PySequence_Fast_ITEMS(o)[k];
+    if (!is_tensor(e))
+      fail(c.schema.name, c.schema.params[i].name, ErrorKind::Type, "expected a list of tensors, got ", Py_TYPE(e)->tp_name,
+           " at position ", static_cast<std::int64_t>(k));
+    out.push_back(as_tensor(e));
+  }
+  return out;
+}
+
+namespace {
+std::int64_t to_int64(const Call& c, std::size_t i, PyObject* o) {
+  if (is_tensor(o)) {
+    if (!is_int_tensor(o)) argument_error(c, i, "an integer");
+    return load_scalar(as_tensor(o).data(), as_tensor(o).dtype()).to_int();
+  }
+  if (!PyIndex_Check(o)) argument_error(c, i, "an integer");
+  const Object n = Object::checked(PyNumber_Index(o));
+  int overflow = 0;
+  const long long v = PyLong_AsLongLongAndOverflow(n.get(), &overflow);
+  if (overflow) fail(c.schema.name, c.schema.params[i].name, ErrorKind::Value, "expected an integer that fits 64 bits, got a larger one");
+  return v;
+}
+}  // namespace
+
+std::int64_t parse_int(const Call& c, std::size_t i) { return to_int64(c, i, c.slots[i]); }
+
+double parse_float(const Call& c, std::size_t i) {
+  PyObject* o = c.slots[i];
+  if (PyFloat_Check(o)) return PyFloat_AS_DOUBLE(o);
+  if (PyUnicode_Check(o) || PyBytes_Check(o)) argument_error(c, i, "a number");
+  const double v = PyFloat_AsDouble(o);
+  if (v == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    argument_error(c, i, "a number");
+  }
+  return v;
+}
+
+bool parse_bool(const Call& c, std::size_t i) {
+  PyObject* o = c.slots[i];
+  if (o == Py_True) return true;
+  if (o == Py_False) return false;
+  if (PyLong_Check(o)) return PyObject_IsTrue(o) != 0;
+  argument_error(c, i, "a bool");
+}
+
+Scalar parse_number(const Call& c, std::size_t i) {
+  PyObject* o = c.slots[i];
+  bool ok = true;
+  const Tensor t = operand(o, ok);
+  if (!ok || t.numel() != 1 || !t.is_cpu()) argument_error(c, i, "a number");
+  return load_scalar(t.data(), t.dtype());
+}
+
+std::string parse_str(const Call& c, std::size_t i) {
+  Py_ssize_t n = 0;
+  const char* s = PyUnicode_Check(c.slots[i]) ? PyUnicode_AsUTF8AndSize(c.slots[i], &n) : nullptr;
+  if (!s) {
+    PyErr_Clear();
+    argument_error(c, i, "a string");
+  }
+  return {s, static_cast<std::size_t>(n)};
+}
+
+Dims parse_ints(const Call& c, std::size_t i) {
+  PyObject* o = c.slots[i];
+  const Param& p = c.schema.params[i];
+  if (o == Py_None && p.optional) return {};
+  if (PyIndex_Check(o) && !PyTuple_Check(o) && !PyList_Check(o)) {
+    const auto v = to_int64(c, i, o);
+    return Dims::filled(p.repeat ? p.repeat : 1, v);
+  }
+  if (!PyTuple_Check(o) && !PyList_Check(o)) argument_error(c, i, "a tuple of integers");
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
+  // view((2, 3)) and view([2, 3]) as well as view(2, 3)
+  if (n == 1 && p.variadic && (PyTuple_Check(PySequence_Fast_ITEMS(o)[0]) || PyList_Check(PySequence_Fast_ITEMS(o)[0])))
+    fail(c.schema.name, p.name, ErrorKind::Type, "expected integers, got a nested tuple");
+  Dims d;
+  for (Py_ssize_t k = 0; k < n; ++k) {
+    PyObject* e = PySequence_Fast_ITEMS(o)[k];
+    if (!PyIndex_Check(e) && !is_tensor(e))
+      fail(c.schema.name, p.name, ErrorKind::Type, "expected integers, got ", Py_TYPE(e)->tp_name, " at position ",
+           static_cast<std::int64_t>(k));
+    d.push_back(to_int64(c, i, e));
+  }
+  if (p.repeat && d.size() == 1) return Dims::filled(p.repeat, d[0]);
+  if (p.repeat && d.ndim() != p.repeat)
+    fail(c.schema.name, p.name, ErrorKind::Value, "expected one integer or ", p.repeat, ", got ", d);
+  return d;
+}
+
+DType parse_dtype(const Call& c, std::size_t i) {
+  DType t;
+  if (!dtype_from(c.slots[i], t)) argument_error(c, i, "a dtype such as pydlx.float32");
+  return t;
+}
+Device parse_device(const Call& c, std::size_t i) {
+  Device d;
+  if (!device_from(c.slots[i], d)) argument_error(c, i, "a device such as 'cpu' or 'cuda:0'");
+  return d;
+}
+Generator* parse_generator(const Call& c, std::size_t i) {
+  if (c.slots[i] == Py_None) return nullptr;
+  Generator* g = generator_from(c.slots[i]);
+  if (!g) argument_error(c, i, "a pydlx.Generator");
+  return g;
+}
+
+PyObject* to_python(const Call&, Scalar v) {
+  switch (v.kind) {
+    case Scalar::Kind::Bool: return PyBool_FromLong(v.i != 0);
+    case Scalar::Kind::Int: return PyLong_FromLongLong(v.i);
+    case Scalar::Kind::Float: return PyFloat_FromDouble(v.f);
+  }
+  return nullptr;
+}
+PyObject* to_python(const Call&, const Dims& v) {
+  PyObject* t = PyTuple_New(static_cast<Py_ssize_t>(v.size()));
+  for (std::size_t i = 0; t && i < v.size(); ++i) PyTuple_SET_ITEM(t, i, PyLong_FromLongLong(v[i]));
+  return t;
+}
+PyObject* to_python(const Call&, DType v) { return dtype_object(v); }
+PyObject* to_python(const Call& c, const TensorList& ts) {
+  const auto n = static_cast<Py_ssize_t>(ts.size());
+  if (c.schema.result_type) {
+    PyObject* r = PyStructSequence_New(c.schema.result_type);
+    for (Py_ssize_t i = 0; r && i < n; ++i) PyStructSequence_SET_ITEM(r, i, wrap(ts[i]));
+    return r;
+  }
+  PyObject* r = PyTuple_New(n);
+  for (Py_ssize_t i = 0; r && i < n; ++i) PyTuple_SET_ITEM(r, i, wrap(ts[i]));
+  return r;
+}
+
+}  // namespace pydlx::bind

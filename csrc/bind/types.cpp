@@ -1,0 +1,151 @@
+// Python objects for dtype, device and Generator.
+#include <charconv>
+
+#include "bind/caster.h"
+#include "bind/schema.h"
+
+namespace pydlx::bind {
+
+namespace {
+
+struct PyDType {
+  DType value;
+};
+PyObject* g_dtypes[kDTypeCount] = {};
+PyTypeObject* g_device_type = nullptr;
+PyTypeObject* g_generator_type = nullptr;
+
+bool parse_device_text(const std::string& s, Device& d) {
+  const auto colon = s.find(':');
+  const std::string type = s.substr(0, colon);
+  int index = 0;
+  if (colon != std::string::npos) {
+    const char *b = s.data() + colon + 1, *e = s.data() + s.size();
+    const auto [end, error] = std::from_chars(b, e, index);
+    if (error != std::errc() || end != e || b == e || index < 0 || index > 127) return false;
+  }
+  if (type != "cpu" && type != "cuda") return false;
+  d = {type == "cpu" ? DeviceType::CPU : DeviceType::CUDA, static_cast<std::int8_t>(type == "cpu" ? 0 : index)};
+  return true;
+}
+
+}  // namespace
+
+PyObject* dtype_object(DType t) { return Py_NewRef(g_dtypes[static_cast<int>(t)]); }
+
+bool dtype_from(PyObject* o, DType& t) {
+  for (int i = 0; i < kDTypeCount; ++i)
+    if (g_dtypes[i] == o) {
+      t = static_cast<DType>(i);
+      return true;
+    }
+  if (o == reinterpret_cast<PyObject*>(&PyFloat_Type)) return t = DType::Float64, true;
+  if (o == reinterpret_cast<PyObject*>(&PyLong_Type)) return t = DType::Int64, true;
+  if (o == reinterpret_cast<PyObject*>(&PyBool_Type)) return t = DType::Bool, true;
+  return false;
+}
+
+PyObject* device_object(Device d) { return py::cast(d).release().ptr(); }
+
+bool device_from(PyObject* o, Device& d) {
+  if (PyUnicode_Check(o)) {
+    const char* s = PyUnicode_AsUTF8(o);
+    if (!s) {
+      PyErr_Clear();
+      return false;
+    }
+    return parse_device_text(s, d);
+  }
+  if (Py_TYPE(o) != g_device_type) return false;
+  d = py::handle(o).cast<Device>();
+  return true;
+}
+
+Generator* generator_from(PyObject* o) { return Py_TYPE(o) == g_generator_type ? py::handle(o).cast<Generator*>() : nullptr; }
+
+void init_types(PyObject* module) {
+  py::module_ m = py::reinterpret_borrow<py::module_>(module);
+  py::class_<PyDType>(m, "dtype", "An element type, such as pydlx.float32.")
+      .def_property_readonly("is_floating_point", [](const PyDType& t) { return is_floating(t.value); })
+      .def_property_readonly("is_complex", [](const PyDType&) { return false; })
+      .def_property_readonly("is_signed", [](const PyDType& t) { return t.value != DType::Bool && t.value != DType::UInt8; })
+      .def_property_readonly("itemsize", [](const PyDType& t) { return itemsize(t.value); })
+      .def("__repr__", [](const PyDType& t) { return std::string("pydlx.") + dtype_name(t.value); })
+      .def("__reduce__", [](const PyDType& t) { return std::string(dtype_name(t.value)); })
+      .def("__copy__", [](py::object self) { return self; })
+      .def("__deepcopy__", [](py::object self, py::object) { return self; })
+      .attr("__module__") = "pydlx";
+  for (int i = 0; i < kDTypeCount; ++i) {
+    py::object o = py::cast(PyDType{static_cast<DType>(i)});
+    m.attr(dtype_name(static_cast<DType>(i))) = o;
+    g_dtypes[i] = o.release().ptr();
+  }
+  for (const auto& [alias, name] : {std::pair("float", "float32"), {"double", "float64"}, {"half", "float16"}, {"long", "int64"},
+                                    {"int", "int32"}, {"short", "int16"}})
+    m.attr(alias) = m.attr(name);
+
+  auto device = py::class_<Device>(m, "device", "Where tensors live: device('cpu'), device('cuda', 0), device('cuda:0').");
+  device
+      .def(py::init([](py::object type, py::object index) {
+             Device d;
+             if (!device_from(type.ptr(), d) && !(py::isinstance<py::int_>(type) && index.is_none()))
+               fail("device", "type", ErrorKind::Value, "expected 'cpu', 'cuda' or 'cuda:N', got ", std::string(py::repr(type)));
+             if (py::isinstance<py::int_>(type)) index = type, d.type = DeviceType::CUDA;
+             if (!index.is_none()) {
+               const auto i = index.cast<std::int64_t>();
+               require(i >= 0 && i < 128, "device", "index", ErrorKind::Value, "expected 0 to 127, got ", i);
+               d.index = d.is_cpu() ? std::int8_t{0} : static_cast<std::int8_t>(i);
+             }
+             return d;
+           }),
+           py::arg("type"), py::arg("index") = py::none())
+      .def_property_readonly("type", [](const Device& d) { return d.is_cpu() ? "cpu" : "cuda"; })
+      .def_property_readonly("index", [](const Device& d) -> py::object { return d.is_cpu() ? py::object(py::none()) : py::int_(d.index); })
+      .def("__eq__",
+           [](const Device& a, py::object b) {
+             Device d;
+             return Py_TYPE(b.ptr()) == g_device_type && device_from(b.ptr(), d) && a == d;
+           })
+      .def("__hash__", [](const Device& d) { return static_cast<int>(d.type) * 256 + d.index; })
+      .def("__str__", &Device::str)
+      .def("__repr__",
+           [](const Device& d) {
+             return d.is_cpu() ? std::string("device(type='cpu')") : "device(type='cuda', index=" + std::to_string(d.index) + ")";
+           })
+      .def("__reduce__", [device_class = py::handle(device)](const Device& d) { return py::make_tuple(device_class, py::make_tuple(d.str())); });
+  device.attr("__module__") = "pydlx";
+  g_device_type = reinterpret_cast<PyTypeObject*>(device.ptr());
+
+  auto generator = py::class_<Generator>(m, "Generator", "A stream of random numbers (Philox 4x32-10). Equal seeds give equal bits on every device.");
+  generator
+      .def(py::init([](py::object dev) {
+             auto g = std::make_unique<Generator>();
+             if (!dev.is_none() && !device_from(dev.ptr(), g->device))
+               fail("Generator", "device", ErrorKind::Type, "expected a device, got ", std::string(py::repr(dev)));
+             return g;
+           }),
+           py::arg("device") = py::none())
+      .def(
+          "manual_seed",
+          [](py::object self, py::int_ seed) {
+            self.cast<Generator&>().manual_seed(PyLong_AsUnsignedLongLongMask(seed.ptr()));
+            return self;
+          },
+          py::arg("seed"), "Restarts the stream; returns the generator.")
+      .def("initial_seed", &Generator::initial_seed)
+      .def("seed",
+           [](Generator& g) {
+             const auto s = py::module_::import("secrets").attr("randbits")(63).cast<std::uint64_t>();
+             g.manual_seed(s);
+             return s;
+           },
+           "Seeds from the operating system; returns the seed.")
+      .def("_get_state", [](const Generator& g) { return py::make_tuple(g.state().seed, g.state().offset); })
+      .def("_set_state", [](Generator& g, std::uint64_t seed, std::uint64_t offset) { g.set_state({seed, offset}); })
+      .def_property_readonly("device", [](const Generator& g) { return g.device; });
+  generator.attr("__module__") = "pydlx";
+  g_generator_type = reinterpret_cast<PyTypeObject*>(generator.ptr());
+  m.attr("default_generator") = py::cast(&default_generator(), py::return_value_policy::reference);
+}
+
+}  // namespace pydlx::bind

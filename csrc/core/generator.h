@@ -1,0 +1,53 @@
+// Random numbers: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Element i of a draw depends only
+// on (seed, offset + i), so results do not depend on threads or device.
+#pragma once
+#include <cstdint>
+#include <mutex>
+
+#include "core/device.h"
+
+namespace pydlx {
+
+struct PhiloxState {
+  std::uint64_t seed = 0;
+  std::uint64_t offset = 0;  // counter blocks of four 32-bit words consumed so far
+};
+
+class Generator {
+ public:
+  explicit Generator(std::uint64_t seed = kDefaultSeed) { state_.seed = seed; }
+  void manual_seed(std::uint64_t seed) {
+    const std::lock_guard lock(mutex_);
+    state_ = {seed, 0};
+  }
+  std::uint64_t initial_seed() const {
+    const std::lock_guard lock(mutex_);
+    return state_.seed;
+  }
+  PhiloxState state() const {
+    const std::lock_guard lock(mutex_);
+    return state_;
+  }
+  void set_state(PhiloxState s) {
+    const std::lock_guard lock(mutex_);
+    state_ = s;
+  }
+  // Reserves `blocks` counter blocks and returns the state before them.
+  PhiloxState reserve(std::uint64_t blocks) {
+    const std::lock_guard lock(mutex_);
+    const PhiloxState s = state_;
+    state_.offset += blocks;
+    return s;
+  }
+  Device device;
+
+  static constexpr std::uint64_t kDefaultSeed = 67280421310721;
+
+ private:
+  mutable std::mutex mutex_;
+  PhiloxState state_;
+};
+
+Generator& default_generator();
+
+}  // namespace pydlx

@@ -1,0 +1,130 @@
+#include "core/parallel.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/check.h"
+
+namespace pydlx {
+
+namespace {
+
+std::atomic<int> g_threads{0};  // 0: not decided yet
+std::atomic<bool> g_forked{false};
+thread_local bool t_inside = false;
+thread_local int t_index = 0;
+
+// CPU quota of the control group in whole processors, or a large number. Version 2 first, then version 1.
+int cgroup_quota() {
+  long long quota = -1, period = -1;
+  if (std::FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    if (std::fscanf(f, "%lld %lld", &quota, &period) != 2) quota = -1;  // "max 100000"
+    std::fclose(f);
+  } else {
+    if (std::FILE* q = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r")) {
+      if (std::fscanf(q, "%lld", &quota) != 1) quota = -1;
+      std::fclose(q);
+    }
+    if (std::FILE* p = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r")) {
+      if (std::fscanf(p, "%lld", &period) != 1) period = -1;
+      std::fclose(p);
+    }
+  }
+  if (quota <= 0 || period <= 0) return kMaxThreads;
+  return static_cast<int>(std::max(1LL, (quota + period - 1) / period));
+}
+
+int initial_threads() {
+  for (const char* name : {"PYDLX_NUM_THREADS", "OMP_NUM_THREADS"})
+    if (const char* v = std::getenv(name)) {
+      const long n = std::strtol(v, nullptr, 10);
+      if (n >= 1) return static_cast<int>(std::min<long>(n, kMaxThreads));
+    }
+  return hardware_threads();
+}
+
+// libgomp's worker threads do not exist in a forked child, and its next team would wait for them forever. A child therefore runs
+// everything on one thread (data loader workers want that anyway).
+void after_fork_in_child() {
+  g_forked.store(true);
+  g_threads.store(1);
+  omp_set_num_threads(1);
+  t_inside = false;
+}
+
+const int g_atfork = [] { return pthread_atfork(nullptr, nullptr, after_fork_in_child); }();
+
+}  // namespace
+
+int hardware_threads() noexcept {
+  static const int n = [] {
+    cpu_set_t set;
+    int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+    return std::clamp(std::min(cpus, cgroup_quota()), 1, kMaxThreads);
+  }();
+  return n;
+}
+
+int num_threads() noexcept {
+  int n = g_threads.load(std::memory_order_relaxed);
+  if (n == 0) {
+    n = initial_threads();
+    g_threads.store(n, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+void set_num_threads(int n) {
+  require(n >= 1 && n <= kMaxThreads, "set_num_threads", "n", ErrorKind::Value, "expected 1 to ", kMaxThreads, ", got ", n);
+  if (g_forked.load()) return;  // see after_fork_in_child
+  g_threads.store(n);
+}
+
+bool in_parallel_region() noexcept { return t_inside; }
+int thread_index() noexcept { return t_index; }
+
+BlockingHooks& blocking_hooks() {
+  static BlockingHooks hooks;
+  return hooks;
+}
+
+void parallel_run(std::int64_t n, std::int64_t grain, RangeFn fn, void* context) {
+  if (n <= 0) return;
+  if (grain < 1) grain = 1;
+  const std::int64_t chunks = (n - 1) / grain + 1;
+  const int threads = static_cast<int>(std::min<std::int64_t>(chunks, num_threads()));
+  // A plain `if`: an `omp parallel if(false)` still costs 0.3 us.
+  if (threads <= 1 || t_inside) {
+    if (chunks <= 1 || t_inside) {
+      fn(context, 0, n);
+      return;
+    }
+    void* token = blocking_hooks().release ? blocking_hooks().release() : nullptr;
+    fn(context, 0, n);
+    if (token) blocking_hooks().acquire(token);
+    return;
+  }
+  void* token = blocking_hooks().release ? blocking_hooks().release() : nullptr;
+#pragma omp parallel num_threads(threads)
+  {
+    const std::int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+    const std::int64_t begin = chunks * me / team * grain, end = std::min(n, chunks * (me + 1) / team * grain);
+    const bool outer = t_inside;
+    const int outer_index = t_index;
+    t_inside = true;
+    t_index = static_cast<int>(me);
+    if (begin < end) fn(context, begin, end);
+    t_inside = outer;
+    t_index = outer_index;
+  }
+  if (token) blocking_hooks().acquire(token);
+}
+
+}  // namespace pydlx

@@ -1,0 +1,75 @@
+// Reference matrix product: a cache-blocked loop that any compiler vectorises. Faster paths override it per instruction set.
+#include "cpu/isa.h"
+#include "functors/types.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+using functors::compute_t;
+
+// 4 x 64 tiles of C in accumulators; K in order, so every element is one sequential sum whatever the thread count.
+template <class T>
+void gemm_kernel(const Gemm& g) {
+  using A = compute_t<T>;
+  const std::int64_t row_blocks = (g.m + 3) / 4;
+  const double work = 2.0 * 4 * static_cast<double>(g.n) * static_cast<double>(g.k);
+  const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / work) + 1;
+  parallel_for(g.batch * row_blocks, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t rb = begin; rb < end; ++rb) {
+      const std::int64_t batch = rb / row_blocks, i0 = rb % row_blocks * 4;
+      const int mr = static_cast<int>(g.m - i0 < 4 ? g.m - i0 : 4);
+      const T* a = static_cast<const T*>(g.a) + batch * g.a_batch + i0 * g.a_row;
+      const T* b = static_cast<const T*>(g.b) + batch * g.b_batch;
+      T* c = static_cast<T*>(g.c) + batch * g.c_batch + i0 * g.c_row;
+      for (std::int64_t j0 = 0; j0 < g.n; j0 += 64) {
+        const int nr = static_cast<int>(g.n - j0 < 64 ? g.n - j0 : 64);
+        A acc[4][64] = {};
+        for (std::int64_t p = 0; p < g.k; ++p) {
+          const T* bp = b + p * g.b_row + j0 * g.b_col;
+          A row[64];
+          if (g.b_col == 1 && nr == 64)
+            for (int j = 0; j < 64; ++j) row[j] = static_cast<A>(bp[j]);
+          else
+            for (int j = 0; j < nr; ++j) row[j] = static_cast<A>(bp[j * g.b_col]);
+          for (int i = 0; i < mr; ++i) {
+            const A v = static_cast<A>(a[i * g.a_row + p * g.a_col]);
+            if (nr == 64)
+              for (int j = 0; j < 64; ++j) acc[i][j] += v * row[j];
+            else
+              for (int j = 0; j < nr; ++j) acc[i][j] += v * row[j];
+          }
+        }
+        for (int i = 0; i < mr; ++i)
+          for (int j = 0; j < nr; ++j) {
+            A v = acc[i][j] * static_cast<A>(g.alpha);
+            T* out = c + i * g.c_row + j0 + j;
+            if (g.beta != 0) v += static_cast<A>(g.beta) * static_cast<A>(*out);
+            if (g.bias) v += static_cast<A>(static_cast<const T*>(g.bias)[j0 + j]);
+            if (g.activation == Activation::relu) v = v < A(0) ? A(0) : v;
+            *out = static_cast<T>(v);
+          }
+      }
+    }
+  });
+}
+
+template <class T>
+void add_gemm(GemmKernels& k) {
+  k.gemm[static_cast<int>(DTypeOf<T>::value)] = gemm_kernel<T>;
+}
+
+}  // namespace
+
+void register_gemm(KernelTable& t) {
+  add_gemm<std::uint8_t>(t.gemm);
+  add_gemm<std::int8_t>(t.gemm);
+  add_gemm<std::int16_t>(t.gemm);
+  add_gemm<std::int32_t>(t.gemm);
+  add_gemm<std::int64_t>(t.gemm);
+  add_gemm<Half>(t.gemm);
+  add_gemm<BFloat16>(t.gemm);
+  add_gemm<float>(t.gemm);
+  add_gemm<double>(t.gemm);
+}
+
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,89 @@
+#include "ops/dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/allocator.h"
+#include "cpu_families.h"  // generated: declares register_<family> for every csrc/cpu/<family>.cpp and instruction set
+
+namespace pydlx {
+
+namespace {
+
+bool machine_has(const char* isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (!std::strcmp(isa, "avx512")) return __builtin_cpu_supports("x86-64-v4");
+  if (!std::strcmp(isa, "avx2")) return __builtin_cpu_supports("x86-64-v3");
+#endif
+  return !std::strcmp(isa, "generic");
+}
+
+struct CpuTables {
+  KernelTable tables[kIsaCount];
+  std::atomic<const KernelTable*> current{nullptr};
+
+  // Every path starts from the one below it, so nothing is ever missing.
+  CpuTables() {
+    for (int i = 0; i < kIsaCount && machine_has(kIsaNames[i]); ++i) {
+      if (i > 0) tables[i] = tables[i - 1];
+      tables[i].name = kIsaNames[i];
+      fill_cpu_table(i, tables[i]);
+      current = &tables[i];
+    }
+    if (const char* forced = std::getenv("PYDLX_CPU_ISA"); forced && *forced) select(forced);
+  }
+  void select(const char* name) {
+    for (const auto& t : tables)
+      if (!std::strcmp(t.name, name)) {
+        current = &t;
+        return;
+      }
+    std::string have;
+    for (const char* n : available()) have += std::string(have.empty() ? "" : ", ") + n;
+    fail("set_cpu_isa", "name", ErrorKind::Value, "expected one of ", have, " (what this machine can run), got ", name);
+  }
+  std::vector<const char*> available() const {
+    std::vector<const char*> names;
+    for (const auto& t : tables)
+      if (std::strcmp(t.name, "none") != 0) names.push_back(t.name);
+    return names;
+  }
+};
+
+CpuTables& cpu_tables() {
+  static CpuTables t;
+  return t;
+}
+
+}  // namespace
+
+const KernelTable& kernels_for(Device device) {
+  if (device.is_cpu()) [[likely]]
+    return *cpu_tables().current.load(std::memory_order_relaxed);
+  fail("device", "", ErrorKind::Device, "no backend for device ", device, " in this build");
+}
+
+std::vector<const char*> cpu_isas() { return cpu_tables().available(); }
+void set_cpu_isa(const char* name) { cpu_tables().select(name); }
+
+void missing_kernel(const char* op, Device device, DType dtype) {
+  fail(op, "input", ErrorKind::DType, "expected a supported dtype; there is no ", device.is_cpu() ? "CPU" : "CUDA", " kernel for ",
+       dtype);
+}
+
+Device common_device(const char* op, std::initializer_list<const Tensor*> tensors) {
+  const Tensor* first = nullptr;
+  for (const Tensor* t : tensors) {
+    if (!t->defined() || (t->ndim() == 0 && t->is_cpu())) continue;
+    if (!first)
+      first = t;
+    else if (!(first->device() == t->device()))
+      fail(op, "", ErrorKind::Device, "expected all tensors on one device, got ", first->device(), " and ", t->device(),
+           "; move one with .to()");
+  }
+  return first ? first->device() : Device{};
+}
+
+}  // namespace pydlx

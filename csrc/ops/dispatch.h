@@ -1,0 +1,28 @@
+// From an op to the kernel table of a device.
+#pragma once
+#include <vector>
+
+#include "core/tensor.h"
+#include "kernels.h"
+
+namespace pydlx {
+
+const KernelTable& kernels_for(Device device);  // DeviceError when the backend is not there
+// CPU instruction-set paths this machine can run, best last: "generic", "avx2", "avx512".
+std::vector<const char*> cpu_isas();
+void set_cpu_isa(const char* name);  // for tests; ValueError for a path the machine cannot run
+
+[[noreturn]] void missing_kernel(const char* op, Device device, DType dtype);
+
+// The table entry, or the uniform error.
+template <class Fn>
+Fn kernel_or_fail(Fn fn, const char* op, Device device, DType dtype) {
+  if (!fn) [[unlikely]]
+    missing_kernel(op, device, dtype);
+  return fn;
+}
+
+// All defined tensors must share a device; 0-d CPU tensors may join any device (they become immediates). Returns that device.
+Device common_device(const char* op, std::initializer_list<const Tensor*> tensors);
+
+}  // namespace pydlx

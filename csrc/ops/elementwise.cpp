@@ -1,0 +1,319 @@
+#include "ops/elementwise.h"
+
+#include "autograd/node.h"
+#include "ops/pointwise.h"
+#include "ops/reduce.h"
+#include "ops/views.h"
+
+namespace pydlx::ops {
+
+// ---- creation and copies ---------------------------------------------------------------------------------------------------------
+
+Tensor full(const Dims& sizes, Scalar value, DType dtype, Device device) {
+  Tensor t = empty(sizes, dtype, device);
+  fill_raw(t, value);
+  return t;
+}
+Tensor zeros_like(const Tensor& x) {
+  Tensor t = empty_like(x);
+  fill_raw(t, 0);
+  return t;
+}
+Tensor ones_like(const Tensor& x) {
+  Tensor t = empty_like(x);
+  fill_raw(t, 1);
+  return t;
+}
+
+namespace {
+// Copies x into the prepared result; the gradient of a copy is the gradient itself.
+Tensor copied(const char* name, const Tensor& x, Tensor out) {
+  copy_raw(out, x);
+  if (is_floating(out.dtype()) && any_requires_grad(x))
+    record(name, out, {&x}, [dtype = x.dtype()](Backward& bw) { bw.set(0, to_dtype(bw.grad(), dtype)); });
+  return out;
+}
+}  // namespace
+
+Tensor clone(const Tensor& x) { return copied("clone", x, empty_like(x)); }
+Tensor contiguous(const Tensor& x) {
+  if (x.contiguous_layout()) return x;
+  return copied("contiguous", x, empty(x.sizes(), x.dtype(), x.device()));
+}
+Tensor clone_as(const Tensor& x, const Tensor& like) {
+  Tensor out = empty_like(like);
+  copy_raw(out, x);
+  return out;
+}
+Tensor clone_with_strides(const Tensor& x, const Dims& strides) {
+  if (!is_dense(x.sizes(), strides)) return clone(x);
+  return copied("clone", x, empty_strided(x.sizes(), strides, x.dtype(), x.device()));
+}
+Tensor to_dtype(const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  return copied("to", x, empty_like(x, dtype));
+}
+
+Tensor& copy_(Tensor& target, const Tensor& source) {
+  check_inplace(target, "copy_");
+  require(broadcast_sizes("copy_", target.sizes(), source.sizes()) == target.sizes(), "copy_", "src", ErrorKind::Shape,
+          "expected a shape that broadcasts to ", target.sizes(), ", got ", source.sizes());
+  const bool differentiable = is_floating(target.dtype()) && any_requires_grad(target, source);
+  Ref<Node> node;
+  if (differentiable)
+    node = make_node("copy_", {&target, &source}, [sizes = source.sizes(), dtype = source.dtype()](Backward& bw) {
+      if (bw.needs(0)) bw.set(0, zeros_like(bw.grad()));
+      if (bw.needs(1)) bw.set(1, to_dtype(sum_to(bw.grad(), sizes), dtype));
+    });
+  copy_raw(target, partially_overlaps(target, source) ? clone(source) : source);
+  bump_version(target, "copy_");
+  if (node) set_history_inplace(target, node);
+  return target;
+}
+
+Tensor& fill_(Tensor& target, const Tensor& value) {
+  require(value.numel() == 1 && value.ndim() == 0, "fill_", "value", ErrorKind::Shape, "expected a 0-d tensor or a number, got shape ",
+          value.sizes());
+  return copy_(target, value);
+}
+Tensor& zero_(Tensor& target) { return fill_(target, wrap_scalar(std::int64_t{0})); }
+
+// ---- unary -----------------------------------------------------------------------------------------------------------------------
+
+Tensor neg(const Tensor& x) {
+  Tensor y = run_unary(UnaryOp::neg, "neg", x, false);
+  if (any_requires_grad(x)) record("neg", y, {&x}, [](Backward& bw) { bw.set(0, neg(bw.grad())); });
+  return y;
+}
+
+Tensor abs(const Tensor& x) {
+  Tensor y = run_unary(UnaryOp::abs, "abs", x, false);
+  if (any_requires_grad(x))
+    record("abs", y, {&x}, [x = save(x)](Backward& bw) {
+      const Tensor t = x.get(bw), zero = wrap_scalar(std::int64_t{0});
+      // d|x|/dx = sign(x), 0 at 0
+      bw.set(0, mul(bw.grad(), sub(to_dtype(gt(t, zero), t.dtype()), to_dtype(lt(t, zero), t.dtype()))));
+    });
+  return y;
+}
+
+Tensor exp(const Tensor& x) {
+  Tensor y = run_unary(UnaryOp::exp, "exp", x, true);
+  if (any_requires_grad(x)) record("exp", y, {&x}, [y = Saved(y, 0)](Backward& bw) { bw.set(0, mul(bw.grad(), y.get(bw))); });
+  return y;
+}
+
+Tensor sqrt(const Tensor& x) {
+  Tensor y = run_unary(UnaryOp::sqrt, "sqrt", x, true);
+  if (any_requires_grad(x))
+    record("sqrt", y, {&x}, [y = Saved(y, 0)](Backward& bw) {
+      const Tensor t = y.get(bw);
+      bw.set(0, div(bw.grad(), add(t, t)));
+    });
+  return y;
+}
+
+namespace {
+// g where y > 0. Linear in g; y enters only through its sign, so it has no gradient.
+Tensor relu_backward(const Tensor& g, const Tensor& y) {
+  const Tensor mask = detach(y);
+  Tensor r = run_binary(BinaryOp::relu_backward, "relu_backward", g, mask, false);
+  if (any_requires_grad(g))
+    record("relu_backward", r, {&g}, [y = save(mask)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+  return r;
+}
+}  // namespace
+
+Tensor relu(const Tensor& x) {
+  Tensor y = run_unary(UnaryOp::relu, "relu", x, false);
+  if (any_requires_grad(x))
+    record("relu", y, {&x}, [y = Saved(y, 0)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+  return y;
+}
+
+Tensor& relu_(Tensor& x) {
+  check_inplace(x, "relu_");
+  const bool wanted = any_requires_grad(x);
+  const Tensor before = wanted ? alias(x) : Tensor();
+  Edge edge = wanted ? gradient_edge(x) : Edge{};
+  run_unary(UnaryOp::relu, "relu_", x, false, true);
+  if (wanted) {
+    auto node = make_node("relu_", {&before}, [y = Saved(x, 0)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+    node->edge_begin()[0] = std::move(edge);
+    set_history_inplace(x, node);
+  }
+  return x;
+}
+
+// ---- binary ----------------------------------------------------------------------------------------------------------------------
+
+Tensor sum_to(const Tensor& g, const Dims& sizes) {
+  if (g.sizes() == sizes) return g;
+  Dims axes;
+  const int lead = g.ndim() - sizes.ndim();
+  for (int i = 0; i < g.ndim(); ++i)
+    if (i < lead || (sizes[i - lead] == 1 && g.sizes()[i] != 1)) axes.push_back(i);
+  Tensor r = axes.empty() ? g : sum(g, axes, true);
+  return r.sizes() == sizes ? r : reshape(r, sizes);
+}
+
+namespace {
+
+bool is_one(Scalar s) { return s.is_float() ? s.f == 1.0 : s.i == 1; }
+Tensor scaled(const Tensor& t, Scalar alpha) { return is_one(alpha) ? t : mul(t, wrap_scalar(alpha)); }
+// Gradient for one operand: undo broadcasting, restore the operand's dtype.
+Tensor fit(const Tensor& g, const Dims& sizes, DType dtype) { return to_dtype(sum_to(g, sizes), dtype); }
+
+void check_alpha(const char* op, const Tensor& a, const Tensor& b, Scalar alpha) {
+  if (alpha.is_float() && !is_floating(result_type({&a, &b})))
+    fail(op, "alpha", ErrorKind::DType, "expected an integer for integer tensors, got ", alpha.f);
+}
+
+// The shape of every binary op with gradients: forward kernel, then a node with the given formula. `inplace` writes into a.
+template <class F>
+Tensor binary_op(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace, F make_backward) {
+  if (!inplace) {
+    Tensor y = run_binary(op, name, a, b, to_float);
+    if (any_requires_grad(a, b) && is_floating(y.dtype())) record(name, y, {&a, &b}, make_backward());
+    return y;
+  }
+  check_inplace(a, name);
+  Ref<Node> node;
+  if (any_requires_grad(a, b) && is_floating(a.dtype())) node = make_node(name, {&a, &b}, make_backward());
+  Tensor target = a;
+  run_binary(op, name, a, b, to_float, true);
+  if (node) set_history_inplace(target, node);
+  return target;
+}
+
+Tensor add_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
+  return binary_op(BinaryOp::add, name, a, b, false, inplace, [&] {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype()](Backward& bw) {
+      if (bw.needs(0)) bw.set(0, fit(bw.grad(), sa, da));
+      if (bw.needs(1)) bw.set(1, fit(bw.grad(), sb, db));
+    };
+  });
+}
+
+Tensor sub_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
+  require(a.dtype() != DType::Bool || b.dtype() != DType::Bool, name, "", ErrorKind::DType,
+          "expected numbers, got two bool tensors; use logical_xor or ^ instead of -");
+  return binary_op(BinaryOp::sub, name, a, b, false, inplace, [&] {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype()](Backward& bw) {
+      if (bw.needs(0)) bw.set(0, fit(bw.grad(), sa, da));
+      if (bw.needs(1)) bw.set(1, fit(neg(bw.grad()), sb, db));
+    };
+  });
+}
+
+Tensor mul_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
+  return binary_op(BinaryOp::mul, name, a, b, false, inplace, [&] {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), a = save_if(b.requires_grad(), a),
+            b = save_if(a.requires_grad(), b)](Backward& bw) {
+      if (bw.needs(0)) bw.set(0, fit(mul(bw.grad(), b.get(bw)), sa, da));
+      if (bw.needs(1)) bw.set(1, fit(mul(bw.grad(), a.get(bw)), sb, db));
+    };
+  });
+}
+
+Tensor div_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
+  return binary_op(BinaryOp::div, name, a, b, true, inplace, [&] {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), a = save_if(b.requires_grad(), a), b = save(b)](Backward& bw) {
+      const Tensor d = b.get(bw);
+      if (bw.needs(0)) bw.set(0, fit(div(bw.grad(), d), sa, da));
+      if (bw.needs(1)) bw.set(1, fit(neg(mul(bw.grad(), div(div(a.get(bw), d), d))), sb, db));
+    };
+  });
+}
+
+// max/min: the gradient goes to the operand that was chosen, half to each on ties (PyTorch's convention).
+Tensor extremum(BinaryOp op, const char* name, const Tensor& a, const Tensor& b) {
+  return binary_op(op, name, a, b, false, false, [&] {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), op, a = save(a), b = save(b)](Backward& bw) {
+      const Tensor x = a.get(bw), y = b.get(bw);
+      const Tensor half = wrap_scalar(0.5), zero = wrap_scalar(std::int64_t{0});
+      const Tensor tie = where(eq(x, y), mul(bw.grad(), half), zero);
+      const Tensor first = op == BinaryOp::maximum ? gt(x, y) : lt(x, y);
+      const Tensor second = op == BinaryOp::maximum ? lt(x, y) : gt(x, y);
+      if (bw.needs(0)) bw.set(0, fit(add(where(first, bw.grad(), zero), tie), sa, da));
+      if (bw.needs(1)) bw.set(1, fit(add(where(second, bw.grad(), zero), tie), sb, db));
+    };
+  });
+}
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b, Scalar alpha) {
+  check_alpha("add", a, b, alpha);
+  return add_impl("add", a, scaled(b, alpha), false);
+}
+Tensor sub(const Tensor& a, const Tensor& b, Scalar alpha) {
+  check_alpha("sub", a, b, alpha);
+  return sub_impl("sub", a, scaled(b, alpha), false);
+}
+Tensor mul(const Tensor& a, const Tensor& b) { return mul_impl("mul", a, b, false); }
+Tensor div(const Tensor& a, const Tensor& b) { return div_impl("div", a, b, false); }
+Tensor maximum(const Tensor& a, const Tensor& b) { return extremum(BinaryOp::maximum, "maximum", a, b); }
+Tensor minimum(const Tensor& a, const Tensor& b) { return extremum(BinaryOp::minimum, "minimum", a, b); }
+
+Tensor& add_(Tensor& a, const Tensor& b, Scalar alpha) {
+  check_alpha("add_", a, b, alpha);
+  add_impl("add_", a, scaled(b, alpha), true);
+  return a;
+}
+Tensor& sub_(Tensor& a, const Tensor& b, Scalar alpha) {
+  check_alpha("sub_", a, b, alpha);
+  sub_impl("sub_", a, scaled(b, alpha), true);
+  return a;
+}
+Tensor& mul_(Tensor& a, const Tensor& b) {
+  mul_impl("mul_", a, b, true);
+  return a;
+}
+Tensor& div_(Tensor& a, const Tensor& b) {
+  div_impl("div_", a, b, true);
+  return a;
+}
+
+// ---- comparison ------------------------------------------------------------------------------------------------------------------
+
+Tensor eq(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::eq, "eq", a, b); }
+Tensor ne(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::ne, "ne", a, b); }
+Tensor lt(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::lt, "lt", a, b); }
+Tensor le(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::le, "le", a, b); }
+Tensor gt(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::gt, "gt", a, b); }
+Tensor ge(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::ge, "ge", a, b); }
+
+Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
+  require(condition.dtype() == DType::Bool, "where", "condition", ErrorKind::DType, "expected a bool tensor, got ", condition.dtype(),
+          "; compare with 0 first");
+  const Device device = common_device("where", {&condition, &a, &b});
+  const DType dtype = result_type({&a, &b});
+  const Dims sizes = broadcast_sizes("where", {&condition, &a, &b});
+  const auto fn = kernel_or_fail(kernels_for(device).pointwise.where[static_cast<int>(dtype)], "where", device, dtype);
+  const Tensor x = detach(to_dtype(detach(a), dtype)), y = detach(to_dtype(detach(b), dtype));
+  Tensor out = elementwise_output(sizes, dtype, device, {&x, &y, &condition});
+  if (out.numel() > 0) {
+    Elementwise e;
+    build_elementwise(e, out, {&condition, &x, &y});
+    fn(e);
+  }
+  if (any_requires_grad(a, b))
+    record("where", out, {&condition, &a, &b},
+           [c = save(condition), sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype()](Backward& bw) {
+             const Tensor mask = c.get(bw), zero = wrap_scalar(std::int64_t{0});
+             if (bw.needs(1)) bw.set(1, fit(where(mask, bw.grad(), zero), sa, da));
+             if (bw.needs(2)) bw.set(2, fit(where(mask, zero, bw.grad()), sb, db));
+           });
+  return out;
+}
+
+bool has_nan(const Tensor& x) {
+  if (!is_floating(x.dtype()) || x.numel() == 0) return false;
+  const GradModeGuard off(false);
+  const Tensor d = detach(x);
+  const Tensor count = sum(to_dtype(ne(d, d), DType::Int64), {}, false);
+  return item(count).to_int() != 0;
+}
+
+}  // namespace pydlx::ops

@@ -1,0 +1,246 @@
+#include "ops/pointwise.h"
+
+#include <cstring>
+
+#include "autograd/mode.h"
+
+namespace pydlx {
+
+Dims broadcast_sizes(const char* op, const Dims& a, const Dims& b) {
+  const Dims& longer = a.size() >= b.size() ? a : b;
+  const Dims& shorter = a.size() >= b.size() ? b : a;
+  Dims out = longer;
+  const std::size_t shift = longer.size() - shorter.size();
+  for (std::size_t i = 0; i < shorter.size(); ++i) {
+    std::int64_t& s = out[i + shift];
+    if (s == shorter[i] || shorter[i] == 1) continue;
+    if (s == 1)
+      s = shorter[i];
+    else
+      fail(op, "", ErrorKind::Shape, "expected shapes that broadcast together, got ", a, " and ", b);
+  }
+  return out;
+}
+
+Dims broadcast_sizes(const char* op, std::initializer_list<const Tensor*> tensors) {
+  Dims out;
+  for (const Tensor* t : tensors) out = broadcast_sizes(op, out, t->sizes());
+  return out;
+}
+
+DType result_type(std::initializer_list<const Tensor*> tensors) {
+  // One running dtype per priority: dimensioned tensors, 0-d tensors, Python numbers.
+  bool have[3] = {};
+  DType t[3] = {};
+  for (const Tensor* x : tensors) {
+    if (!x->defined()) continue;
+    const int level = x->is_wrapped_number() ? 2 : (x->ndim() == 0 ? 1 : 0);
+    DType d = x->dtype();
+    if (level == 2 && is_floating(d)) d = default_dtype();
+    t[level] = have[level] ? promote(t[level], d) : d;
+    have[level] = true;
+  }
+  // A lower priority matters only when its category is higher.
+  DType result = have[0] ? t[0] : have[1] ? t[1] : t[2];
+  for (int level = have[0] ? 1 : 2; level < 3; ++level)
+    if (have[level] && dtype_category(t[level]) > dtype_category(result)) result = t[level];
+  return result;
+}
+
+namespace {
+
+bool same_layout(const Tensor& a, const Tensor& b) {
+  if (a.sizes() != b.sizes()) return false;
+  return (a.contiguous_layout() && b.contiguous_layout()) || a.strides() == b.strides();
+}
+
+void set_immediate(Elementwise& e, int k, const void* value, std::size_t size) {
+  std::memcpy(e.value[k], value, size);
+  e.immediate[k] = true;
+  e.data[k] = e.value[k];
+}
+
+// Orders axes by the output's strides (innermost first) and merges neighbours that every operand walks in one step.
+void order_and_merge(Elementwise& e) {
+  for (int i = 1; i < e.ndim; ++i)  // insertion sort: ndim is small
+    for (int j = i; j > 0; --j) {
+      bool swap = false;
+      for (int k = 0; k < e.operands; ++k) {
+        const auto inner = e.stride[k][j - 1], outer = e.stride[k][j];
+        if (inner == 0 || outer == 0) continue;  // a broadcast axis says nothing about order
+        swap = outer < inner;
+        break;
+      }
+      if (!swap) break;
+      std::swap(e.size[j], e.size[j - 1]);
+      for (int k = 0; k < e.operands; ++k) std::swap(e.stride[k][j], e.stride[k][j - 1]);
+    }
+  int last = 0;
+  for (int i = 1; i < e.ndim; ++i) {
+    bool merge = true;
+    for (int k = 0; k < e.operands; ++k) merge &= e.stride[k][i] == e.stride[k][last] * e.size[last];
+    if (merge) {
+      e.size[last] *= e.size[i];
+    } else {
+      ++last;
+      e.size[last] = e.size[i];
+      for (int k = 0; k < e.operands; ++k) e.stride[k][last] = e.stride[k][i];
+    }
+  }
+  e.ndim = last + 1;
+}
+
+}  // namespace
+
+void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs) {
+  e.numel = out.numel();
+  e.operands = 1 + static_cast<int>(inputs.size());
+  e.data[0] = out.data();
+
+  // Fast path: everything has the output's layout, or is a single value.
+  const bool dense = out.contiguous_layout() || is_dense(out.sizes(), out.strides());
+  bool simple = dense;
+  for (const Tensor* t : inputs) simple = simple && (same_layout(*t, out) || (t->numel() == 1 && out.numel() > 0));
+  int k = 1;
+  for (const Tensor* t : inputs) {
+    e.data[k] = t->data();
+    if (t->ndim() == 0 && t->is_cpu()) set_immediate(e, k, t->data(), itemsize(t->dtype()));
+    ++k;
+  }
+  if (simple) {
+    e.ndim = 1;
+    e.size[0] = out.numel();
+    e.stride[0][0] = 1;
+    k = 1;
+    for (const Tensor* t : inputs) e.stride[k++][0] = t->numel() == 1 && out.numel() != 1 ? 0 : 1;
+    return;
+  }
+
+  e.ndim = 0;
+  for (int axis = out.ndim() - 1; axis >= 0; --axis) {
+    if (out.sizes()[axis] == 1) continue;
+    const int d = e.ndim++;
+    e.size[d] = out.sizes()[axis];
+    e.stride[0][d] = out.strides()[axis];
+    k = 1;
+    for (const Tensor* t : inputs) {
+      const int a = axis - (out.ndim() - t->ndim());
+      e.stride[k++][d] = a < 0 || t->sizes()[a] == 1 ? 0 : t->strides()[a];
+    }
+  }
+  if (e.ndim == 0) {
+    e.ndim = 1;
+    e.size[0] = out.numel();
+    for (int j = 0; j < e.operands; ++j) e.stride[j][0] = 1;
+    return;
+  }
+  order_and_merge(e);
+}
+
+Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::initializer_list<const Tensor*> inputs) {
+  for (const Tensor* t : inputs)
+    if (t->sizes() == sizes) {
+      if (t->contiguous_layout()) break;
+      return empty_like(*t, dtype);
+    }
+  return empty(sizes, dtype, device);
+}
+
+void copy_raw(const Tensor& out, const Tensor& src) {
+  if (out.numel() == 0) return;
+  if (!(out.device() == src.device())) fail("copy_", "", ErrorKind::Device, "expected tensors on one device, got ", out.device(), " and ", src.device());
+  const auto fn = kernel_or_fail(kernels_for(out.device()).pointwise.copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
+                                 "copy_", out.device(), src.dtype());
+  Elementwise e;
+  build_elementwise(e, out, {&src});
+  fn(e);
+}
+
+void fill_raw(const Tensor& out, Scalar value) {
+  if (out.numel() == 0) return;
+  copy_raw(out, wrap_scalar(value, out.dtype()));
+}
+
+namespace {
+
+// Converts an input to the compute dtype: 0-d host values in place of a new tensor cost nothing, others run the copy kernel.
+Tensor converted(const Tensor& t, DType dtype) {
+  if (t.dtype() == dtype) return t;
+  if (t.ndim() == 0 && t.is_cpu()) return wrap_scalar(load_scalar(t.data(), t.dtype()), dtype);
+  Tensor c = empty_like(t, dtype);
+  copy_raw(c, t);
+  return c;
+}
+
+void check_inplace_result(const char* name, const Tensor& target, const Dims& sizes, DType result) {
+  require(target.sizes() == sizes, name, "input", ErrorKind::Shape, "expected an in-place result of shape ", target.sizes(),
+          ", got operands that broadcast to ", sizes);
+  require(dtype_category(result) <= dtype_category(target.dtype()), name, "input", ErrorKind::DType, "the result type ", result,
+          " cannot be stored in a ", target.dtype(), " tensor; use the out-of-place form");
+}
+
+// Runs `fn` on converted inputs; writes through a temporary when the target has another dtype or overlaps an input.
+Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device, const Tensor& a,
+              const Tensor* b, const Tensor* target, const PointwiseParams& params) {
+  const Tensor x = converted(a, compute);
+  const Tensor y = b ? converted(*b, compute) : Tensor();
+  Tensor out;
+  const bool direct = target && target->dtype() == out_dtype && !partially_overlaps(*target, x) && !(b && partially_overlaps(*target, y));
+  if (direct)
+    out = *target;
+  else if (b)
+    out = elementwise_output(sizes, out_dtype, device, {&x, &y});
+  else
+    out = elementwise_output(sizes, out_dtype, device, {&x});
+  if (out.numel() > 0) {
+    Elementwise e;
+    std::memcpy(e.param, params.p, sizeof e.param);
+    if (b)
+      build_elementwise(e, out, {&x, &y});
+    else
+      build_elementwise(e, out, {&x});
+    fn(e);
+  }
+  if (target && !direct) {
+    copy_raw(*target, out);
+    out = *target;
+  }
+  if (target) bump_version(*target, name);
+  return out;
+}
+
+}  // namespace
+
+Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, bool inplace, PointwiseParams params) {
+  const DType compute = to_float ? float_type(x.dtype()) : x.dtype();
+  if (inplace) check_inplace_result(name, x, x.sizes(), compute);
+  const auto fn = kernel_or_fail(kernels_for(x.device()).pointwise.unary[static_cast<int>(op)][static_cast<int>(compute)], name,
+                                 x.device(), compute);
+  return launch(fn, name, x.sizes(), compute, compute, x.device(), x, nullptr, inplace ? &x : nullptr, params);
+}
+
+Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace,
+                  PointwiseParams params) {
+  const Device device = common_device(name, {&a, &b});
+  DType compute = a.dtype() == b.dtype() && !a.is_wrapped_number() ? a.dtype() : result_type({&a, &b});
+  if (to_float) compute = float_type(compute);
+  const auto fn =
+      kernel_or_fail(kernels_for(device).pointwise.binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+  if (a.sizes() == b.sizes()) {
+    if (inplace) check_inplace_result(name, a, a.sizes(), compute);
+    return launch(fn, name, a.sizes(), compute, compute, device, a, &b, inplace ? &a : nullptr, params);
+  }
+  const Dims sizes = broadcast_sizes(name, a.sizes(), b.sizes());
+  if (inplace) check_inplace_result(name, a, sizes, compute);
+  return launch(fn, name, sizes, compute, compute, device, a, &b, inplace ? &a : nullptr, params);
+}
+
+Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor& b) {
+  const Device device = common_device(name, {&a, &b});
+  const DType compute = result_type({&a, &b});
+  const auto fn =
+      kernel_or_fail(kernels_for(device).pointwise.compare[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+  return launch(fn, name, broadcast_sizes(name, a.sizes(), b.sizes()), compute, DType::Bool, device, a, &b, nullptr, {});
+}
+
+}  // namespace pydlx

@@ -1,0 +1,2 @@
+from ._C import *  # noqa: F403
+from . import _C
