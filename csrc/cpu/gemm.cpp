@@ -1,4 +1,4 @@
-// Reference matrix product: a cache-blocked loop that any compiler vectorises. Faster paths override it per instruction set.
+// Integer matrix products: a cache-blocked loop that any compiler vectorises. Floating types are in gemm/.
 #include "cpu/isa.h"
 #include "functors/types.h"
 
@@ -66,10 +66,6 @@ void register_gemm(KernelTable& t) {
   add_gemm<std::int16_t>(t.gemm);
   add_gemm<std::int32_t>(t.gemm);
   add_gemm<std::int64_t>(t.gemm);
-  add_gemm<Half>(t.gemm);
-  add_gemm<BFloat16>(t.gemm);
-  add_gemm<float>(t.gemm);
-  add_gemm<double>(t.gemm);
 }
 
 }  // namespace pydlx::PYDLX_ISA

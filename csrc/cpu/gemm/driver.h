@@ -1,0 +1,277 @@
+// Chooses a path for a matrix product, splits it over threads and walks the blocks.
+//
+// Every element of C is accumulated in one order that follows from the sizes and strides of the whole product (K in
+// blocks of `kc`, each block in order; or by lanes in the inner-product path). How C is cut into pieces for threads and
+// tiles therefore never changes a bit.
+#pragma once
+#include "core/scratch.h"
+#include "cpu/gemm/pack.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+PYDLX_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+PYDLX_INLINE std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+struct Plan {
+  bool inner = false;  // inner products along K instead of register tiles
+  bool pack_a = false, pack_b = false;
+  std::int64_t kc = 0;
+};
+
+// A packed block of B (kc x nc) takes about half of a 1 MB second-level cache; six rows of A and the tile of C stay in
+// the first level.
+template <class T>
+inline constexpr std::int64_t kBlockK = 1536 / static_cast<std::int64_t>(sizeof(T));
+template <class T>
+inline constexpr std::int64_t kBlockN = 1280 / static_cast<std::int64_t>(sizeof(T)) / kTileColumns<T> * kTileColumns<T>;
+inline constexpr std::int64_t kBlockM = 96;
+inline constexpr std::int64_t kShort = 32;  // at most this many rows (columns) for inner products
+
+// Rows a multiple of 1 KB apart share few cache sets, so walking down a column of the block evicts itself.
+template <class T>
+PYDLX_INLINE bool unfriendly(std::int64_t ld) {
+  return ld * static_cast<std::int64_t>(sizeof(T)) % 1024 == 0;
+}
+
+template <class T>
+Plan make_plan(const Gemm& g) {
+  Plan p;
+  p.kc = g.k;
+  if (g.k >= 2 * kLanesOf<T> && g.b_row == 1 && (g.b_col != 1 || g.n == 1) && g.m <= kShort) {
+    p.inner = true;
+    p.pack_a = g.a_col != 1;
+    return p;
+  }
+  const std::int64_t b_bytes = g.k * g.n * static_cast<std::int64_t>(sizeof(T));
+  // Copying a block of B pays when it is used often enough; few rows read it in place.
+  p.pack_b = g.b_col != 1 ||
+             (g.m > 4 * kTileRows && (b_bytes > (384 << 10) || (b_bytes > (96 << 10) && unfriendly<T>(g.b_row))));
+  p.pack_a =
+      g.n > 2 * kTileColumns<T> && g.k > 64 && (g.a_col == 1 ? unfriendly<T>(g.a_row) : p.pack_b || g.a_row != 1);
+  const std::int64_t limit = p.pack_b ? kBlockK<T> : g.m > kTileRows ? max_of(kBlockK<T>, 1024) : g.k;
+  const std::int64_t blocks = ceil_div(g.k, limit > 0 ? limit : 1);
+  if (blocks > 1) p.kc = ceil_div(ceil_div(g.k, blocks), 8) * 8;
+  return p;
+}
+
+// Without memory for packing: plain loops.
+template <class T>
+void plain_region(const Gemm& g, const T* a, const T* b, T* c, const T* bias, std::int64_t i0, std::int64_t i1,
+                  std::int64_t j0, std::int64_t j1) {
+  for (std::int64_t i = i0; i < i1; ++i)
+    for (std::int64_t j = j0; j < j1; ++j) {
+      T s = 0;
+      for (std::int64_t p = 0; p < g.k; ++p) s += a[i * g.a_row + p * g.a_col] * b[p * g.b_row + j * g.b_col];
+      s *= static_cast<T>(g.alpha);
+      T* out = c + i * g.c_row + j;
+      if (g.beta != 0) s += static_cast<T>(g.beta) * *out;
+      if (bias) s += bias[j];
+      *out = g.activation == Activation::relu && s < T(0) ? T(0) : s;
+    }
+}
+
+// Rows i0..i1 and columns j0..j1 of one matrix of the batch, in register tiles.
+template <class T>
+void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* c0, const T* bias, std::int64_t i0,
+                  std::int64_t i1, std::int64_t j0, std::int64_t j1) {
+  constexpr std::int64_t W = kTileColumns<T>;
+  const std::int64_t nc_max = plan.pack_b ? min_of(kBlockN<T>, ceil_div(j1 - j0, W) * W) : j1 - j0;
+  const std::int64_t mc_max = plan.pack_a ? min_of(kBlockM, i1 - i0) : i1 - i0;
+  const std::int64_t ld = plan.kc + 16;  // packed rows of A: off the cache-set period
+  const std::size_t need_b = plan.pack_b ? static_cast<std::size_t>(nc_max * plan.kc) : 0;
+  const std::size_t need_a = plan.pack_a ? static_cast<std::size_t>(mc_max * ld) : 0;
+  T* packed_b = nullptr;
+  if (need_a + need_b) {
+    packed_b = static_cast<T*>(thread_scratch(ScratchSlot::gemm, (need_a + need_b) * sizeof(T)));
+    if (!packed_b) return plain_region(g, a0, b0, c0, bias, i0, i1, j0, j1);
+  }
+  T* packed_a = packed_b + need_b;
+  for (std::int64_t jc = j0; jc < j1; jc += nc_max) {
+    const std::int64_t nc = min_of(nc_max, j1 - jc);
+    std::int64_t pc = 0;
+    do {  // once for k = 0 too: beta, bias and activation still apply
+      const std::int64_t kc = min_of(plan.kc, g.k - pc);
+      const bool first = pc == 0, last = pc + kc == g.k;
+      const T* b = b0 + pc * g.b_row + jc * g.b_col;
+      if (plan.pack_b) pack_b<T>(b, g.b_row, g.b_col, kc, nc, packed_b);
+      for (std::int64_t ic = i0; ic < i1; ic += mc_max) {
+        const std::int64_t mc = min_of(mc_max, i1 - ic), row_tiles = ceil_div(mc, kTileRows),
+                           col_tiles = ceil_div(nc, W);
+        const T* a = a0 + ic * g.a_row + pc * g.a_col;
+        std::int64_t a_row = g.a_row, a_col = g.a_col;
+        if (plan.pack_a) {
+          pack_rows<T>(a, g.a_row, g.a_col, mc, kc, ld, packed_a);
+          a = packed_a;
+          a_row = ld;
+          a_col = 1;
+        }
+        // Rows are spread evenly over the tiles: 13 become 5 + 4 + 4, never 6 + 6 + 1.
+        auto tile = [&](std::int64_t rt, std::int64_t ct) __attribute__((always_inline)) {
+          const std::int64_t r0 = mc * rt / row_tiles, r1 = mc * (rt + 1) / row_tiles, j = ct * W;
+          const Epilogue<T> e{static_cast<T>(g.alpha), first ? static_cast<T>(g.beta) : T(1),
+                              last && bias ? bias + jc + j : nullptr, last && g.activation == Activation::relu};
+          run_tile<T>(static_cast<int>(r1 - r0), static_cast<int>(min_of(W, nc - j)), kc, a + r0 * a_row, a_row, a_col,
+                      plan.pack_b ? packed_b + j * kc : b + j, plan.pack_b ? W : g.b_row,
+                      c0 + (ic + r0) * g.c_row + jc + j, g.c_row, e);
+        };
+        if (plan.pack_b) {  // the rows of A stay in the first-level cache while the panels of B come from the second
+          for (std::int64_t rt = 0; rt < row_tiles; ++rt)
+            for (std::int64_t ct = 0; ct < col_tiles; ++ct) tile(rt, ct);
+        } else {  // B in place: finish with a panel before touching the next
+          for (std::int64_t ct = 0; ct < col_tiles; ++ct)
+            for (std::int64_t rt = 0; rt < row_tiles; ++rt) tile(rt, ct);
+        }
+      }
+      pc += plan.kc;
+    } while (pc < g.k);
+  }
+}
+
+// C(i, j) at c[i * c_i + j * c_j] as inner products of contiguous rows of A (row stride lda) and columns of B (stride
+// ldb), i < m small.
+template <class T, int MR>
+void inner_rows(const Gemm& g, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T* c, std::int64_t c_i,
+                std::int64_t c_j, const T* bias, std::int64_t bias_i, std::int64_t bias_j, std::int64_t m,
+                std::int64_t j0, std::int64_t j1) {
+  constexpr int NR = kLanesOf<T> / MR;
+  for (std::int64_t j = j0; j < j1; j += NR) {
+    const T* pb[NR];
+    for (int l = 0; l < NR; ++l) pb[l] = b + min_of(j + l, j1 - 1) * ldb;
+    for (std::int64_t i = 0; i < m; i += MR) {
+      const T* pa[MR];
+      for (int l = 0; l < MR; ++l) pa[l] = a + min_of(i + l, m - 1) * lda;
+      alignas(64) T sums[kLanesOf<T>];
+      inner_tile<T, MR>(g.k, pa, pb, sums);
+      for (int r = 0; r < MR && i + r < m; ++r)
+        for (int s = 0; s < NR && j + s < j1; ++s) {
+          T* out = c + (i + r) * c_i + (j + s) * c_j;
+          T v = sums[r * NR + s] * static_cast<T>(g.alpha);
+          if (g.beta != 0) v += static_cast<T>(g.beta) * *out;
+          if (bias) v += bias[(i + r) * bias_i + (j + s) * bias_j];
+          *out = g.activation == Activation::relu && v < T(0) ? T(0) : v;
+        }
+    }
+  }
+}
+
+template <class T>
+void inner_region(const Gemm& g, const Plan& plan, const T* a, const T* b, T* c, std::int64_t c_i, std::int64_t c_j,
+                  const T* bias, std::int64_t bias_i, std::int64_t bias_j, std::int64_t j0, std::int64_t j1) {
+  std::int64_t lda = g.a_row;
+  if (plan.pack_a) {
+    lda = g.k;
+    T* packed = static_cast<T*>(thread_scratch(ScratchSlot::gemm, static_cast<std::size_t>(g.m * lda) * sizeof(T)));
+    if (!packed) {  // one element after another; same order for any split
+      for (std::int64_t i = 0; i < g.m; ++i)
+        for (std::int64_t j = j0; j < j1; ++j) {
+          T s = 0;
+          for (std::int64_t p = 0; p < g.k; ++p) s += a[i * g.a_row + p * g.a_col] * b[p + j * g.b_col];
+          T* out = c + i * c_i + j * c_j;
+          s = s * static_cast<T>(g.alpha) + (g.beta != 0 ? static_cast<T>(g.beta) * *out : T(0));
+          if (bias) s += bias[i * bias_i + j * bias_j];
+          *out = g.activation == Activation::relu && s < T(0) ? T(0) : s;
+        }
+      return;
+    }
+    pack_rows<T>(a, g.a_row, g.a_col, g.m, g.k, lda, packed);
+    a = packed;
+  }
+  constexpr int L = kLanesOf<T>;
+  if (g.m == 1)
+    inner_rows<T, 1>(g, a, lda, b, g.b_col, c, c_i, c_j, bias, bias_i, bias_j, g.m, j0, j1);
+  else if (g.m == 2 || L == 4)
+    inner_rows<T, 2>(g, a, lda, b, g.b_col, c, c_i, c_j, bias, bias_i, bias_j, g.m, j0, j1);
+  else if constexpr (L >= 8)
+    inner_rows<T, L == 16 ? 4 : 2>(g, a, lda, b, g.b_col, c, c_i, c_j, bias, bias_i, bias_j, g.m, j0, j1);
+  else
+    inner_rows<T, 1>(g, a, lda, b, g.b_col, c, c_i, c_j, bias, bias_i, bias_j, g.m, j0, j1);
+}
+
+template <class T>
+void gemm_typed(const Gemm& given) {
+  if (given.m <= 0 || given.n <= 0 || given.batch <= 0) return;
+  Gemm g = given;
+  std::int64_t c_i = g.c_row, c_j = 1, bias_i = 0, bias_j = 1;
+  // A product with few columns is the transposed product with few rows. Inner products store element by element and
+  // take any C.
+  const bool flip =
+      g.m > g.n && g.a_col == 1 && (g.n == 1 || (g.n <= kTileColumns<T> / 8 && g.a_row != 1)) && g.k >= 2 * kLanesOf<T>;
+  const bool flip_vector = !flip && g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 && !g.bias;
+  if (flip || flip_vector) {
+    g.m = given.n;
+    g.n = given.m;
+    g.a = given.b;
+    g.a_row = given.b_col;
+    g.a_col = given.b_row;
+    g.a_batch = given.b_batch;
+    g.b = given.a;
+    g.b_row = given.a_col;
+    g.b_col = given.a_row;
+    g.b_batch = given.a_batch;
+    c_i = 1;
+    c_j = given.c_row;
+    bias_i = 1;
+    bias_j = 0;
+    g.c_row = given.m;  // one row: any value
+  }
+  Plan plan = make_plan<T>(g);
+  if (flip && !plan.inner) {  // only when A's rows are contiguous and adjacent: same layout seen both ways
+    plan = {};
+    plan.inner = true;
+    plan.kc = g.k;
+    plan.pack_a = g.a_col != 1;
+  }
+
+  // Pieces worth about 10 us or more.
+  const double flops =
+      2.0 * static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k > 0 ? g.k : 1);
+  const double bytes = static_cast<double>(sizeof(T)) * (static_cast<double>(g.k) * static_cast<double>(g.n) +
+                                                         static_cast<double>(g.m) * static_cast<double>(g.k + g.n));
+  const double weight = flops / 1e6 > bytes / 3e5 ? flops / 1e6 : bytes / 3e5;
+  const std::int64_t threads = in_parallel_region() ? 1 : num_threads();
+  std::int64_t rows_cut = 1, cols_cut = 1;
+  const std::int64_t col_units = plan.inner ? ceil_div(g.n, 16) : ceil_div(g.n, kTileColumns<T>),
+                     row_units = ceil_div(g.m, kTileRows);
+  if (threads > 1 && g.batch < 4 * threads && g.batch % threads != 0 && weight > 1) {
+    const std::int64_t pieces = weight < static_cast<double>(threads) ? static_cast<std::int64_t>(weight) + 1 : threads;
+    double best = 1e300;
+    for (std::int64_t cols = 1; cols <= pieces; ++cols) {
+      const std::int64_t rows = plan.inner ? 1 : pieces / cols;
+      if (cols > col_units || (rows > 1 && rows > row_units)) continue;
+      const double area =
+          static_cast<double>(ceil_div(col_units, cols)) * static_cast<double>(ceil_div(row_units, rows));
+      if (area <= best) {
+        best = area;
+        rows_cut = rows;
+        cols_cut = cols;
+      }
+    }
+  }
+  const std::int64_t cuts = rows_cut * cols_cut;
+  const double piece = weight / static_cast<double>(cuts);
+  const std::int64_t grain = piece >= 1 ? 1 : static_cast<std::int64_t>(1 / (piece + 1e-6)) + 1;
+  const T* bias = static_cast<const T*>(g.bias);
+  parallel_for(g.batch * cuts, cuts > 1 ? 1 : grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const std::int64_t batch = t / cuts, cut = t % cuts, rc = cut / cols_cut, cc = cut % cols_cut;
+      const T* a = static_cast<const T*>(g.a) + batch * g.a_batch;
+      const T* b = static_cast<const T*>(g.b) + batch * g.b_batch;
+      T* c = static_cast<T*>(g.c) + batch * g.c_batch;
+      const std::int64_t unit = plan.inner ? 16 : kTileColumns<T>;
+      const std::int64_t j0 = min_of(g.n, col_units * cc / cols_cut * unit),
+                         j1 = min_of(g.n, col_units * (cc + 1) / cols_cut * unit);
+      if (plan.inner) {
+        inner_region<T>(g, plan, a, b, c, c_i, c_j, bias, bias_i, bias_j, j0, j1);
+      } else {
+        const std::int64_t i0 = min_of(g.m, row_units * rc / rows_cut * kTileRows);
+        const std::int64_t i1 = min_of(g.m, row_units * (rc + 1) / rows_cut * kTileRows);
+        tiles_region<T>(g, plan, a, b, c, bias, i0, i1, j0, j1);
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,72 @@
+// Copies of operand blocks in the order the register tiles read them.
+#pragma once
+#include "cpu/gemm/micro.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+// B(p, j), p < k, j < n -> panels of kTileColumns columns, each [k][kTileColumns], unused columns zero.
+template <class T>
+void pack_b(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n, T* out) {
+  constexpr int W = kTileColumns<T>, L = kLanesOf<T>;
+  for (std::int64_t j0 = 0; j0 < n; j0 += W, out += k * W) {
+    const int cols = static_cast<int>(n - j0 < W ? n - j0 : W);
+    const T* src = b + j0 * b_col;
+    if (b_col == 1 && cols == W) {
+      for (std::int64_t p = 0; p < k; ++p)
+        for (int v = 0; v < kTileVectors; ++v) store<T>(out + p * W + v * L, load(src + p * b_row + v * L));
+      continue;
+    }
+    if (cols < W) std::memset(out, 0, static_cast<std::size_t>(k * W) * sizeof(T));
+    std::int64_t p = 0;
+    int done = 0;  // columns finished by whole transposed squares
+    if (b_row == 1) {
+      for (; done + L <= cols; done += L)
+        for (p = 0; p + L <= k; p += L) {
+          Vector<T> r[L];
+#pragma GCC unroll 16
+          for (int l = 0; l < L; ++l) r[l] = load(src + (done + l) * b_col + p);
+          transpose_square<T>(r);
+#pragma GCC unroll 16
+          for (int l = 0; l < L; ++l) store<T>(out + (p + l) * W + done, r[l]);
+        }
+      for (p = k / L * L; p < k; ++p)
+        for (int j = 0; j < done; ++j) out[p * W + j] = src[p * b_row + j * b_col];
+    }
+    for (p = 0; p < k; ++p)
+      for (int j = done; j < cols; ++j) out[p * W + j] = src[p * b_row + j * b_col];
+  }
+}
+
+// A(i, p), i < m, p < k -> row-major [m][ld]: for operands whose rows would fall on the same cache sets or whose
+// strides are all large.
+template <class T>
+void pack_rows(const T* a, std::int64_t a_row, std::int64_t a_col, std::int64_t m, std::int64_t k, std::int64_t ld,
+               T* out) {
+  if (a_col == 1) {
+    for (std::int64_t i = 0; i < m; ++i)
+      std::memcpy(out + i * ld, a + i * a_row, static_cast<std::size_t>(k) * sizeof(T));
+    return;
+  }
+  constexpr int L = kLanesOf<T>;
+  std::int64_t i = 0;
+  if (a_row == 1)
+    for (; i + L <= m; i += L) {
+      std::int64_t p = 0;
+      for (; p + L <= k; p += L) {
+        Vector<T> r[L];
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) r[l] = load(a + i + (p + l) * a_col);
+        transpose_square<T>(r);
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) store<T>(out + (i + l) * ld + p, r[l]);
+      }
+      for (; p < k; ++p)
+        for (int l = 0; l < L; ++l) out[(i + l) * ld + p] = a[i + l + p * a_col];
+    }
+  for (; i < m; ++i)
+    for (std::int64_t p = 0; p < k; ++p) out[i * ld + p] = a[i * a_row + p * a_col];
+}
+
+}  // namespace
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,109 @@
+"""Matrix products at the edges of every tile, block and path, on every instruction set, against float64 NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pydlx
+
+ISAS = pydlx._C.build_info()["cpu_isas"]
+EPSILON = {"float32": 1.2e-7, "float64": 2.3e-16}
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    pydlx._C._set_cpu_isa(request.param)
+    yield request.param
+    pydlx._C._set_cpu_isa(ISAS[-1])
+
+
+def operand(rng, rows, cols, dtype, transposed):
+    """A NumPy matrix and the same matrix as a tensor whose rows or columns are contiguous."""
+    x = rng.standard_normal((rows, cols)).astype(dtype)
+    t = pydlx.from_numpy(np.ascontiguousarray(x.T)).transpose(0, 1) if transposed else pydlx.from_numpy(x)
+    return x, t
+
+
+def check(got, a, b, dtype):
+    want = a.astype(np.float64) @ b.astype(np.float64)
+    got = got.numpy()
+    assert got.shape == want.shape
+    bound = np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64))  # the condition of each sum
+    limit = EPSILON[dtype] * (4 + np.sqrt(a.shape[1])) * bound
+    worst = np.abs(got - want) - limit
+    assert (worst <= 0).all(), f"error {np.abs(got - want).max()} at {np.unravel_index(worst.argmax(), worst.shape)}"
+
+
+SIZES = [1, 2, 3, 5, 6, 7, 12, 13, 16, 17, 31, 33, 48, 63, 64, 65, 79, 127, 130]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_tile_edges(isa, dtype, layout):
+    rng = np.random.default_rng(1)
+    for n in SIZES:
+        for m in (1, 2, 5, 6, 7, 13, 33):
+            for k in (1, 4, 17, 33, 100):
+                a, ta = operand(rng, m, k, dtype, layout[0] == "t")
+                b, tb = operand(rng, k, n, dtype, layout[1] == "t")
+                check(ta @ tb, a, b, dtype)
+
+
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(97, 321, 400), (256, 256, 256), (25, 1030, 777), (300, 129, 1025), (1, 700, 900), (900, 1, 700), (33, 7, 2000)]
+)
+def test_blocks(isa, layout, m, n, k):
+    rng = np.random.default_rng(2)
+    for dtype in ("float32", "float64"):
+        a, ta = operand(rng, m, k, dtype, layout[0] == "t")
+        b, tb = operand(rng, k, n, dtype, layout[1] == "t")
+        check(ta @ tb, a, b, dtype)
+
+
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_thread_counts_agree(layout):
+    rng = np.random.default_rng(3)
+    before = pydlx.get_num_threads()
+    try:
+        for m, n, k in [(200, 300, 500), (1, 4000, 600), (4000, 1, 600), (4000, 10, 64), (31, 900, 1200), (700, 64, 64)]:
+            _, a = operand(rng, m, k, "float32", layout[0] == "t")
+            _, b = operand(rng, k, n, "float32", layout[1] == "t")
+            results = []
+            for threads in (1, 2, 3, 7):
+                pydlx.set_num_threads(threads)
+                results.append((a @ b).numpy().tobytes())
+            assert len(set(results)) == 1, (layout, m, n, k)
+    finally:
+        pydlx.set_num_threads(before)
+
+
+def test_strided_operands(isa):
+    rng = np.random.default_rng(4)
+    big = rng.standard_normal((80, 150)).astype(np.float32)
+    t = pydlx.from_numpy(big)
+    check(t[3:40:2, 1:100:3] @ t[7:40, 5:140:4], big[3:40:2, 1:100:3], big[7:40, 5:140:4], "float32")
+    check(t[:, :50] @ t[:50, 100:], big[:, :50], big[:50, 100:], "float32")
+
+
+def test_specials(isa):
+    a = np.ones((7, 40), np.float32)
+    b = np.ones((40, 70), np.float32)
+    a[2, 5] = np.nan
+    b[3, 9] = np.inf
+    got = (pydlx.from_numpy(a) @ pydlx.from_numpy(b)).numpy()
+    want = a @ b
+    assert np.array_equal(got, want, equal_nan=True)
+
+
+def test_batches(isa):
+    rng = np.random.default_rng(5)
+    for batch, m, n, k in [(1, 3, 4, 5), (7, 13, 65, 30), (40, 8, 8, 8), (3, 130, 70, 50)]:
+        a, b = rng.standard_normal((batch, m, k)).astype(np.float32), rng.standard_normal((batch, k, n)).astype(np.float32)
+        got = pydlx.from_numpy(a) @ pydlx.from_numpy(b)
+        for i in range(batch):
+            check(got[i], a[i], b[i], "float32")
+        shared = pydlx.from_numpy(a) @ pydlx.from_numpy(b[0])
+        for i in range(batch):
+            check(shared[i], a[i], b[0], "float32")
