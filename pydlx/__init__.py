@@ -1,2 +1,17 @@
-from ._C import *  # noqa: F403
+"""pydlx: a deep-learning engine with PyTorch's API. ``import pydlx as torch`` runs the PyTorch code you know."""
+
 from . import _C
+from ._C import *  # noqa: F403
+from ._C import Tensor, get_num_threads, set_num_threads
+from ._namespace import *  # noqa: F403
+from ._size import Size
+from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
+from . import _tensor_str  # isort: skip
+from ._tensor_str import set_printoptions
+from .autograd import enable_grad, inference_mode, is_grad_enabled, is_inference_mode_enabled, no_grad, set_grad_enabled
+from .version import __version__
+
+_C._set_size_class(Size)
+_C._set_repr(_tensor_str.tensor_repr)
+
+from . import autograd  # isort: skip

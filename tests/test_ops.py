@@ -42,7 +42,7 @@ def tensors_of(result):
 
 
 def numpy_of(t):
-    t = t.detach()
+    t = t.detach().clone()  # clone: PyTorch may return a lazy zero tensor
     return (t.double() if t.dtype in (pydlx.bfloat16, torch.bfloat16, pydlx.float16, torch.float16) else t).numpy()
 
 

@@ -14,6 +14,7 @@ struct NodeState {
   Node* node = nullptr;
   std::uint32_t pending = 0;  // edges from unfinished nodes
   bool needed = true;         // some wanted gradient lies behind this node
+  bool queued = false;        // a tensor may be a root several times, its node runs once
   std::vector<Tensor> grads;  // one per output of the node
 };
 
@@ -158,6 +159,8 @@ class Pass {
   }
 
   void push(std::uint32_t s) {
+    if (states_[s].queued) return;
+    states_[s].queued = true;
     ready_.push_back(s);
     std::push_heap(ready_.begin(), ready_.end(), older_);
   }

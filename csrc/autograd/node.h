@@ -42,6 +42,7 @@ struct Node : RefCounted {
   // Frees saved tensors; a second backward through the node then reports that they are gone.
   virtual void release_saved() {}
   virtual bool is_accumulator() const { return false; }
+  virtual bool is_custom() const { return false; }  // a user's autograd.Function
 
   Edge* edge_begin() { return edges_ ? edges_.get() : inline_edges_.data(); }
   std::span<Edge> edges() { return {edge_begin(), edge_count_}; }

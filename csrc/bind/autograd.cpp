@@ -15,6 +15,7 @@ struct PyNode {
 
 std::string class_name(const Node& n) {
   if (n.is_accumulator()) return "AccumulateGrad";
+  if (n.is_custom()) return std::string(n.name) + "Backward";
   std::string s;
   bool upper = true;
   for (const char* p = n.name; *p; ++p) {
@@ -25,7 +26,7 @@ std::string class_name(const Node& n) {
     s += upper ? static_cast<char>(std::toupper(*p)) : *p;
     upper = false;
   }
-  return s + "Backward";
+  return s + "Backward0";
 }
 
 TensorList tensors_from(py::handle h, bool none_allowed, const char* op, const char* argument) {

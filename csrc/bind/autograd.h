@@ -7,5 +7,6 @@ namespace pydlx::bind {
 
 PyObject* wrap_node(const Ref<Node>& node);  // None for null
 void init_autograd(PyObject* module);
+void init_function(PyObject* module);
 
 }  // namespace pydlx::bind

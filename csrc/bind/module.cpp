@@ -89,7 +89,9 @@ PYBIND11_MODULE(_C, m) {
   init_types(m.ptr());
   init_tensor_type(m.ptr());
   init_autograd(m.ptr());
+  init_function(m.ptr());
   init_numpy(m.ptr());
+  init_dlpack(m.ptr());
 
   OpRegistry registry;
   bind_all(registry);

@@ -15,6 +15,7 @@ void bind_core(OpRegistry& r) {
       {"contiguous(Tensor input) -> Tensor", call<&contiguous>, kMethod, "The tensor itself when row-major, else a row-major copy."},
       {"detach(Tensor input) -> Tensor", call<&pydlx::detach>, kBoth, "The same data without gradient history."},
       {"copy_(Tensor input, Tensor src) -> Tensor", call<&copy_>, kMethod, "Copies src into the tensor, with broadcasting and conversion."},
+      {"zeros_like(Tensor input) -> Tensor", call<&zeros_like>, kFunction, "Zeros with the shape, dtype and layout of the input."},
       {"fill_(Tensor input, Operand value) -> Tensor", call<&fill_>, kBoth, "Sets every element."},
       {"zero_(Tensor input) -> Tensor", call<&zero_>, kBoth, "Sets every element to 0."},
       {"neg(Tensor input) -> Tensor", call<&neg>, kBoth | kOut, "-input"},

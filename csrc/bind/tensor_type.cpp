@@ -6,6 +6,7 @@
 #include "autograd/node.h"
 #include "bind/autograd.h"
 #include "bind/indexing.h"
+#include "bind/interchange.h"
 #include "bind/schema.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
@@ -459,6 +460,8 @@ PyType_Slot slots[] = {slot(Py_tp_new, tensor_new),
                        slot(Py_mp_length, length),
                        slot(Py_mp_subscript, subscript),
                        slot(Py_mp_ass_subscript, assign_subscript),
+                       slot(Py_bf_getbuffer, get_buffer),
+                       slot(Py_bf_releasebuffer, release_buffer),
                        slot(Py_nb_add, binary_slot<plus>),
                        slot(Py_nb_subtract, binary_slot<minus>),
                        slot(Py_nb_multiply, binary_slot<ops::mul>),

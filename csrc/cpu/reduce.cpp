@@ -93,7 +93,7 @@ void sum_rows(const Reduce& r) {
   const std::int64_t cols = r.outer_size[0], groups = r.outer_numel / cols;
   const std::int64_t blocks = (cols + 63) / 64;
   const std::int64_t work = r.inner_numel * 64;
-  parallel_for(groups * blocks, work > 32768 ? 1 : 32768 / work, [&](std::int64_t b, std::int64_t e) {
+  parallel_for(groups * blocks, work > 32768 ? 1 : 32768 / (work + 1) + 1, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t g = b; g < e; ++g) {
       const std::int64_t group = g / blocks, c0 = g % blocks * 64;
       const int width = static_cast<int>(cols - c0 < 64 ? cols - c0 : 64);

@@ -1,0 +1,209 @@
+"""Methods of Tensor that are Python: hooks, conversion to other libraries, copying and pickling. Installed when pydlx is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import _C
+from ._C import Tensor
+
+
+class RemovableHandle:
+    """What registering a hook returns; ``remove()`` takes the hook away. Also a context manager."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self._remove: Callable[[], None] | None = remove
+
+    def remove(self) -> None:
+        """Removes the hook; more calls do nothing."""
+        if self._remove is not None:
+            self._remove()
+            self._remove = None
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Calls ``hook(grad)`` when the gradient of this tensor is computed; a returned tensor replaces the gradient."""
+    number = _C._add_hook(self, hook)
+    return RemovableHandle(lambda: _C._remove_hook(self, number))
+
+
+def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Calls ``hook(tensor)`` after a gradient was added to this leaf's ``.grad``."""
+    number = _C._add_post_accumulate_hook(self, hook)
+    return RemovableHandle(lambda: _C._remove_hook(self, number))
+
+
+def numpy(self: Tensor, *, force: bool = False) -> Any:
+    """A NumPy array that shares the tensor's memory. With ``force`` also for tensors that need detaching or a copy to the CPU."""
+    if force:
+        return _C._to_numpy(self.detach().cpu(), True)
+    return _C._to_numpy(self, False)
+
+
+def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
+    array = numpy(self)
+    if dtype is not None and array.dtype != dtype:
+        if copy is False:
+            raise ValueError("[__array__] copy: expected no conversion, but the dtype differs")
+        return array.astype(dtype)
+    return array.copy() if copy else array
+
+
+def __dlpack__(
+    self: Tensor,
+    *,
+    stream: Any = None,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[int, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    if dl_device is not None and tuple(dl_device) != __dlpack_device__(self):
+        raise BufferError(f"[__dlpack__] dl_device: the tensor is on {__dlpack_device__(self)}, got {dl_device}; move it first")
+    return _C._to_dlpack(self, max_version, copy)
+
+
+def __dlpack_device__(self: Tensor) -> tuple[int, int]:
+    return (2, self.device.index) if self.is_cuda else (1, 0)
+
+
+def _rebuild(cls: type[Tensor], data: bytes, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Tensor:
+    import numpy as np
+
+    array = np.frombuffer(bytearray(data), dtype=np.uint8)
+    flat = _C.from_numpy(array)
+    made = flat.view(dtype).reshape(shape) if array.size else _C.empty(shape, dtype=dtype)
+    return Tensor._make_subclass(cls, made, requires_grad)
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return bytes(_C._to_numpy(flat.view(_C.uint8), True).tobytes()) if flat.numel() else b""
+
+
+def __reduce_ex__(self: Tensor, protocol: int) -> Any:
+    if self.requires_grad and not self.is_leaf:
+        raise RuntimeError(
+            "[pickle] only leaf tensors can be pickled: this one is the result of an operation; use detach() first"
+        )
+    state = (type(self), _bytes_of(self), self.dtype, tuple(self.shape), self.requires_grad)
+    return (_rebuild, state, self.__dict__ or None)
+
+
+def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    if id(self) in memo:
+        return memo[id(self)]  # type: ignore[no-any-return]
+    if self.requires_grad and not self.is_leaf:
+        raise RuntimeError("[deepcopy] only leaf tensors can be deep-copied; use clone() or detach() first")
+    copy = Tensor._make_subclass(type(self), self.detach().clone(), self.requires_grad)
+    memo[id(self)] = copy
+    if self.grad is not None:
+        copy.grad = self.grad.detach().clone()
+    for key, value in self.__dict__.items():
+        import copy as copy_module
+
+        copy.__dict__[key] = copy_module.deepcopy(value, memo)
+    return copy
+
+
+def __format__(self: Tensor, spec: str) -> str:
+    if self.ndim == 0 and type(self) is Tensor:
+        return format(self.item(), spec)
+    return format(str(self), spec) if spec else str(self)
+
+
+def __contains__(self: Tensor, element: Any) -> bool:
+    return bool((self == element).any())
+
+
+def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
+    """Without argument the name of the tensor's type; with a dtype the converted tensor."""
+    if dtype is None:
+        return f"pydlx.{str(self.dtype).removeprefix('pydlx.').capitalize()}Tensor"
+    return self.to(dtype)
+
+
+def dim(self: Tensor) -> int:
+    """Number of dimensions."""
+    return self.ndim
+
+
+def element_size(self: Tensor) -> int:
+    """Bytes per element."""
+    return self.itemsize
+
+
+def is_floating_point(self: Tensor) -> bool:
+    """Whether the dtype is a float."""
+    return self.dtype.is_floating_point
+
+
+def is_complex(self: Tensor) -> bool:
+    """False: there are no complex dtypes."""
+    return False
+
+
+def is_same_size(self: Tensor, other: Tensor) -> bool:
+    """Whether the shapes are equal."""
+    return tuple(self.shape) == tuple(other.shape)
+
+
+def pin_memory(self: Tensor) -> Tensor:
+    """The tensor itself: host memory needs no pinning without a GPU."""
+    return self
+
+
+def get_device(self: Tensor) -> int:
+    """Index of the GPU, or -1 for the CPU."""
+    return self.device.index if self.is_cuda else -1
+
+
+def share_memory_(self: Tensor) -> Tensor:
+    """Not available: tensors cannot be placed in shared memory."""
+    raise NotImplementedError("[share_memory_] tensors cannot be moved to shared memory; send them through a queue instead")
+
+
+def _install() -> None:
+    methods: dict[str, Any] = {
+        "register_hook": register_hook,
+        "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
+        "numpy": numpy,
+        "__array__": __array__,
+        "__dlpack__": __dlpack__,
+        "__dlpack_device__": __dlpack_device__,
+        "__reduce_ex__": __reduce_ex__,
+        "__deepcopy__": __deepcopy__,
+        "__format__": __format__,
+        "__contains__": __contains__,
+        "type": type_,
+        "dim": dim,
+        "ndimension": dim,
+        "element_size": element_size,
+        "is_floating_point": is_floating_point,
+        "is_complex": is_complex,
+        "is_same_size": is_same_size,
+        "pin_memory": pin_memory,
+        "get_device": get_device,
+        "share_memory_": share_memory_,
+    }
+    for name, method in methods.items():
+        setattr(Tensor, name, method)
+    Tensor.is_sparse = property(lambda self: False)
+    Tensor.is_quantized = property(lambda self: False)
+    Tensor.layout = property(lambda self: _layout())
+    Tensor.__module__ = "pydlx"
+
+
+def _layout() -> Any:
+    from ._namespace import strided
+
+    return strided
+
+
+_install()
