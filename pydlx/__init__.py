@@ -5,6 +5,7 @@ from ._C import *  # noqa: F403
 from ._C import Tensor, get_num_threads, set_num_threads
 from ._namespace import *  # noqa: F403
 from ._size import Size
+
 from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
 from . import _tensor_str  # isort: skip
 from ._tensor_str import set_printoptions

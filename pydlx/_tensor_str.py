@@ -67,7 +67,7 @@ class _Formatter:
             high, low = max(finite), min(finite)
             self.whole = all(v == math.ceil(v) for v in values if math.isfinite(v))
             if self.whole:
-                self.scientific = high / low > 1000.0 and high > 1.0e8 or high > 1.0e8
+                self.scientific = (high / low > 1000.0 and high > 1.0e8) or high > 1.0e8
             else:
                 self.scientific = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
         if _options.sci_mode is not None:

@@ -299,6 +299,15 @@ PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
   return Py_NewRef(out);
 }
 
+bool finite(PyObject* o) {
+  if (is_tensor(o)) return !ops::has_nonfinite(as_tensor(o));
+  if (PyFloat_Check(o)) return std::isfinite(PyFloat_AS_DOUBLE(o));
+  if (PyTuple_Check(o) || PyList_Check(o))
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i)
+      if (!finite(PySequence_Fast_ITEMS(o)[i])) return false;
+  return true;
+}
+
 [[noreturn]] void no_overload(const OpObject& op, PyObject* const* args, Py_ssize_t n, PyObject* kwnames) {
   std::string got;
   const Py_ssize_t kw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
@@ -321,6 +330,7 @@ PyObject* op_vectorcall(PyObject* self, PyObject* const* args, size_t nargsf, Py
       Bound b;
       if (!bind_arguments(s, args, n, kwnames, b, overloads.size() == 1)) continue;
       PyObject* r = s.impl(Call{s, b.slots});
+      if (r && anomaly_checks_nan()) check_finite(s.name, r, b.slots, static_cast<Py_ssize_t>(s.params.size()));
       return r && b.out ? store_out(s, r, b.out) : r;
     }
     no_overload(op, args, n, kwnames);
@@ -375,6 +385,14 @@ PyType_Spec op_spec = {"pydlx._C.Op", sizeof(OpObject), 0,
                        op_slots};
 
 }  // namespace
+
+void check_finite(std::string_view op, PyObject* result, PyObject* const* args, Py_ssize_t n) {
+  if (finite(result)) return;
+  for (Py_ssize_t i = 0; i < n; ++i)
+    if (!finite(args[i])) return;  // not the first: it came in
+  const Object owner(result);
+  fail(op, "", ErrorKind::Gradient, "anomaly detection: finite inputs gave NaN or infinity at ", describe_callsite(current_callsite()));
+}
 
 void OpRegistry::add(const std::vector<OpRow>& rows) {
   for (const auto& r : rows) schemas_.emplace_back(parse_signature(r), r.where);

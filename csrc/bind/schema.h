@@ -71,6 +71,9 @@ class OpRegistry {
   std::vector<std::pair<Schema, unsigned>> schemas_;
 };
 
+// Anomaly mode: raises when `result` holds NaN or infinity although no argument does. Takes `result` over when it raises.
+void check_finite(std::string_view op, PyObject* result, PyObject* const* args, Py_ssize_t n);
+
 // Calls an op by name from C++ (operator slots of rarely used operators).
 PyObject* call_op(const char* name, PyObject* const* args, Py_ssize_t n);
 

@@ -80,7 +80,12 @@ PyObject* binary_slot(PyObject* a, PyObject* b) {
     bool ok = true;
     const Tensor x = operand(a, ok), y = operand(b, ok);
     if (!ok) Py_RETURN_NOTIMPLEMENTED;
-    return wrap(F(x, y));
+    PyObject* r = wrap(F(x, y));
+    if (anomaly_checks_nan()) [[unlikely]] {
+      PyObject* args[2] = {a, b};
+      check_finite("operator", r, args, 2);
+    }
+    return r;
   });
 }
 Tensor plus(const Tensor& a, const Tensor& b) { return ops::add(a, b); }

@@ -308,12 +308,21 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   return out;
 }
 
+namespace {
+bool any_true(const Tensor& mask) { return item(sum(to_dtype(mask, DType::Int64), {}, false)).to_int() != 0; }
+}  // namespace
+
 bool has_nan(const Tensor& x) {
   if (!is_floating(x.dtype()) || x.numel() == 0) return false;
   const GradModeGuard off(false);
-  const Tensor d = detach(x);
-  const Tensor count = sum(to_dtype(ne(d, d), DType::Int64), {}, false);
-  return item(count).to_int() != 0;
+  return any_true(ne(x, x));
+}
+
+bool has_nonfinite(const Tensor& x) {
+  if (!is_floating(x.dtype()) || x.numel() == 0) return false;
+  const GradModeGuard off(false);
+  const Tensor difference = sub(x, x);  // 0 for finite values, NaN otherwise
+  return any_true(ne(difference, difference));
 }
 
 }  // namespace pydlx::ops

@@ -45,6 +45,7 @@ Tensor ge(const Tensor& a, const Tensor& b);
 // condition ? a : b, with broadcasting and promotion of a and b.
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);
 bool has_nan(const Tensor& x);
+bool has_nonfinite(const Tensor& x);  // NaN or infinity
 
 // Sums the axes that broadcasting added, so that a gradient gets its operand's shape back.
 Tensor sum_to(const Tensor& g, const Dims& sizes);

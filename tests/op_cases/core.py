@@ -1,7 +1,6 @@
 """Cases of the core ops: arithmetic, views, sum, matrix product, layer norm."""
 
 import numpy as np
-
 from cases import Case, ErrorCase, args, away_from, integers, normal, uniform
 
 CASES = [

@@ -1,0 +1,68 @@
+# Two commands do everything: `make demo` and `make test`. Needs Python >= 3.10, g++ >= 11 and make; the rest comes from PyPI.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(shell find csrc cuda cmake pydlx -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' -o -name '*.py' -o -name '*.pyi' \) 2>/dev/null) CMakeLists.txt pyproject.toml
+
+.PHONY: demo test lint format stubs sanitize fuzz coverage bench wheel sdist clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+# The wheel is built through pip in an isolated environment; build/ keeps object files, so a second install compiles only what changed.
+$(VENV)/installed: $(BIN)/python $(SOURCES)
+	$(PIP) '.[demo]'
+	@touch $@
+
+$(VENV)/tests: $(BIN)/python $(SOURCES)
+	$(PIP) '.[demo,test]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/tools: $(BIN)/python pyproject.toml
+	$(PIP) 'ruff>=0.6' 'mypy>=1.10' 'clang-format>=18'
+	@touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/pydlx demo digits
+
+test: $(VENV)/tests
+	$(BIN)/pytest
+
+lint: $(VENV)/tests $(VENV)/tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*')
+	$(BIN)/python tools/make_stubs.py --check
+
+format: $(VENV)/tools
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*')
+
+# Rewrites pydlx/_C.pyi from the op signatures of the installed build.
+stubs: $(VENV)/installed
+	$(BIN)/python tools/make_stubs.py
+
+# Address and undefined-behaviour sanitizers over the engine's tests.
+sanitize: $(VENV)/tests
+	tools/sanitize.sh $(BIN)/pytest tests/test_ops.py tests/test_fuzz.py -x -k "not finite_differences"
+
+# Hypothesis for much longer than in the suite, under the sanitizers.
+fuzz: $(VENV)/tests
+	PYDLX_FUZZ_EXAMPLES=$${EXAMPLES:-2000} tools/sanitize.sh $(BIN)/pytest tests/test_fuzz.py tests/test_safetensors.py -x
+
+coverage: $(VENV)/tests
+	tools/coverage.sh $(BIN)/python
+
+wheel: $(BIN)/python
+	$(BIN)/python -m pip wheel --no-deps -w dist .
+
+sdist: $(BIN)/python
+	$(PIP) build
+	$(BIN)/python -m build --sdist
+
+clean:
+	rm -rf build dist wheelhouse runs $(VENV)
