@@ -4,6 +4,7 @@
 #pragma once
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
+#include "kernels/optim.h"
 #include "kernels/pointwise.h"
 #include "kernels/reduce.h"
 
@@ -15,6 +16,7 @@ struct KernelTable {
   ReduceKernels reduce;
   GemmKernels gemm;
   NormKernels norm;
+  OptimKernels optim;
 };
 
 }  // namespace pydlx

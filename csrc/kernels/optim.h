@@ -1,0 +1,51 @@
+// Optimiser steps over many tensors at once. All lists have `count` entries; every tensor is dense and all lists agree
+// in layout.
+#pragma once
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace pydlx {
+
+inline constexpr int kMaxOptimState = 3;
+
+struct OptimStep {
+  std::int64_t count = 0;                   // tensors
+  const std::int64_t* start = nullptr;      // [count + 1]: the tensors' places when all elements are laid end to end
+  void* const* param = nullptr;             // [count]
+  const void* const* grad = nullptr;        // [count]
+  void* const* state[kMaxOptimState] = {};  // each [count], or null when the options leave it unused
+  double weight_decay = 0;                  // added to the gradient
+  bool maximize = false;
+};
+
+struct SgdStep : OptimStep {  // state: momentum buffer
+  double lr = 0, momentum = 0, dampening = 0;
+  bool nesterov = false;
+  bool first_step = false;  // the buffers hold nothing yet: they become the gradients
+};
+
+struct AdamStep : OptimStep {  // state: first moment, second moment, largest second moment (amsgrad)
+  double step_size = 0;        // lr / (1 - beta1^t)
+  double beta1 = 0, beta2 = 0, eps = 0;
+  double correction2_sqrt = 1;  // sqrt(1 - beta2^t)
+  double shrink = 1;            // 1 - lr * decoupled weight decay
+};
+
+struct RmspropStep : OptimStep {  // state: square average, gradient average (centered), momentum buffer
+  double lr = 0, alpha = 0, eps = 0, momentum = 0;
+};
+
+struct AdagradStep : OptimStep {  // state: sum of squares
+  double lr = 0;                  // after its own decay
+  double eps = 0;
+};
+
+struct OptimKernels {
+  void (*sgd[kDTypeCount])(const SgdStep&) = {};
+  void (*adam[kDTypeCount])(const AdamStep&) = {};
+  void (*rmsprop[kDTypeCount])(const RmspropStep&) = {};
+  void (*adagrad[kDTypeCount])(const AdagradStep&) = {};
+};
+
+}  // namespace pydlx
