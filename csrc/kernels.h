@@ -2,10 +2,12 @@
 // throw and never allocate tensors; the ops have checked all geometry. A backend fills the entries it has; asking for a missing one
 // raises a uniform error (see ops/dispatch.h). Every family keeps its argument structs in kernels/<family>.h.
 #pragma once
+#include "kernels/conv.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
 #include "kernels/optim.h"
 #include "kernels/pointwise.h"
+#include "kernels/pool.h"
 #include "kernels/reduce.h"
 
 namespace pydlx {
@@ -15,6 +17,8 @@ struct KernelTable {
   PointwiseKernels pointwise;
   ReduceKernels reduce;
   GemmKernels gemm;
+  ConvKernels conv;
+  PoolKernels pool;
   NormKernels norm;
   OptimKernels optim;
 };

@@ -1,0 +1,170 @@
+// Building blocks of the convolution kernels: vectors of the instruction set's width, and the panel that turns a tile
+// of output pixels into columns of a matrix product (im2col for 64 or 1024 pixels at a time, so it never leaves the
+// caches).
+#pragma once
+#include "cpu/isa.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+#if defined(PYDLX_ISA_avx512)
+constexpr int kVectorBytes = 64;
+#elif defined(PYDLX_ISA_avx2)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+inline __attribute__((always_inline)) Vector<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
+}
+template <class T>
+inline __attribute__((always_inline)) void store(T* p, Vector<T> v) {
+  *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
+}
+
+inline __attribute__((always_inline)) std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// What a pass reads: `channels` planes of `in` per image and group, sampled at lattice * step + offset[tap].
+template <class T>
+struct Source {
+  const T* x = nullptr;
+  std::int64_t channels = 0, x_image = 0, x_group = 0, x_channel = 0;
+  std::int64_t lattice[3], step[3], in[3];
+  const std::int64_t* offset[3];  // per axis, one entry per tap
+  std::int64_t taps[3];
+  std::int64_t tap_count = 0;
+  // Row of the panel that (channel, tap) fills: tap * row_tap + channel * row_channel; one of the two strides is 1.
+  std::int64_t row_tap = 1, row_channel = 1;
+
+  std::int64_t pixels() const { return lattice[0] * lattice[1] * lattice[2]; }
+  std::int64_t rows() const { return channels * tap_count; }
+};
+
+constexpr int kTile = 64;  // columns handled together: four AVX-512 vectors of float
+
+// A run of up to kTile consecutive lattice pixels, counted over all images.
+struct Tile {
+  int count = 0;
+  std::int64_t image = 0;                  // of the first column
+  alignas(64) std::int64_t at[3][kTile];   // sampled coordinates before the tap's offset
+  alignas(64) std::int64_t linear[kTile];  // element offset of those coordinates, relative to the first column's image
+  std::uint8_t affine[kTile];              // per group of lanes: the offsets are consecutive
+};
+
+template <class T>
+void place_tile(Tile& t, const Source<T>& s, std::int64_t first, std::int64_t count) {
+  const std::int64_t plane = s.pixels();
+  std::int64_t image = 0, rest = first % plane;
+  t.image = first / plane;
+  t.count = static_cast<int>(count);
+  std::int64_t w = rest % s.lattice[2], h = rest / s.lattice[2] % s.lattice[1], d = rest / s.lattice[2] / s.lattice[1];
+  for (int j = 0; j < kTile; ++j) {
+    const bool live = j < count;
+    t.at[0][j] = live ? d * s.step[0] : INT64_MIN / 2;  // beyond every axis: never valid
+    t.at[1][j] = h * s.step[1];
+    t.at[2][j] = w * s.step[2];
+    t.linear[j] = live ? image * s.x_image + (d * s.step[0] * s.in[1] + h * s.step[1]) * s.in[2] + w * s.step[2] : 0;
+    if (!live) continue;
+    if (++w == s.lattice[2]) {
+      w = 0;
+      if (++h == s.lattice[1]) {
+        h = 0;
+        if (++d == s.lattice[0]) {
+          d = 0;
+          ++image;
+        }
+      }
+    }
+  }
+  constexpr int L = kLanes<T>;
+  for (int g = 0; g < kTile / L; ++g) {
+    bool affine = true;
+    for (int l = 1; l < L; ++l) affine &= g * L + l >= count || t.linear[g * L + l] == t.linear[g * L] + l;
+    t.affine[g] = affine;
+  }
+}
+
+template <class T>
+struct MaskOf {
+  using type = std::int32_t;
+};
+template <>
+struct MaskOf<double> {
+  using type = std::int64_t;
+};
+
+// Writes rows [r0, r1) of the tile's panel: panel[(r - r0) * width + j]; columns outside the image, or beyond the tile,
+// become 0.
+template <class T>
+void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, const Tile& t, const Source<T>& s,
+                std::int64_t group) {
+  constexpr int L = kLanes<T>, G = kTile / L;
+  enum : std::uint8_t { zero, whole, partial, gathered };
+  const T* x = s.x + t.image * s.x_image + group * s.x_group;
+  const bool tap_fastest = s.row_tap == 1;
+  const std::int64_t first = tap_fastest ? r0 % s.tap_count : r0 / s.row_tap;
+  const std::int64_t steps = tap_fastest ? smaller(s.tap_count, r1 - r0) : (r1 - 1) / s.row_tap - first + 1;
+  for (std::int64_t i = 0; i < steps; ++i) {
+    const std::int64_t tap = tap_fastest ? (first + i) % s.tap_count : first + i;
+    const std::int64_t od = s.offset[0][tap / (s.taps[1] * s.taps[2])], oh = s.offset[1][tap / s.taps[2] % s.taps[1]],
+                       ow = s.offset[2][tap % s.taps[2]];
+    const std::int64_t shift = (od * s.in[1] + oh) * s.in[2] + ow;
+    alignas(64) typename MaskOf<T>::type mask[kTile];
+    alignas(64) std::int64_t where[kTile];
+    std::uint8_t kind[G];
+    for (int g = 0; g < G; ++g) {
+      int live = 0;
+      for (int l = g * L; l < g * L + L; ++l) {
+        const bool in_d = static_cast<std::uint64_t>(t.at[0][l] + od) < static_cast<std::uint64_t>(s.in[0]);
+        const bool in_h = static_cast<std::uint64_t>(t.at[1][l] + oh) < static_cast<std::uint64_t>(s.in[1]);
+        const bool in_w = static_cast<std::uint64_t>(t.at[2][l] + ow) < static_cast<std::uint64_t>(s.in[2]);
+        const bool ok = in_d & in_h & in_w;
+        mask[l] = static_cast<typename MaskOf<T>::type>(ok);
+        where[l] = ok ? t.linear[l] + shift : 0;  // column 0's image start is always readable
+        live += ok;
+      }
+      kind[g] = live == 0 ? zero : !t.affine[g] ? gathered : live == L ? whole : partial;
+    }
+    const std::int64_t c0 = larger(0, ceil_div(larger(r0 - tap * s.row_tap, 0), s.row_channel));
+    const std::int64_t c1 = smaller(s.channels, ceil_div(larger(r1 - tap * s.row_tap, 0), s.row_channel));
+    for (std::int64_t c = c0; c < c1; ++c) {
+      const T* src = x + c * s.x_channel;
+      T* dst = panel + (tap * s.row_tap + c * s.row_channel - r0) * width;
+      for (int g = 0; g < G; ++g) {
+        T* d = dst + g * L;
+        const auto* m = mask + g * L;
+        if (kind[g] == whole) {
+          store(d, load(src + t.linear[g * L] + shift));
+        } else if (kind[g] == zero) {
+          store(d, Vector<T>{});
+        } else if (kind[g] == partial) {
+          const T* p = src + (t.linear[g * L] + shift);
+          for (int l = 0; l < L; ++l) d[l] = m[l] ? p[l] : T(0);
+        } else {
+          const std::int64_t* o = where + g * L;
+          for (int l = 0; l < L; ++l) {
+            const T v = src[o[l]];
+            d[l] = m[l] ? v : T(0);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pydlx::PYDLX_ISA

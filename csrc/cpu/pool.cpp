@@ -1,0 +1,286 @@
+// Max and average pooling, and the index-driven passes behind max pooling's gradient and max_unpool. Planes are
+// independent; work inside a plane is sequential, so gradients are sums in a fixed order.
+#include "cpu/isa.h"
+#include "functors/types.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+inline __attribute__((always_inline)) std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+constexpr int kSpan = 128;  // outputs of a row handled together
+
+// The clipped window of output o along an axis: positions first, first + step, ..., `count` of them; `taps` counts from
+// `tap`.
+struct Window {
+  std::int64_t first, count, step;
+  std::int64_t span;  // what an average counts along this axis
+};
+inline __attribute__((always_inline)) Window window_of(const Pool& p, int axis, std::int64_t o) {
+  const std::int64_t n = p.in[axis];
+  if (p.adaptive) {
+    // o * in fits: both are sizes of tensors that exist.
+    const std::int64_t lo = o * n / p.out[axis], hi = ((o + 1) * n + p.out[axis] - 1) / p.out[axis];
+    return {lo, hi - lo, 1, hi - lo};
+  }
+  const std::int64_t start = o * p.stride[axis] - p.pad[axis], d = p.dilation[axis];
+  const std::int64_t skip = start >= 0 ? 0 : ceil_div(-start, d);
+  const std::int64_t last = smaller(p.kernel[axis], ceil_div(n - start, d));
+  const std::int64_t count = larger(0, last - skip);
+  const std::int64_t padded = smaller(start + p.kernel[axis], n + p.pad[axis]) - start;
+  return {start + skip * d, count, d, p.count_include_pad ? padded : count};
+}
+
+// Outputs [lo, hi) of the span at w0 whose tap tw lies inside the row; `at` is the sampled position of the span's first
+// output.
+struct Range {
+  std::int64_t lo, hi, at;
+};
+inline __attribute__((always_inline)) Range range_of(const Pool& p, std::int64_t w0, std::int64_t n, std::int64_t tw) {
+  const std::int64_t s = p.stride[2], at = w0 * s - p.pad[2] + tw * p.dilation[2];
+  return {at >= 0 ? 0 : ceil_div(-at, s), at >= p.in[2] ? 0 : smaller(n, ceil_div(p.in[2] - at, s)), at};
+}
+
+template <int S, class T>
+inline __attribute__((always_inline)) void max_step(const T* src, std::int64_t s, std::int64_t at, std::int64_t lo,
+                                                    std::int64_t hi, T* best, std::int64_t* where) {
+  const std::int64_t step = S ? S : s;
+  for (std::int64_t j = lo; j < hi; ++j) {
+    const T v = src[j * step];
+    const bool take = v > best[j] || v != v;  // NaN wins, the last one of several
+    best[j] = take ? v : best[j];
+    where[j] = take ? at + j * step : where[j];
+  }
+}
+template <int S, class T>
+inline __attribute__((always_inline)) void max_only(const T* src, std::int64_t s, std::int64_t lo, std::int64_t hi,
+                                                    T* best) {
+  const std::int64_t step = S ? S : s;
+  for (std::int64_t j = lo; j < hi; ++j) {
+    const T v = src[j * step];
+    best[j] = v > best[j] || v != v ? v : best[j];
+  }
+}
+
+template <class T>
+void max_row(const Pool& p, const T* x, T* y, std::int64_t* index, const Window& d, const Window& h) {
+  const T lowest = -static_cast<T>(__builtin_inf());
+  const std::int64_t corner = (d.first * p.in[1] + h.first) * p.in[2];
+  for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
+    const std::int64_t n = smaller(kSpan, p.out[2] - w0), s = p.stride[2];
+    T best[kSpan];
+    std::int64_t where[kSpan];
+    if (p.adaptive) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        const Window w = window_of(p, 2, w0 + j);
+        T b = lowest;
+        std::int64_t at = corner + w.first;
+        for (std::int64_t i = 0; i < d.count; ++i)
+          for (std::int64_t k = 0; k < h.count; ++k)
+            for (std::int64_t q = 0; q < w.count; ++q) {
+              const std::int64_t pos = ((d.first + i) * p.in[1] + h.first + k) * p.in[2] + w.first + q;
+              if (x[pos] > b || x[pos] != x[pos]) {
+                b = x[pos];
+                at = pos;
+              }
+            }
+        best[j] = b;
+        where[j] = at;
+      }
+    } else {
+      for (std::int64_t j = 0; j < n; ++j) {
+        best[j] = lowest;
+        where[j] = corner + window_of(p, 2, w0 + j).first;
+      }
+      for (std::int64_t i = 0; i < d.count; ++i)
+        for (std::int64_t k = 0; k < h.count; ++k) {
+          const std::int64_t row = ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
+          for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
+            const Range r = range_of(p, w0, n, q);
+            const std::int64_t at = row + r.at;
+            if (!index)
+              s == 1   ? max_only<1>(x + at, s, r.lo, r.hi, best)
+              : s == 2 ? max_only<2>(x + at, s, r.lo, r.hi, best)
+                       : max_only<0>(x + at, s, r.lo, r.hi, best);
+            else
+              s == 1   ? max_step<1>(x + at, s, at, r.lo, r.hi, best, where)
+              : s == 2 ? max_step<2>(x + at, s, at, r.lo, r.hi, best, where)
+                       : max_step<0>(x + at, s, at, r.lo, r.hi, best, where);
+          }
+        }
+    }
+    for (std::int64_t j = 0; j < n; ++j) y[w0 + j] = best[j];
+    if (index)
+      for (std::int64_t j = 0; j < n; ++j) index[w0 + j] = where[j];
+  }
+}
+
+template <class T>
+void average_row(const Pool& p, const T* x, T* y, const Window& d, const Window& h) {
+  for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
+    const std::int64_t n = smaller(kSpan, p.out[2] - w0), s = p.stride[2];
+    T sum[kSpan] = {};
+    T count[kSpan];
+    for (std::int64_t j = 0; j < n; ++j)
+      count[j] = static_cast<T>(p.divisor ? p.divisor : d.span * h.span * window_of(p, 2, w0 + j).span);
+    for (std::int64_t i = 0; i < d.count; ++i)
+      for (std::int64_t k = 0; k < h.count; ++k) {
+        const T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
+        if (p.adaptive) {
+          for (std::int64_t j = 0; j < n; ++j) {
+            const Window w = window_of(p, 2, w0 + j);
+            for (std::int64_t q = 0; q < w.count; ++q) sum[j] += row[w.first + q];
+          }
+          continue;
+        }
+        for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
+          const Range r = range_of(p, w0, n, q);
+          const T* src = row + r.at;
+          if (s == 1)
+            for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[j];
+          else if (s == 2)
+            for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[2 * j];
+          else
+            for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[j * s];
+        }
+      }
+    for (std::int64_t j = 0; j < n; ++j) y[w0 + j] = sum[j] / count[j];
+  }
+}
+
+// Adds the row's gradients into the plane; the reverse of average_row.
+template <class T>
+void average_grad_row(const Pool& p, T* x, const T* y, const Window& d, const Window& h) {
+  for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
+    const std::int64_t n = smaller(kSpan, p.out[2] - w0), s = p.stride[2];
+    T share[kSpan];
+    for (std::int64_t j = 0; j < n; ++j)
+      share[j] = y[w0 + j] / static_cast<T>(p.divisor ? p.divisor : d.span * h.span * window_of(p, 2, w0 + j).span);
+    for (std::int64_t i = 0; i < d.count; ++i)
+      for (std::int64_t k = 0; k < h.count; ++k) {
+        T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
+        if (p.adaptive) {
+          for (std::int64_t j = 0; j < n; ++j) {
+            const Window w = window_of(p, 2, w0 + j);
+            for (std::int64_t q = 0; q < w.count; ++q) row[w.first + q] += share[j];
+          }
+          continue;
+        }
+        for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
+          const Range r = range_of(p, w0, n, q);
+          T* dst = row + r.at;
+          for (std::int64_t j = r.lo; j < r.hi; ++j) dst[j * s] += share[j];
+        }
+      }
+  }
+}
+
+std::int64_t volume(const std::int64_t* n) { return n[0] * n[1] * n[2]; }
+
+// Planes per chunk so that a chunk reads or writes at least 32 Ki elements.
+std::int64_t plane_grain(std::int64_t elements) { return elements >= 32768 ? 1 : 32768 / (elements + 1) + 1; }
+
+template <class T>
+void max_kernel(const Pool& p) {
+  const std::int64_t in = volume(p.in), out = volume(p.out), lines = p.out[0] * p.out[1];
+  const std::int64_t line_work = larger(1, in / larger(1, lines));
+  parallel_for(p.planes * lines, plane_grain(line_work), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t plane = u / lines, line = u % lines;
+      const Window d = window_of(p, 0, line / p.out[1]), h = window_of(p, 1, line % p.out[1]);
+      const std::int64_t at = plane * out + line * p.out[2];
+      max_row(p, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + at, p.index ? p.index + at : nullptr,
+              d, h);
+    }
+  });
+}
+
+template <class T>
+void average_kernel(const Pool& p) {
+  const std::int64_t in = volume(p.in), out = volume(p.out), lines = p.out[0] * p.out[1];
+  const std::int64_t line_work = larger(1, in / larger(1, lines));
+  parallel_for(p.planes * lines, plane_grain(line_work), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t plane = u / lines, line = u % lines;
+      const Window d = window_of(p, 0, line / p.out[1]), h = window_of(p, 1, line % p.out[1]);
+      average_row(p, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + plane * out + line * p.out[2], d,
+                  h);
+    }
+  });
+}
+
+template <class T>
+void average_grad_kernel(const Pool& p) {
+  const std::int64_t in = volume(p.in), out = volume(p.out);
+  parallel_for(p.planes, plane_grain(in + out), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t plane = b; plane < e; ++plane) {
+      T* x = static_cast<T*>(p.x) + plane * in;
+      for (std::int64_t i = 0; i < in; ++i) x[i] = T(0);
+      for (std::int64_t line = 0; line < p.out[0] * p.out[1]; ++line)
+        average_grad_row(p, x, static_cast<const T*>(p.y) + plane * out + line * p.out[2],
+                         window_of(p, 0, line / p.out[1]), window_of(p, 1, line % p.out[1]));
+    }
+  });
+}
+
+std::int64_t first_bad(const PlaneIndex& p) {
+  for (std::int64_t i = 0; i < p.planes * p.narrow_size; ++i)
+    if (static_cast<std::uint64_t>(p.index[i]) >= static_cast<std::uint64_t>(p.wide_size)) return i;
+  return -1;
+}
+
+// fn(wide plane, narrow plane, index plane) for all planes, after the indices were checked.
+template <class T, class F>
+std::int64_t each_plane(const PlaneIndex& p, const F& fn) {
+  const std::int64_t bad = first_bad(p);
+  if (bad >= 0) return bad;
+  parallel_for(p.planes, plane_grain(p.wide_size + p.narrow_size), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t plane = b; plane < e; ++plane)
+      fn(static_cast<T*>(p.wide) + plane * p.wide_size, static_cast<T*>(p.narrow) + plane * p.narrow_size,
+         p.index + plane * p.narrow_size);
+  });
+  return -1;
+}
+
+template <class T>
+std::int64_t gather_kernel(const PlaneIndex& p) {
+  return each_plane<T>(p, [&](const T* wide, T* narrow, const std::int64_t* index) {
+    for (std::int64_t i = 0; i < p.narrow_size; ++i) narrow[i] = wide[index[i]];
+  });
+}
+template <class T>
+std::int64_t scatter_add_kernel(const PlaneIndex& p) {
+  return each_plane<T>(p, [&](T* wide, const T* narrow, const std::int64_t* index) {
+    for (std::int64_t i = 0; i < p.wide_size; ++i) wide[i] = T(0);
+    for (std::int64_t i = 0; i < p.narrow_size; ++i) wide[index[i]] += narrow[i];
+  });
+}
+template <class T>
+std::int64_t place_kernel(const PlaneIndex& p) {
+  return each_plane<T>(p, [&](T* wide, const T* narrow, const std::int64_t* index) {
+    for (std::int64_t i = 0; i < p.wide_size; ++i) wide[i] = T(0);
+    for (std::int64_t i = 0; i < p.narrow_size; ++i) wide[index[i]] = narrow[i];
+  });
+}
+
+template <class T>
+void add_pool(PoolKernels& k) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  k.max[t] = max_kernel<T>;
+  k.average[t] = average_kernel<T>;
+  k.average_grad[t] = average_grad_kernel<T>;
+  k.gather[t] = gather_kernel<T>;
+  k.scatter_add[t] = scatter_add_kernel<T>;
+  k.place[t] = place_kernel<T>;
+}
+
+}  // namespace
+
+void register_pool(KernelTable& t) {
+  add_pool<float>(t.pool);
+  add_pool<double>(t.pool);
+}
+
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,36 @@
+// Convolution as three passes over one geometry: output from input and weight, input gradient from output gradient and
+// weight, weight gradient from output gradient and input. A transposed convolution is the second pass, so the three are
+// closed under differentiation.
+#pragma once
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace pydlx {
+
+// Spatial axes are depth, height, width; missing ones have size 1. All tensors are contiguous, channels counted per
+// group.
+struct ConvShape {
+  std::int64_t batch = 0, groups = 1, cin = 0, cout = 0;
+  std::int64_t in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1};
+  std::int64_t stride[3] = {1, 1, 1}, pad[3] = {0, 0, 0}, dilation[3] = {1, 1, 1};  // pad: in front of each axis
+};
+
+enum class ConvPass : int { forward, input_grad, weight_grad, COUNT };
+
+struct Conv {
+  ConvShape shape;
+  void* x = nullptr;           // [batch, groups * cin, in...]; written by input_grad
+  void* w = nullptr;           // [groups * cout, cin, kernel...]; written by weight_grad
+  void* y = nullptr;           // [batch, groups * cout, out...]; written by forward
+  const void* bias = nullptr;  // one value per channel of the written tensor, or null; not used by weight_grad
+  void* scratch = nullptr;     // as many bytes as `scratch_size` says
+};
+
+struct ConvKernels {
+  void (*run[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(const Conv&) = {};
+  std::int64_t (*scratch_size[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(
+      const ConvShape&) = {};  // -1: does not fit
+};
+
+}  // namespace pydlx

@@ -1,0 +1,261 @@
+#include "ops/conv.h"
+
+#include "autograd/node.h"
+#include "ops/dispatch.h"
+#include "ops/elementwise.h"
+#include "ops/pointwise.h"
+#include "ops/reduce.h"
+#include "ops/views.h"
+
+namespace pydlx::ops {
+
+namespace {
+
+// One convolution's geometry, seen from its three tensors: x (the wide side), w, and y (the strided side).
+struct Geometry {
+  ConvShape shape;
+  Dims x_sizes, w_sizes, y_sizes;
+};
+
+Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& stride, const Dims& front,
+                       const Dims& dilation, std::int64_t groups) {
+  Geometry g{{}, x, w, y};
+  ConvShape& s = g.shape;
+  s.batch = x[0];
+  s.groups = groups;
+  s.cin = w[1];
+  s.cout = w[0] / groups;
+  const int axes = x.ndim() - 2, lead = 3 - axes;
+  for (int i = 0; i < axes; ++i) {
+    s.in[lead + i] = x[2 + i];
+    s.out[lead + i] = y[2 + i];
+    s.kernel[lead + i] = w[2 + i];
+    s.stride[lead + i] = stride[i];
+    s.pad[lead + i] = front[i];
+    s.dilation[lead + i] = dilation[i];
+  }
+  return g;
+}
+
+// What the kernels read: row-major, 16-bit floats widened to float32.
+Tensor operand(const Tensor& t) {
+  const bool narrow = t.dtype() == DType::Float16 || t.dtype() == DType::BFloat16;
+  return contiguous(narrow ? to_dtype(t, DType::Float32) : t);
+}
+
+// Runs one pass; the tensor it writes is made here and returned in the dtype of the operands.
+Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
+                const Tensor& bias0) {
+  const GradModeGuard off(false);
+  const Tensor a = operand(detach(a0)), b = operand(detach(b0)),
+               bias = bias0.defined() ? operand(detach(bias0)) : Tensor();
+  const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
+  Tensor out = empty(sizes, a.dtype(), a.device());
+  if (out.numel() > 0) {
+    const auto& table = kernels_for(a.device()).conv;
+    const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
+    const auto run = kernel_or_fail(table.run[p][t], op, a.device(), a0.dtype());
+    const Tensor scratch = empty({table.scratch_size[p][t](g.shape)}, DType::UInt8, a.device());
+    Conv c;
+    c.shape = g.shape;
+    c.scratch = scratch.data();
+    switch (pass) {
+      case ConvPass::forward:
+        c.x = a.data();
+        c.w = b.data();
+        c.y = out.data();
+        break;
+      case ConvPass::input_grad:
+        c.y = a.data();
+        c.w = b.data();
+        c.x = out.data();
+        break;
+      default:
+        c.y = a.data();
+        c.x = b.data();
+        c.w = out.data();
+    }
+    c.bias = bias.defined() ? bias.data() : nullptr;
+    run(c);
+  }
+  return to_dtype(out, a0.dtype());
+}
+
+Tensor bias_grad(const Tensor& g) {
+  Dims axes{0};
+  for (int i = 2; i < g.ndim(); ++i) axes.push_back(i);
+  return sum(g, axes, false);
+}
+
+// The three passes of the trilinear form <conv(x, w), y>. Each is linear in its two operands, and the derivative of
+// each with respect to either is one of the other two: gradients of any order use the same kernels.
+Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Geometry& g);
+Tensor apply_input_grad(const char* op, const Tensor& y, const Tensor& w, const Tensor& bias, const Geometry& g);
+Tensor apply_weight_grad(const char* op, const Tensor& y, const Tensor& x, const Geometry& g);
+
+Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Geometry& g) {
+  Tensor out = run_pass(op, ConvPass::forward, g, x, w, bias);
+  if (any_requires_grad(x, w, bias))
+    record(op, out, {&x, &w, &bias},
+           [g, x = save_if(w.requires_grad(), x), w = save_if(x.requires_grad(), w)](Backward& bw) {
+             if (bw.needs(0)) bw.set(0, apply_input_grad("conv_input_grad", bw.grad(), w.get(bw), {}, g));
+             if (bw.needs(1)) bw.set(1, apply_weight_grad("conv_weight_grad", bw.grad(), x.get(bw), g));
+             if (bw.needs(2)) bw.set(2, bias_grad(bw.grad()));
+           });
+  return out;
+}
+
+Tensor apply_input_grad(const char* op, const Tensor& y, const Tensor& w, const Tensor& bias, const Geometry& g) {
+  Tensor out = run_pass(op, ConvPass::input_grad, g, y, w, bias);
+  if (any_requires_grad(y, w, bias))
+    record(op, out, {&y, &w, &bias},
+           [g, y = save_if(w.requires_grad(), y), w = save_if(y.requires_grad(), w)](Backward& bw) {
+             if (bw.needs(0)) bw.set(0, apply_forward("convolution", bw.grad(), w.get(bw), {}, g));
+             if (bw.needs(1)) bw.set(1, apply_weight_grad("conv_weight_grad", y.get(bw), bw.grad(), g));
+             if (bw.needs(2)) bw.set(2, bias_grad(bw.grad()));
+           });
+  return out;
+}
+
+Tensor apply_weight_grad(const char* op, const Tensor& y, const Tensor& x, const Geometry& g) {
+  Tensor out = run_pass(op, ConvPass::weight_grad, g, y, x, {});
+  if (any_requires_grad(y, x))
+    record(op, out, {&y, &x}, [g, y = save_if(x.requires_grad(), y), x = save_if(y.requires_grad(), x)](Backward& bw) {
+      if (bw.needs(0)) bw.set(0, apply_forward("convolution", x.get(bw), bw.grad(), {}, g));
+      if (bw.needs(1)) bw.set(1, apply_input_grad("conv_input_grad", y.get(bw), bw.grad(), {}, g));
+    });
+  return out;
+}
+
+// ---- checks
+// ----------------------------------------------------------------------------------------------------------------------
+
+void check_list(const char* op, const char* name, const Dims& v, int axes, std::int64_t least) {
+  require(v.ndim() == axes, op, name, ErrorKind::Value, "expected one integer or ", axes, ", got ", v);
+  for (auto n : v) require(n >= least, op, name, ErrorKind::Value, "expected values of at least ", least, ", got ", v);
+}
+
+// Everything but the spatial sizes. `in_channels` is what the weight and groups ask of the input, `out_channels` the
+// size of the bias.
+void check_operands(const char* op, int axes, const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride,
+                    const Dims& padding, const Dims& dilation, std::int64_t groups, bool transposed) {
+  require(x.ndim() == axes + 1 || x.ndim() == axes + 2, op, "input", ErrorKind::Shape, "expected ", axes + 1,
+          " axes (unbatched) or ", axes + 2, ", got shape ", x.sizes());
+  require(w.ndim() == axes + 2, op, "weight", ErrorKind::Shape, "expected ", axes + 2, " axes, got shape ", w.sizes());
+  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(),
+          "; convert with .float()");
+  require(w.dtype() == x.dtype(), op, "weight", ErrorKind::DType, "expected ", x.dtype(), " like the input, got ",
+          w.dtype());
+  check_list(op, "stride", stride, axes, 1);
+  check_list(op, "padding", padding, axes, 0);
+  check_list(op, "dilation", dilation, axes, 1);
+  require(groups >= 1, op, "groups", ErrorKind::Value, "expected at least 1, got ", groups);
+  for (int i = 2; i < w.ndim(); ++i)
+    require(w.sizes()[i] > 0, op, "weight", ErrorKind::Shape, "expected kernel sizes above 0, got shape ", w.sizes());
+  require(w.sizes()[0] > 0 && w.sizes()[0] % groups == 0, op, "weight", ErrorKind::Shape,
+          "expected a first size that is a multiple of groups ", groups, ", got shape ", w.sizes());
+  const std::int64_t channels = x.sizes()[x.ndim() - axes - 1];
+  const std::int64_t expected = transposed ? w.sizes()[0] : checked_mul(w.sizes()[1], groups, op);
+  require(channels == expected, op, "input", ErrorKind::Shape, "expected ", expected, " channels for weight ",
+          w.sizes(), " and groups ", groups, ", got ", channels, " in shape ", x.sizes());
+  for (int i = x.ndim() - axes; i < x.ndim(); ++i)
+    require(x.sizes()[i] > 0, op, "input", ErrorKind::Shape, "expected spatial sizes above 0, got shape ", x.sizes());
+  if (bias.defined()) {
+    const std::int64_t n = transposed ? checked_mul(w.sizes()[1], groups, op) : w.sizes()[0];
+    require(bias.ndim() == 1 && bias.sizes()[0] == n, op, "bias", ErrorKind::Shape, "expected shape (", n, ",), got ",
+            bias.sizes());
+    require(bias.dtype() == x.dtype(), op, "bias", ErrorKind::DType, "expected ", x.dtype(), " like the input, got ",
+            bias.dtype());
+  }
+  common_device(op, {&x, &w, &bias});
+}
+
+std::int64_t kernel_extent(const char* op, const Dims& w, const Dims& dilation, int i) {
+  return checked_add(checked_mul(dilation[i], w[2 + i] - 1, op), 1, op);
+}
+
+Tensor conv_impl(const char* op, int axes, const Tensor& x0, const Tensor& w, const Tensor& bias, const Dims& stride,
+                 const Dims& front, const Dims& back, const Dims& dilation, std::int64_t groups) {
+  const bool batched = x0.ndim() == axes + 2;
+  const Tensor x = batched ? x0 : unsqueeze(x0, 0);
+  Dims y{x.sizes()[0], w.sizes()[0]};
+  for (int i = 0; i < axes; ++i) {
+    const std::int64_t extent = kernel_extent(op, w.sizes(), dilation, i);
+    const std::int64_t padded = checked_add(checked_add(x.sizes()[2 + i], front[i], op), back[i], op);
+    require(padded >= extent, op, "weight", ErrorKind::Shape, "expected a kernel no larger than the padded input (",
+            padded, " along axis ", i, "), got ", extent, " from kernel ", w.sizes()[2 + i], " with dilation ",
+            dilation[i]);
+    y.push_back((padded - extent) / stride[i] + 1);
+  }
+  checked_numel(y, op);
+  Tensor out = apply_forward(op, x, w, bias, make_geometry(x.sizes(), w.sizes(), y, stride, front, dilation, groups));
+  return batched ? out : squeeze(out, {0});
+}
+
+constexpr const char* kConvName[] = {"", "conv1d", "conv2d", "conv3d"};
+constexpr const char* kTransposeName[] = {"", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"};
+
+}  // namespace
+
+Tensor conv(int axes, const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride, const Dims& padding,
+            const Dims& dilation, std::int64_t groups) {
+  const char* op = kConvName[axes];
+  check_operands(op, axes, x, w, bias, stride, padding, dilation, groups, false);
+  return conv_impl(op, axes, x, w, bias, stride, padding, padding, dilation, groups);
+}
+
+Tensor conv_named(int axes, const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride,
+                  const std::string& padding, const Dims& dilation, std::int64_t groups) {
+  const char* op = kConvName[axes];
+  Dims front = Dims::filled(axes, 0), back = front;
+  check_operands(op, axes, x, w, bias, stride, front, dilation, groups, false);
+  require(padding == "same" || padding == "valid", op, "padding", ErrorKind::Value,
+          "expected integers, 'same' or 'valid', got '", padding, "'");
+  if (padding == "same")
+    for (int i = 0; i < axes; ++i) {
+      require(stride[i] == 1, op, "padding", ErrorKind::Value, "'same' needs stride 1, got ", stride,
+              "; give the padding as integers");
+      const std::int64_t total = kernel_extent(op, w.sizes(), dilation, i) - 1;
+      front[i] = total / 2;
+      back[i] = total - front[i];
+    }
+  return conv_impl(op, axes, x, w, bias, stride, front, back, dilation, groups);
+}
+
+Tensor conv_transpose(int axes, const Tensor& x0, const Tensor& w, const Tensor& bias, const Dims& stride,
+                      const Dims& padding, const Dims& output_padding, std::int64_t groups, const Dims& dilation) {
+  const char* op = kTransposeName[axes];
+  check_operands(op, axes, x0, w, bias, stride, padding, dilation, groups, true);
+  check_list(op, "output_padding", output_padding, axes, 0);
+  const bool batched = x0.ndim() == axes + 2;
+  const Tensor x = batched ? x0 : unsqueeze(x0, 0);
+  Dims wide{x.sizes()[0], checked_mul(w.sizes()[1], groups, op)};
+  for (int i = 0; i < axes; ++i) {
+    require(output_padding[i] < std::max(stride[i], dilation[i]), op, "output_padding", ErrorKind::Value,
+            "expected values below stride or dilation, got ", output_padding, " with stride ", stride, " and dilation ",
+            dilation);
+    std::int64_t n = checked_mul(x.sizes()[2 + i] - 1, stride[i], op);
+    n = checked_add(n, checked_add(kernel_extent(op, w.sizes(), dilation, i), output_padding[i], op), op);
+    n = checked_add(n, checked_mul(padding[i], -2, op), op);
+    require(n > 0, op, "padding", ErrorKind::Shape, "expected an output size above 0 along axis ", i, ", got ", n,
+            "; use less padding or a larger kernel");
+    wide.push_back(n);
+  }
+  checked_numel(wide, op);
+  Tensor out =
+      apply_input_grad(op, x, w, bias, make_geometry(wide, w.sizes(), x.sizes(), stride, padding, dilation, groups));
+  return batched ? out : squeeze(out, {0});
+}
+
+Tensor convolution(const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride, const Dims& padding,
+                   const Dims& dilation, bool transposed, const Dims& output_padding, std::int64_t groups) {
+  const int axes = w.ndim() - 2;
+  require(axes >= 1 && axes <= 3, "convolution", "weight", ErrorKind::Shape, "expected 3 to 5 axes, got shape ",
+          w.sizes());
+  auto fit = [axes](const Dims& v) { return v.size() == 1 ? Dims::filled(axes, v[0]) : v; };
+  if (transposed)
+    return conv_transpose(axes, x, w, bias, fit(stride), fit(padding), fit(output_padding), groups, fit(dilation));
+  return conv(axes, x, w, bias, fit(stride), fit(padding), fit(dilation), groups);
+}
+
+}  // namespace pydlx::ops
