@@ -15,4 +15,4 @@ from .version import __version__
 _C._set_size_class(Size)
 _C._set_repr(_tensor_str.tensor_repr)
 
-from . import autograd  # isort: skip
+from . import autograd, cuda  # isort: skip

@@ -204,7 +204,9 @@ def broadcast_shapes(*shapes: Any) -> Any:
         for i in range(1, len(sizes) + 1):
             if sizes[-i] != 1:
                 if result[-i] not in (1, sizes[-i]):
-                    raise _C.ShapeError(f"[broadcast_shapes] shapes: expected shapes that broadcast together, got {shapes}")
+                    raise _C.ShapeError(
+                        f"[broadcast_shapes] shapes: expected shapes that broadcast together, got {shapes}"
+                    )
                 result[-i] = sizes[-i]
     return Size(result)
 

@@ -65,7 +65,9 @@ def __dlpack__(
     copy: bool | None = None,
 ) -> Any:
     if dl_device is not None and tuple(dl_device) != __dlpack_device__(self):
-        raise BufferError(f"[__dlpack__] dl_device: the tensor is on {__dlpack_device__(self)}, got {dl_device}; move it first")
+        raise BufferError(
+            f"[__dlpack__] dl_device: the tensor is on {__dlpack_device__(self)}, got {dl_device}; move it first"
+        )
     return _C._to_dlpack(self, max_version, copy)
 
 
@@ -166,7 +168,9 @@ def get_device(self: Tensor) -> int:
 
 def share_memory_(self: Tensor) -> Tensor:
     """Not available: tensors cannot be placed in shared memory."""
-    raise NotImplementedError("[share_memory_] tensors cannot be moved to shared memory; send them through a queue instead")
+    raise NotImplementedError(
+        "[share_memory_] tensors cannot be moved to shared memory; send them through a queue instead"
+    )
 
 
 def _install() -> None:

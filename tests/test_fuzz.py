@@ -19,7 +19,16 @@ import pydlx
 from pydlx import _C
 
 EXAMPLES = int(os.environ.get("PYDLX_FUZZ_EXAMPLES", "20"))
-EXPECTED = (ValueError, TypeError, RuntimeError, IndexError, MemoryError, NotImplementedError, OverflowError, ZeroDivisionError)
+EXPECTED = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    ZeroDivisionError,
+)
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 3.7, float("nan"), float("inf"), float("-inf"), 1e308, -1e-308, 65504.0]
 HUGE = [2**31, 2**40, 2**62, 2**63 - 1, -(2**63), 2**64, -(2**31)]
@@ -84,7 +93,9 @@ STRATEGIES = {
     "int": integers,
     "float": numbers,
     "bool": st.booleans(),
-    "str": st.sampled_from(["mean", "sum", "none", "replicate", "reflect", "circular", "nonsense", "", "bilinear", "ij,jk->ik", "..."]),
+    "str": st.sampled_from(
+        ["mean", "sum", "none", "replicate", "reflect", "circular", "nonsense", "", "bilinear", "ij,jk->ik", "..."]
+    ),
     "dtype": st.sampled_from([getattr(pydlx, d) for d in DTYPES]),
     "device": st.sampled_from(["cpu", "cuda", "cuda:99", "tpu"]),
     "Generator": st.builds(lambda s: pydlx.Generator().manual_seed(s), st.integers(0, 2**63)),

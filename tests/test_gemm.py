@@ -52,7 +52,8 @@ def test_tile_edges(isa, dtype, layout):
 
 @pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(97, 321, 400), (256, 256, 256), (25, 1030, 777), (300, 129, 1025), (1, 700, 900), (900, 1, 700), (33, 7, 2000)]
+    ("m", "n", "k"),
+    [(97, 321, 400), (256, 256, 256), (25, 1030, 777), (300, 129, 1025), (1, 700, 900), (900, 1, 700), (33, 7, 2000)],
 )
 def test_blocks(isa, layout, m, n, k):
     rng = np.random.default_rng(2)
@@ -67,7 +68,14 @@ def test_thread_counts_agree(layout):
     rng = np.random.default_rng(3)
     before = pydlx.get_num_threads()
     try:
-        for m, n, k in [(200, 300, 500), (1, 4000, 600), (4000, 1, 600), (4000, 10, 64), (31, 900, 1200), (700, 64, 64)]:
+        for m, n, k in [
+            (200, 300, 500),
+            (1, 4000, 600),
+            (4000, 1, 600),
+            (4000, 10, 64),
+            (31, 900, 1200),
+            (700, 64, 64),
+        ]:
             _, a = operand(rng, m, k, "float32", layout[0] == "t")
             _, b = operand(rng, k, n, "float32", layout[1] == "t")
             results = []
@@ -100,7 +108,10 @@ def test_specials(isa):
 def test_batches(isa):
     rng = np.random.default_rng(5)
     for batch, m, n, k in [(1, 3, 4, 5), (7, 13, 65, 30), (40, 8, 8, 8), (3, 130, 70, 50)]:
-        a, b = rng.standard_normal((batch, m, k)).astype(np.float32), rng.standard_normal((batch, k, n)).astype(np.float32)
+        a, b = (
+            rng.standard_normal((batch, m, k)).astype(np.float32),
+            rng.standard_normal((batch, k, n)).astype(np.float32),
+        )
         got = pydlx.from_numpy(a) @ pydlx.from_numpy(b)
         for i in range(batch):
             check(got[i], a[i], b[i], "float32")

@@ -80,7 +80,9 @@ def check_values(case, dtype, salt=0):
     assert len(got) == len(want)
     for i, (g, w) in enumerate(zip(got, want)):
         if not w.dtype.is_floating_point:
-            assert str(g.dtype).split(".")[1] == str(w.dtype).split(".")[1], f"{case.name}: output {i} has dtype {g.dtype}"
+            assert str(g.dtype).split(".")[1] == str(w.dtype).split(".")[1], (
+                f"{case.name}: output {i} has dtype {g.dtype}"
+            )
         limit = 0.0 if case.exact else limit_for(case, dtype)
         assert_close(numpy_of(g), numpy_of(w), limit, f"{case.name} {dtype} output {i}")
 
@@ -172,7 +174,9 @@ def test_finite_differences(case):
     numeric = (value(1) - value(-1)) / (2 * step)
     exact = sum(float((numpy_of(g) * direction[i]).sum()) for g, i in zip(grads, positions))
     scale = sum(float(np.abs(numpy_of(g) * direction[i]).sum()) for g, i in zip(grads, positions))
-    assert abs(numeric - exact) <= 1e-5 * case.tolerance * max(scale, 1.0), f"{case.name}: finite differences {numeric}, backward {exact}"
+    assert abs(numeric - exact) <= 1e-5 * case.tolerance * max(scale, 1.0), (
+        f"{case.name}: finite differences {numeric}, backward {exact}"
+    )
 
 
 def strided_copy(a):
@@ -206,7 +210,9 @@ def test_thread_counts_agree(case):
     def run(threads):
         pydlx.set_num_threads(threads)
         arrays = case.inputs(rng_for(case))
-        results = [numpy_of(o).tobytes() for o in tensors_of(case.fn(pydlx, *[to_pydlx(a, case.dtypes[0]) for a in arrays]))]
+        results = [
+            numpy_of(o).tobytes() for o in tensors_of(case.fn(pydlx, *[to_pydlx(a, case.dtypes[0]) for a in arrays]))
+        ]
         if case.grad:
             results += [numpy_of(g).tobytes() for g in gradients(pydlx, case, arrays, case.dtypes[0])[1]]
         return results

@@ -85,7 +85,7 @@ default_generator: Generator
 '''
 
 # Methods written in C or installed by pydlx/_tensor.py; operators.
-TENSOR = '''
+TENSOR = """
 class Tensor:
     shape: Any
     ndim: builtins.int
@@ -152,7 +152,7 @@ class Tensor:
     def __le__(self, other: Any) -> Tensor: ...
     def __gt__(self, other: Any) -> Tensor: ...
     def __ge__(self, other: Any) -> Tensor: ...
-'''
+"""
 # Results of the pybind11 functions, which are internal to the package but for a few.
 RESULTS = {
     "_add_hook": "builtins.int",

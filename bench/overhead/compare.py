@@ -16,7 +16,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def run(library: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, str(HERE / "measure.py"), library], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "measure.py"), library], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -36,7 +38,9 @@ def main() -> None:
         rows[name] = {"pydlx": ours, "torch": theirs}
         ratio = f"{theirs / ours:12.1f}" if ours > 0.01 and "%" not in name and "faults" not in name else ""
         print(f"{name:54} {ours:10.2f} {theirs:10.2f} {ratio}")
-    print("microseconds per call unless the row says otherwise; median over rounds, one library per process, alternating")
+    print(
+        "microseconds per call unless the row says otherwise; median over rounds, one library per process, alternating"
+    )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

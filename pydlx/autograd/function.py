@@ -66,7 +66,9 @@ class Function:
     setup_context: Callable[..., None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(f"[{type(self).__name__}] custom functions are not instantiated; call {type(self).__name__}.apply(...)")
+        raise RuntimeError(
+            f"[{type(self).__name__}] custom functions are not instantiated; call {type(self).__name__}.apply(...)"
+        )
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:

@@ -8,8 +8,18 @@ CASES = [
     Case("exp", lambda T, x: x.exp(), args(uniform(-20, 20, 67))),
     Case("sqrt", lambda T, x: x.sqrt(), args(uniform(0.1, 9, 4, 7))),
     Case("abs", lambda T, x: x.abs(), args(away_from([0], 0.1, 33))),
-    Case("relu", lambda T, x: T.relu(x), args(away_from([0], 0.1, 5, 13)), dtypes=("float32", "float64", "float16", "bfloat16")),
-    Case("add", lambda T, a, b: a + b, args(normal(4, 5), normal(4, 5)), dtypes=("float32", "float64", "float16", "bfloat16")),
+    Case(
+        "relu",
+        lambda T, x: T.relu(x),
+        args(away_from([0], 0.1, 5, 13)),
+        dtypes=("float32", "float64", "float16", "bfloat16"),
+    ),
+    Case(
+        "add",
+        lambda T, a, b: a + b,
+        args(normal(4, 5), normal(4, 5)),
+        dtypes=("float32", "float64", "float16", "bfloat16"),
+    ),
     Case("add/broadcast", lambda T, a, b: a + b, args(normal(4, 1, 5), normal(3, 1))),
     Case("add/alpha", lambda T, a, b: T.add(a, b, alpha=-2.5), args(normal(7), normal(7))),
     Case("add/empty", lambda T, a, b: a + b, args(normal(0, 5), normal(1, 5))),
@@ -33,11 +43,18 @@ CASES = [
     Case("sum/rows", lambda T, x: x.sum(1), args(normal(37, 129))),
     Case("sum/columns", lambda T, x: x.sum(0, keepdim=True), args(normal(129, 67))),
     Case("sum/middle", lambda T, x: x.sum((0, 2)), args(normal(5, 6, 7))),
-    Case("matmul", lambda T, a, b: a @ b, args(normal(17, 33), normal(33, 65)), dtypes=("float32", "float64", "float16", "bfloat16")),
+    Case(
+        "matmul",
+        lambda T, a, b: a @ b,
+        args(normal(17, 33), normal(33, 65)),
+        dtypes=("float32", "float64", "float16", "bfloat16"),
+    ),
     Case("matmul/batched", lambda T, a, b: a @ b, args(normal(2, 1, 3, 4), normal(5, 4, 6))),
     Case("matmul/vector", lambda T, a, b: a @ b, args(normal(3, 4), normal(4))),
     Case("matmul/dot", lambda T, a, b: a @ b, args(normal(7), normal(7))),
-    Case("matmul/transposed", lambda T, a, b: a.transpose(0, 1) @ b.transpose(0, 1), args(normal(33, 17), normal(65, 33))),
+    Case(
+        "matmul/transposed", lambda T, a, b: a.transpose(0, 1) @ b.transpose(0, 1), args(normal(33, 17), normal(65, 33))
+    ),
     Case("matmul/empty", lambda T, a, b: a @ b, args(normal(3, 0), normal(0, 4))),
     Case("inplace/view", lambda T, x, y: _write_row(T, x, y), args(normal(4, 3), normal(3))),
 ]
@@ -51,12 +68,24 @@ def _write_row(T, x, y):
 
 
 ERRORS = [
-    ErrorCase("add/shape", lambda T: T.from_numpy(np.ones((2, 3))) + T.from_numpy(np.ones(4)), ValueError, r"\[add\].*\(2, 3\).*\(4,\)"),
-    ErrorCase("matmul/inner", lambda T: T.from_numpy(np.ones((2, 3))) @ T.from_numpy(np.ones((2, 3))), ValueError, r"\[matmul\]"),
+    ErrorCase(
+        "add/shape",
+        lambda T: T.from_numpy(np.ones((2, 3))) + T.from_numpy(np.ones(4)),
+        ValueError,
+        r"\[add\].*\(2, 3\).*\(4,\)",
+    ),
+    ErrorCase(
+        "matmul/inner",
+        lambda T: T.from_numpy(np.ones((2, 3))) @ T.from_numpy(np.ones((2, 3))),
+        ValueError,
+        r"\[matmul\]",
+    ),
     ErrorCase("view/size", lambda T: T.from_numpy(np.ones(6)).view(4, -1), ValueError, r"\[view\] shape: .*6 elements"),
     ErrorCase("view/overflow", lambda T: T.from_numpy(np.ones(6)).view(2**62, 2**62), ValueError, r"overflow"),
     ErrorCase("select/range", lambda T: T.from_numpy(np.ones(6))[6], IndexError, r"got 6"),
     ErrorCase("select/min", lambda T: T.from_numpy(np.ones(6))[-(2**63)], IndexError, r"\[select\]"),
-    ErrorCase("as_strided/reach", lambda T: T.from_numpy(np.ones(6)).as_strided((7,), (1,)), ValueError, r"storage holds 6"),
+    ErrorCase(
+        "as_strided/reach", lambda T: T.from_numpy(np.ones(6)).as_strided((7,), (1,)), ValueError, r"storage holds 6"
+    ),
     ErrorCase("exp/string", lambda T: T.exp("a"), TypeError, r"\[exp\] input: expected a tensor, got str 'a'"),
 ]
