@@ -1,6 +1,7 @@
 // Integer matrix products: a cache-blocked loop that any compiler vectorises. Floating types are in gemm/.
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -61,11 +62,11 @@ void add_gemm(GemmKernels& k) {
 }  // namespace
 
 void register_gemm(KernelTable& t) {
-  add_gemm<std::uint8_t>(t.gemm);
-  add_gemm<std::int8_t>(t.gemm);
-  add_gemm<std::int16_t>(t.gemm);
-  add_gemm<std::int32_t>(t.gemm);
-  add_gemm<std::int64_t>(t.gemm);
+  add_gemm<std::uint8_t>(family<GemmKernels>(t));
+  add_gemm<std::int8_t>(family<GemmKernels>(t));
+  add_gemm<std::int16_t>(family<GemmKernels>(t));
+  add_gemm<std::int32_t>(family<GemmKernels>(t));
+  add_gemm<std::int64_t>(family<GemmKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

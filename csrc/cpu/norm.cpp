@@ -2,6 +2,7 @@
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
+#include "kernels/norm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -113,10 +114,10 @@ void add_norm(NormKernels& n) {
 }  // namespace
 
 void register_norm(KernelTable& t) {
-  add_norm<Half>(t.norm);
-  add_norm<BFloat16>(t.norm);
-  add_norm<float>(t.norm);
-  add_norm<double>(t.norm);
+  add_norm<Half>(family<NormKernels>(t));
+  add_norm<BFloat16>(family<NormKernels>(t));
+  add_norm<float>(family<NormKernels>(t));
+  add_norm<double>(family<NormKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

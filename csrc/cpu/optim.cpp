@@ -6,6 +6,7 @@
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
+#include "kernels/optim.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -202,10 +203,10 @@ void add_optim(OptimKernels& o) {
 }  // namespace
 
 void register_optim(KernelTable& t) {
-  add_optim<Half>(t.optim);
-  add_optim<BFloat16>(t.optim);
-  add_optim<float>(t.optim);
-  add_optim<double>(t.optim);
+  add_optim<Half>(family<OptimKernels>(t));
+  add_optim<BFloat16>(family<OptimKernels>(t));
+  add_optim<float>(family<OptimKernels>(t));
+  add_optim<double>(family<OptimKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -2,6 +2,7 @@
 // by a fixed binary tree. The same lanes are used on every instruction set.
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -161,11 +162,11 @@ void add_sum(ReduceKernels& k) {
 }  // namespace
 
 void register_reduce(KernelTable& t) {
-  add_sum<std::int64_t>(t.reduce);
-  add_sum<Half>(t.reduce);
-  add_sum<BFloat16>(t.reduce);
-  add_sum<float>(t.reduce);
-  add_sum<double>(t.reduce);
+  add_sum<std::int64_t>(family<ReduceKernels>(t));
+  add_sum<Half>(family<ReduceKernels>(t));
+  add_sum<BFloat16>(family<ReduceKernels>(t));
+  add_sum<float>(family<ReduceKernels>(t));
+  add_sum<double>(family<ReduceKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -3,11 +3,48 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <new>
 
 #include "core/allocator.h"
 #include "cpu_families.h"  // generated: declares register_<family> for every csrc/cpu/<family>.cpp and instruction set
 
 namespace pydlx {
+
+namespace {
+
+struct FamilyInfo {
+  std::string key;
+  std::size_t size;
+};
+// Tables are filled while the process starts and families are looked up later, possibly from several threads.
+struct FamilyRegistry {
+  std::mutex mutex;
+  std::vector<FamilyInfo> families;
+};
+FamilyRegistry& family_registry() {
+  static FamilyRegistry r;
+  return r;
+}
+
+}  // namespace
+
+int family_number(const char* key, std::size_t size) {
+  FamilyRegistry& r = family_registry();
+  const std::lock_guard lock(r.mutex);
+  for (std::size_t i = 0; i < r.families.size(); ++i)
+    if (r.families[i].key == key) return static_cast<int>(i);
+  require(r.families.size() < kMaxFamilies, "kernels", "", ErrorKind::Runtime, "expected at most ", kMaxFamilies, " kernel families");
+  r.families.push_back({key, size});
+  return static_cast<int>(r.families.size()) - 1;
+}
+
+void* family_storage(KernelTable& table, int number) {
+  void*& slot = table.families[number];
+  if (!slot) slot = std::calloc(1, family_registry().families[number].size);  // lives as long as the process
+  if (!slot) throw std::bad_alloc();
+  return slot;
+}
 
 namespace {
 
@@ -27,12 +64,16 @@ struct CpuTables {
   // Every path starts from the one below it, so nothing is ever missing.
   CpuTables() {
     for (int i = 0; i < kIsaCount && machine_has(kIsaNames[i]); ++i) {
-      if (i > 0) tables[i] = tables[i - 1];
+      if (i > 0) inherit(tables[i], tables[i - 1]);
       tables[i].name = kIsaNames[i];
       fill_cpu_table(i, tables[i]);
       current = &tables[i];
     }
     if (const char* forced = std::getenv("PYDLX_CPU_ISA"); forced && *forced) select(forced);
+  }
+  static void inherit(KernelTable& to, const KernelTable& from) {
+    for (int f = 0; f < kMaxFamilies; ++f)
+      if (from.families[f]) std::memcpy(family_storage(to, f), from.families[f], family_registry().families[f].size);
   }
   void select(const char* name) {
     for (const auto& t : tables)

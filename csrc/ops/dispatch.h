@@ -4,10 +4,20 @@
 
 #include "core/tensor.h"
 #include "kernels.h"
+#include "kernels/norm.h"
 
 namespace pydlx {
 
 const KernelTable& kernels_for(Device device);  // DeviceError when the backend is not there
+
+// One family of kernels of a device: kernels<NormKernels>(device).layer_norm[...]. Entries the backend lacks are null.
+template <class Family>
+const Family& kernels(Device device) {
+  static const int number = family_number(family_key<Family>(), sizeof(Family));
+  static const Family none{};
+  const auto* f = static_cast<const Family*>(kernels_for(device).families[number]);
+  return f ? *f : none;
+}
 // CPU instruction-set paths this machine can run, best last: "generic", "avx2", "avx512".
 std::vector<const char*> cpu_isas();
 void set_cpu_isa(const char* name);  // for tests; ValueError for a path the machine cannot run

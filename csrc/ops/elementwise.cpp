@@ -4,6 +4,7 @@
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 
@@ -290,7 +291,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   const Device device = common_device("where", {&condition, &a, &b});
   const DType dtype = result_type({&a, &b});
   const Dims sizes = broadcast_sizes("where", {&condition, &a, &b});
-  const auto fn = kernel_or_fail(kernels_for(device).pointwise.where[static_cast<int>(dtype)], "where", device, dtype);
+  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(device).where[static_cast<int>(dtype)], "where", device, dtype);
   const Tensor x = detach(to_dtype(detach(a), dtype)), y = detach(to_dtype(detach(b), dtype));
   Tensor out = elementwise_output(sizes, dtype, device, {&x, &y, &condition});
   if (out.numel() > 0) {

@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
+#include "kernels/norm.h"
 
 namespace pydlx::ops {
 
@@ -62,7 +63,7 @@ Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, cons
     k.rows = rows;
     k.cols = cols;
     k.eps = eps;
-    kernel_or_fail(kernels_for(x.device()).norm.layer_norm[static_cast<int>(x.dtype())], op, x.device(), x.dtype())(k);
+    kernel_or_fail(kernels<NormKernels>(x.device()).layer_norm[static_cast<int>(x.dtype())], op, x.device(), x.dtype())(k);
   }
   if (!any_requires_grad(x, weight, bias)) return y;
 
@@ -92,7 +93,7 @@ Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, cons
     k.dbias = dbias.defined() ? dbias.data() : nullptr;
     k.rows = rows;
     k.cols = cols;
-    kernel_or_fail(kernels_for(xc.device()).norm.layer_norm_backward[static_cast<int>(xc.dtype())], "layer_norm_backward", xc.device(),
+    kernel_or_fail(kernels<NormKernels>(xc.device()).layer_norm_backward[static_cast<int>(xc.dtype())], "layer_norm_backward", xc.device(),
                    xc.dtype())(k);
     if (bw.needs(0)) bw.set(0, dx);
     if (bw.needs(1)) bw.set(1, dweight);

@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::ops {
 
@@ -18,7 +19,7 @@ Tensor gemm_ready(const Tensor& t) {
 }
 
 void run_gemm(const char* op, Gemm g, DType dtype, Device device) {
-  kernel_or_fail(kernels_for(device).gemm.gemm[static_cast<int>(dtype)], op, device, dtype)(g);
+  kernel_or_fail(kernels<GemmKernels>(device).gemm[static_cast<int>(dtype)], op, device, dtype)(g);
 }
 
 void check_operands(const char* op, const Tensor& a, const Tensor& b) {

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "kernels/optim.h"
 
 namespace pydlx::ops {
 
@@ -38,7 +39,7 @@ class Lists {
     k.param = param_.data();
     k.grad = grad_.data();
     for (int s = 0; s < kMaxOptimState; ++s) k.state[s] = state_[s].empty() ? nullptr : state_[s].data();
-    kernel_or_fail((kernels_for(device_).optim.*table)[static_cast<int>(dtype_)], op_, device_, dtype_)(k);
+    kernel_or_fail((kernels<OptimKernels>(device_).*table)[static_cast<int>(dtype_)], op_, device_, dtype_)(k);
     for (const auto& [target, copy] : copies_) copy_raw(target, copy);
     for (const Tensor& t : written_) bump_version(t, op_);
   }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "autograd/mode.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx {
 
@@ -149,7 +150,7 @@ Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::in
 void copy_raw(const Tensor& out, const Tensor& src) {
   if (out.numel() == 0) return;
   if (!(out.device() == src.device())) fail("copy_", "", ErrorKind::Device, "expected tensors on one device, got ", out.device(), " and ", src.device());
-  const auto fn = kernel_or_fail(kernels_for(out.device()).pointwise.copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
+  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(out.device()).copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
                                  "copy_", out.device(), src.dtype());
   Elementwise e;
   build_elementwise(e, out, {&src});
@@ -214,7 +215,7 @@ Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compu
 Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, bool inplace, PointwiseParams params) {
   const DType compute = to_float ? float_type(x.dtype()) : x.dtype();
   if (inplace) check_inplace_result(name, x, x.sizes(), compute);
-  const auto fn = kernel_or_fail(kernels_for(x.device()).pointwise.unary[static_cast<int>(op)][static_cast<int>(compute)], name,
+  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(x.device()).unary[static_cast<int>(op)][static_cast<int>(compute)], name,
                                  x.device(), compute);
   return launch(fn, name, x.sizes(), compute, compute, x.device(), x, nullptr, inplace ? &x : nullptr, params);
 }
@@ -225,7 +226,7 @@ Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& 
   DType compute = a.dtype() == b.dtype() && !a.is_wrapped_number() ? a.dtype() : result_type({&a, &b});
   if (to_float) compute = float_type(compute);
   const auto fn =
-      kernel_or_fail(kernels_for(device).pointwise.binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+      kernel_or_fail(kernels<PointwiseKernels>(device).binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
   if (a.sizes() == b.sizes()) {
     if (inplace) check_inplace_result(name, a, a.sizes(), compute);
     return launch(fn, name, a.sizes(), compute, compute, device, a, &b, inplace ? &a : nullptr, params);
@@ -239,7 +240,7 @@ Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor
   const Device device = common_device(name, {&a, &b});
   const DType compute = result_type({&a, &b});
   const auto fn =
-      kernel_or_fail(kernels_for(device).pointwise.compare[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+      kernel_or_fail(kernels<PointwiseKernels>(device).compare[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
   return launch(fn, name, broadcast_sizes(name, a.sizes(), b.sizes()), compute, DType::Bool, device, a, &b, nullptr, {});
 }
 

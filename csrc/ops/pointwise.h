@@ -4,6 +4,7 @@
 #include <initializer_list>
 
 #include "ops/dispatch.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx {
 

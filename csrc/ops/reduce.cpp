@@ -7,6 +7,7 @@
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 
@@ -64,7 +65,7 @@ Tensor sum(const Tensor& x, const Dims& wanted, bool keepdim) {
   Tensor wide = empty(reduced_sizes(x.sizes(), axes, true), in.dtype(), x.device());
   if (wide.numel() > 0) {
     const Reduce r = describe(in, axes, wide);
-    kernel_or_fail(kernels_for(x.device()).reduce.reduce[static_cast<int>(ReduceOp::sum)][static_cast<int>(in.dtype())], "sum", x.device(),
+    kernel_or_fail(kernels<ReduceKernels>(x.device()).reduce[static_cast<int>(ReduceOp::sum)][static_cast<int>(in.dtype())], "sum", x.device(),
                    in.dtype())(r);
   }
   const Dims sizes = reduced_sizes(x.sizes(), axes, keepdim);

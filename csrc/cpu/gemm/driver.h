@@ -6,6 +6,7 @@
 #pragma once
 #include "core/scratch.h"
 #include "cpu/gemm/pack.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

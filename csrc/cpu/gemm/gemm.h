@@ -2,6 +2,7 @@
 // thread.
 #pragma once
 #include "cpu/isa.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 

@@ -1,6 +1,7 @@
 // 16-bit floats: both operands are widened to float32 once, multiplied in float32, and the result is rounded once.
 #include "core/scratch.h"
 #include "cpu/gemm/gemm.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -83,8 +84,8 @@ void gemm_half(const Gemm& g) {
 }  // namespace
 
 void register_gemm_half(KernelTable& t) {
-  t.gemm.gemm[static_cast<int>(DType::Float16)] = gemm_half<Half>;
-  t.gemm.gemm[static_cast<int>(DType::BFloat16)] = gemm_half<BFloat16>;
+  family<GemmKernels>(t).gemm[static_cast<int>(DType::Float16)] = gemm_half<Half>;
+  family<GemmKernels>(t).gemm[static_cast<int>(DType::BFloat16)] = gemm_half<BFloat16>;
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -2,6 +2,7 @@
 #include "functors/binary.h"
 
 #include "cpu/pointwise/loop.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -41,8 +42,8 @@ void fill_compare(PointwiseKernels& k, Types<Ts...> all) {
 }  // namespace
 
 void register_binary(KernelTable& t) {
-  fill<0>(t.pointwise, AllTypes{});
-  fill_compare<0>(t.pointwise, AllTypes{});
+  fill<0>(family<PointwiseKernels>(t), AllTypes{});
+  fill_compare<0>(family<PointwiseKernels>(t), AllTypes{});
 }
 
 }  // namespace pydlx::PYDLX_ISA

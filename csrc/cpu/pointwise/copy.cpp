@@ -1,5 +1,6 @@
 // Copies with conversion, and selection.
 #include "cpu/pointwise/loop.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -67,6 +68,6 @@ void fill(PointwiseKernels& k, Types<Ts...> all) {
 
 }  // namespace
 
-void register_copy(KernelTable& t) { fill(t.pointwise, AllTypes{}); }
+void register_copy(KernelTable& t) { fill(family<PointwiseKernels>(t), AllTypes{}); }
 
 }  // namespace pydlx::PYDLX_ISA

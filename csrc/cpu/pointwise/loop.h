@@ -3,6 +3,7 @@
 #pragma once
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -2,6 +2,7 @@
 #include "functors/unary.h"
 
 #include "cpu/pointwise/loop.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -27,6 +28,6 @@ void fill(PointwiseKernels& k, Types<Ts...> all) {
 
 }  // namespace
 
-void register_unary(KernelTable& t) { fill<0>(t.pointwise, AllTypes{}); }
+void register_unary(KernelTable& t) { fill<0>(family<PointwiseKernels>(t), AllTypes{}); }
 
 }  // namespace pydlx::PYDLX_ISA
