@@ -2,6 +2,7 @@
 // independent; work inside a plane is sequential, so gradients are sums in a fixed order.
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -279,8 +280,8 @@ void add_pool(PoolKernels& k) {
 }  // namespace
 
 void register_pool(KernelTable& t) {
-  add_pool<float>(t.pool);
-  add_pool<double>(t.pool);
+  add_pool<float>(family<PoolKernels>(t));
+  add_pool<double>(family<PoolKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -6,6 +6,7 @@
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
+#include "kernels/conv.h"
 
 namespace pydlx::ops {
 
@@ -52,7 +53,7 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device());
   if (out.numel() > 0) {
-    const auto& table = kernels_for(a.device()).conv;
+    const auto& table = kernels<ConvKernels>(a.device());
     const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
     const auto run = kernel_or_fail(table.run[p][t], op, a.device(), a0.dtype());
     const Tensor scratch = empty({table.scratch_size[p][t](g.shape)}, DType::UInt8, a.device());

@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
+#include "kernels/pool.h"
 
 namespace pydlx::ops {
 
@@ -135,7 +136,7 @@ Tensor collect(const Tensor& wide, const Link& l) {
     const Tensor w = operand(wide);
     Tensor narrow = empty(l.index.sizes(), w.dtype(), w.device());
     if (narrow.numel() > 0)
-      run_planes("pool_gather", kernels_for(w.device()).pool.gather[static_cast<int>(w.dtype())], l, w, narrow);
+      run_planes("pool_gather", kernels<PoolKernels>(w.device()).gather[static_cast<int>(w.dtype())], l, w, narrow);
     out = to_dtype(narrow, wide.dtype());
   }
   if (any_requires_grad(wide))
@@ -150,7 +151,7 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
     const GradModeGuard off(false);
     const Tensor n = operand(g);
     Tensor wide = empty(l.wide, n.dtype(), n.device());
-    const auto& k = kernels_for(n.device()).pool;
+    const auto& k = kernels<PoolKernels>(n.device());
     const int t = static_cast<int>(n.dtype());
     if (wide.numel() > 0) run_planes(op, how == Spread::add ? k.scatter_add[t] : k.place[t], l, wide, n);
     out = to_dtype(wide, g.dtype());
@@ -172,7 +173,7 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
       p.x = in.data();
       p.y = out.data();
       p.index = index.defined() ? index.data_as<std::int64_t>() : nullptr;
-      kernel_or_fail(kernels_for(in.device()).pool.max[static_cast<int>(in.dtype())], op, in.device(), x.dtype())(p);
+      kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(), x.dtype())(p);
     }
     y = to_dtype(out, x.dtype());
   }
@@ -198,7 +199,7 @@ Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& size
     p.x = in.data();
     p.y = out.data();
     if (out.numel() > 0)
-      kernel_or_fail(kernels_for(in.device()).pool.average[static_cast<int>(in.dtype())], op, in.device(),
+      kernel_or_fail(kernels<PoolKernels>(in.device()).average[static_cast<int>(in.dtype())], op, in.device(),
                      x.dtype())(p);
     y = to_dtype(out, x.dtype());
   }
@@ -217,7 +218,7 @@ Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims&
     p.y = in.data();
     p.x = out.data();
     if (out.numel() > 0)
-      kernel_or_fail(kernels_for(in.device()).pool.average_grad[static_cast<int>(in.dtype())], op, in.device(),
+      kernel_or_fail(kernels<PoolKernels>(in.device()).average_grad[static_cast<int>(in.dtype())], op, in.device(),
                      g.dtype())(p);
     x = to_dtype(out, g.dtype());
   }

@@ -3,6 +3,7 @@
 // convolution is one such product per stride phase (pixels with equal index modulo the stride see the same taps), so no
 // multiplication by an inserted zero ever happens.
 #include "cpu/conv/tile.h"
+#include "kernels/conv.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -388,8 +389,8 @@ void add_conv(ConvKernels& k) {
 }  // namespace
 
 void register_conv_data(KernelTable& t) {
-  add_conv<float>(t.conv);
-  add_conv<double>(t.conv);
+  add_conv<float>(family<ConvKernels>(t));
+  add_conv<double>(family<ConvKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

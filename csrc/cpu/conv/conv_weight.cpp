@@ -2,6 +2,7 @@
 // have the pixels as their fastest axis, so the product is a block of dot products whose accumulators are vectors along
 // the pixels.
 #include "cpu/conv/tile.h"
+#include "kernels/conv.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -193,8 +194,8 @@ void add_weight_grad(ConvKernels& k) {
 }  // namespace
 
 void register_conv_weight(KernelTable& t) {
-  add_weight_grad<float>(t.conv);
-  add_weight_grad<double>(t.conv);
+  add_weight_grad<float>(family<ConvKernels>(t));
+  add_weight_grad<double>(family<ConvKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA
