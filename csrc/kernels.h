@@ -1,26 +1,35 @@
-// The only contract between ops and backends: plain-data arguments and one table of function pointers per device. Kernels never
-// throw and never allocate tensors; the ops have checked all geometry. A backend fills the entries it has; asking for a missing one
-// raises a uniform error (see ops/dispatch.h). Every family keeps its argument structs in kernels/<family>.h.
+// The only contract between ops and backends: plain-data arguments and tables of function pointers, grouped in families
+// (kernels/<family>.h). Kernels never throw and never allocate tensors; the ops have checked all geometry. A backend fills the entries it
+// has; asking for a missing one raises a uniform error (see ops/dispatch.h).
+//
+// A table finds a family by its type, so a new family edits no central file and recompiles nothing but its own users.
 #pragma once
-#include "kernels/conv.h"
-#include "kernels/gemm.h"
-#include "kernels/norm.h"
-#include "kernels/optim.h"
-#include "kernels/pointwise.h"
-#include "kernels/pool.h"
-#include "kernels/reduce.h"
+#include <cstddef>
 
 namespace pydlx {
 
+inline constexpr int kMaxFamilies = 64;
+
 struct KernelTable {
   const char* name = "none";  // instruction set or architecture, for `pydlx info` and PYDLX_VERBOSE
-  PointwiseKernels pointwise;
-  ReduceKernels reduce;
-  GemmKernels gemm;
-  ConvKernels conv;
-  PoolKernels pool;
-  NormKernels norm;
-  OptimKernels optim;
+  void* families[kMaxFamilies] = {};
 };
+
+// The number of a family, the same in every table; registers it on first use. `key` is unique per type.
+int family_number(const char* key, std::size_t size);
+// The family's storage inside a table, zero-initialised on first use.
+void* family_storage(KernelTable& table, int number);
+
+// Forced inline: per-instruction-set objects must not export instantiations.
+template <class Family>
+inline __attribute__((always_inline)) const char* family_key() {
+  return __PRETTY_FUNCTION__;
+}
+
+// The family inside a table that is being filled.
+template <class Family>
+inline __attribute__((always_inline)) Family& family(KernelTable& table) {
+  return *static_cast<Family*>(family_storage(table, family_number(family_key<Family>(), sizeof(Family))));
+}
 
 }  // namespace pydlx
