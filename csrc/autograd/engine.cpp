@@ -54,6 +54,20 @@ class StateMap {
   std::vector<NodeState> states_;
 };
 
+// Marks a node as being run. Another thread may finish a pass over the same node meanwhile (kernels give up the interpreter lock), and must
+// not free what this one is reading.
+class Running {
+ public:
+  explicit Running(Node& n) : node_(n) { ++node_.running; }
+  ~Running() {
+    if (--node_.running == 0 && node_.released) node_.release_saved();
+  }
+  Running(const Running&) = delete;
+
+ private:
+  Node& node_;
+};
+
 struct Capture {
   Node* node;
   std::uint32_t output_nr;
@@ -206,16 +220,14 @@ class Pass {
                 "trying to go backward through the graph a second time; its saved tensors have been freed. Pass retain_graph=True "
                 "to the first backward");
         Backward bw(*n, grads, results, needed, options_.create_graph);
+        const Running running(*n);
         n->apply(bw);
+        if (!options_.retain_graph && !n->is_accumulator()) n->released = true;
         if (anomaly_checks_nan()) check_nan(*n, results);
       }
     }
     if (n->hooks && any)
       for (std::size_t i = 0; i < n->hooks->post.size(); ++i) n->hooks->post[i].second(results, grads);
-    if (!options_.retain_graph && !n->is_accumulator() && !n->released && !skip) {
-      n->released = true;
-      n->release_saved();
-    }
     for (std::size_t i = 0; i < edges.size(); ++i) {
       if (!edges[i].node) continue;
       deliver(edges[i], std::move(results[i]));

@@ -54,6 +54,7 @@ struct Node : RefCounted {
   std::uint64_t sequence;        // newer nodes have larger numbers
   std::uint32_t output_count = 1;
   bool released = false;
+  std::uint32_t running = 0;  // passes inside apply right now: saved tensors are freed when the last one leaves
   CallSite site;
   std::unique_ptr<NodeHooks> hooks;
   void* python = nullptr;        // borrowed Python wrapper

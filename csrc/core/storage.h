@@ -21,6 +21,9 @@ struct Storage : RefCounted {
   CallSite last_write_site;
   Deleter deleter = nullptr;  // null: memory belongs to the device's caching allocator
   void* context = nullptr;
+  // Data of 0-d tensors and the like lives in the object itself: Python numbers on their way into an op cost no allocation.
+  static constexpr std::size_t kInline = 16;
+  alignas(16) unsigned char inline_data[kInline];
 };
 
 void destroy(Storage* s) noexcept;

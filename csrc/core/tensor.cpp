@@ -11,8 +11,8 @@
 namespace pydlx {
 
 namespace {
-void give_back(void* data, std::size_t nbytes, Device device) noexcept {
-  if (data) allocator_for(device).deallocate(data, nbytes);
+void give_back(Storage& s) noexcept {
+  if (s.data && s.data != s.inline_data) allocator_for(s.device).deallocate(s.data, s.nbytes);
 }
 }  // namespace
 
@@ -20,7 +20,7 @@ void destroy(Storage* s) noexcept {
   if (s->deleter)
     s->deleter(s->data, s->nbytes, s->context);
   else
-    give_back(s->data, s->nbytes, s->device);
+    give_back(*s);
   delete s;
 }
 
@@ -28,7 +28,10 @@ Ref<Storage> new_storage(std::size_t nbytes, Device device) {
   Ref<Storage> s(new Storage);
   s->device = device;
   s->nbytes = nbytes;
-  s->data = device.is_cpu() ? cpu_allocator().allocate(nbytes) : allocator_for(device).allocate(nbytes);
+  if (device.is_cpu())
+    s->data = nbytes <= Storage::kInline ? s->inline_data : cpu_allocator().allocate(nbytes);
+  else
+    s->data = allocator_for(device).allocate(nbytes);
   return s;
 }
 

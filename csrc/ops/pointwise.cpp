@@ -55,8 +55,11 @@ bool same_layout(const Tensor& a, const Tensor& b) {
   return (a.contiguous_layout() && b.contiguous_layout()) || a.strides() == b.strides();
 }
 
-void set_immediate(Elementwise& e, int k, const void* value, std::size_t size) {
-  std::memcpy(e.value[k], value, size);
+void set_immediate(Elementwise& e, int k, const Tensor& t, DType dtype) {
+  if (t.dtype() == dtype)
+    std::memcpy(e.value[k], t.data(), itemsize(dtype));
+  else
+    store_scalar(e.value[k], dtype, load_scalar(t.data(), t.dtype()));
   e.immediate[k] = true;
   e.data[k] = e.value[k];
 }
@@ -93,7 +96,7 @@ void order_and_merge(Elementwise& e) {
 
 }  // namespace
 
-void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs) {
+void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs, std::optional<DType> compute) {
   e.numel = out.numel();
   e.operands = 1 + static_cast<int>(inputs.size());
   e.data[0] = out.data();
@@ -105,7 +108,7 @@ void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<
   int k = 1;
   for (const Tensor* t : inputs) {
     e.data[k] = t->data();
-    if (t->ndim() == 0 && t->is_cpu()) set_immediate(e, k, t->data(), itemsize(t->dtype()));
+    if (t->ndim() == 0 && t->is_cpu()) set_immediate(e, k, *t, compute.value_or(t->dtype()));
     ++k;
   }
   if (simple) {
@@ -164,10 +167,9 @@ void fill_raw(const Tensor& out, Scalar value) {
 
 namespace {
 
-// Converts an input to the compute dtype: 0-d host values in place of a new tensor cost nothing, others run the copy kernel.
+// An input in the compute dtype. 0-d host values stay as they are: they are converted when they become immediates.
 Tensor converted(const Tensor& t, DType dtype) {
-  if (t.dtype() == dtype) return t;
-  if (t.ndim() == 0 && t.is_cpu()) return wrap_scalar(load_scalar(t.data(), t.dtype()), dtype);
+  if (t.dtype() == dtype || (t.ndim() == 0 && t.is_cpu())) return t;
   Tensor c = empty_like(t, dtype);
   copy_raw(c, t);
   return c;
@@ -197,9 +199,9 @@ Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compu
     Elementwise e;
     std::memcpy(e.param, params.p, sizeof e.param);
     if (b)
-      build_elementwise(e, out, {&x, &y});
+      build_elementwise(e, out, {&x, &y}, compute);
     else
-      build_elementwise(e, out, {&x});
+      build_elementwise(e, out, {&x}, compute);
     fn(e);
   }
   if (target && !direct) {

@@ -2,6 +2,7 @@
 // The ops themselves (with their gradients) are in elementwise.h, activations.h, ...
 #pragma once
 #include <initializer_list>
+#include <optional>
 
 #include "ops/dispatch.h"
 #include "kernels/pointwise.h"
@@ -18,8 +19,9 @@ DType result_type(std::initializer_list<const Tensor*> tensors);
 inline DType float_type(DType t) { return is_floating(t) ? t : default_dtype(); }
 
 // Fills `e` for out and inputs, which already have the dtypes the kernel wants. Inputs broadcast to out's sizes.
-// `immediate` inputs (0-d CPU tensors) are converted to `compute` on the fly.
-void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs);
+// 0-d CPU inputs become immediates, converted to `compute` when it is given.
+void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs,
+                       std::optional<DType> compute = std::nullopt);
 
 // A tensor for the result of an elementwise op: broadcast sizes, axis order of the first full-size strided input.
 Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::initializer_list<const Tensor*> inputs);
