@@ -66,6 +66,8 @@ Tensor squeeze_all(const Tensor& x) { return ops::squeeze(x, {}); }
 Tensor squeeze_some(const Tensor& x, const Dims& dims) {
   return dims.empty() ? ops::view(x, x.sizes()) : ops::squeeze(x, dims);
 }
+Tensor squeeze_one(const Tensor& x, std::int64_t dim) { return ops::squeeze(x, {dim}); }
+Tensor& squeeze_one_(Tensor& x, std::int64_t dim) { return ops::squeeze_(x, {dim}); }
 Tensor& squeeze_all_(Tensor& x) { return ops::squeeze_(x, {}); }
 Tensor unflatten(const Tensor& x, std::int64_t dim, const Dims& sizes) { return ops::unflatten(x, dim, sizes); }
 Tensor roll(const Tensor& x, const Dims& shifts, std::optional<Dims> dims) { return ops::roll(x, shifts, dims.value_or(Dims{})); }
@@ -143,7 +145,7 @@ void bind_shape(OpRegistry& r) {
       {"flip(Tensor input, int[*] dims) -> Tensor", call<&ops::flip>, kBoth, "A copy with axes reversed."},
       {"fliplr(Tensor input) -> Tensor", call<&fliplr>, kBoth, "A copy with axis 1 reversed."},
       {"flipud(Tensor input) -> Tensor", call<&flipud>, kBoth, "A copy with axis 0 reversed."},
-      {"roll(Tensor input, int[1] shifts, int[1]? dims=None) -> Tensor", call<&roll>, kBoth, "A copy shifted cyclically."},
+      {"roll(Tensor input, int[] shifts, int[]? dims=None) -> Tensor", call<&roll>, kBoth, "A copy shifted cyclically."},
       {"rot90(Tensor input, int k=1, int[]? dims=None) -> Tensor", call<&rot90>, kBoth, "A copy rotated by 90 degrees k times in a plane of two axes."},
       {"repeat(Tensor input, int[*] repeats) -> Tensor", call<&ops::repeat>, kMethod, "Copies of the whole tensor along each axis."},
       {"tile(Tensor input, int[*] dims) -> Tensor", call<&ops::tile>, kBoth, "Copies of the whole tensor along the last axes."},
@@ -152,8 +154,10 @@ void bind_shape(OpRegistry& r) {
       {"repeat_interleave(Tensor input, Tensor repeats, int? dim=None, *, int? output_size=None) -> Tensor", call<&ops::repeat_interleave>, kBoth,
        "Each element (or slice along dim) as often as its count says."},
       {"squeeze(Tensor input) -> Tensor", call<&squeeze_all>, kBoth, "A view without axes of size 1."},
+      {"squeeze(Tensor input, int dim) -> Tensor", call<&squeeze_one>, kBoth},
       {"squeeze(Tensor input, int[] dim) -> Tensor", call<&squeeze_some>, kBoth, "A view without the given axes where their size is 1."},
       {"squeeze_(Tensor input) -> Tensor", call<&squeeze_all_>, kMethod, "squeeze in place"},
+      {"squeeze_(Tensor input, int dim) -> Tensor", call<&squeeze_one_>, kMethod},
       {"squeeze_(Tensor input, int[] dim) -> Tensor", call<&ops::squeeze_>, kMethod, "squeeze in place"},
       {"unsqueeze_(Tensor input, int dim) -> Tensor", call<&ops::unsqueeze_>, kMethod, "unsqueeze in place"},
       {"transpose_(Tensor input, int dim0, int dim1) -> Tensor", call<&ops::transpose_>, kMethod, "transpose in place"},

@@ -55,21 +55,24 @@ Tensor cat(const TensorList& tensors, std::int64_t axis) {
   Tensor out = empty(sizes, joined_dtype(tensors), model->device());
   std::int64_t at = 0;
   Dims lengths;
+  std::vector<bool> blanks;
   for (const Tensor& t : tensors) {
-    const std::int64_t n = is_blank(t) && model->ndim() != 1 ? 0 : t.sizes()[dim];
+    const bool blank = is_blank(t) && model->ndim() != 1;
+    const std::int64_t n = blank ? 0 : t.sizes()[dim];
     lengths.push_back(n);
+    blanks.push_back(blank);
     if (t.numel() > 0) copy_raw(alias(out, t.sizes(), out.strides(), at * out.strides()[dim]), t);
     at += n;
   }
   if (!any_requires_grad(tensors) || !is_floating(out.dtype())) return out;
   std::vector<DType> dtypes;
   for (const Tensor& t : tensors) dtypes.push_back(t.dtype());
-  record(op, out, tensors, [dim, lengths, dtypes, blank = Dims{0}, ndim = model->ndim()](Backward& bw) {
+  record(op, out, tensors, [dim, lengths, dtypes, blanks](Backward& bw) {
     std::int64_t start = 0;
     for (std::size_t i = 0; i < lengths.size(); ++i) {
       if (bw.needs(i)) {
         Tensor g = narrow(bw.grad(), dim, start, lengths[i]);
-        if (lengths[i] == 0 && ndim != 1) g = full(blank, 0, bw.grad().dtype(), bw.grad().device());
+        if (blanks[i]) g = full({0}, 0, bw.grad().dtype(), bw.grad().device());
         bw.set(i, to_dtype(g, dtypes[i]));
       }
       start += lengths[i];
