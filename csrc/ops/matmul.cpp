@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::ops {
 
