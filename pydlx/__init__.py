@@ -16,8 +16,5 @@ from .version import __version__
 _C._set_size_class(Size)
 _C._set_repr(_tensor_str.tensor_repr)
 
-<<<<<<< HEAD
-from . import autograd, cuda  # isort: skip
-=======
-from . import autograd, random  # isort: skip
->>>>>>> 2d55283 (random: Philox streams, distributions, sampling, seeds and states)
+from . import autograd, cuda, functional, random  # isort: skip
+from .functional import *  # isort: skip  # noqa: F403

@@ -2,7 +2,6 @@
 #include "bind/rows.h"
 #include "ops/elementwise.h"
 #include "ops/layer_norm.h"
-#include "ops/matmul.h"
 #include "ops/views.h"
 #include "kernels/pointwise.h"
 
@@ -50,8 +49,6 @@ void bind_core(OpRegistry& r) {
       {"unsqueeze(Tensor input, int dim) -> Tensor", call<&unsqueeze>, kBoth, "A view with a new axis of size 1."},
       {"select(Tensor input, int dim, int index) -> Tensor", call<&ops::select>, kBoth, "A view at one index of an axis."},
       {"narrow(Tensor input, int dim, int start, int length) -> Tensor", call<&narrow>, kBoth, "A view of a run of indices of an axis."},
-      {"matmul(Tensor input, Tensor other) -> Tensor", call<&matmul>, kBoth | kOut, "Matrix product with batch broadcasting."},
-      {"linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", call<&linear>, kFunction, "input @ weight.T + bias"},
       {"layer_norm(Tensor input, int[+] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor", call<&layer_norm>,
        kFunction, "(x - mean) / sqrt(var + eps) * weight + bias over the last axes (Ba et al. 2016)."},
   });
