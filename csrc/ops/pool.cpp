@@ -19,10 +19,6 @@ constexpr const char* kName[][4] = {
     {"", "max_unpool1d", "max_unpool2d", "max_unpool3d"},
 };
 
-// 16-bit floats pool in float32: exact for maxima, and averages accumulate in float32.
-DType compute_type(DType t) { return t == DType::Float16 || t == DType::BFloat16 ? DType::Float32 : t; }
-Tensor operand(const Tensor& t) { return contiguous(to_dtype(detach(t), compute_type(t.dtype()))); }
-
 void check_input(const char* op, int axes, const Tensor& x) {
   require(x.ndim() == axes + 1 || x.ndim() == axes + 2, op, "input", ErrorKind::Shape, "expected ", axes + 1,
           " axes (C, spatial) or ", axes + 2, " (N, C, spatial), got shape ", x.sizes());
@@ -133,7 +129,7 @@ Tensor collect(const Tensor& wide, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor w = operand(wide);
+    const Tensor w = wide_operand(wide);
     Tensor narrow = empty(l.index.sizes(), w.dtype(), w.device());
     if (narrow.numel() > 0)
       run_planes("pool_gather", kernels<PoolKernels>(w.device()).gather[static_cast<int>(w.dtype())], l, w, narrow);
@@ -149,7 +145,7 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor n = operand(g);
+    const Tensor n = wide_operand(g);
     Tensor wide = empty(l.wide, n.dtype(), n.device());
     const auto& k = kernels<PoolKernels>(n.device());
     const int t = static_cast<int>(n.dtype());
@@ -166,7 +162,7 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
   Tensor y, index;
   {
     const GradModeGuard off(false);
-    const Tensor in = operand(x);
+    const Tensor in = wide_operand(x);
     Tensor out = empty(sizes, in.dtype(), in.device());
     if (grad || want_index) index = empty(sizes, DType::Int64, in.device());
     if (out.numel() > 0) {
@@ -193,7 +189,7 @@ Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& size
   Tensor y;
   {
     const GradModeGuard off(false);
-    const Tensor in = operand(x);
+    const Tensor in = wide_operand(x);
     Tensor out = empty(sizes, in.dtype(), in.device());
     Pool p = p0;
     p.x = in.data();
@@ -212,7 +208,7 @@ Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims&
   Tensor x;
   {
     const GradModeGuard off(false);
-    const Tensor in = operand(g);
+    const Tensor in = wide_operand(g);
     Tensor out = empty(in_sizes, in.dtype(), in.device());
     Pool p = p0;
     p.y = in.data();
