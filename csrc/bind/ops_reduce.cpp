@@ -5,6 +5,7 @@
 #include "ops/reduce.h"
 #include "ops/scan.h"
 #include "ops/softmax.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::bind {
 

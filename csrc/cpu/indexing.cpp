@@ -2,6 +2,7 @@
 // (index, row) pairs inside a slice is instantiated per element type and operation.
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/indexing.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -2,6 +2,7 @@
 #include "cpu/isa.h"
 #include "functors/types.h"
 #include "kernels/resample.h"
+#include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -9,6 +9,7 @@
 #include "ops/index.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
+#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 

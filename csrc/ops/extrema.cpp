@@ -6,6 +6,7 @@
 #include "ops/reduce.h"
 #include "ops/reduce_core.h"
 #include "ops/views.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 

@@ -5,6 +5,7 @@
 
 #include "ops/index_rows.h"
 #include "ops/reduce.h"
+#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 

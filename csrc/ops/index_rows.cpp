@@ -1,4 +1,5 @@
 #include "ops/index_rows.h"
+#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 

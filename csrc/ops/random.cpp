@@ -7,6 +7,8 @@
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "kernels/pointwise.h"
+#include "kernels/random.h"
 
 namespace pydlx::ops {
 

@@ -10,6 +10,7 @@
 #include "ops/reduce_core.h"
 #include "ops/scan.h"
 #include "ops/views.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 

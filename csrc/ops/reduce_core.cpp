@@ -7,6 +7,7 @@
 #include "ops/elementwise.h"
 #include "ops/scan.h"
 #include "ops/views.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 

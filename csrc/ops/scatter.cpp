@@ -4,6 +4,7 @@
 
 #include "ops/index.h"
 #include "ops/index_rows.h"
+#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 

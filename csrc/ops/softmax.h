@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "core/tensor.h"
+#include "kernels/softmax.h"
 
 namespace pydlx::ops {
 

@@ -2,6 +2,7 @@
 #include "cpu/first_bad.h"
 #include "cpu/random/stream.h"
 #include "functors/random.h"
+#include "kernels/random.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -3,6 +3,7 @@
 #include "cpu/random/stream.h"
 #include "functors/random.h"
 #include "functors/types.h"
+#include "kernels/random.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -1,5 +1,7 @@
 // Extrema with and without positions, and counts of non-zeros (any, all).
 #include "cpu/reduce/walk.h"
+#include "kernels/indexing.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -1,6 +1,7 @@
 // log(sum exp x) in one pass over memory: each chunk gives its maximum and the sum relative to it; chunks are merged by rescaling.
 #include "cpu/reduce/walk.h"
 #include "functors/math.h"
+#include "kernels/reduce.h"
 
 extern "C" {
 double log(double);

@@ -2,6 +2,7 @@
 // pace, and the result is then within one rounding of exact.
 #include "cpu/reduce/walk.h"
 #include "functors/math.h"
+#include "kernels/reduce.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
