@@ -275,7 +275,7 @@ void fill_widths(IndexingKernels& k) {
 }  // namespace
 
 void register_indexing(KernelTable& t) {
-  IndexingKernels& k = t.indexing;
+  IndexingKernels& k = family<IndexingKernels>(t);
   fill<0, bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, float, double>(k);
   fill_ranges<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>(k);
   fill_widths<std::uint8_t, std::uint16_t, std::uint32_t, std::uint64_t>(k);

@@ -19,7 +19,7 @@ void run_range(const char* op, const Tensor& out, RangeFill r) {
   r.out = out.data();
   r.n = out.numel();
   if (r.n == 0) return;
-  kernel_or_fail(kernels_for(out.device()).indexing.range[static_cast<int>(out.dtype())], op, out.device(), out.dtype())(r);
+  kernel_or_fail(kernels<IndexingKernels>(out.device()).range[static_cast<int>(out.dtype())], op, out.device(), out.dtype())(r);
 }
 
 std::int64_t count_of(double n, const char* op) {
@@ -131,7 +131,7 @@ Tensor triangle(const char* op, const Tensor& x, std::int64_t diagonal, bool upp
     t.batch = out.numel() / (t.rows * t.cols);
     t.diagonal = std::clamp<std::int64_t>(diagonal, -t.rows, t.cols);  // beyond that nothing changes, and sums cannot overflow
     t.upper = upper;
-    kernel_or_fail(kernels_for(x.device()).indexing.triangle[width_index(x.dtype())], op, x.device(), x.dtype())(t);
+    kernel_or_fail(kernels<IndexingKernels>(x.device()).triangle[width_index(x.dtype())], op, x.device(), x.dtype())(t);
   }
   if (any_requires_grad(x))
     record(op, out, {&x}, [op, diagonal, upper](Backward& bw) { bw.set(0, triangle(op, bw.grad(), diagonal, upper)); });

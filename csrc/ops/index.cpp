@@ -14,7 +14,7 @@ namespace {
 // Positions of true elements: [count, ndim] coordinates, or [count] flat positions.
 Tensor true_positions(const char* op, const Tensor& mask, bool flat) {
   const Tensor m = contiguous(to_dtype(detach(mask), DType::Bool));
-  const auto& k = kernels_for(m.device()).indexing;
+  const auto& k = kernels<IndexingKernels>(m.device());
   Nonzero a;
   a.mask = m.data_as<bool>();
   a.n = m.numel();
@@ -124,7 +124,7 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
       const bool fresh = !p.index.defined();
       if (fresh) p.index = empty(p.lookup, DType::Int64, x.device());
       if (index.numel() == 0) continue;
-      const auto fn = kernel_or_fail(kernels_for(x.device()).indexing.add_offsets, op, x.device(), DType::Int64);
+      const auto fn = kernel_or_fail(kernels<IndexingKernels>(x.device()).add_offsets, op, x.device(), DType::Int64);
       const std::int64_t wrong = fn(p.index.data_as<std::int64_t>(), index.data_as<std::int64_t>(), index.numel(), x.sizes()[i],
                                     x.strides()[i], fresh);
       if (wrong >= 0) range_error(op, index, wrong, -x.sizes()[i], x.sizes(), i);
@@ -403,7 +403,7 @@ Tensor repeat_positions(const Tensor& repeats, std::optional<std::int64_t> outpu
   require(repeats.ndim() <= 1, op, "repeats", ErrorKind::Shape, "expected a number or a 1-d tensor, got shape ", repeats.sizes());
   const Tensor r = contiguous(to_dtype(detach(repeats), DType::Int64));
   if (r.numel() == 0) return empty({0}, DType::Int64, r.device());
-  const auto& k = kernels_for(r.device()).indexing;
+  const auto& k = kernels<IndexingKernels>(r.device());
   const std::int64_t wrong = kernel_or_fail(k.check_index, op, r.device(), r.dtype())(r.data_as<std::int64_t>(), r.numel(), 0, std::int64_t{1} << 40);
   require(wrong < 0, op, "repeats", ErrorKind::Value, "expected counts between 0 and 2^40, got another at position ", wrong);
   const std::int64_t total = item(sum(r, {}, false)).to_int();

@@ -17,7 +17,7 @@ void range_error(const char* op, const Tensor& index, std::int64_t position, std
 
 void check_range(const char* op, const Tensor& index, std::int64_t low, const Dims& sizes, int axis) {
   if (index.numel() == 0) return;
-  const auto fn = kernel_or_fail(kernels_for(index.device()).indexing.check_index, op, index.device(), DType::Int64);
+  const auto fn = kernel_or_fail(kernels<IndexingKernels>(index.device()).check_index, op, index.device(), DType::Int64);
   const std::int64_t wrong = fn(index.data_as<std::int64_t>(), index.numel(), low, sizes[axis]);
   if (wrong >= 0) range_error(op, index, wrong, low, sizes, axis);
 }
@@ -106,14 +106,14 @@ bool has_work(const IndexedRows& r) { return r.count > 0 && r.row > 0 && r.slice
 }  // namespace
 
 void run_gather(const char* op, const IndexedRows& r, const Tensor& self) {
-  if (has_work(r)) kernel_or_fail(kernels_for(self.device()).indexing.gather[width_index(self.dtype())], op, self.device(), self.dtype())(r);
+  if (has_work(r)) kernel_or_fail(kernels<IndexingKernels>(self.device()).gather[width_index(self.dtype())], op, self.device(), self.dtype())(r);
 }
 void run_scatter(const char* op, const IndexedRows& r, const Tensor& self) {
-  if (has_work(r)) kernel_or_fail(kernels_for(self.device()).indexing.scatter[width_index(self.dtype())], op, self.device(), self.dtype())(r);
+  if (has_work(r)) kernel_or_fail(kernels<IndexingKernels>(self.device()).scatter[width_index(self.dtype())], op, self.device(), self.dtype())(r);
 }
 void run_reduce(const char* op, ScatterOp how, const IndexedRows& r, const Tensor& self) {
   if (!has_work(r)) return;
-  const auto& table = kernels_for(self.device()).indexing.scatter_reduce[static_cast<int>(how)];
+  const auto& table = kernels<IndexingKernels>(self.device()).scatter_reduce[static_cast<int>(how)];
   kernel_or_fail(table[static_cast<int>(self.dtype())], op, self.device(), self.dtype())(r);
 }
 

@@ -53,7 +53,7 @@ void draw(const char* name, const Tensor& out, RandomOp op, double a, double b, 
     k.a = a;
     k.b = b;
     k.bits = out.dtype() == DType::Float16 ? 11 : out.dtype() == DType::BFloat16 ? 8 : 24;
-    kernel_or_fail(kernels_for(out.device()).random.fill[static_cast<int>(op)][static_cast<int>(compute)], name, out.device(), out.dtype())(k);
+    kernel_or_fail(kernels<RandomKernels>(out.device()).fill[static_cast<int>(op)][static_cast<int>(compute)], name, out.device(), out.dtype())(k);
   });
 }
 
@@ -62,7 +62,7 @@ void draw_integers(const char* name, const Tensor& out, std::int64_t low, std::u
     RandomFill k = describe(buffer, g, 2);
     k.low = low;
     k.range = range;
-    kernel_or_fail(kernels_for(out.device()).random.integers, name, out.device(), out.dtype())(k);
+    kernel_or_fail(kernels<RandomKernels>(out.device()).integers, name, out.device(), out.dtype())(k);
   });
 }
 
@@ -145,7 +145,7 @@ void flip(const char* name, const Tensor& out, const Tensor& p, double a, Genera
   const Tensor pc = p.defined() ? contiguous(detach(p)) : Tensor();
   if (p.defined()) k.input = pc.data();
   const DType dtype = p.defined() ? p.dtype() : DType::Float32;
-  const std::int64_t bad = kernel_or_fail(kernels_for(out.device()).random.bernoulli[static_cast<int>(dtype)], name, out.device(), dtype)(k);
+  const std::int64_t bad = kernel_or_fail(kernels<RandomKernels>(out.device()).bernoulli[static_cast<int>(dtype)], name, out.device(), dtype)(k);
   require(bad < 0, name, "p", ErrorKind::Value, "expected probabilities in [0, 1], got another value at flat position ", bad);
 }
 
@@ -174,7 +174,7 @@ Tensor randperm(std::int64_t n, const RandomOptions& o) {
   if (n > 0) require_representable("randperm", t.dtype(), 0, n - 1);
   through_buffer(t, DType::Int64, [&](const Tensor& buffer) {
     const RandomFill k = describe(buffer, o.generator, 2);
-    kernel_or_fail(kernels_for(t.device()).random.permutation, "randperm", t.device(), t.dtype())(k);
+    kernel_or_fail(kernels<RandomKernels>(t.device()).permutation, "randperm", t.device(), t.dtype())(k);
   });
   return finished(t, o);
 }
@@ -219,7 +219,7 @@ Tensor poisson(const Tensor& rate, Generator* g) {
     RandomFill k = describe(out, g, 1);
     k.input = r.data();
     const std::int64_t bad =
-        kernel_or_fail(kernels_for(r.device()).random.poisson[static_cast<int>(compute)], "poisson", r.device(), rate.dtype())(k);
+        kernel_or_fail(kernels<RandomKernels>(r.device()).poisson[static_cast<int>(compute)], "poisson", r.device(), rate.dtype())(k);
     require(bad < 0, "poisson", "input", ErrorKind::Value, "expected finite rates >= 0, got another value at flat position ", bad);
   }
   return to_dtype(out, rate.dtype());
@@ -250,7 +250,7 @@ Tensor multinomial(const Tensor& weights, std::int64_t samples, bool replacement
   k.offset = s.offset;
   k.scratch = scratch.data_as<double>();
   k.order = order.defined() ? order.data_as<std::int64_t>() : nullptr;
-  const std::int64_t bad = kernel_or_fail(kernels_for(w.device()).random.multinomial, op, w.device(), weights.dtype())(k);
+  const std::int64_t bad = kernel_or_fail(kernels<RandomKernels>(w.device()).multinomial, op, w.device(), weights.dtype())(k);
   require(bad < 0, op, "input", ErrorKind::Value, "expected finite weights >= 0, got another value at flat position ", bad);
   require(bad == -1, op, "input", ErrorKind::Value, "expected at least ", replacement ? 1 : samples,
           " positive weights in every row, row ", -2 - bad, " has fewer");

@@ -158,10 +158,10 @@ std::int64_t poisson(const RandomFill& k) {
 }  // namespace
 
 void register_random_discrete(KernelTable& t) {
-  t.random.permutation = permutation;
-  t.random.multinomial = multinomial;
-  t.random.poisson[static_cast<int>(DType::Float32)] = poisson<float>;
-  t.random.poisson[static_cast<int>(DType::Float64)] = poisson<double>;
+  family<RandomKernels>(t).permutation = permutation;
+  family<RandomKernels>(t).multinomial = multinomial;
+  family<RandomKernels>(t).poisson[static_cast<int>(DType::Float32)] = poisson<float>;
+  family<RandomKernels>(t).poisson[static_cast<int>(DType::Float64)] = poisson<double>;
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -143,7 +143,7 @@ void add_typed(RandomKernels& k) {
 }  // namespace
 
 void register_random_fill(KernelTable& t) {
-  RandomKernels& k = t.random;
+  RandomKernels& k = family<RandomKernels>(t);
   add_fill<float>(k);
   add_fill<double>(k);
   add_typed<Half>(k);
