@@ -16,3 +16,5 @@ _C._set_size_class(Size)
 _C._set_repr(_tensor_str.tensor_repr)
 
 from . import autograd, cuda  # isort: skip
+from . import functional  # isort: skip
+from .functional import *  # isort: skip  # noqa: F403

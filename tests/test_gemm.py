@@ -68,14 +68,8 @@ def test_thread_counts_agree(layout):
     rng = np.random.default_rng(3)
     before = pydlx.get_num_threads()
     try:
-        for m, n, k in [
-            (200, 300, 500),
-            (1, 4000, 600),
-            (4000, 1, 600),
-            (4000, 10, 64),
-            (31, 900, 1200),
-            (700, 64, 64),
-        ]:
+        shapes = [(200, 300, 500), (1, 4000, 600), (4000, 1, 600), (4000, 10, 64), (31, 900, 1200), (700, 64, 64)]
+        for m, n, k in shapes:
             _, a = operand(rng, m, k, "float32", layout[0] == "t")
             _, b = operand(rng, k, n, "float32", layout[1] == "t")
             results = []
@@ -108,13 +102,43 @@ def test_specials(isa):
 def test_batches(isa):
     rng = np.random.default_rng(5)
     for batch, m, n, k in [(1, 3, 4, 5), (7, 13, 65, 30), (40, 8, 8, 8), (3, 130, 70, 50)]:
-        a, b = (
-            rng.standard_normal((batch, m, k)).astype(np.float32),
-            rng.standard_normal((batch, k, n)).astype(np.float32),
-        )
+        a = rng.standard_normal((batch, m, k)).astype(np.float32)
+        b = rng.standard_normal((batch, k, n)).astype(np.float32)
         got = pydlx.from_numpy(a) @ pydlx.from_numpy(b)
         for i in range(batch):
             check(got[i], a[i], b[i], "float32")
         shared = pydlx.from_numpy(a) @ pydlx.from_numpy(b[0])
         for i in range(batch):
             check(shared[i], a[i], b[0], "float32")
+
+
+def test_nothing_outside_the_result_is_written(isa):
+    """addmm_ accumulates into a window of a larger tensor; everything around it must stay."""
+    rng = np.random.default_rng(6)
+    for dtype in ("float32", "float64"):
+        for m, n, k in [(1, 1, 1), (1, 100, 33), (5, 17, 9), (7, 63, 40), (13, 65, 70), (40, 129, 500), (40, 7, 64)]:
+            for layout in ("nn", "nt"):
+                a, ta = operand(rng, m, k, dtype, False)
+                b, tb = operand(rng, k, n, dtype, layout[1] == "t")
+                frame = np.full((m + 4, n + 40), 7.0, dtype)
+                t = pydlx.from_numpy(frame.copy())
+                t[2:-2, 20:-20].addmm_(ta, tb, beta=0.5, alpha=2)
+                got = t.numpy()
+                inside = got[2:-2, 20:-20].copy()
+                got[2:-2, 20:-20] = 7
+                assert np.array_equal(got, frame), (m, n, k, layout)
+                want = 3.5 + 2 * (a.astype(np.float64) @ b)
+                assert np.abs(inside - want).max() <= EPSILON[dtype] * 40 * (1 + np.abs(want).max())
+
+
+def test_sixteen_bit(isa):
+    rng = np.random.default_rng(7)
+    for dtype, eps in ((pydlx.bfloat16, 2**-8), (pydlx.float16, 2**-11)):
+        for m, n, k in [(1, 1, 1), (3, 70, 33), (1100, 20, 40)]:
+            a = pydlx.from_numpy(rng.standard_normal((m, k))).to(dtype)
+            for b in (rng.standard_normal((k, n)), rng.standard_normal((n, k)).T):
+                t = pydlx.from_numpy(np.ascontiguousarray(b)).to(dtype)
+                want = a.double().numpy() @ t.double().numpy()
+                assert np.abs((a @ t).double().numpy() - want).max() <= eps * np.abs(want).max() * 1.01 + 1e-6
+                back = t.transpose(0, 1).contiguous().transpose(0, 1)
+                assert np.abs((a @ back).double().numpy() - want).max() <= eps * np.abs(want).max() * 1.01 + 1e-6

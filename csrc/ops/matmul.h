@@ -1,4 +1,4 @@
-// Matrix products.
+// Matrix products. All are differentiable, to any order, and take any strides without copying where the kernels can.
 #pragma once
 #include "core/tensor.h"
 #include "kernels/gemm.h"
@@ -7,7 +7,44 @@ namespace pydlx::ops {
 
 // PyTorch's matmul: dot, matrix-vector, matrix-matrix, batched with broadcasting.
 Tensor matmul(const Tensor& a, const Tensor& b);
-// x W^T + b for x of shape (*, in), weight (out, in), bias (out) or undefined.
+Tensor mm(const Tensor& a, const Tensor& b);     // (m, k) x (k, n)
+Tensor bmm(const Tensor& a, const Tensor& b);    // (b, m, k) x (b, k, n)
+Tensor mv(const Tensor& a, const Tensor& v);     // (m, k) x (k)
+Tensor dot(const Tensor& a, const Tensor& b);    // (k) x (k)
+Tensor vdot(const Tensor& a, const Tensor& b);   // dot, for real numbers
+Tensor inner(const Tensor& a, const Tensor& b);  // sum over the last axes
+Tensor outer(const Tensor& a, const Tensor& b);  // (m) x (n) -> (m, n)
+
+// beta * input + alpha * product, input broadcast to the product's shape; with beta 0 the input is not read.
+Tensor addmm(const Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
+Tensor addmv(const Tensor& input, const Tensor& a, const Tensor& v, Scalar beta, Scalar alpha);
+Tensor addr(const Tensor& input, const Tensor& v, const Tensor& w, Scalar beta, Scalar alpha);
+Tensor addbmm(const Tensor& input, const Tensor& a, const Tensor& b, Scalar beta,
+              Scalar alpha);  // summed over the batch
+Tensor baddbmm(const Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
+Tensor& addmm_(Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
+Tensor& addmv_(Tensor& input, const Tensor& a, const Tensor& v, Scalar beta, Scalar alpha);
+Tensor& addr_(Tensor& input, const Tensor& v, const Tensor& w, Scalar beta, Scalar alpha);
+Tensor& addbmm_(Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
+Tensor& baddbmm_(Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
+
+// x W^T + b for x of shape (*, in), weight (out, in) or (in), bias (out) or undefined.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
+// y_o = x1^T W_o x2 + b_o for x1 (*, i), x2 (*, j), weight (o, i, j), bias (o) or undefined.
+Tensor bilinear(const Tensor& x1, const Tensor& x2, const Tensor& weight, const Tensor& bias);
+
+// Sum over the paired axes: axes_a[i] of a with axes_b[i] of b; the other axes follow in order, a's first.
+Tensor tensordot(const Tensor& a, const Tensor& b, const Dims& axes_a, const Dims& axes_b);
+// Product of a chain of matrices in the order that needs the fewest multiplications; the ends may be vectors.
+Tensor multi_dot(const TensorList& matrices);
+Tensor matrix_power(const Tensor& a, std::int64_t n);  // n >= 0, by repeated squaring
+Tensor kron(const Tensor& a, const Tensor& b);
+Tensor trace(const Tensor& x);
+
+// Einstein summation in PyTorch's notation: "bij,bjk->bik", ellipsis, repeated indices. Contracts left to right.
+Tensor einsum(const std::string& equation, const TensorList& operands);
+
+// Calls the backend's kernel; shared by the files of this family.
+void run_gemm(const char* op, const Gemm& g, DType dtype, Device device);
 
 }  // namespace pydlx::ops
