@@ -9,4 +9,22 @@ namespace pydlx::PYDLX_ISA {
 void gemm_f32(const Gemm& g);
 void gemm_f64(const Gemm& g);
 
+// Blocks that their caller keeps in cache: C = alpha A B + beta C on the calling thread, without any planning. A has
+// any strides. `packed`: B is in the panels that pack_f32 writes ([columns / panel][k][panel], see packed_columns_f32);
+// otherwise B has contiguous rows.
+struct Block {
+  std::int64_t m = 0, n = 0, k = 0;
+  const float* a = nullptr;
+  std::int64_t a_row = 0, a_col = 1;
+  const float* b = nullptr;
+  std::int64_t b_row = 0;
+  bool packed = false;
+  float* c = nullptr;
+  std::int64_t c_row = 0;
+  float alpha = 1, beta = 0;
+};
+void block_f32(const Block& g);
+void pack_f32(const float* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n, float* out);
+std::int64_t packed_columns_f32(std::int64_t n);  // n rounded up to whole panels
+
 }  // namespace pydlx::PYDLX_ISA
