@@ -109,7 +109,7 @@ class Key {
   bool whole() const {
     return w_.sizes == x_.sizes() && w_.strides == x_.strides() && w_.offset == x_.offset();
   }
-  Tensor view() { return window("slice", x_, std::move(w_)); }
+  Tensor view() { return ops::window("slice", x_, std::move(w_)); }
 
  private:
   void add_axis(std::int64_t size, std::int64_t stride, std::int64_t dense) {
@@ -178,7 +178,7 @@ class Key {
 
   const Tensor& x_;
   Dims dense_;
-  Window w_;
+  ops::Window w_;
   TensorList indices_;
   int axis_ = 0;
 };

@@ -2,11 +2,11 @@
 // pair of every op that writes.
 #pragma once
 #include "autograd/node.h"
+#include "kernels/indexing.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 

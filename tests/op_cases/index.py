@@ -148,7 +148,7 @@ ERRORS = [
     error("index/number", lambda T: T.ones(5)[5], r"got 5"),
     error("index/wide", lambda T: T.ones(5)[2**70], r"64 bits"),
     error("index/step", lambda T: T.ones(5)[::-1], r"positive", ValueError),
-    error("setitem/shape", lambda T: T.ones(5, 3).__setitem__(T.tensor([0, 1]), T.ones(4)), r"broadcasts to \(2, 3\), got \(4,\)", ValueError),
+    error("setitem/shape", lambda T: T.ones(5, 3).__setitem__(T.tensor([0, 1]), T.ones(4)), r"broadcast together, got \(4,\) and \(2, 3\)", ValueError),
     error("setitem/text", lambda T: T.ones(5).__setitem__(0, "a"), r"str", TypeError),
     error("setitem/leaf", lambda T: T.ones(5, requires_grad=True).__setitem__(T.tensor([0]), 1.0), r"leaf", RuntimeError),
     error("setitem/expanded", lambda T: T.ones(1).expand(5).__setitem__(T.tensor([0]), 1.0), r"clone", RuntimeError),
