@@ -10,11 +10,12 @@ from . import _tensor  # isort: skip  (installs the Python-side methods of Tenso
 from . import _tensor_str  # isort: skip
 from ._tensor_str import set_printoptions
 from .autograd import enable_grad, inference_mode, is_grad_enabled, is_inference_mode_enabled, no_grad, set_grad_enabled
+from .random import fork_rng, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 from .version import __version__
 
 _C._set_size_class(Size)
 _C._set_repr(_tensor_str.tensor_repr)
 
-from . import autograd, cuda  # isort: skip
+from . import autograd, cuda, random  # isort: skip
 from . import functional  # isort: skip
 from .functional import *  # isort: skip  # noqa: F403

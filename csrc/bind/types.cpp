@@ -1,5 +1,6 @@
 // Python objects for dtype, device and Generator.
 #include <charconv>
+#include <cstring>
 
 #include "bind/caster.h"
 #include "bind/schema.h"
@@ -140,6 +141,32 @@ void init_types(PyObject* module) {
              return s;
            },
            "Seeds from the operating system; returns the seed.")
+      .def(
+          "get_state",
+          [](const Generator& g) {
+            const PhiloxState s = g.state();
+            const Tensor t = empty({sizeof s}, DType::UInt8);
+            std::memcpy(t.data(), &s, sizeof s);
+            return t;
+          },
+          "Seed and offset as a uint8 tensor.")
+      .def(
+          "set_state",
+          [](Generator& g, const Tensor& t) {
+            PhiloxState s;
+            require(t.defined() && t.dtype() == DType::UInt8 && t.sizes() == Dims{sizeof s} && t.is_cpu() && t.contiguous_layout(),
+                    "set_state", "new_state", ErrorKind::Value, "expected a uint8 tensor of ", sizeof s, " elements made by get_state()");
+            std::memcpy(&s, t.data(), sizeof s);
+            g.set_state(s);
+            return &g;
+          },
+          py::arg("new_state"), py::return_value_policy::reference, "Restores a state made by get_state; returns the generator.")
+      .def("clone_state", [](const Generator& g) {
+        auto copy = std::make_unique<Generator>();
+        copy->set_state(g.state());
+        copy->device = g.device;
+        return copy;
+      })
       .def("_get_state", [](const Generator& g) { return py::make_tuple(g.state().seed, g.state().offset); })
       .def("_set_state", [](Generator& g, std::uint64_t seed, std::uint64_t offset) { g.set_state({seed, offset}); })
       .def_property_readonly("device", [](const Generator& g) { return g.device; });

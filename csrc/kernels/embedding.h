@@ -1,0 +1,61 @@
+// Table look-ups and their gradients. Indices are int64; a kernel that meets one outside the table returns its flat position, else -1.
+#pragma once
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace pydlx {
+
+struct EmbeddingForward {
+  const void* weight = nullptr;  // [rows, row_bytes]
+  const std::int64_t* index = nullptr;
+  void* out = nullptr;           // [n, row_bytes]
+  std::int64_t n = 0, rows = 0, row_bytes = 0;
+};
+
+// dweight[v] = sum over i with index[i] = v, in order of i, of scale[i] * dy[source[i]]. Indices sorted by counting; every table row is
+// owned by one thread, so no atomics and a fixed order.
+struct EmbeddingBackward {
+  const void* dy = nullptr;
+  const std::int64_t* index = nullptr;
+  const std::int64_t* source = nullptr;  // null: i
+  const void* scale = nullptr;           // float32 (float64 for float64) [n], or null
+  void* dweight = nullptr;               // [rows, cols]
+  std::int64_t* start = nullptr;         // scratch [rows + 1]
+  std::int64_t* order = nullptr;         // scratch [n]
+  std::int64_t n = 0, rows = 0, cols = 0;
+  std::int64_t padding_index = -1;       // contributes nothing
+  bool by_frequency = false;             // divide by the number of occurrences
+};
+
+enum class BagMode : int { sum, mean, max };
+
+struct EmbeddingBag {
+  const void* weight = nullptr;         // [rows, cols]
+  const std::int64_t* index = nullptr;  // [n]
+  const std::int64_t* offset = nullptr; // [bags + 1]
+  const void* scale = nullptr;          // dtype of weight [n], or null; sum only
+  void* out = nullptr;                  // [bags, cols]
+  std::int64_t* chosen = nullptr;       // max: [bags, cols], row taken or -1
+  const void* dy = nullptr;             // backward of max: [bags, cols]
+  void* dweight = nullptr;              // backward of max: [rows, cols]
+  std::int64_t n = 0, bags = 0, rows = 0, cols = 0;
+  std::int64_t padding_index = -1;
+  BagMode mode = BagMode::sum;
+};
+
+struct OneHot {
+  const std::int64_t* index = nullptr;
+  std::int64_t* out = nullptr;  // [n, classes]
+  std::int64_t n = 0, classes = 0;
+};
+
+struct EmbeddingKernels {
+  std::int64_t (*forward)(const EmbeddingForward&) = nullptr;
+  void (*backward[kDTypeCount])(const EmbeddingBackward&) = {};
+  std::int64_t (*bag[kDTypeCount])(const EmbeddingBag&) = {};
+  void (*bag_max_backward[kDTypeCount])(const EmbeddingBag&) = {};
+  std::int64_t (*one_hot)(const OneHot&) = nullptr;
+};
+
+}  // namespace pydlx
