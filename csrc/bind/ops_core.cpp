@@ -1,7 +1,6 @@
 // Rows of the core ops: arithmetic, comparison, views, reductions, matrix products.
 #include "bind/rows.h"
 #include "ops/elementwise.h"
-#include "ops/layer_norm.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
 #include "kernels/pointwise.h"
@@ -52,8 +51,6 @@ void bind_core(OpRegistry& r) {
       {"select(Tensor input, int dim, int index) -> Tensor", call<&ops::select>, kBoth, "A view at one index of an axis."},
       {"narrow(Tensor input, int dim, int start, int length) -> Tensor", call<&narrow>, kBoth, "A view of a run of indices of an axis."},
       {"sum(Tensor input, int[]? dim=None, bool keepdim=False) -> Tensor", call<&sum>, kBoth | kOut, "Sum over axes, in a fixed order."},
-      {"layer_norm(Tensor input, int[1] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor", call<&layer_norm>,
-       kFunction, "(x - mean) / sqrt(var + eps) * weight + bias over the last axes (Ba et al. 2016)."},
   });
 }
 

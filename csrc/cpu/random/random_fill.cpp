@@ -3,6 +3,7 @@
 #include "cpu/random/stream.h"
 #include "functors/random.h"
 #include "functors/types.h"
+#include "kernels/random.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -75,7 +76,8 @@ void integers(const RandomFill& k) {
   std::int64_t* out = static_cast<std::int64_t*>(k.out);
   const std::uint64_t low = static_cast<std::uint64_t>(k.low), range = k.range;
   for_each_step<std::uint64_t>(k.n, k.seed, k.offset, [&](std::int64_t i, std::int64_t n, const std::uint64_t* r) {
-    for (std::int64_t j = 0; j < n; ++j) out[i + j] = static_cast<std::int64_t>(low + (range ? mul_high(r[j], range) : r[j]));
+    for (std::int64_t j = 0; j < n; ++j)
+      out[i + j] = static_cast<std::int64_t>(low + (range ? mul_high(r[j], range) : r[j]));
   });
 }
 
@@ -142,7 +144,7 @@ void add_typed(RandomKernels& k) {
 }  // namespace
 
 void register_random_fill(KernelTable& t) {
-  RandomKernels& k = t.random;
+  RandomKernels& k = family<RandomKernels>(t);
   add_fill<float>(k);
   add_fill<double>(k);
   add_typed<Half>(k);
