@@ -1,6 +1,7 @@
-// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"): ten rounds of multiplication and
-// exclusive or turn a 128-bit counter and a 64-bit key into four 32-bit words. The counter is (block, sub): `block` runs through
-// Generator's offset, `sub` serves draws that need an unknown number of words. Shared by all backends.
+// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"): ten rounds of
+// multiplication and exclusive or turn a 128-bit counter and a 64-bit key into four 32-bit words. The counter is
+// (block, sub): `block` runs through Generator's offset, `sub` serves draws that need an unknown number of words.
+// Shared by all backends.
 #pragma once
 #include <cstdint>
 
@@ -12,7 +13,8 @@ struct PhiloxWords {
   std::uint32_t w[4];
 };
 
-inline constexpr std::uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u, kPhiloxK0 = 0x9E3779B9u, kPhiloxK1 = 0xBB67AE85u;
+inline constexpr std::uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u, kPhiloxK0 = 0x9E3779B9u,
+                               kPhiloxK1 = 0xBB67AE85u;
 
 PYDLX_HD constexpr PhiloxWords philox(std::uint64_t seed, std::uint64_t block, std::uint64_t sub = 0) {
   std::uint32_t c0 = static_cast<std::uint32_t>(block), c1 = static_cast<std::uint32_t>(block >> 32);

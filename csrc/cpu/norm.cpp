@@ -1,8 +1,9 @@
-// Layer normalisation, one row at a time while it is in the first-level cache.
+// Layer and RMS normalisation, one row at a time while it is in the first-level cache.
+#include "kernels/norm.h"
+
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
-#include "kernels/norm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -34,7 +35,10 @@ void forward(const LayerNormForward& k) {
       const T* x = static_cast<const T*>(k.x) + r * k.cols;
       T* y = static_cast<T*>(k.y) + r * k.cols;
       // Two passes: the variance is summed from centred values, so it cannot cancel.
-      const A mean = lane_sum<A>(k.cols, [&](std::int64_t i) { return static_cast<A>(x[i]); }) / static_cast<A>(k.cols);
+      // RMS normalisation is the same around 0.
+      const A mean =
+          k.mean ? lane_sum<A>(k.cols, [&](std::int64_t i) { return static_cast<A>(x[i]); }) / static_cast<A>(k.cols)
+                 : A(0);
       const A var = lane_sum<A>(k.cols,
                                 [&](std::int64_t i) {
                                   const A d = static_cast<A>(x[i]) - mean;
@@ -42,7 +46,7 @@ void forward(const LayerNormForward& k) {
                                 }) /
                     static_cast<A>(k.cols);
       const A rstd = A(1) / math::sqrt(var + static_cast<A>(k.eps));
-      static_cast<A*>(k.mean)[r] = mean;
+      if (k.mean) static_cast<A*>(k.mean)[r] = mean;
       static_cast<A*>(k.rstd)[r] = rstd;
       if (w && b)
         for (std::int64_t i = 0; i < k.cols; ++i)
@@ -68,41 +72,45 @@ void backward(const LayerNormBackward& k) {
       for (std::int64_t r = begin; r < end; ++r) {
         const T *dy = static_cast<const T*>(k.dy) + r * k.cols, *x = static_cast<const T*>(k.x) + r * k.cols;
         T* dx = static_cast<T*>(k.dx) + r * k.cols;
-        const A m = mean[r], s = rstd[r];
-        auto h = [&](std::int64_t i) { return w ? static_cast<A>(dy[i]) * static_cast<A>(w[i]) : static_cast<A>(dy[i]); };
-        const A mean_h = lane_sum<A>(k.cols, h) / static_cast<A>(k.cols);
-        const A mean_hx =
-            lane_sum<A>(k.cols, [&](std::int64_t i) { return h(i) * (static_cast<A>(x[i]) - m) * s; }) / static_cast<A>(k.cols);
+        const A m = mean ? mean[r] : A(0), s = rstd[r];
+        auto h = [&](std::int64_t i) {
+          return w ? static_cast<A>(dy[i]) * static_cast<A>(w[i]) : static_cast<A>(dy[i]);
+        };
+        const A mean_h = mean ? lane_sum<A>(k.cols, h) / static_cast<A>(k.cols) : A(0);
+        const A mean_hx = lane_sum<A>(k.cols, [&](std::int64_t i) { return h(i) * (static_cast<A>(x[i]) - m) * s; }) /
+                          static_cast<A>(k.cols);
         for (std::int64_t i = 0; i < k.cols; ++i)
           dx[i] = static_cast<T>(s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
       }
     });
   if (k.dweight || k.dbias)
     // Threads own columns, so rows are added in order whatever their number.
-    parallel_for((k.cols + 63) / 64, k.rows > 512 ? 1 : 512 / (k.rows + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t block = begin; block < end; ++block) {
-        const std::int64_t c0 = block * 64;
-        const int width = static_cast<int>(k.cols - c0 < 64 ? k.cols - c0 : 64);
-        A dw[64] = {}, db[64] = {};
-        for (std::int64_t r0 = 0; r0 < k.rows; r0 += 256) {
-          A pw[64] = {}, pb[64] = {};
-          const std::int64_t r1 = r0 + 256 < k.rows ? r0 + 256 : k.rows;
-          for (std::int64_t r = r0; r < r1; ++r) {
-            const T *dy = static_cast<const T*>(k.dy) + r * k.cols + c0, *x = static_cast<const T*>(k.x) + r * k.cols + c0;
-            const A m = mean[r], s = rstd[r];
-            for (int l = 0; l < width; ++l) {
-              pb[l] += static_cast<A>(dy[l]);
-              pw[l] += static_cast<A>(dy[l]) * (static_cast<A>(x[l]) - m) * s;
-            }
-          }
-          for (int l = 0; l < 64; ++l) dw[l] += pw[l], db[l] += pb[l];
-        }
-        for (int l = 0; l < width; ++l) {
-          if (k.dweight) static_cast<T*>(k.dweight)[c0 + l] = static_cast<T>(dw[l]);
-          if (k.dbias) static_cast<T*>(k.dbias)[c0 + l] = static_cast<T>(db[l]);
-        }
-      }
-    });
+    parallel_for((k.cols + 63) / 64, k.rows > 512 ? 1 : 512 / (k.rows + 1) + 1,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t block = begin; block < end; ++block) {
+                     const std::int64_t c0 = block * 64;
+                     const int width = static_cast<int>(k.cols - c0 < 64 ? k.cols - c0 : 64);
+                     A dw[64] = {}, db[64] = {};
+                     for (std::int64_t r0 = 0; r0 < k.rows; r0 += 256) {
+                       A pw[64] = {}, pb[64] = {};
+                       const std::int64_t r1 = r0 + 256 < k.rows ? r0 + 256 : k.rows;
+                       for (std::int64_t r = r0; r < r1; ++r) {
+                         const T *dy = static_cast<const T*>(k.dy) + r * k.cols + c0,
+                                 *x = static_cast<const T*>(k.x) + r * k.cols + c0;
+                         const A m = mean ? mean[r] : A(0), s = rstd[r];
+                         for (int l = 0; l < width; ++l) {
+                           pb[l] += static_cast<A>(dy[l]);
+                           pw[l] += static_cast<A>(dy[l]) * (static_cast<A>(x[l]) - m) * s;
+                         }
+                       }
+                       for (int l = 0; l < 64; ++l) dw[l] += pw[l], db[l] += pb[l];
+                     }
+                     for (int l = 0; l < width; ++l) {
+                       if (k.dweight) static_cast<T*>(k.dweight)[c0 + l] = static_cast<T>(dw[l]);
+                       if (k.dbias) static_cast<T*>(k.dbias)[c0 + l] = static_cast<T>(db[l]);
+                     }
+                   }
+                 });
 }
 
 template <class T>

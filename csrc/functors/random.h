@@ -1,25 +1,36 @@
-// From random bits to distributions. Element i of a float draw takes word i % 4 of block i / 4; element i of a double or integer draw
-// takes 64 bits, half a block. Shared by the CPU and CUDA backends.
+// From random bits to distributions. Element i of a float draw takes word i % 4 of block i / 4; element i of a double
+// or integer draw takes 64 bits, half a block. Shared by the CPU and CUDA backends.
 #pragma once
 #include "core/philox.h"
 #include "functors/math.h"
 
 namespace pydlx::functors {
 
-template <class T> struct RandomBits { using type = std::uint32_t; };
-template <> struct RandomBits<double> { using type = std::uint64_t; };
+template <class T>
+struct RandomBits {
+  using type = std::uint32_t;
+};
+template <>
+struct RandomBits<double> {
+  using type = std::uint64_t;
+};
 
-// [0, 1) on a grid of 2^-bits, so that narrower types never round up to 1 (float: 24, float16: 11, bfloat16: 8; double always 53).
+// [0, 1) on a grid of 2^-bits, so that narrower types never round up to 1 (float: 24, float16: 11, bfloat16: 8; double
+// always 53).
 PYDLX_HD float unit(std::uint32_t r, int bits) {
-  return static_cast<float>(static_cast<std::int32_t>(r >> (32 - bits))) * bit_cast<float>(static_cast<std::uint32_t>(127 - bits) << 23);
+  return static_cast<float>(static_cast<std::int32_t>(r >> (32 - bits))) *
+         bit_cast<float>(static_cast<std::uint32_t>(127 - bits) << 23);
 }
 PYDLX_HD double unit(std::uint64_t r, int) { return static_cast<double>(static_cast<std::int64_t>(r >> 11)) * 0x1p-53; }
 
 // (0, 1] with fine steps near 0: the argument of logarithms, reaching 6.7 (float) and 8.6 (double) standard deviations.
 PYDLX_HD float open_unit(std::uint32_t r) { return (static_cast<float>(r) + 0.5f) * 0x1p-32f; }
-PYDLX_HD double open_unit(std::uint64_t r) { return (static_cast<double>(static_cast<std::int64_t>(r >> 11)) + 0.5) * 0x1p-53; }
+PYDLX_HD double open_unit(std::uint64_t r) {
+  return (static_cast<double>(static_cast<std::int64_t>(r >> 11)) + 0.5) * 0x1p-53;
+}
 
-// log of a positive normal number: x = 2^e m with m around 1, log m = 2 artanh((m - 1) / (m + 1)) as a series. Below 2 ULP.
+// log of a positive normal number: x = 2^e m with m around 1, log m = 2 artanh((m - 1) / (m + 1)) as a series. Below 2
+// ULP.
 PYDLX_HD float log_positive(float x) {
   const std::uint32_t bits = bit_cast<std::uint32_t>(x);
   const std::int32_t e = static_cast<std::int32_t>(bits - 0x3f3504f3u) >> 23;

@@ -1,6 +1,6 @@
-// Classification losses on a contiguous x[outer, classes, inner]; a row is one (outer, inner) pair, numbered outer * inner_size + inner.
-// `acc` below is float32, float64 for float64 input. Kernels return the row of the first target outside [0, classes) that is not
-// ignore_index, or -1.
+// Classification losses on a contiguous x[outer, classes, inner]; a row is one (outer, inner) pair, numbered outer *
+// inner_size + inner. `acc` below is float32, float64 for float64 input. Kernels return the row of the first target
+// outside [0, classes) that is not ignore_index, or -1.
 #pragma once
 #include <cstdint>
 
@@ -14,13 +14,13 @@ struct CrossEntropy {
   const void* weight = nullptr;          // acc [classes] or null
   std::int64_t outer = 0, classes = 0, inner = 1;
   std::int64_t ignore_index = -100;
-  double smoothing = 0;                  // label smoothing
-  void* loss = nullptr;                  // forward: acc [rows], 0 for ignored rows
-  void* row_weight = nullptr;            // forward: acc [rows], weight of the row's target, 0 for ignored rows
-  void* lse = nullptr;                   // acc [rows], log sum exp; written by forward, read by backward
-  const void* grad = nullptr;            // backward: acc, one per row or a single one
-  std::int64_t grad_stride = 0;          // 1 or 0
-  void* dx = nullptr;                    // backward; may be x itself
+  double smoothing = 0;          // label smoothing
+  void* loss = nullptr;          // forward: acc [rows], 0 for ignored rows
+  void* row_weight = nullptr;    // forward: acc [rows], weight of the row's target, 0 for ignored rows
+  void* lse = nullptr;           // acc [rows], log sum exp; written by forward, read by backward
+  const void* grad = nullptr;    // backward: acc, one per row or a single one
+  std::int64_t grad_stride = 0;  // 1 or 0
+  void* dx = nullptr;            // backward; may be x itself
 };
 
 struct NllLoss {

@@ -29,24 +29,24 @@ struct LayerNormBackward {
   std::int64_t rows = 0, cols = 0;
 };
 
-// Normalisation of a contiguous x[batch, channels, spatial]. Statistics and affine parameters are float32 (float64 for float64 input).
-// Batch norm has one mean per channel, group norm one per (sample, group).
+// Normalisation of a contiguous x[batch, channels, spatial]. Statistics and affine parameters are float32 (float64 for
+// float64 input). Batch norm has one mean per channel, group norm one per (sample, group).
 struct ChannelNorm {
   const void* x = nullptr;
   const void* dy = nullptr;      // backward only
   void* out = nullptr;           // y, or dx (may be null)
   const void* weight = nullptr;  // [channels] or null
   const void* bias = nullptr;
-  void* mean = nullptr;          // written by the statistics kernels, read by the others
+  void* mean = nullptr;  // written by the statistics kernels, read by the others
   void* rstd = nullptr;
-  void* var = nullptr;           // batch statistics: biased variance
-  void* dweight = nullptr;       // [channels] or null
+  void* var = nullptr;      // batch statistics: biased variance
+  void* dweight = nullptr;  // [channels] or null
   void* dbias = nullptr;
-  void* scratch = nullptr;       // 2 * batch * channels statistics
+  void* scratch = nullptr;  // 2 * batch * channels statistics
   std::int64_t batch = 0, channels = 0, spatial = 0;
-  std::int64_t groups = 0;       // group norm only
+  std::int64_t groups = 0;  // group norm only
   double eps = 0;
-  bool training = true;          // batch norm backward: the statistics depend on x
+  bool training = true;  // batch norm backward: the statistics depend on x
 };
 
 struct NormKernels {

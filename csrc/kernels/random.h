@@ -20,10 +20,10 @@ struct RandomFill {
   std::int64_t n = 0;
   std::uint64_t seed = 0, offset = 0;
   double a = 0, b = 1;
-  int bits = 24;                 // uniform float32: resolution
-  std::int64_t low = 0;          // integers: low + [0, range)
-  std::uint64_t range = 0;       // 0 stands for 2^64
-  const void* input = nullptr;   // bernoulli, poisson: parameters per element, or null for `a`
+  int bits = 24;                // uniform float32: resolution
+  std::int64_t low = 0;         // integers: low + [0, range)
+  std::uint64_t range = 0;      // 0 stands for 2^64
+  const void* input = nullptr;  // bernoulli, poisson: parameters per element, or null for `a`
 };
 
 struct Multinomial {
@@ -32,8 +32,8 @@ struct Multinomial {
   std::int64_t rows = 0, cols = 0, samples = 0;
   bool replacement = false;
   std::uint64_t seed = 0, offset = 0;
-  double* scratch = nullptr;        // [rows, cols]
-  std::int64_t* order = nullptr;    // [rows, cols]; only without replacement
+  double* scratch = nullptr;      // [rows, cols]
+  std::int64_t* order = nullptr;  // [rows, cols]; only without replacement
 };
 
 // y = keep ? x * scale + shift : dropped, where word i of the stream is >= threshold.
@@ -48,10 +48,11 @@ struct Dropout {
 
 struct RandomKernels {
   void (*fill[static_cast<int>(RandomOp::COUNT)][kDTypeCount])(const RandomFill&) = {};
-  void (*integers)(const RandomFill&) = nullptr;                      // out: int64
-  void (*permutation)(const RandomFill&) = nullptr;                   // out: int64
-  std::int64_t (*bernoulli[kDTypeCount])(const RandomFill&) = {};     // out: bool; returns the first probability outside [0, 1], or -1
-  std::int64_t (*poisson[kDTypeCount])(const RandomFill&) = {};       // returns the first bad rate, or -1
+  void (*integers)(const RandomFill&) = nullptr;     // out: int64
+  void (*permutation)(const RandomFill&) = nullptr;  // out: int64
+  std::int64_t (*bernoulli[kDTypeCount])(
+      const RandomFill&) = {};  // out: bool; returns the first probability outside [0, 1], or -1
+  std::int64_t (*poisson[kDTypeCount])(const RandomFill&) = {};  // returns the first bad rate, or -1
   // -1: fine; >= 0: flat position of a negative or non-finite weight; -2 - r: row r has too few positive weights.
   std::int64_t (*multinomial)(const Multinomial&) = nullptr;
   void (*dropout[kDTypeCount])(const Dropout&) = {};

@@ -4,18 +4,19 @@
 
 #include "autograd/node.h"
 #include "core/philox.h"
+#include "kernels/random.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
-#include "kernels/pointwise.h"
-#include "kernels/random.h"
 
 namespace pydlx::ops {
 
 namespace {
 
 // Known answers of the reference implementation (Random123's kat_vectors).
-constexpr bool same(PhiloxWords a, PhiloxWords b) { return a.w[0] == b.w[0] && a.w[1] == b.w[1] && a.w[2] == b.w[2] && a.w[3] == b.w[3]; }
+constexpr bool same(PhiloxWords a, PhiloxWords b) {
+  return a.w[0] == b.w[0] && a.w[1] == b.w[1] && a.w[2] == b.w[2] && a.w[3] == b.w[3];
+}
 static_assert(same(philox(0, 0, 0), {{0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u}}));
 static_assert(same(philox(~0ull, ~0ull, ~0ull), {{0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu}}));
 static_assert(same(philox(0x299f31d0a4093822ull, 0x85a308d3243f6a88ull, 0x0370734413198a2eull),
@@ -53,7 +54,8 @@ void draw(const char* name, const Tensor& out, RandomOp op, double a, double b, 
     k.a = a;
     k.b = b;
     k.bits = out.dtype() == DType::Float16 ? 11 : out.dtype() == DType::BFloat16 ? 8 : 24;
-    kernel_or_fail(kernels<RandomKernels>(out.device()).fill[static_cast<int>(op)][static_cast<int>(compute)], name, out.device(), out.dtype())(k);
+    kernel_or_fail(kernels<RandomKernels>(out.device()).fill[static_cast<int>(op)][static_cast<int>(compute)], name,
+                   out.device(), out.dtype())(k);
   });
 }
 
@@ -112,16 +114,26 @@ void require_probability(const char* name, double p) {
 // Largest value of random_() without bounds: every integer up to it is exact in the dtype.
 std::int64_t random_limit(DType t) {
   switch (t) {
-    case DType::Bool: return 1;
-    case DType::UInt8: return 255;
-    case DType::Int8: return 127;
-    case DType::Int16: return 32767;
-    case DType::Int32: return INT32_MAX;
-    case DType::Int64: return INT64_MAX;
-    case DType::Float16: return 1 << 11;
-    case DType::BFloat16: return 1 << 8;
-    case DType::Float32: return 1 << 24;
-    case DType::Float64: return std::int64_t{1} << 53;
+    case DType::Bool:
+      return 1;
+    case DType::UInt8:
+      return 255;
+    case DType::Int8:
+      return 127;
+    case DType::Int16:
+      return 32767;
+    case DType::Int32:
+      return INT32_MAX;
+    case DType::Int64:
+      return INT64_MAX;
+    case DType::Float16:
+      return 1 << 11;
+    case DType::BFloat16:
+      return 1 << 8;
+    case DType::Float32:
+      return 1 << 24;
+    case DType::Float64:
+      return std::int64_t{1} << 53;
   }
   return 0;
 }
@@ -133,8 +145,8 @@ void require_representable(const char* name, DType t, std::int64_t low, std::int
   } else if (t == DType::Float16) {
     hi = 65504, lo = -65504;
   }
-  require(low >= lo && last <= hi, name, "low", ErrorKind::Value, "expected bounds that ", t, " can hold (", lo, " to ", hi, "), got ", low,
-          " to ", last);
+  require(low >= lo && last <= hi, name, "low", ErrorKind::Value, "expected bounds that ", t, " can hold (", lo, " to ",
+          hi, "), got ", low, " to ", last);
 }
 
 // Coin flips into a row-major bool tensor; p undefined: probability `a`.
@@ -145,8 +157,10 @@ void flip(const char* name, const Tensor& out, const Tensor& p, double a, Genera
   const Tensor pc = p.defined() ? contiguous(detach(p)) : Tensor();
   if (p.defined()) k.input = pc.data();
   const DType dtype = p.defined() ? p.dtype() : DType::Float32;
-  const std::int64_t bad = kernel_or_fail(kernels<RandomKernels>(out.device()).bernoulli[static_cast<int>(dtype)], name, out.device(), dtype)(k);
-  require(bad < 0, name, "p", ErrorKind::Value, "expected probabilities in [0, 1], got another value at flat position ", bad);
+  const std::int64_t bad = kernel_or_fail(kernels<RandomKernels>(out.device()).bernoulli[static_cast<int>(dtype)], name,
+                                          out.device(), dtype)(k);
+  require(bad < 0, name, "p", ErrorKind::Value, "expected probabilities in [0, 1], got another value at flat position ",
+          bad);
 }
 
 }  // namespace
@@ -191,8 +205,8 @@ Tensor normal(const Tensor& mean, const Tensor& std, Generator* g) {
   const Device device = common_device("normal", {&mean, &std});
   const Tensor m = detach(mean), s = detach(std);
   const Tensor negative = lt(s, wrap_scalar(0.0));
-  require(negative.numel() == 0 || !has_nan(div(wrap_scalar(0.0), to_dtype(ge(s, wrap_scalar(0.0)), DType::Float32))), "normal", "std",
-          ErrorKind::Value, "expected values >= 0, got a negative or NaN one");
+  require(negative.numel() == 0 || !has_nan(div(wrap_scalar(0.0), to_dtype(ge(s, wrap_scalar(0.0)), DType::Float32))),
+          "normal", "std", ErrorKind::Value, "expected values >= 0, got a negative or NaN one");
   const Tensor z = randn(sizes, {g, dtype, device, false});
   return detach(add(mul(z, s), m));
 }
@@ -218,9 +232,10 @@ Tensor poisson(const Tensor& rate, Generator* g) {
   if (out.numel() > 0) {
     RandomFill k = describe(out, g, 1);
     k.input = r.data();
-    const std::int64_t bad =
-        kernel_or_fail(kernels<RandomKernels>(r.device()).poisson[static_cast<int>(compute)], "poisson", r.device(), rate.dtype())(k);
-    require(bad < 0, "poisson", "input", ErrorKind::Value, "expected finite rates >= 0, got another value at flat position ", bad);
+    const std::int64_t bad = kernel_or_fail(kernels<RandomKernels>(r.device()).poisson[static_cast<int>(compute)],
+                                            "poisson", r.device(), rate.dtype())(k);
+    require(bad < 0, "poisson", "input", ErrorKind::Value,
+            "expected finite rates >= 0, got another value at flat position ", bad);
   }
   return to_dtype(out, rate.dtype());
 }
@@ -228,12 +243,14 @@ Tensor poisson(const Tensor& rate, Generator* g) {
 Tensor multinomial(const Tensor& weights, std::int64_t samples, bool replacement, Generator* g) {
   const char* op = "multinomial";
   require_float(op, weights);
-  require(weights.ndim() == 1 || weights.ndim() == 2, op, "input", ErrorKind::Shape, "expected one or two axes, got shape ", weights.sizes());
+  require(weights.ndim() == 1 || weights.ndim() == 2, op, "input", ErrorKind::Shape,
+          "expected one or two axes, got shape ", weights.sizes());
   require(samples > 0, op, "num_samples", ErrorKind::Value, "expected a value > 0, got ", samples);
   Multinomial k;
   k.cols = weights.sizes().back();
   k.rows = weights.ndim() == 2 ? weights.sizes()[0] : 1;
-  require(k.cols > 0, op, "input", ErrorKind::Shape, "expected at least one weight per row, got shape ", weights.sizes());
+  require(k.cols > 0, op, "input", ErrorKind::Shape, "expected at least one weight per row, got shape ",
+          weights.sizes());
   require(replacement || samples <= k.cols, op, "num_samples", ErrorKind::Value, "expected at most ", k.cols,
           " samples without replacement, got ", samples, "; pass replacement=True");
   const Tensor w = contiguous(to_dtype(detach(weights), DType::Float64));
@@ -250,8 +267,10 @@ Tensor multinomial(const Tensor& weights, std::int64_t samples, bool replacement
   k.offset = s.offset;
   k.scratch = scratch.data_as<double>();
   k.order = order.defined() ? order.data_as<std::int64_t>() : nullptr;
-  const std::int64_t bad = kernel_or_fail(kernels<RandomKernels>(w.device()).multinomial, op, w.device(), weights.dtype())(k);
-  require(bad < 0, op, "input", ErrorKind::Value, "expected finite weights >= 0, got another value at flat position ", bad);
+  const std::int64_t bad =
+      kernel_or_fail(kernels<RandomKernels>(w.device()).multinomial, op, w.device(), weights.dtype())(k);
+  require(bad < 0, op, "input", ErrorKind::Value, "expected finite weights >= 0, got another value at flat position ",
+          bad);
   require(bad == -1, op, "input", ErrorKind::Value, "expected at least ", replacement ? 1 : samples,
           " positive weights in every row, row ", -2 - bad, " has fewer");
   return out;
@@ -259,8 +278,8 @@ Tensor multinomial(const Tensor& weights, std::int64_t samples, bool replacement
 
 Tensor& uniform_(Tensor& x, double from, double to, Generator* g) {
   require_float("uniform_", x);
-  require(from <= to && std::isfinite(to - from), "uniform_", "from", ErrorKind::Value, "expected finite bounds with from <= to, got ", from,
-          " and ", to);
+  require(from <= to && std::isfinite(to - from), "uniform_", "from", ErrorKind::Value,
+          "expected finite bounds with from <= to, got ", from, " and ", to);
   return fill_in_place("uniform_", x, [&] { draw("uniform_", x, RandomOp::uniform, from, to, g); });
 }
 Tensor& normal_(Tensor& x, double mean, double std, Generator* g) {
@@ -276,8 +295,9 @@ Tensor& exponential_(Tensor& x, double rate, Generator* g) {
 Tensor& geometric_(Tensor& x, double p, Generator* g) {
   require(p > 0 && p < 1, "geometric_", "p", ErrorKind::Value, "expected a probability in (0, 1), got ", p);
   return fill_in_place("geometric_", x, [&] {
-    through_buffer(x, is_floating(x.dtype()) && x.dtype() != DType::Float64 ? DType::Float32 : DType::Float64,
-                   [&](const Tensor& buffer) { draw("geometric_", buffer, RandomOp::geometric, p, 1 / std::log1p(-p), g); });
+    through_buffer(
+        x, is_floating(x.dtype()) && x.dtype() != DType::Float64 ? DType::Float32 : DType::Float64,
+        [&](const Tensor& buffer) { draw("geometric_", buffer, RandomOp::geometric, p, 1 / std::log1p(-p), g); });
   });
 }
 Tensor& cauchy_(Tensor& x, double median, double scale, Generator* g) {
@@ -299,12 +319,14 @@ Tensor& random_(Tensor& x, std::optional<std::int64_t> low, std::optional<std::i
   const std::int64_t first = low.value_or(0);
   std::uint64_t range;
   if (high) {
-    require(first < *high, "random_", "to", ErrorKind::Value, "expected from < to, got from ", first, " and to ", *high);
+    require(first < *high, "random_", "to", ErrorKind::Value, "expected from < to, got from ", first, " and to ",
+            *high);
     require_representable("random_", x.dtype(), first, *high - 1);
     range = static_cast<std::uint64_t>(*high) - static_cast<std::uint64_t>(first);
   } else {
     const std::int64_t last = random_limit(x.dtype());
-    require(first <= last, "random_", "from", ErrorKind::Value, "expected at most ", last, " for ", x.dtype(), ", got ", first);
+    require(first <= last, "random_", "from", ErrorKind::Value, "expected at most ", last, " for ", x.dtype(), ", got ",
+            first);
     range = static_cast<std::uint64_t>(last) - static_cast<std::uint64_t>(first) + 1;  // 0 stands for all of them
   }
   return fill_in_place("random_", x, [&] { draw_integers("random_", x, first, range, g); });
@@ -312,8 +334,9 @@ Tensor& random_(Tensor& x, std::optional<std::int64_t> low, std::optional<std::i
 
 Tensor& bernoulli_(Tensor& x, double p, Generator* g) {
   require_probability("bernoulli_", p);
-  return fill_in_place("bernoulli_", x,
-                       [&] { through_buffer(x, DType::Bool, [&](const Tensor& coins) { flip("bernoulli_", coins, {}, p, g); }); });
+  return fill_in_place("bernoulli_", x, [&] {
+    through_buffer(x, DType::Bool, [&](const Tensor& coins) { flip("bernoulli_", coins, {}, p, g); });
+  });
 }
 Tensor& bernoulli_(Tensor& x, const Tensor& p, Generator* g) {
   require_float("bernoulli_", p);

@@ -1,5 +1,5 @@
-// Random tensors. A null generator stands for the default one. Results depend only on the generator's (seed, offset): any number of
-// threads and any device gives the same stream.
+// Random tensors. A null generator stands for the default one. Results depend only on the generator's (seed, offset):
+// any number of threads and any device gives the same stream.
 #pragma once
 #include <optional>
 
@@ -15,8 +15,8 @@ struct RandomOptions {
   bool requires_grad = false;
 };
 
-Tensor rand(const Dims& size, const RandomOptions& o);   // uniform in [0, 1)
-Tensor randn(const Dims& size, const RandomOptions& o);  // standard normal
+Tensor rand(const Dims& size, const RandomOptions& o);                                          // uniform in [0, 1)
+Tensor randn(const Dims& size, const RandomOptions& o);                                         // standard normal
 Tensor randint(std::int64_t low, std::int64_t high, const Dims& size, const RandomOptions& o);  // [low, high)
 Tensor randperm(std::int64_t n, const RandomOptions& o);
 Tensor rand_like(const Tensor& x, const RandomOptions& o);
@@ -36,7 +36,8 @@ Tensor& exponential_(Tensor& x, double rate, Generator* g);
 Tensor& geometric_(Tensor& x, double p, Generator* g);
 Tensor& cauchy_(Tensor& x, double median, double scale, Generator* g);
 Tensor& log_normal_(Tensor& x, double mean, double std, Generator* g);
-Tensor& random_(Tensor& x, std::optional<std::int64_t> low, std::optional<std::int64_t> high, Generator* g);  // integers in [low, high)
+Tensor& random_(Tensor& x, std::optional<std::int64_t> low, std::optional<std::int64_t> high,
+                Generator* g);  // integers in [low, high)
 Tensor& bernoulli_(Tensor& x, double p, Generator* g);
 Tensor& bernoulli_(Tensor& x, const Tensor& p, Generator* g);
 

@@ -32,7 +32,8 @@ void permutation(const RandomFill& k) {
 }
 
 // Moves order[root] down until no child has a smaller key.
-inline __attribute__((always_inline)) void sift_down(std::int64_t* order, const double* key, std::int64_t root, std::int64_t n) {
+inline __attribute__((always_inline)) void sift_down(std::int64_t* order, const double* key, std::int64_t root,
+                                                     std::int64_t n) {
   const std::int64_t moved = order[root];
   for (std::int64_t child = 2 * root + 1; child < n; child = 2 * root + 1) {
     if (child + 1 < n && key[order[child + 1]] < key[order[child]]) ++child;
@@ -79,7 +80,8 @@ std::int64_t multinomial(const Multinomial& k) {
           out[i] = lo;
         }
       } else {
-        // Exponential races: the order of E_j / p_j is the order of drawing without replacement (Efraimidis and Spirakis 2006).
+        // Exponential races: the order of E_j / p_j is the order of drawing without replacement (Efraimidis and
+        // Spirakis 2006).
         std::int64_t* order = k.order + row * k.cols;
         std::int64_t n = 0;
         for (std::int64_t j = 0; j < k.cols; ++j) {

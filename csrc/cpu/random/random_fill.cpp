@@ -76,7 +76,8 @@ void integers(const RandomFill& k) {
   std::int64_t* out = static_cast<std::int64_t*>(k.out);
   const std::uint64_t low = static_cast<std::uint64_t>(k.low), range = k.range;
   for_each_step<std::uint64_t>(k.n, k.seed, k.offset, [&](std::int64_t i, std::int64_t n, const std::uint64_t* r) {
-    for (std::int64_t j = 0; j < n; ++j) out[i + j] = static_cast<std::int64_t>(low + (range ? mul_high(r[j], range) : r[j]));
+    for (std::int64_t j = 0; j < n; ++j)
+      out[i + j] = static_cast<std::int64_t>(low + (range ? mul_high(r[j], range) : r[j]));
   });
 }
 

@@ -6,11 +6,12 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr int kBlocks = 16;              // counter blocks per step
-constexpr int kWords = 4 * kBlocks;      // 32-bit words per step
+constexpr int kBlocks = 16;               // counter blocks per step
+constexpr int kWords = 4 * kBlocks;       // 32-bit words per step
 constexpr std::int64_t kStepGrain = 128;  // steps per parallel chunk: 8192 words, about 10 us
 
-inline __attribute__((always_inline)) void philox_step(std::uint64_t seed, std::uint64_t block, std::uint32_t (&w)[4][kBlocks]) {
+inline __attribute__((always_inline)) void philox_step(std::uint64_t seed, std::uint64_t block,
+                                                       std::uint32_t (&w)[4][kBlocks]) {
   std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
   for (int l = 0; l < kBlocks; ++l) {
     const std::uint64_t c = block + static_cast<std::uint64_t>(l);
@@ -34,13 +35,15 @@ inline __attribute__((always_inline)) void philox_step(std::uint64_t seed, std::
 }
 
 // 64 words, or 32 pairs of words, of the step that starts at `block`.
-inline __attribute__((always_inline)) void random_bits(std::uint64_t seed, std::uint64_t block, std::uint32_t (&r)[kWords]) {
+inline __attribute__((always_inline)) void random_bits(std::uint64_t seed, std::uint64_t block,
+                                                       std::uint32_t (&r)[kWords]) {
   std::uint32_t w[4][kBlocks];
   philox_step(seed, block, w);
   for (int l = 0; l < kBlocks; ++l)
     for (int j = 0; j < 4; ++j) r[4 * l + j] = w[j][l];
 }
-inline __attribute__((always_inline)) void random_bits(std::uint64_t seed, std::uint64_t block, std::uint64_t (&r)[kWords / 2]) {
+inline __attribute__((always_inline)) void random_bits(std::uint64_t seed, std::uint64_t block,
+                                                       std::uint64_t (&r)[kWords / 2]) {
   std::uint32_t w[4][kBlocks];
   philox_step(seed, block, w);
   for (int l = 0; l < kBlocks; ++l)
@@ -49,7 +52,8 @@ inline __attribute__((always_inline)) void random_bits(std::uint64_t seed, std::
 
 // Calls body(i, n, bits) for steps covering elements [i, i + n) of [0, count); bits always holds a whole step.
 template <class Bits, class F>
-inline __attribute__((always_inline)) void for_each_step(std::int64_t count, std::uint64_t seed, std::uint64_t offset, const F& body) {
+inline __attribute__((always_inline)) void for_each_step(std::int64_t count, std::uint64_t seed, std::uint64_t offset,
+                                                         const F& body) {
   constexpr std::int64_t width = kWords * 4 / sizeof(Bits);
   parallel_for((count + width - 1) / width, kStepGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t s = begin; s < end; ++s) {

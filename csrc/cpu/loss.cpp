@@ -1,0 +1,290 @@
+// Cross-entropy and negative log-likelihood. Cross-entropy keeps one log-sum-exp per row; probabilities are never
+// stored: backward writes (p - onehot) g in one pass. Rows with inner > 1 (segmentation maps) go through 64 columns at
+// a time.
+#include "kernels/loss.h"
+
+#include "cpu/first_bad.h"
+#include "cpu/isa.h"
+#include "functors/math.h"
+#include "functors/types.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+using functors::compute_t;
+
+constexpr int kLanes = 32;
+constexpr int kColumns = 64;
+
+std::int64_t grain_for(std::int64_t work) { return work >= 8192 ? 1 : 8192 / (work + 1) + 1; }
+
+// log(sum) is needed once per row; libm's is accurate and not inline.
+inline __attribute__((always_inline)) float log_of(float x) { return __builtin_logf(x); }
+inline __attribute__((always_inline)) double log_of(double x) { return __builtin_log(x); }
+
+struct Target {
+  std::int64_t index;
+  bool ignored;
+};
+template <class K>
+inline __attribute__((always_inline)) Target target_of(const K& k, std::int64_t row, FirstBad& bad) {
+  const std::int64_t t = k.target[row];
+  if (t == k.ignore_index) return {0, true};
+  if (t < 0 || t >= k.classes) {
+    bad.note(row);
+    return {0, true};
+  }
+  return {t, false};
+}
+
+// The loss of one row from its maximum, the sum of exp(x - max), and the weighted sum of x - max.
+template <class A>
+struct RowTotals {
+  A max, sum, smooth;
+};
+template <class T, class A>
+inline __attribute__((always_inline)) void finish_row(const CrossEntropy& k, std::int64_t row, const T* x,
+                                                      std::int64_t stride, Target t, const RowTotals<A>& r,
+                                                      A total_weight) {
+  const A* w = static_cast<const A*>(k.weight);
+  const A log_sum = log_of(r.sum);
+  static_cast<A*>(k.lse)[row] = r.max + log_sum;
+  A loss = 0, weight = 0;
+  if (!t.ignored) {
+    weight = w ? w[t.index] : A(1);
+    // A class of weight 0 takes no part, even with an infinite logit.
+    if (weight != 0)
+      loss = static_cast<A>(1 - k.smoothing) * weight * (log_sum - (static_cast<A>(x[t.index * stride]) - r.max));
+    if (k.smoothing > 0)
+      loss += static_cast<A>(k.smoothing / static_cast<double>(k.classes)) * (total_weight * log_sum - r.smooth);
+  }
+  static_cast<A*>(k.loss)[row] = loss;
+  static_cast<A*>(k.row_weight)[row] = weight;
+}
+
+template <class A>
+A weight_total(const CrossEntropy& k) {
+  const A* w = static_cast<const A*>(k.weight);
+  if (!w) return static_cast<A>(k.classes);
+  A s = 0;
+  for (std::int64_t c = 0; c < k.classes; ++c) s += w[c];
+  return s;
+}
+
+template <class T>
+void forward_row(const CrossEntropy& k, std::int64_t row, FirstBad& bad, compute_t<T> total_weight) {
+  using A = compute_t<T>;
+  const T* x = static_cast<const T*>(k.x) + row * k.classes;
+  const A* w = static_cast<const A*>(k.weight);
+  const std::int64_t n = k.classes;
+  A top[kLanes], sum[kLanes] = {}, smooth[kLanes] = {};
+  for (int l = 0; l < kLanes; ++l) top[l] = static_cast<A>(x[0]);
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const A v = static_cast<A>(x[i + l]);
+      top[l] = v > top[l] ? v : top[l];
+    }
+  for (int l = 0; i < n; ++i, ++l) {
+    const A v = static_cast<A>(x[i]);
+    top[l] = v > top[l] ? v : top[l];
+  }
+  A max = top[0];
+  for (int l = 1; l < kLanes; ++l) max = top[l] > max ? top[l] : max;
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) sum[l] += math::exp(static_cast<A>(x[i + l]) - max);
+  }
+  for (int l = 0; i < n; ++i, ++l) sum[l] += math::exp(static_cast<A>(x[i]) - max);
+  if (k.smoothing > 0) {
+    for (i = 0; i + kLanes <= n; i += kLanes)
+      for (int l = 0; l < kLanes; ++l) smooth[l] += (static_cast<A>(x[i + l]) - max) * (w ? w[i + l] : A(1));
+    for (int l = 0; i < n; ++i, ++l) smooth[l] += (static_cast<A>(x[i]) - max) * (w ? w[i] : A(1));
+  }
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int l = 0; l < width; ++l) sum[l] += sum[l + width], smooth[l] += smooth[l + width];
+  finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), {max, sum[0], smooth[0]}, total_weight);
+}
+
+// Up to 64 neighbouring positions of one outer index.
+template <class T>
+void forward_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t first, int width, FirstBad& bad,
+                     compute_t<T> total_weight) {
+  using A = compute_t<T>;
+  const T* x = static_cast<const T*>(k.x) + outer * k.classes * k.inner + first;
+  const A* w = static_cast<const A*>(k.weight);
+  A max[kColumns] = {}, sum[kColumns] = {}, smooth[kColumns] = {};
+  for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]);
+  for (std::int64_t c = 1; c < k.classes; ++c)
+    for (int l = 0; l < width; ++l) {
+      const A v = static_cast<A>(x[c * k.inner + l]);
+      max[l] = v > max[l] ? v : max[l];
+    }
+  for (std::int64_t c = 0; c < k.classes; ++c) {
+#pragma omp simd
+    for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[c * k.inner + l]) - max[l]);
+  }
+  if (k.smoothing > 0)
+    for (std::int64_t c = 0; c < k.classes; ++c) {
+      const A wc = w ? w[c] : A(1);
+      for (int l = 0; l < width; ++l) smooth[l] += (static_cast<A>(x[c * k.inner + l]) - max[l]) * wc;
+    }
+  for (int l = 0; l < width; ++l) {
+    const std::int64_t row = outer * k.inner + first + l;
+    finish_row<T, A>(k, row, x + l, k.inner, target_of(k, row, bad), {max[l], sum[l], smooth[l]}, total_weight);
+  }
+}
+
+template <class T>
+std::int64_t cross_entropy(const CrossEntropy& k) {
+  FirstBad bad;
+  const auto total_weight = weight_total<compute_t<T>>(k);
+  if (k.inner == 1) {
+    parallel_for(k.outer, grain_for(k.classes), [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t r = b; r < e; ++r) forward_row<T>(k, r, bad, total_weight);
+    });
+  } else {
+    const std::int64_t blocks = (k.inner + kColumns - 1) / kColumns;
+    parallel_for(k.outer * blocks, grain_for(k.classes * kColumns), [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t i = b; i < e; ++i) {
+        const std::int64_t first = i % blocks * kColumns;
+        forward_columns<T>(k, i / blocks, first,
+                           static_cast<int>(k.inner - first < kColumns ? k.inner - first : kColumns), bad,
+                           total_weight);
+      }
+    });
+  }
+  return bad.position;
+}
+
+// dx = g ((1 - s) w_t (p - onehot) + s / C (W p - w)), with W the sum of the weights. As a p - b w - c onehot.
+template <class A>
+struct RowSlopes {
+  A p, w, onehot, lse;
+  std::int64_t target;
+};
+template <class A>
+inline __attribute__((always_inline)) RowSlopes<A> slopes_of(const CrossEntropy& k, std::int64_t row, A total_weight) {
+  FirstBad unused;  // targets were checked in forward
+  const Target t = target_of(k, row, unused);
+  const A lse = static_cast<const A*>(k.lse)[row];
+  if (t.ignored) return {0, 0, 0, lse, 0};
+  const A* w = static_cast<const A*>(k.weight);
+  const A g = static_cast<const A*>(k.grad)[row * k.grad_stride];
+  const A hard = static_cast<A>(1 - k.smoothing) * (w ? w[t.index] : A(1)),
+          soft = static_cast<A>(k.smoothing / static_cast<double>(k.classes));
+  return {g * (hard + soft * total_weight), g * soft, g * hard, lse, t.index};
+}
+
+template <class T>
+void cross_entropy_backward(const CrossEntropy& k) {
+  using A = compute_t<T>;
+  const A total_weight = weight_total<A>(k);
+  const A* w = static_cast<const A*>(k.weight);
+  const bool smooth = k.smoothing > 0;
+  if (k.inner == 1) {
+    parallel_for(k.outer, grain_for(k.classes), [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t r = b; r < e; ++r) {
+        const T* x = static_cast<const T*>(k.x) + r * k.classes;
+        T* dx = static_cast<T*>(k.dx) + r * k.classes;
+        const RowSlopes<A> s = slopes_of<A>(k, r, total_weight);
+        if (s.p == 0 && s.w == 0) {  // ignored, or no gradient: zero even where x is not finite
+          for (std::int64_t c = 0; c < k.classes; ++c) dx[c] = static_cast<T>(A(0));
+          continue;
+        }
+        const A at_target = s.p * math::exp(static_cast<A>(x[s.target]) - s.lse) - s.onehot -
+                            (smooth ? s.w * (w ? w[s.target] : A(1)) : A(0));
+        if (!smooth) {
+#pragma omp simd
+          for (std::int64_t c = 0; c < k.classes; ++c)
+            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse));
+        } else {
+#pragma omp simd
+          for (std::int64_t c = 0; c < k.classes; ++c)
+            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse) - s.w * (w ? w[c] : A(1)));
+        }
+        dx[s.target] = static_cast<T>(at_target);
+      }
+    });
+    return;
+  }
+  const std::int64_t blocks = (k.inner + kColumns - 1) / kColumns;
+  parallel_for(k.outer * blocks, grain_for(k.classes * kColumns), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t i = b; i < e; ++i) {
+      const std::int64_t first = i % blocks * kColumns, base = i / blocks * k.classes * k.inner + first;
+      const int width = static_cast<int>(k.inner - first < kColumns ? k.inner - first : kColumns);
+      RowSlopes<A> s[kColumns];
+      for (int l = 0; l < width; ++l) s[l] = slopes_of<A>(k, i / blocks * k.inner + first + l, total_weight);
+      const T* x = static_cast<const T*>(k.x) + base;
+      T* dx = static_cast<T*>(k.dx) + base;
+      for (std::int64_t c = 0; c < k.classes; ++c) {
+        const A wc = w ? w[c] : A(1);
+        for (int l = 0; l < width; ++l) {
+          const std::int64_t at = c * k.inner + l;
+          const A p = s[l].p * math::exp(static_cast<A>(x[at]) - s[l].lse) - s[l].w * wc -
+                      (s[l].target == c ? s[l].onehot : A(0));
+          dx[at] = static_cast<T>(s[l].p == 0 && s[l].w == 0 ? A(0) : p);
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+std::int64_t nll_loss(const NllLoss& k) {
+  using A = compute_t<T>;
+  FirstBad bad;
+  const T* x = static_cast<const T*>(k.x);
+  const A* w = static_cast<const A*>(k.weight);
+  parallel_for(k.outer * k.inner, 4096, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t r = b; r < e; ++r) {
+      const Target t = target_of(k, r, bad);
+      const A weight = t.ignored ? A(0) : w ? w[t.index] : A(1);
+      static_cast<T*>(k.loss)[r] = static_cast<T>(
+          t.ignored ? A(0) : -weight * static_cast<A>(x[(r / k.inner * k.classes + t.index) * k.inner + r % k.inner]));
+      static_cast<A*>(k.row_weight)[r] = weight;
+    }
+  });
+  return bad.position;
+}
+
+template <class T>
+void nll_loss_backward(const NllLoss& k) {
+  using A = compute_t<T>;
+  T* dx = static_cast<T*>(k.dx);
+  const T* g = static_cast<const T*>(k.grad);
+  const A* w = static_cast<const A*>(k.weight);
+  parallel_for(k.outer, grain_for(k.classes * k.inner), [&](std::int64_t b, std::int64_t e) {
+    FirstBad unused;
+    for (std::int64_t o = b; o < e; ++o) {
+      std::memset(static_cast<void*>(dx + o * k.classes * k.inner), 0,
+                  static_cast<std::size_t>(k.classes * k.inner) * sizeof(T));
+      for (std::int64_t i = 0; i < k.inner; ++i) {
+        const std::int64_t r = o * k.inner + i;
+        const Target t = target_of(k, r, unused);
+        if (!t.ignored)
+          dx[(o * k.classes + t.index) * k.inner + i] = static_cast<T>(-(w ? w[t.index] : A(1)) * static_cast<A>(g[r]));
+      }
+    }
+  });
+}
+
+template <class T>
+void add_loss(LossKernels& k) {
+  constexpr int d = static_cast<int>(DTypeOf<T>::value);
+  k.cross_entropy[d] = cross_entropy<T>;
+  k.cross_entropy_backward[d] = cross_entropy_backward<T>;
+  k.nll_loss[d] = nll_loss<T>;
+  k.nll_loss_backward[d] = nll_loss_backward<T>;
+}
+
+}  // namespace
+
+void register_loss(KernelTable& t) {
+  add_loss<Half>(family<LossKernels>(t));
+  add_loss<BFloat16>(family<LossKernels>(t));
+  add_loss<float>(family<LossKernels>(t));
+  add_loss<double>(family<LossKernels>(t));
+}
+
+}  // namespace pydlx::PYDLX_ISA
