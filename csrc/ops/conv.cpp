@@ -1,12 +1,12 @@
 #include "ops/conv.h"
 
 #include "autograd/node.h"
+#include "kernels/conv.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
-#include "kernels/conv.h"
 
 namespace pydlx::ops {
 
@@ -38,18 +38,11 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
   return g;
 }
 
-// What the kernels read: row-major, 16-bit floats widened to float32.
-Tensor operand(const Tensor& t) {
-  const bool narrow = t.dtype() == DType::Float16 || t.dtype() == DType::BFloat16;
-  return contiguous(narrow ? to_dtype(t, DType::Float32) : t);
-}
-
 // Runs one pass; the tensor it writes is made here and returned in the dtype of the operands.
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0) {
   const GradModeGuard off(false);
-  const Tensor a = operand(detach(a0)), b = operand(detach(b0)),
-               bias = bias0.defined() ? operand(detach(bias0)) : Tensor();
+  const Tensor a = wide_operand(a0), b = wide_operand(b0), bias = bias0.defined() ? wide_operand(bias0) : Tensor();
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device());
   if (out.numel() > 0) {

@@ -55,6 +55,12 @@ Tensor to_dtype(const Tensor& x, DType dtype) {
   return copied("to", x, empty_like(x, dtype));
 }
 
+Tensor wide_operand(const Tensor& x) {
+  const GradModeGuard off(false);
+  const bool narrow = x.dtype() == DType::Float16 || x.dtype() == DType::BFloat16;
+  return contiguous(narrow ? to_dtype(detach(x), DType::Float32) : detach(x));
+}
+
 Tensor& copy_(Tensor& target, const Tensor& source) {
   check_inplace(target, "copy_");
   require(broadcast_sizes("copy_", target.sizes(), source.sizes()) == target.sizes(), "copy_", "src", ErrorKind::Shape,

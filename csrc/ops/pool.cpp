@@ -1,11 +1,11 @@
 #include "ops/pool.h"
 
 #include "autograd/node.h"
+#include "kernels/pool.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/pool.h"
 
 namespace pydlx::ops {
 
@@ -18,10 +18,6 @@ constexpr const char* kName[][4] = {
     {"", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"},
     {"", "max_unpool1d", "max_unpool2d", "max_unpool3d"},
 };
-
-// 16-bit floats pool in float32: exact for maxima, and averages accumulate in float32.
-DType compute_type(DType t) { return t == DType::Float16 || t == DType::BFloat16 ? DType::Float32 : t; }
-Tensor operand(const Tensor& t) { return contiguous(to_dtype(detach(t), compute_type(t.dtype()))); }
 
 void check_input(const char* op, int axes, const Tensor& x) {
   require(x.ndim() == axes + 1 || x.ndim() == axes + 2, op, "input", ErrorKind::Shape, "expected ", axes + 1,
@@ -133,7 +129,7 @@ Tensor collect(const Tensor& wide, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor w = operand(wide);
+    const Tensor w = wide_operand(wide);
     Tensor narrow = empty(l.index.sizes(), w.dtype(), w.device());
     if (narrow.numel() > 0)
       run_planes("pool_gather", kernels<PoolKernels>(w.device()).gather[static_cast<int>(w.dtype())], l, w, narrow);
@@ -149,7 +145,7 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor n = operand(g);
+    const Tensor n = wide_operand(g);
     Tensor wide = empty(l.wide, n.dtype(), n.device());
     const auto& k = kernels<PoolKernels>(n.device());
     const int t = static_cast<int>(n.dtype());
@@ -166,14 +162,15 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
   Tensor y, index;
   {
     const GradModeGuard off(false);
-    const Tensor in = operand(x);
+    const Tensor in = wide_operand(x);
     Tensor out = empty(sizes, in.dtype(), in.device());
     if (grad || want_index) index = empty(sizes, DType::Int64, in.device());
     if (out.numel() > 0) {
       p.x = in.data();
       p.y = out.data();
       p.index = index.defined() ? index.data_as<std::int64_t>() : nullptr;
-      kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(), x.dtype())(p);
+      kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(),
+                     x.dtype())(p);
     }
     y = to_dtype(out, x.dtype());
   }
@@ -193,7 +190,7 @@ Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& size
   Tensor y;
   {
     const GradModeGuard off(false);
-    const Tensor in = operand(x);
+    const Tensor in = wide_operand(x);
     Tensor out = empty(sizes, in.dtype(), in.device());
     Pool p = p0;
     p.x = in.data();
@@ -212,7 +209,7 @@ Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims&
   Tensor x;
   {
     const GradModeGuard off(false);
-    const Tensor in = operand(g);
+    const Tensor in = wide_operand(g);
     Tensor out = empty(in_sizes, in.dtype(), in.device());
     Pool p = p0;
     p.y = in.data();

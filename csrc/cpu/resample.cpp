@@ -1,0 +1,129 @@
+// Sparse maps along one axis, and sliding blocks. Every output element is one sum in table order; fold works plane by
+// plane.
+#include "kernels/resample.h"
+
+#include "cpu/isa.h"
+#include "functors/types.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kWork = 32768;  // elements per parallel chunk
+
+inline __attribute__((always_inline)) std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+void axis_map(const AxisMap& m) {
+  const T* x = static_cast<const T*>(m.x);
+  T* y = static_cast<T*>(m.y);
+  if (m.inner == 1) {  // the last axis: rows of the table are short dot products
+    parallel_for(m.outer, kWork / (m.out + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t o = b; o < e; ++o) {
+        const T* src = x + o * m.in;
+        T* dst = y + o * m.out;
+        for (std::int64_t j = 0; j < m.out; ++j) {
+          T sum = 0;
+          for (std::int64_t k = m.start[j]; k < m.start[j + 1]; ++k)
+            sum += static_cast<T>(m.weight[k]) * src[m.index[k]];
+          dst[j] = sum;
+        }
+      }
+    });
+    return;
+  }
+  parallel_for(m.outer * m.out, kWork / (m.inner + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t j = u % m.out;
+      const T* src = x + u / m.out * m.in * m.inner;
+      T* dst = y + u * m.inner;
+      std::int64_t k = m.start[j];
+      const std::int64_t end = m.start[j + 1];
+      if (k == end) {
+        for (std::int64_t i = 0; i < m.inner; ++i) dst[i] = T(0);
+        continue;
+      }
+      const T first = static_cast<T>(m.weight[k]);
+      const T* row = src + m.index[k] * m.inner;
+      if (first == T(1))
+        std::memcpy(dst, row, static_cast<std::size_t>(m.inner) * sizeof(T));
+      else
+        for (std::int64_t i = 0; i < m.inner; ++i) dst[i] = first * row[i];
+      for (++k; k < end; ++k) {
+        const T w = static_cast<T>(m.weight[k]);
+        const T* next = src + m.index[k] * m.inner;
+        for (std::int64_t i = 0; i < m.inner; ++i) dst[i] += w * next[i];
+      }
+    }
+  });
+}
+
+// Calls fn(tap row of y, source row or null, first and last column inside) for every (tap, output row) of a plane.
+template <class F>
+inline __attribute__((always_inline)) void each_block_row(const Pool& p, const F& fn) {
+  const std::int64_t taps = p.kernel[1] * p.kernel[2], rows = p.out[1], cols = p.out[2];
+  for (std::int64_t t = 0; t < taps; ++t) {
+    const std::int64_t shift = t % p.kernel[2] * p.dilation[2] - p.pad[2];
+    const std::int64_t lo = shift >= 0 ? 0 : ceil_div(-shift, p.stride[2]);
+    std::int64_t hi = shift >= p.in[2] ? 0 : ceil_div(p.in[2] - shift, p.stride[2]);
+    hi = hi < cols ? hi : cols;
+    for (std::int64_t o = 0; o < rows; ++o) {
+      const std::int64_t h = o * p.stride[1] - p.pad[1] + t / p.kernel[2] * p.dilation[1];
+      const bool inside = h >= 0 && h < p.in[1] && lo < hi;
+      fn((t * rows + o) * cols, inside ? h * p.in[2] + shift : 0, inside ? lo : cols, inside ? hi : cols);
+    }
+  }
+}
+
+std::int64_t plane_grain(const Pool& p) {
+  return kWork / (p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2] + p.in[1] * p.in[2] + 1) + 1;
+}
+
+template <class T>
+void unfold(const Pool& p) {
+  const std::int64_t in = p.in[1] * p.in[2], out = p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2], s = p.stride[2],
+                     cols = p.out[2];
+  parallel_for(p.planes, plane_grain(p), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t plane = b; plane < e; ++plane) {
+      const T* x = static_cast<const T*>(p.x) + plane * in;
+      T* y = static_cast<T*>(p.y) + plane * out;
+      each_block_row(p, [&](std::int64_t to, std::int64_t from, std::int64_t lo, std::int64_t hi) {
+        T* dst = y + to;
+        for (std::int64_t j = 0; j < lo; ++j) dst[j] = T(0);
+        for (std::int64_t j = lo; j < hi; ++j) dst[j] = x[from + j * s];
+        for (std::int64_t j = hi; j < cols; ++j) dst[j] = T(0);
+      });
+    }
+  });
+}
+
+template <class T>
+void fold(const Pool& p) {
+  const std::int64_t in = p.in[1] * p.in[2], out = p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2], s = p.stride[2];
+  parallel_for(p.planes, plane_grain(p), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t plane = b; plane < e; ++plane) {
+      T* x = static_cast<T*>(p.x) + plane * in;
+      const T* y = static_cast<const T*>(p.y) + plane * out;
+      for (std::int64_t i = 0; i < in; ++i) x[i] = T(0);
+      each_block_row(p, [&](std::int64_t from, std::int64_t to, std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t j = lo; j < hi; ++j) x[to + j * s] += y[from + j];
+      });
+    }
+  });
+}
+
+template <class T>
+void add_resample(ResampleKernels& k) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  k.axis_map[t] = axis_map<T>;
+  k.unfold[t] = unfold<T>;
+  k.fold[t] = fold<T>;
+}
+
+}  // namespace
+
+void register_resample(KernelTable& t) {
+  add_resample<float>(family<ResampleKernels>(t));
+  add_resample<double>(family<ResampleKernels>(t));
+}
+
+}  // namespace pydlx::PYDLX_ISA
