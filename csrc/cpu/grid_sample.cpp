@@ -1,5 +1,6 @@
-// Spatial transformer sampling (Jaderberg et al. 2015). Points are handled 64 at a time: their corner offsets and weights are computed
-// once and used for all channels. The image gradient is split over images and channels, so no two threads add to one element.
+// Spatial transformer sampling (Jaderberg et al. 2015). Points are handled 64 at a time: their corner offsets and
+// weights are computed once and used for all channels. The image gradient is split over images and channels, so no two
+// threads add to one element.
 #include "cpu/isa.h"
 #include "functors/types.h"
 #include "kernels/resample.h"
@@ -29,10 +30,12 @@ Place<T> place_of(T g, std::int64_t size, const GridSample& s) {
         d = -d;
         p.slope = -p.slope;
       }
-      const T turns = sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(d / span))) : static_cast<T>(__builtin_floor(d / span));
+      const T turns = sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(d / span)))
+                                     : static_cast<T>(__builtin_floor(d / span));
       const T rest = d - turns * span;
       const T half = turns * T(0.5);
-      const bool even = half == (sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(half))) : static_cast<T>(__builtin_floor(half)));
+      const bool even = half == (sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(half)))
+                                                : static_cast<T>(__builtin_floor(half)));
       p.at = even ? rest + low : span - rest + low;
       if (!even) p.slope = -p.slope;
     }
@@ -63,7 +66,8 @@ T nearest_of(T v) {
 }
 
 template <class T>
-int find_corners(const GridSample& s, std::int64_t image, std::int64_t first, std::int64_t n, bool slopes, Corners<T>& c) {
+int find_corners(const GridSample& s, std::int64_t image, std::int64_t first, std::int64_t n, bool slopes,
+                 Corners<T>& c) {
   const T* grid = static_cast<const T*>(s.grid) + (image * s.points + first) * s.axes;
   const int axes = s.axes, corners = s.mode == GridSample::Mode::nearest ? 1 : 1 << axes;
   for (std::int64_t j = 0; j < n; ++j) {
@@ -115,7 +119,8 @@ void sample(const GridSample& s) {
   parallel_for(s.batch * blocks, 8192 / (kSpan * (s.channels + 1)) + 1, [&](std::int64_t b, std::int64_t e) {
     Corners<T> c;
     for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t image = u / blocks, first = u % blocks * kSpan, n = s.points - first < kSpan ? s.points - first : kSpan;
+      const std::int64_t image = u / blocks, first = u % blocks * kSpan,
+                         n = s.points - first < kSpan ? s.points - first : kSpan;
       const int corners = find_corners(s, image, first, n, false, c);
       for (std::int64_t ch = 0; ch < s.channels; ++ch) {
         const T* x = static_cast<const T*>(s.x) + (image * s.channels + ch) * plane;
@@ -139,7 +144,8 @@ void image_gradient(const GridSample& s) {
   parallel_for(s.batch * parts, 1, [&](std::int64_t b, std::int64_t e) {
     Corners<T> c;
     for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t image = u / parts, c0 = u % parts * share, c1 = c0 + share < s.channels ? c0 + share : s.channels;
+      const std::int64_t image = u / parts, c0 = u % parts * share,
+                         c1 = c0 + share < s.channels ? c0 + share : s.channels;
       T* dx = static_cast<T*>(s.dx) + image * s.channels * plane;
       for (std::int64_t i = c0 * plane; i < c1 * plane; ++i) dx[i] = T(0);
       for (std::int64_t first = 0; first < s.points; first += kSpan) {
@@ -163,7 +169,8 @@ void grid_gradient(const GridSample& s) {
   parallel_for(s.batch * blocks, 8192 / (kSpan * (s.channels + 1)) + 1, [&](std::int64_t b, std::int64_t e) {
     Corners<T> c;
     for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t image = u / blocks, first = u % blocks * kSpan, n = s.points - first < kSpan ? s.points - first : kSpan;
+      const std::int64_t image = u / blocks, first = u % blocks * kSpan,
+                         n = s.points - first < kSpan ? s.points - first : kSpan;
       const int corners = find_corners(s, image, first, n, true, c);
       T sum[3][kSpan] = {};
       for (std::int64_t ch = 0; ch < s.channels; ++ch) {

@@ -1,8 +1,9 @@
-// Sparse maps along one axis, and sliding blocks. Every output element is one sum in table order; fold works plane by plane.
+// Sparse maps along one axis, and sliding blocks. Every output element is one sum in table order; fold works plane by
+// plane.
+#include "kernels/resample.h"
+
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/resample.h"
-#include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -22,7 +23,8 @@ void axis_map(const AxisMap& m) {
         T* dst = y + o * m.out;
         for (std::int64_t j = 0; j < m.out; ++j) {
           T sum = 0;
-          for (std::int64_t k = m.start[j]; k < m.start[j + 1]; ++k) sum += static_cast<T>(m.weight[k]) * src[m.index[k]];
+          for (std::int64_t k = m.start[j]; k < m.start[j + 1]; ++k)
+            sum += static_cast<T>(m.weight[k]) * src[m.index[k]];
           dst[j] = sum;
         }
       }
@@ -72,11 +74,14 @@ inline __attribute__((always_inline)) void each_block_row(const Pool& p, const F
   }
 }
 
-std::int64_t plane_grain(const Pool& p) { return kWork / (p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2] + p.in[1] * p.in[2] + 1) + 1; }
+std::int64_t plane_grain(const Pool& p) {
+  return kWork / (p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2] + p.in[1] * p.in[2] + 1) + 1;
+}
 
 template <class T>
 void unfold(const Pool& p) {
-  const std::int64_t in = p.in[1] * p.in[2], out = p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2], s = p.stride[2], cols = p.out[2];
+  const std::int64_t in = p.in[1] * p.in[2], out = p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2], s = p.stride[2],
+                     cols = p.out[2];
   parallel_for(p.planes, plane_grain(p), [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t plane = b; plane < e; ++plane) {
       const T* x = static_cast<const T*>(p.x) + plane * in;

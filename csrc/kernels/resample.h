@@ -1,4 +1,5 @@
-// Moving images: sparse linear maps along one axis (padding, interpolation), sliding blocks, and sampling at given points.
+// Moving images: sparse linear maps along one axis (padding, interpolation), sliding blocks, and sampling at given
+// points.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +8,8 @@
 
 namespace pydlx {
 
-// y[o, j, i] = sum over e in [start[j], start[j + 1]) of weight[e] x[o, index[e], i], with x [outer, in, inner], y [outer, out, inner].
-// The tables are host memory.
+// y[o, j, i] = sum over e in [start[j], start[j + 1]) of weight[e] x[o, index[e], i], with x [outer, in, inner], y
+// [outer, out, inner]. The tables are host memory.
 struct AxisMap {
   std::int64_t outer = 0, in = 0, out = 0, inner = 0;
   const std::int64_t* start = nullptr;
@@ -23,8 +24,8 @@ struct GridSample {
   enum class Mode : int { bilinear, nearest };
   enum class Padding : int { zeros, border, reflection };
   std::int64_t batch = 0, channels = 0, points = 0;  // points: product of the output's spatial sizes
-  int axes = 2;                                       // 2 or 3
-  std::int64_t in[3] = {1, 1, 1};                     // depth, height, width
+  int axes = 2;                                      // 2 or 3
+  std::int64_t in[3] = {1, 1, 1};                    // depth, height, width
   Mode mode = Mode::bilinear;
   Padding padding = Padding::zeros;
   bool align_corners = false;
@@ -38,7 +39,8 @@ struct GridSample {
 
 struct ResampleKernels {
   void (*axis_map[kDTypeCount])(const AxisMap&) = {};
-  // x [planes, in] <-> y [planes, kernel, out]: y[p, t, o] = x at o * stride - pad + t * dilation, 0 outside; fold is the adjoint.
+  // x [planes, in] <-> y [planes, kernel, out]: y[p, t, o] = x at o * stride - pad + t * dilation, 0 outside; fold is
+  // the adjoint.
   void (*unfold[kDTypeCount])(const Pool&) = {};
   void (*fold[kDTypeCount])(const Pool&) = {};
   void (*grid_sample[kDTypeCount])(const GridSample&) = {};

@@ -1,12 +1,12 @@
 #include "ops/conv.h"
 
 #include "autograd/node.h"
+#include "kernels/conv.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
-#include "kernels/conv.h"
 
 namespace pydlx::ops {
 
@@ -42,8 +42,7 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0) {
   const GradModeGuard off(false);
-  const Tensor a = wide_operand(a0), b = wide_operand(b0),
-               bias = bias0.defined() ? wide_operand(bias0) : Tensor();
+  const Tensor a = wide_operand(a0), b = wide_operand(b0), bias = bias0.defined() ? wide_operand(bias0) : Tensor();
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device());
   if (out.numel() > 0) {

@@ -8,20 +8,26 @@
 
 namespace pydlx::ops {
 
-Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode, const std::string& padding_mode, bool align_corners) {
+Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode, const std::string& padding_mode,
+                   bool align_corners) {
   const char* op = "grid_sample";
   const int axes = x.ndim() - 2;
-  require(axes == 2 || axes == 3, op, "input", ErrorKind::Shape, "expected (N, C, H, W) or (N, C, D, H, W), got shape ", x.sizes());
-  require(grid.ndim() == x.ndim() && grid.sizes()[0] == x.sizes()[0] && grid.sizes().back() == axes, op, "grid", ErrorKind::Shape,
-          "expected (", x.sizes()[0], ", out..., ", axes, ") with ", x.ndim(), " axes for input ", x.sizes(), ", got ", grid.sizes());
-  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(), "; convert with .float()");
-  require(grid.dtype() == x.dtype(), op, "grid", ErrorKind::DType, "expected ", x.dtype(), " like the input, got ", grid.dtype());
+  require(axes == 2 || axes == 3, op, "input", ErrorKind::Shape, "expected (N, C, H, W) or (N, C, D, H, W), got shape ",
+          x.sizes());
+  require(grid.ndim() == x.ndim() && grid.sizes()[0] == x.sizes()[0] && grid.sizes().back() == axes, op, "grid",
+          ErrorKind::Shape, "expected (", x.sizes()[0], ", out..., ", axes, ") with ", x.ndim(), " axes for input ",
+          x.sizes(), ", got ", grid.sizes());
+  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(),
+          "; convert with .float()");
+  require(grid.dtype() == x.dtype(), op, "grid", ErrorKind::DType, "expected ", x.dtype(), " like the input, got ",
+          grid.dtype());
   common_device(op, {&x, &grid});
   GridSample k;
-  require(mode == "bilinear" || mode == "nearest", op, "mode", ErrorKind::Value, "expected 'bilinear' or 'nearest', got '", mode, "'");
+  require(mode == "bilinear" || mode == "nearest", op, "mode", ErrorKind::Value,
+          "expected 'bilinear' or 'nearest', got '", mode, "'");
   k.mode = mode == "bilinear" ? GridSample::Mode::bilinear : GridSample::Mode::nearest;
-  require(padding_mode == "zeros" || padding_mode == "border" || padding_mode == "reflection", op, "padding_mode", ErrorKind::Value,
-          "expected 'zeros', 'border' or 'reflection', got '", padding_mode, "'");
+  require(padding_mode == "zeros" || padding_mode == "border" || padding_mode == "reflection", op, "padding_mode",
+          ErrorKind::Value, "expected 'zeros', 'border' or 'reflection', got '", padding_mode, "'");
   k.padding = padding_mode == "zeros"    ? GridSample::Padding::zeros
               : padding_mode == "border" ? GridSample::Padding::border
                                          : GridSample::Padding::reflection;
@@ -33,7 +39,8 @@ Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode,
   Dims sizes{k.batch, k.channels};
   for (int i = 0; i < axes; ++i) {
     const std::int64_t n = x.sizes()[2 + i];
-    require(n > 0 && n < (1 << 24), op, "input", ErrorKind::Shape, "expected spatial sizes from 1 to 2^24, got shape ", x.sizes());
+    require(n > 0 && n < (1 << 24), op, "input", ErrorKind::Shape, "expected spatial sizes from 1 to 2^24, got shape ",
+            x.sizes());
     k.in[3 - axes + i] = n;
     k.points *= grid.sizes()[1 + i];
     sizes.push_back(grid.sizes()[1 + i]);
@@ -43,7 +50,8 @@ Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode,
     const GradModeGuard off(false);
     const Tensor xc = wide_operand(x), gc = wide_operand(grid);
     Tensor out = empty(sizes, xc.dtype(), xc.device());
-    const auto fn = kernel_or_fail(kernels<ResampleKernels>(xc.device()).grid_sample[static_cast<int>(xc.dtype())], op, xc.device(), x.dtype());
+    const auto fn = kernel_or_fail(kernels<ResampleKernels>(xc.device()).grid_sample[static_cast<int>(xc.dtype())], op,
+                                   xc.device(), x.dtype());
     if (out.numel() > 0) {
       GridSample f = k;
       f.x = xc.data();
@@ -68,8 +76,9 @@ Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode,
       b.dy = dy.data();
       b.dx = dx.defined() ? dx.data() : nullptr;
       b.dgrid = dgrid.defined() ? dgrid.data() : nullptr;
-      const auto fn = kernel_or_fail(kernels<ResampleKernels>(xc.device()).grid_sample_backward[static_cast<int>(xc.dtype())], op, xc.device(),
-                                     x0.dtype());
+      const auto fn =
+          kernel_or_fail(kernels<ResampleKernels>(xc.device()).grid_sample_backward[static_cast<int>(xc.dtype())], op,
+                         xc.device(), x0.dtype());
       if (dy.numel() > 0) fn(b);
       if (bw.needs(0)) bw.set(0, to_dtype(dx, x0.dtype()));
       if (bw.needs(1)) bw.set(1, to_dtype(dgrid, g0.dtype()));

@@ -1,11 +1,11 @@
 #include "ops/pool.h"
 
 #include "autograd/node.h"
+#include "kernels/pool.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/pool.h"
 
 namespace pydlx::ops {
 
@@ -169,7 +169,8 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
       p.x = in.data();
       p.y = out.data();
       p.index = index.defined() ? index.data_as<std::int64_t>() : nullptr;
-      kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(), x.dtype())(p);
+      kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(),
+                     x.dtype())(p);
     }
     y = to_dtype(out, x.dtype());
   }

@@ -61,7 +61,8 @@ Tensor apply_map(const char* op, const Tensor& x, int axis, const MapRef& m) {
     Dims sizes = x.sizes();
     sizes[axis] = m->out;
     Tensor out = empty(sizes, in.dtype(), in.device());
-    const auto fn = kernel_or_fail(kernels<ResampleKernels>(in.device()).axis_map[static_cast<int>(in.dtype())], op, in.device(), x.dtype());
+    const auto fn = kernel_or_fail(kernels<ResampleKernels>(in.device()).axis_map[static_cast<int>(in.dtype())], op,
+                                   in.device(), x.dtype());
     if (out.numel() > 0) {
       AxisMap k;
       k.outer = k.inner = 1;
@@ -85,7 +86,8 @@ Tensor apply_map(const char* op, const Tensor& x, int axis, const MapRef& m) {
 
 std::int64_t clamped(std::int64_t i, std::int64_t n) { return std::clamp<std::int64_t>(i, 0, n - 1); }
 
-// ---- padding ---------------------------------------------------------------------------------------------------------------------
+// ---- padding
+// ---------------------------------------------------------------------------------------------------------------------
 
 MapRef padding_map(std::int64_t n, std::int64_t front, std::int64_t back, const std::string& mode) {
   auto m = std::make_shared<SparseMap>(n);
@@ -101,7 +103,8 @@ MapRef padding_map(std::int64_t n, std::int64_t front, std::int64_t back, const 
   return m;
 }
 
-// ---- interpolation -----------------------------------------------------------------------------------------------------------------
+// ---- interpolation
+// -----------------------------------------------------------------------------------------------------------------
 
 // Keys' cubic convolution kernel at distance d in [0, 2).
 double cubic(double d, double a) {
@@ -114,7 +117,8 @@ double step_of(std::int64_t in, std::int64_t out, double scale, bool align_corne
   return scale > 0 ? 1 / scale : static_cast<double>(in) / static_cast<double>(out);
 }
 
-// Positions are computed in float: the choice of a neighbour must not depend on the tensor's dtype, and PyTorch's does it so.
+// Positions are computed in float: the choice of a neighbour must not depend on the tensor's dtype, and PyTorch's does
+// it so.
 MapRef nearest_map(std::int64_t in, std::int64_t out, double scale, double shift) {
   auto m = std::make_shared<SparseMap>(in);
   const float step = scale > 0 ? static_cast<float>(1 / scale) : static_cast<float>(in) / static_cast<float>(out);
@@ -134,8 +138,9 @@ MapRef linear_map(std::int64_t in, std::int64_t out, double scale, bool align_co
     const double at = align_corners ? step * d : std::max(0.0, step * (d + 0.5) - 0.5);
     const std::int64_t i = clamped(static_cast<std::int64_t>(at), in);
     const double t = std::clamp(at - static_cast<double>(i), 0.0, 1.0);
-    m->add(i, 1 - t);
-    if (i + 1 < in && t > 0) m->add(i + 1, t);
+    const bool inside = i + 1 < in;  // past the last point there is only the last point
+    m->add(i, inside ? 1 - t : 1.0);
+    if (inside && t > 0) m->add(i + 1, t);
     m->end_row();
   }
   return m;
@@ -161,7 +166,8 @@ MapRef cubic_map(std::int64_t in, std::int64_t out, double scale, bool align_cor
 // A filter as wide as the output pixel when shrinking, normalised at the borders (as in Pillow).
 MapRef antialias_map(std::int64_t in, std::int64_t out, double scale, bool align_corners, bool bicubic) {
   auto m = std::make_shared<SparseMap>(in);
-  const double step = step_of(in, out, scale, align_corners), widen = std::max(step, 1.0), support = (bicubic ? 2.0 : 1.0) * widen;
+  const double step = step_of(in, out, scale, align_corners), widen = std::max(step, 1.0),
+               support = (bicubic ? 2.0 : 1.0) * widen;
   for (std::int64_t j = 0; j < out; ++j) {
     const double centre = step * (static_cast<double>(j) + 0.5);
     const auto lo = std::max<std::int64_t>(static_cast<std::int64_t>(centre - support + 0.5), 0);
@@ -190,19 +196,22 @@ Tensor pad(const Tensor& x0, const Dims& amounts, const std::string& mode, std::
           "expected 'constant', 'reflect', 'replicate' or 'circular', got '", mode, "'");
   require(!value || value->to_double() == 0, op, "value", ErrorKind::Value, "expected no value with mode '", mode, "'");
   const int axes = amounts.ndim() / 2;
-  require(amounts.ndim() % 2 == 0 && axes >= 1 && axes <= 3 && (x0.ndim() == axes + 1 || x0.ndim() == axes + 2), op, "pad", ErrorKind::Value,
-          "expected (front, back) pairs for all axes of (N, C, spatial...) or (C, spatial...), got ", amounts, " for shape ", x0.sizes());
+  require(amounts.ndim() % 2 == 0 && axes >= 1 && axes <= 3 && (x0.ndim() == axes + 1 || x0.ndim() == axes + 2), op,
+          "pad", ErrorKind::Value,
+          "expected (front, back) pairs for all axes of (N, C, spatial...) or (C, spatial...), got ", amounts,
+          " for shape ", x0.sizes());
   Tensor x = x0;
   for (int i = 0; i < axes; ++i) {
     const int a = x.ndim() - 1 - i;
     const std::int64_t n = x0.sizes()[a], front = amounts[2 * i], back = amounts[2 * i + 1];
     if (front == 0 && back == 0) continue;
     const std::int64_t most = mode == "reflect" ? n - 1 : mode == "circular" ? n : INT64_MAX;
-    require(n > 0 && front <= most && back <= most, op, "pad", ErrorKind::Value, "expected at most ", std::max<std::int64_t>(most, 0),
-            " for mode '", mode, "' on an axis of size ", n, ", got ", front, " and ", back);
+    require(n > 0 && front <= most && back <= most, op, "pad", ErrorKind::Value, "expected at most ",
+            std::max<std::int64_t>(most, 0), " for mode '", mode, "' on an axis of size ", n, ", got ", front, " and ",
+            back);
     const std::int64_t size = checked_add(checked_add(n, front, op), back, op);
-    require(size > 0 && front > -n && back > -n, op, "pad", ErrorKind::Shape, "expected an output size above 0, got ", size, " from ", n,
-            " with ", front, " and ", back);
+    require(size > 0 && front > -n && back > -n, op, "pad", ErrorKind::Shape, "expected an output size above 0, got ",
+            size, " from ", n, " with ", front, " and ", back);
     Dims sizes = x.sizes();
     sizes[a] = size;
     checked_mul(checked_numel(sizes, op), 8, op);
@@ -213,23 +222,30 @@ Tensor pad(const Tensor& x0, const Dims& amounts, const std::string& mode, std::
   return x.is_same(x0) ? clone(x) : x;
 }
 
-Tensor interpolate(const Tensor& x, const Dims& size, const std::vector<double>& scale, const std::string& mode, bool align_corners,
-                   bool antialias) {
+Tensor interpolate(const Tensor& x, const Dims& size, const std::vector<double>& scale, const std::string& mode,
+                   bool align_corners, bool antialias) {
   const char* op = "interpolate";
   const int axes = x.ndim() - 2;
-  require(axes >= 1 && axes <= 3, op, "input", ErrorKind::Shape, "expected 3 to 5 axes (N, C, spatial...), got shape ", x.sizes());
-  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(), "; convert with .float()");
-  const bool linear = (mode == "linear" && axes == 1) || (mode == "bilinear" && axes == 2) || (mode == "trilinear" && axes == 3);
+  require(axes >= 1 && axes <= 3, op, "input", ErrorKind::Shape, "expected 3 to 5 axes (N, C, spatial...), got shape ",
+          x.sizes());
+  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(),
+          "; convert with .float()");
+  const bool linear =
+      (mode == "linear" && axes == 1) || (mode == "bilinear" && axes == 2) || (mode == "trilinear" && axes == 3);
   const bool bicubic = mode == "bicubic" && axes == 2;
-  require(linear || bicubic || mode == "nearest" || mode == "nearest-exact" || mode == "area", op, "mode", ErrorKind::Value,
-          "expected nearest, nearest-exact, area, linear (3 axes), bilinear or bicubic (4 axes) or trilinear (5 axes), got '", mode,
-          "' for shape ", x.sizes());
-  require(!antialias || bicubic || mode == "bilinear", op, "antialias", ErrorKind::Value, "expected mode bilinear or bicubic, got '", mode, "'");
+  require(linear || bicubic || mode == "nearest" || mode == "nearest-exact" || mode == "area", op, "mode",
+          ErrorKind::Value,
+          "expected nearest, nearest-exact, area, linear (3 axes), bilinear or bicubic (4 axes) or trilinear (5 axes), "
+          "got '",
+          mode, "' for shape ", x.sizes());
+  require(!antialias || bicubic || mode == "bilinear", op, "antialias", ErrorKind::Value,
+          "expected mode bilinear or bicubic, got '", mode, "'");
   require(size.ndim() == axes, op, "size", ErrorKind::Value, "expected ", axes, " sizes, got ", size);
   Dims sizes = x.sizes();
   for (int i = 0; i < axes; ++i) {
     require(size[i] > 0, op, "size", ErrorKind::Value, "expected sizes above 0, got ", size);
-    require(x.sizes()[2 + i] > 0, op, "input", ErrorKind::Shape, "expected spatial sizes above 0, got shape ", x.sizes());
+    require(x.sizes()[2 + i] > 0, op, "input", ErrorKind::Shape, "expected spatial sizes above 0, got shape ",
+            x.sizes());
     sizes[2 + i] = size[i];
   }
   checked_mul(checked_numel(sizes, op), 8, op);

@@ -6,7 +6,6 @@
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/pool.h"
 
 namespace pydlx::ops {
 
@@ -18,18 +17,20 @@ struct Blocks {
 };
 
 // Checks and sizes for an image (N, C, H, W).
-Blocks make_blocks(const char* op, const Dims& image, const Dims& kernel, const Dims& dilation, const Dims& padding, const Dims& stride) {
+Blocks make_blocks(const char* op, const Dims& image, const Dims& kernel, const Dims& dilation, const Dims& padding,
+                   const Dims& stride) {
   Blocks b;
   Pool& p = b.geometry;
   p.planes = checked_mul(image[0], image[1], op);
   std::int64_t taps = 1, count = 1;
   for (int i = 0; i < 2; ++i) {
     require(kernel[i] > 0 && dilation[i] > 0 && stride[i] > 0 && padding[i] >= 0, op, "kernel_size", ErrorKind::Value,
-            "expected kernel, dilation and stride above 0 and padding of at least 0, got ", kernel, ", ", dilation, ", ", stride, " and ", padding);
+            "expected kernel, dilation and stride above 0 and padding of at least 0, got ", kernel, ", ", dilation,
+            ", ", stride, " and ", padding);
     const std::int64_t extent = checked_add(checked_mul(dilation[i], kernel[i] - 1, op), 1, op);
     const std::int64_t padded = checked_add(image[2 + i], checked_mul(2, padding[i], op), op);
-    require(padded >= extent, op, "kernel_size", ErrorKind::Shape, "expected a block no larger than the padded image (", padded,
-            " along axis ", i, "), got ", extent);
+    require(padded >= extent, op, "kernel_size", ErrorKind::Shape, "expected a block no larger than the padded image (",
+            padded, " along axis ", i, "), got ", extent);
     p.in[1 + i] = image[2 + i];
     p.kernel[1 + i] = kernel[i];
     p.stride[1 + i] = stride[i];
@@ -69,33 +70,38 @@ Tensor move_blocks(const char* op, const Tensor& x, const Blocks& b, bool to_col
 }
 
 void check_floating(const char* op, const Tensor& x) {
-  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(), "; convert with .float()");
+  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype(),
+          "; convert with .float()");
 }
 
 }  // namespace
 
 Tensor im2col(const Tensor& x0, const Dims& kernel, const Dims& dilation, const Dims& padding, const Dims& stride) {
   const char* op = "unfold";
-  require(x0.ndim() == 3 || x0.ndim() == 4, op, "input", ErrorKind::Shape, "expected (N, C, H, W) or (C, H, W), got shape ", x0.sizes());
+  require(x0.ndim() == 3 || x0.ndim() == 4, op, "input", ErrorKind::Shape,
+          "expected (N, C, H, W) or (C, H, W), got shape ", x0.sizes());
   check_floating(op, x0);
   const Tensor x = x0.ndim() == 4 ? x0 : unsqueeze(x0, 0);
   Tensor y = move_blocks("im2col", x, make_blocks(op, x.sizes(), kernel, dilation, padding, stride), true);
   return x0.ndim() == 4 ? y : squeeze(y, {0});
 }
 
-Tensor col2im(const Tensor& x0, const Dims& size, const Dims& kernel, const Dims& dilation, const Dims& padding, const Dims& stride) {
+Tensor col2im(const Tensor& x0, const Dims& size, const Dims& kernel, const Dims& dilation, const Dims& padding,
+              const Dims& stride) {
   const char* op = "fold";
-  require(x0.ndim() == 2 || x0.ndim() == 3, op, "input", ErrorKind::Shape, "expected (N, C kh kw, L) or (C kh kw, L), got shape ", x0.sizes());
+  require(x0.ndim() == 2 || x0.ndim() == 3, op, "input", ErrorKind::Shape,
+          "expected (N, C kh kw, L) or (C kh kw, L), got shape ", x0.sizes());
   check_floating(op, x0);
   require(size[0] > 0 && size[1] > 0, op, "output_size", ErrorKind::Value, "expected sizes above 0, got ", size);
   const Tensor x = x0.ndim() == 3 ? x0 : unsqueeze(x0, 0);
   require(kernel[0] > 0 && kernel[1] > 0, op, "kernel_size", ErrorKind::Value, "expected sizes above 0, got ", kernel);
   const std::int64_t taps = checked_mul(kernel[0], kernel[1], op);
-  require(x.sizes()[1] % taps == 0, op, "input", ErrorKind::Shape, "expected channels that are a multiple of the block size ", taps,
-          ", got shape ", x0.sizes());
-  const Blocks b = make_blocks(op, {x.sizes()[0], x.sizes()[1] / taps, size[0], size[1]}, kernel, dilation, padding, stride);
-  require(b.columns == x.sizes(), op, "input", ErrorKind::Shape, "expected ", b.columns[2], " blocks for output size ", size, ", got shape ",
-          x0.sizes());
+  require(x.sizes()[1] % taps == 0, op, "input", ErrorKind::Shape,
+          "expected channels that are a multiple of the block size ", taps, ", got shape ", x0.sizes());
+  const Blocks b =
+      make_blocks(op, {x.sizes()[0], x.sizes()[1] / taps, size[0], size[1]}, kernel, dilation, padding, stride);
+  require(b.columns == x.sizes(), op, "input", ErrorKind::Shape, "expected ", b.columns[2], " blocks for output size ",
+          size, ", got shape ", x0.sizes());
   Tensor y = move_blocks("col2im", x, b, false);
   return x0.ndim() == 3 ? y : squeeze(y, {0});
 }
@@ -106,7 +112,8 @@ Tensor pixel_shuffle(const Tensor& x, std::int64_t r) {
   require(r > 0, op, "upscale_factor", ErrorKind::Value, "expected a factor above 0, got ", r);
   const int n = x.ndim() - 3;
   const std::int64_t square = checked_mul(r, r, op), c = x.sizes()[n], h = x.sizes()[n + 1], w = x.sizes()[n + 2];
-  require(c % square == 0, op, "input", ErrorKind::Shape, "expected channels that are a multiple of ", square, ", got shape ", x.sizes());
+  require(c % square == 0, op, "input", ErrorKind::Shape, "expected channels that are a multiple of ", square,
+          ", got shape ", x.sizes());
   Dims split(x.sizes().data(), n), order, joined = split;
   for (auto s : {c / square, r, r, h, w}) split.push_back(s);
   for (int i = 0; i <= n; ++i) order.push_back(i);
@@ -121,8 +128,8 @@ Tensor pixel_unshuffle(const Tensor& x, std::int64_t r) {
   require(r > 0, op, "downscale_factor", ErrorKind::Value, "expected a factor above 0, got ", r);
   const int n = x.ndim() - 3;
   const std::int64_t c = x.sizes()[n], h = x.sizes()[n + 1], w = x.sizes()[n + 2];
-  require(h % r == 0 && w % r == 0, op, "input", ErrorKind::Shape, "expected height and width that are multiples of ", r, ", got shape ",
-          x.sizes());
+  require(h % r == 0 && w % r == 0, op, "input", ErrorKind::Shape, "expected height and width that are multiples of ",
+          r, ", got shape ", x.sizes());
   Dims split(x.sizes().data(), n), order, joined = split;
   for (auto s : {c, h / r, r, w / r, r}) split.push_back(s);
   for (int i = 0; i <= n; ++i) order.push_back(i);
@@ -133,9 +140,10 @@ Tensor pixel_unshuffle(const Tensor& x, std::int64_t r) {
 
 Tensor channel_shuffle(const Tensor& x, std::int64_t groups) {
   const char* op = "channel_shuffle";
-  require(x.ndim() >= 3, op, "input", ErrorKind::Shape, "expected at least 3 axes (N, C, spatial...), got shape ", x.sizes());
-  require(groups > 0 && x.sizes()[1] % groups == 0, op, "groups", ErrorKind::Value, "expected a divisor of the ", x.sizes()[1],
-          " channels, got ", groups);
+  require(x.ndim() >= 3, op, "input", ErrorKind::Shape, "expected at least 3 axes (N, C, spatial...), got shape ",
+          x.sizes());
+  require(groups > 0 && x.sizes()[1] % groups == 0, op, "groups", ErrorKind::Value, "expected a divisor of the ",
+          x.sizes()[1], " channels, got ", groups);
   Dims split{x.sizes()[0], groups, x.sizes()[1] / groups};
   for (int i = 2; i < x.ndim(); ++i) split.push_back(x.sizes()[i]);
   return reshape(transpose(reshape(x, split), 1, 2), x.sizes());

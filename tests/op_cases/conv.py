@@ -1,7 +1,6 @@
 """Cases of the convolutions: every geometry argument, odd sizes, tile edges, strided and depthwise paths, misuse."""
 
 import numpy as np
-
 from cases import Case, ErrorCase, args, normal
 
 HALVES = ("float32", "float64", "float16", "bfloat16")
@@ -29,7 +28,11 @@ CASES = [
     Case("conv2d/wide", conv(2, padding=(0, 2)), args(normal(1, 2, 5, 131), normal(3, 2, 3, 5))),
     Case("conv2d/unbatched", conv(2, padding=1), args(normal(4, 6, 7), normal(3, 4, 3, 3), normal(3))),
     Case("conv2d/strided", conv(2, stride=2, padding=1), args(normal(2, 3, 13, 16), normal(8, 3, 3, 3), normal(8))),
-    Case("conv2d/strided uneven", conv(2, stride=(3, 2), padding=(2, 0), dilation=(1, 3)), args(normal(2, 3, 14, 20), normal(4, 3, 3, 4))),
+    Case(
+        "conv2d/strided uneven",
+        conv(2, stride=(3, 2), padding=(2, 0), dilation=(1, 3)),
+        args(normal(2, 3, 14, 20), normal(4, 3, 3, 4)),
+    ),
     Case("conv2d/stride beyond kernel", conv(2, stride=4), args(normal(2, 2, 11, 14), normal(3, 2, 2, 2), normal(3))),
     Case("conv2d/dilated", conv(2, dilation=2, padding=2), args(normal(2, 3, 9, 9), normal(4, 3, 3, 3))),
     Case("conv2d/valid", conv(2, padding="valid"), args(normal(2, 3, 9, 9), normal(4, 3, 3, 3))),
@@ -38,21 +41,55 @@ CASES = [
     Case("conv2d/pointwise strided", conv(2, stride=2), args(normal(2, 13, 9, 9), normal(7, 13, 1, 1), normal(7))),
     Case("conv2d/grouped", conv(2, groups=3, padding=1), args(normal(2, 6, 7, 9), normal(12, 2, 3, 3), normal(12))),
     Case("conv2d/depthwise", conv(2, groups=6, padding=1), args(normal(2, 6, 7, 19), normal(6, 1, 3, 3), normal(6))),
-    Case("conv2d/depthwise strided", conv(2, groups=6, padding=1, stride=2), args(normal(2, 6, 7, 19), normal(12, 1, 3, 3), normal(12))),
+    Case(
+        "conv2d/depthwise strided",
+        conv(2, groups=6, padding=1, stride=2),
+        args(normal(2, 6, 7, 19), normal(12, 1, 3, 3), normal(12)),
+    ),
     Case("conv2d/deep", conv(2, padding=1), args(normal(1, 70, 5, 5), normal(20, 70, 3, 3)), second=False),
-    Case("conv2d/one channel out", conv(2, padding=2), args(normal(2, 9, 8, 300), normal(1, 9, 5, 5), normal(1)), second=False),
+    Case(
+        "conv2d/one channel out",
+        conv(2, padding=2),
+        args(normal(2, 9, 8, 300), normal(1, 9, 5, 5), normal(1)),
+        second=False,
+    ),
     Case("conv2d/no bias, big kernel", conv(2, padding=3), args(normal(2, 2, 6, 5), normal(3, 2, 7, 7))),
     Case("conv2d/empty batch", conv(2), args(normal(0, 3, 8, 8), normal(4, 3, 3, 3), normal(4))),
-    Case("conv2d/many pixels", conv(2, padding=1), args(normal(5, 1, 40, 41), normal(3, 1, 3, 3), normal(3)), second=False),
+    Case(
+        "conv2d/many pixels",
+        conv(2, padding=1),
+        args(normal(5, 1, 40, 41), normal(3, 1, 3, 3), normal(3)),
+        second=False,
+    ),
     Case("conv3d", conv(3, padding=1), args(normal(2, 3, 4, 5, 6), normal(5, 3, 3, 3, 3), normal(5))),
-    Case("conv3d/strided", conv(3, stride=(1, 2, 3), padding=(0, 1, 2)), args(normal(1, 2, 5, 6, 7), normal(4, 2, 2, 3, 4), normal(4))),
+    Case(
+        "conv3d/strided",
+        conv(3, stride=(1, 2, 3), padding=(0, 1, 2)),
+        args(normal(1, 2, 5, 6, 7), normal(4, 2, 2, 3, 4), normal(4)),
+    ),
     Case("conv_transpose1d", transpose(1, stride=2), args(normal(2, 3, 9), normal(3, 4, 5), normal(4))),
     Case("conv_transpose2d", transpose(2), args(normal(2, 3, 5, 6), normal(3, 4, 3, 3), normal(4)), dtypes=HALVES),
-    Case("conv_transpose2d/strided", transpose(2, stride=2, padding=1, output_padding=1), args(normal(2, 3, 5, 6), normal(3, 4, 3, 3), normal(4))),
-    Case("conv_transpose2d/sparse", transpose(2, stride=(5, 3), dilation=(2, 1)), args(normal(1, 3, 3, 4), normal(3, 2, 2, 2), normal(2))),
-    Case("conv_transpose2d/grouped", transpose(2, stride=2, groups=2), args(normal(2, 4, 5, 4), normal(4, 3, 3, 2), normal(6))),
+    Case(
+        "conv_transpose2d/strided",
+        transpose(2, stride=2, padding=1, output_padding=1),
+        args(normal(2, 3, 5, 6), normal(3, 4, 3, 3), normal(4)),
+    ),
+    Case(
+        "conv_transpose2d/sparse",
+        transpose(2, stride=(5, 3), dilation=(2, 1)),
+        args(normal(1, 3, 3, 4), normal(3, 2, 2, 2), normal(2)),
+    ),
+    Case(
+        "conv_transpose2d/grouped",
+        transpose(2, stride=2, groups=2),
+        args(normal(2, 4, 5, 4), normal(4, 3, 3, 2), normal(6)),
+    ),
     Case("conv_transpose2d/unbatched", transpose(2, padding=1), args(normal(3, 5, 6), normal(3, 4, 3, 3), normal(4))),
-    Case("conv_transpose3d", transpose(3, stride=2, padding=1), args(normal(1, 3, 3, 2, 4), normal(3, 2, 3, 3, 3), normal(2))),
+    Case(
+        "conv_transpose3d",
+        transpose(3, stride=2, padding=1),
+        args(normal(1, 3, 3, 2, 4), normal(3, 2, 3, 3, 3), normal(2)),
+    ),
     Case(
         "convolution",
         lambda T, x, w, b: T.convolution(x, w, b, [2, 1], [1, 1], [1, 1], False, [0, 0], 1),

@@ -1,8 +1,8 @@
 """Cases of the pooling ops."""
 
 import numpy as np
-
 from cases import Case, ErrorCase, args, distinct, normal
+
 from op_cases.conv import functional
 
 HALVES = ("float32", "float64", "float16", "bfloat16")
@@ -31,7 +31,13 @@ def unpool(axes, kernel, **keywords):
 CASES = [
     Case("max_pool1d", pool("max_pool1d", 3), args(distinct(2, 3, 17))),
     Case("max_pool2d", pool("max_pool2d", 2), args(distinct(2, 3, 8, 8)), dtypes=("float32", "float64")),
-    Case("max_pool2d/half", lambda T, x: functional(T).max_pool2d(x, 2), args(normal(2, 3, 8, 8)), dtypes=HALVES, grad=False),
+    Case(
+        "max_pool2d/half",
+        lambda T, x: functional(T).max_pool2d(x, 2),
+        args(normal(2, 3, 8, 8)),
+        dtypes=HALVES,
+        grad=False,
+    ),
     Case("max_pool2d/overlap", pool("max_pool2d", 3, 2, 1), args(distinct(2, 3, 9, 11))),
     Case("max_pool2d/wide", pool("max_pool2d", (2, 3), (1, 2)), args(distinct(1, 2, 4, 300))),
     Case("max_pool2d/dilated", pool("max_pool2d", 3, 1, 1, 2), args(distinct(2, 3, 9, 11))),
@@ -58,7 +64,11 @@ CASES = [
     Case("adaptive_avg_pool3d", pool("adaptive_avg_pool3d", (2, 3, 1)), args(normal(2, 2, 5, 4, 6))),
     Case("adaptive_max_pool1d", pool("adaptive_max_pool1d", 5), args(distinct(2, 3, 17))),
     Case("adaptive_max_pool2d", pool("adaptive_max_pool2d", (3, 4)), args(distinct(2, 3, 8, 5))),
-    Case("adaptive_max_pool2d/indices", pool("adaptive_max_pool2d", (3, 4), return_indices=True), args(distinct(2, 3, 8, 5))),
+    Case(
+        "adaptive_max_pool2d/indices",
+        pool("adaptive_max_pool2d", (3, 4), return_indices=True),
+        args(distinct(2, 3, 8, 5)),
+    ),
     Case("adaptive_max_pool3d", pool("adaptive_max_pool3d", 2), args(distinct(2, 2, 5, 4, 6))),
     Case("max_unpool1d", unpool(1, 3), args(distinct(2, 3, 17)), second=False),
     Case("max_unpool2d", unpool(2, 2), args(distinct(2, 3, 8, 6)), second=False),
@@ -102,7 +112,9 @@ ERRORS = [
     ),
     ErrorCase(
         "max_unpool2d/shape",
-        lambda T: T._C.max_unpool2d(T.from_numpy(np.ones((1, 1, 2, 2))), T.from_numpy(np.ones((1, 1, 2, 3), np.int64)), 2),
+        lambda T: T._C.max_unpool2d(
+            T.from_numpy(np.ones((1, 1, 2, 2))), T.from_numpy(np.ones((1, 1, 2, 3), np.int64)), 2
+        ),
         ValueError,
         r"\[max_unpool2d\] indices",
     ),
