@@ -1,12 +1,17 @@
 #include "ops/elementwise.h"
 
 #include "autograd/node.h"
+#include "ops/elementwise_op.h"
 #include "ops/pointwise.h"
+#include "ops/math.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
 #include "kernels/pointwise.h"
 
 namespace pydlx::ops {
+
+using detail::binary_op;
+using detail::fit;
 
 // ---- creation and copies ---------------------------------------------------------------------------------------------------------
 
@@ -96,11 +101,7 @@ Tensor neg(const Tensor& x) {
 Tensor abs(const Tensor& x) {
   Tensor y = run_unary(UnaryOp::abs, "abs", x, false);
   if (any_requires_grad(x))
-    record("abs", y, {&x}, [x = save(x)](Backward& bw) {
-      const Tensor t = x.get(bw), zero = wrap_scalar(std::int64_t{0});
-      // d|x|/dx = sign(x), 0 at 0
-      bw.set(0, mul(bw.grad(), sub(to_dtype(gt(t, zero), t.dtype()), to_dtype(lt(t, zero), t.dtype()))));
-    });
+    record("abs", y, {&x}, [x = save(x)](Backward& bw) { bw.set(0, mul(bw.grad(), sign(x.get(bw)))); });  // sign(0) = 0
   return y;
 }
 
@@ -168,29 +169,10 @@ namespace {
 
 bool is_one(Scalar s) { return s.is_float() ? s.f == 1.0 : s.i == 1; }
 Tensor scaled(const Tensor& t, Scalar alpha) { return is_one(alpha) ? t : mul(t, wrap_scalar(alpha)); }
-// Gradient for one operand: undo broadcasting, restore the operand's dtype.
-Tensor fit(const Tensor& g, const Dims& sizes, DType dtype) { return to_dtype(sum_to(g, sizes), dtype); }
 
 void check_alpha(const char* op, const Tensor& a, const Tensor& b, Scalar alpha) {
   if (alpha.is_float() && !is_floating(result_type({&a, &b})))
     fail(op, "alpha", ErrorKind::DType, "expected an integer for integer tensors, got ", alpha.f);
-}
-
-// The shape of every binary op with gradients: forward kernel, then a node with the given formula. `inplace` writes into a.
-template <class F>
-Tensor binary_op(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace, F make_backward) {
-  if (!inplace) {
-    Tensor y = run_binary(op, name, a, b, to_float);
-    if (any_requires_grad(a, b) && is_floating(y.dtype())) record(name, y, {&a, &b}, make_backward());
-    return y;
-  }
-  check_inplace(a, name);
-  Ref<Node> node;
-  if (any_requires_grad(a, b) && is_floating(a.dtype())) node = make_node(name, {&a, &b}, make_backward());
-  Tensor target = a;
-  run_binary(op, name, a, b, to_float, true);
-  if (node) set_history_inplace(target, node);
-  return target;
 }
 
 Tensor add_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {

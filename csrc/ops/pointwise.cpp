@@ -182,26 +182,21 @@ void check_inplace_result(const char* name, const Tensor& target, const Dims& si
           " cannot be stored in a ", target.dtype(), " tensor; use the out-of-place form");
 }
 
-// Runs `fn` on converted inputs; writes through a temporary when the target has another dtype or overlaps an input.
-Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device, const Tensor& a,
-              const Tensor* b, const Tensor* target, const PointwiseParams& params) {
-  const Tensor x = converted(a, compute);
-  const Tensor y = b ? converted(*b, compute) : Tensor();
+// Runs `fn` on converted inputs; writes through a temporary when the target has another dtype or overlaps an input. Undefined inputs
+// are absent.
+Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device, const Tensor* target,
+              const PointwiseParams& params, const Tensor& a, const Tensor& b = {}, const Tensor& c = {}) {
+  const Tensor x = converted(a, compute), y = b.defined() ? converted(b, compute) : Tensor(), z = c.defined() ? converted(c, compute) : Tensor();
   Tensor out;
-  const bool direct = target && target->dtype() == out_dtype && !partially_overlaps(*target, x) && !(b && partially_overlaps(*target, y));
-  if (direct)
-    out = *target;
-  else if (b)
-    out = elementwise_output(sizes, out_dtype, device, {&x, &y});
-  else
-    out = elementwise_output(sizes, out_dtype, device, {&x});
+  bool direct = target && target->dtype() == out_dtype;
+  for (const Tensor* t : {&x, &y, &z}) direct = direct && !(t->defined() && partially_overlaps(*target, *t));
+  auto with_inputs = [&](auto f) { return z.defined() ? f({&x, &y, &z}) : y.defined() ? f({&x, &y}) : f({&x}); };
+  using Inputs = std::initializer_list<const Tensor*>;
+  out = direct ? *target : with_inputs([&](Inputs in) { return elementwise_output(sizes, out_dtype, device, in); });
   if (out.numel() > 0) {
     Elementwise e;
     std::memcpy(e.param, params.p, sizeof e.param);
-    if (b)
-      build_elementwise(e, out, {&x, &y}, compute);
-    else
-      build_elementwise(e, out, {&x}, compute);
+    with_inputs([&](Inputs in) { build_elementwise(e, out, in, compute); });
     fn(e);
   }
   if (target && !direct) {
@@ -219,7 +214,7 @@ Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, b
   if (inplace) check_inplace_result(name, x, x.sizes(), compute);
   const auto fn = kernel_or_fail(kernels<PointwiseKernels>(x.device()).unary[static_cast<int>(op)][static_cast<int>(compute)], name,
                                  x.device(), compute);
-  return launch(fn, name, x.sizes(), compute, compute, x.device(), x, nullptr, inplace ? &x : nullptr, params);
+  return launch(fn, name, x.sizes(), compute, compute, x.device(), inplace ? &x : nullptr, params, x);
 }
 
 Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace,
@@ -231,11 +226,11 @@ Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& 
       kernel_or_fail(kernels<PointwiseKernels>(device).binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
   if (a.sizes() == b.sizes()) {
     if (inplace) check_inplace_result(name, a, a.sizes(), compute);
-    return launch(fn, name, a.sizes(), compute, compute, device, a, &b, inplace ? &a : nullptr, params);
+    return launch(fn, name, a.sizes(), compute, compute, device, inplace ? &a : nullptr, params, a, b);
   }
   const Dims sizes = broadcast_sizes(name, a.sizes(), b.sizes());
   if (inplace) check_inplace_result(name, a, sizes, compute);
-  return launch(fn, name, sizes, compute, compute, device, a, &b, inplace ? &a : nullptr, params);
+  return launch(fn, name, sizes, compute, compute, device, inplace ? &a : nullptr, params, a, b);
 }
 
 Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor& b) {
@@ -243,7 +238,19 @@ Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor
   const DType compute = result_type({&a, &b});
   const auto fn =
       kernel_or_fail(kernels<PointwiseKernels>(device).compare[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
-  return launch(fn, name, broadcast_sizes(name, a.sizes(), b.sizes()), compute, DType::Bool, device, a, &b, nullptr, {});
+  return launch(fn, name, broadcast_sizes(name, a.sizes(), b.sizes()), compute, DType::Bool, device, nullptr, {}, a, b);
+}
+
+Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor& b, const Tensor& c, bool to_float, bool inplace,
+                   PointwiseParams params) {
+  const Device device = common_device(name, {&a, &b, &c});
+  DType compute = result_type({&a, &b, &c});
+  if (to_float) compute = float_type(compute);
+  const auto fn =
+      kernel_or_fail(kernels<PointwiseKernels>(device).ternary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+  const Dims sizes = broadcast_sizes(name, {&a, &b, &c});
+  if (inplace) check_inplace_result(name, a, sizes, compute);
+  return launch(fn, name, sizes, compute, compute, device, inplace ? &a : nullptr, params, a, b, c);
 }
 
 }  // namespace pydlx

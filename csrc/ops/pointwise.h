@@ -35,6 +35,9 @@ Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, b
 // out = op(a, b) after promotion and broadcasting. With `inplace` the result is written into a, whose dtype and shape stay.
 Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace = false,
                   PointwiseParams params = {});
+// The target of an in-place ternary op is its first operand.
+Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor& b, const Tensor& c, bool to_float, bool inplace = false,
+                   PointwiseParams params = {});
 Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor& b);
 
 // out <- src with conversion and broadcasting, no autograd, no version bump.

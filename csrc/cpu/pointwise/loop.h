@@ -1,5 +1,7 @@
-// The elementwise loop. Walking the outer axes and cutting work into parallel chunks is one ordinary function; only the innermost row
-// is instantiated per functor and dtype, which keeps thousands of kernels cheap to compile.
+// The elementwise loop. Walking the outer axes, cutting work into parallel chunks and gathering strided, broadcast or
+// 16-bit operands are ordinary functions; a functor is instantiated once per compute type, as one loop over contiguous
+// arrays. That keeps a thousand kernels cheap to compile, and lets every one of them run at vector speed whatever the
+// layout.
 #pragma once
 #include "cpu/isa.h"
 #include "functors/types.h"
@@ -10,23 +12,122 @@ namespace {
 
 using namespace functors;
 
-// Elements per parallel chunk: 32 Ki elements are about 10 us of work, below which waking threads costs more than it saves.
+// Elements per parallel chunk: 32 Ki elements are about 10 us of work, below which waking threads costs more than it
+// saves.
 constexpr std::int64_t kGrain = 32768;
+// Elements staged at a time: the buffers of five operands stay in the first-level cache.
+constexpr std::int64_t kBlock = 512;
 
-// One row of n elements: p are the operands' addresses, s their strides in elements.
-using RowFn = void (*)(std::int64_t n, char* const* p, const std::int64_t* s, const double* param);
+// ---- operands
+// --------------------------------------------------------------------------------------------------------------------
 
-[[maybe_unused]] void walk(const Elementwise& e, const std::size_t* size, RowFn row) {
+// How an operand in memory becomes a contiguous array of its compute type (float for 16-bit floats, else itself), and
+// back. Strides count elements; a load with stride 0 fills.
+struct Format {
+  std::size_t size;  // bytes in memory
+  bool converts;     // compute type differs
+  void (*load)(std::int64_t n, char* to, const char* from, std::int64_t stride);
+  void (*store)(std::int64_t n, char* to, std::int64_t stride, const char* from);
+};
+
+template <std::size_t size>
+struct WordOf;
+template <>
+struct WordOf<1> {
+  using type = std::uint8_t;
+};
+template <>
+struct WordOf<2> {
+  using type = std::uint16_t;
+};
+template <>
+struct WordOf<4> {
+  using type = std::uint32_t;
+};
+template <>
+struct WordOf<8> {
+  using type = std::uint64_t;
+};
+template <class T>
+using word_t = typename WordOf<sizeof(T)>::type;
+
+template <class C, class T>
+void load(std::int64_t n, char* to, const char* from, std::int64_t stride) {
+  C* o = reinterpret_cast<C*>(to);
+  const T* a = reinterpret_cast<const T*>(from);
+  if (stride == 0) {
+    const C v = static_cast<C>(a[0]);
+    for (std::int64_t i = 0; i < n; ++i) o[i] = v;
+  } else if (stride == 1) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i]);
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i * stride]);
+  }
+}
+template <class C, class T>
+void store(std::int64_t n, char* to, std::int64_t stride, const char* from) {
+  T* o = reinterpret_cast<T*>(to);
+  const C* a = reinterpret_cast<const C*>(from);
+  if (stride == 1) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<T>(a[i]);
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) o[i * stride] = static_cast<T>(a[i]);
+  }
+}
+
+template <class T>
+constexpr Format format_of() {
+  using C = compute_t<T>;
+  if constexpr (sizeof(C) == sizeof(T))
+    return {sizeof(T), false, load<word_t<T>, word_t<T>>, store<word_t<T>, word_t<T>>};
+  else
+    return {sizeof(T), true, load<C, T>, store<C, T>};
+}
+template <class... Ts>
+constexpr Format kFormats[] = {format_of<Ts>()...};
+
+// ---- walking
+// ---------------------------------------------------------------------------------------------------------------------
+
+// n elements of contiguous compute-type arrays, output first.
+using DenseFn = void (*)(std::int64_t n, char* const* p, const double* param);
+
+// One row: directly when every operand is contiguous in its compute type, else block by block through buffers.
+inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const Format* format, int operands,
+                    DenseFn dense, const double* param) {
+  bool staged[kMaxOperands], any = false;
+  for (int k = 0; k < operands; ++k) any |= staged[k] = s[k] != 1 || format[k].converts;
+  if (!any) {
+    dense(n, p, param);
+    return;
+  }
+  alignas(64) char buffer[kMaxOperands][kBlock * 8];
+  char* q[kMaxOperands];
+  for (std::int64_t b = 0; b < n; b += kBlock) {
+    const std::int64_t m = n - b < kBlock ? n - b : kBlock;
+    for (int k = 0; k < operands; ++k) {
+      char* at = p[k] + b * s[k] * static_cast<std::int64_t>(format[k].size);
+      q[k] = staged[k] ? buffer[k] : at;
+      if (k > 0 && staged[k] && (s[k] != 0 || b == 0)) format[k].load(m, buffer[k], at, s[k]);
+    }
+    dense(m, q, param);
+    if (staged[0]) format[0].store(m, p[0] + b * s[0] * static_cast<std::int64_t>(format[0].size), s[0], buffer[0]);
+  }
+}
+
+[[maybe_unused]] void walk(const Elementwise& e, const Format* format, DenseFn dense) {
   std::int64_t inner_stride[kMaxOperands], step[kMaxOperands][kMaxDims];
   for (int k = 0; k < e.operands; ++k) {
     inner_stride[k] = e.stride[k][0];
-    for (int d = 0; d < e.ndim; ++d) step[k][d] = e.stride[k][d] * static_cast<std::int64_t>(size[k]);
+    for (int d = 0; d < e.ndim; ++d) step[k][d] = e.stride[k][d] * static_cast<std::int64_t>(format[k].size);
   }
   if (e.ndim == 1) {
     parallel_for(e.numel, kGrain, [&](std::int64_t b, std::int64_t end) {
       char* p[kMaxOperands];
       for (int k = 0; k < e.operands; ++k) p[k] = static_cast<char*>(e.data[k]) + b * step[k][0];
-      row(end - b, p, inner_stride, e.param);
+      run_row(end - b, p, inner_stride, format, e.operands, dense, e.param);
     });
     return;
   }
@@ -42,7 +143,7 @@ using RowFn = void (*)(std::int64_t n, char* const* p, const std::int64_t* s, co
       for (int k = 0; k < e.operands; ++k) p[k] += index[d] * step[k][d];
     }
     for (std::int64_t r = b; r < end; ++r) {
-      row(inner, p, inner_stride, e.param);
+      run_row(inner, p, inner_stride, format, e.operands, dense, e.param);
       for (int d = 1; d < e.ndim; ++d) {
         for (int k = 0; k < e.operands; ++k) p[k] += step[k][d];
         if (++index[d] < e.size[d]) break;
@@ -53,52 +154,80 @@ using RowFn = void (*)(std::int64_t n, char* const* p, const std::int64_t* s, co
   });
 }
 
-// Rows for one and two inputs. `f` is a stateless functor type with `static Out apply(In..., const double* param)`.
-template <class F, class Out, class In>
-void row1(std::int64_t n, char* const* p, const std::int64_t* s, const double* param) {
+// ---- functors
+// --------------------------------------------------------------------------------------------------------------------
+
+// The four parameters as locals: the compiler then knows that no store changes them.
+struct Params {
+  double p[4];
+  inline __attribute__((always_inline)) explicit Params(const double* q) : p{q[0], q[1], q[2], q[3]} {}
+};
+
+// Functors with `rare(x)` and `slow(x)` have arguments that their branch-free form cannot serve.
+template <class F, class A>
+concept HasRare = requires(A a) { F::rare(a); };
+
+template <class F, class Out, class A>
+void dense1(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
-  const In* a = reinterpret_cast<const In*>(p[1]);
-  if (s[0] == 1 && s[1] == 1) {
+  const A* a = reinterpret_cast<const A*>(p[1]);
+  const Params q(param);
+  if constexpr (HasRare<F, A>) {
+    for (std::int64_t b = 0; b < n; b += kBlock) {
+      const std::int64_t end = n - b < kBlock ? n : b + kBlock;
+      int rare = 0;
+#pragma omp simd reduction(| : rare)
+      for (std::int64_t i = b; i < end; ++i) rare |= F::rare(a[i]) ? 1 : 0;
+      if (rare) {
+        for (std::int64_t i = b; i < end; ++i) o[i] = F::rare(a[i]) ? F::slow(a[i]) : F::apply(a[i], q.p);
+      } else {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], param);
+        for (std::int64_t i = b; i < end; ++i) o[i] = F::apply(a[i], q.p);
+      }
+    }
   } else {
-    const std::int64_t so = s[0], sa = s[1];
-    for (std::int64_t i = 0; i < n; ++i) o[i * so] = F::apply(a[i * sa], param);
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], q.p);
   }
 }
-
-template <class F, class Out, class In>
-void row2(std::int64_t n, char* const* p, const std::int64_t* s, const double* param) {
+template <class F, class Out, class A, class B>
+void dense2(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
-  const In* a = reinterpret_cast<const In*>(p[1]);
-  const In* b = reinterpret_cast<const In*>(p[2]);
-  if (s[0] == 1 && s[1] == 1 && s[2] == 1) {
+  const A* a = reinterpret_cast<const A*>(p[1]);
+  const B* b = reinterpret_cast<const B*>(p[2]);
+  const Params q(param);
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b[i], param);
-  } else if (s[0] == 1 && s[1] == 1 && s[2] == 0) {
-    const In v = b[0];
+  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b[i], q.p);
+}
+template <class F, class Out, class A, class B, class C>
+void dense3(std::int64_t n, char* const* p, const double* param) {
+  Out* o = reinterpret_cast<Out*>(p[0]);
+  const A* a = reinterpret_cast<const A*>(p[1]);
+  const B* b = reinterpret_cast<const B*>(p[2]);
+  const C* c = reinterpret_cast<const C*>(p[3]);
+  const Params q(param);
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], v, param);
-  } else {
-    const std::int64_t so = s[0], sa = s[1], sb = s[2];
-    for (std::int64_t i = 0; i < n; ++i) o[i * so] = F::apply(a[i * sa], b[i * sb], param);
-  }
+  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b[i], c[i], q.p);
 }
 
-template <class F, class Out, class In>
+// The kernels. F is a stateless functor type with `static C apply(C..., const double* param)` on compute types.
+template <class F, class Out, class A>
 void map1(const Elementwise& e) {
-  constexpr std::size_t size[] = {sizeof(Out), sizeof(In)};
-  walk(e, size, row1<F, Out, In>);
+  walk(e, kFormats<Out, A>, dense1<F, compute_t<Out>, compute_t<A>>);
 }
-template <class F, class Out, class In>
+template <class F, class Out, class A, class B = A>
 void map2(const Elementwise& e) {
-  constexpr std::size_t size[] = {sizeof(Out), sizeof(In), sizeof(In)};
-  walk(e, size, row2<F, Out, In>);
+  walk(e, kFormats<Out, A, B>, dense2<F, compute_t<Out>, compute_t<A>, compute_t<B>>);
+}
+template <class F, class Out, class A, class B = A, class C = B>
+void map3(const Elementwise& e) {
+  walk(e, kFormats<Out, A, B, C>, dense3<F, compute_t<Out>, compute_t<A>, compute_t<B>, compute_t<C>>);
 }
 
 template <class... Ts>
 struct Types {};
-using AllTypes = Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
+using AllTypes =
+    Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
 
 template <class T>
 constexpr int idx = static_cast<int>(DTypeOf<T>::value);

@@ -1,0 +1,246 @@
+// Elementary and special functions of one operand.
+#pragma once
+#include "functors/special.h"
+#include "functors/types.h"
+#include "kernels/pointwise.h"
+
+namespace pydlx::functors {
+
+template <UnaryOp op>
+struct Transcendental;
+
+template <>
+struct Transcendental<UnaryOp::exp> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::exp(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::exp2> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::exp2(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::expm1> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::expm1(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::log> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::log(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::log2> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::log2(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::log10> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::log10(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::log1p> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::log1p(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::sin> {
+  static constexpr unsigned types = kFloat;
+  PYDLX_HD static float apply(float x, const double*) { return math::sin_small(x); }
+  PYDLX_HD static double apply(double x, const double*) { return math::sin(x); }
+  PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
+  PYDLX_HD static float slow(float x) { return math::sin(x); }
+};
+
+template <>
+struct Transcendental<UnaryOp::cos> {
+  static constexpr unsigned types = kFloat;
+  PYDLX_HD static float apply(float x, const double*) { return math::cos_small(x); }
+  PYDLX_HD static double apply(double x, const double*) { return math::cos(x); }
+  PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
+  PYDLX_HD static float slow(float x) { return math::cos(x); }
+};
+
+template <>
+struct Transcendental<UnaryOp::tanh> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::tanh(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::sigmoid> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::sigmoid(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::erf> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::erf(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::tan> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::tan(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::asin> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::asin(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::acos> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::acos(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::atan> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::atan(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::sinh> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::sinh(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::cosh> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::cosh(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::asinh> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::asinh(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::acosh> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::acosh(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::atanh> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::atanh(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::erfc> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::erfc(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::erfinv> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::erfinv(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::lgamma> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::lgamma(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::digamma> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::digamma(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::trigamma> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::trigamma(x);
+  }
+};
+
+}  // namespace pydlx::functors

@@ -1,0 +1,168 @@
+"""Accuracy of float32 functions over their whole range, in units in the last place against float64, and their special values (C99)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import pydlx
+
+# function: (bound in ULP, float64 reference). The reference is NumPy's, or the C library's through math.
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def sigmoid(x):
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+TABLE = {
+    "exp": (1.5, np.exp),
+    "exp2": (1.5, np.exp2),
+    "expm1": (2.0, np.expm1),
+    "log": (1.5, np.log),
+    "log2": (2.5, np.log2),
+    "log10": (2.5, np.log10),
+    "log1p": (2.0, np.log1p),
+    "sin": (1.5, np.sin),
+    "cos": (1.5, np.cos),
+    "tan": (1.5, np.tan),
+    "asin": (1.5, np.arcsin),
+    "acos": (1.5, np.arccos),
+    "atan": (1.5, np.arctan),
+    "sinh": (2.5, np.sinh),
+    "cosh": (2.5, np.cosh),
+    "tanh": (3.0, np.tanh),
+    "asinh": (2.5, np.arcsinh),
+    "acosh": (2.5, np.arccosh),
+    "atanh": (2.5, np.arctanh),
+    "sigmoid": (2.5, sigmoid),
+    "erf": (2.0, erf),
+    "sqrt": (0.5, np.sqrt),
+    "rsqrt": (1.5, lambda x: 1 / np.sqrt(x)),
+    "reciprocal": (0.5, lambda x: 1 / x),
+}
+ISAS = pydlx._C.build_info()["cpu_isas"]
+
+
+def samples():
+    """Every 5001st bit pattern: 859 k values of every magnitude and sign, subnormals included; plus a dense set around 1."""
+    bits = np.arange(0, 2**32, 5001, dtype=np.uint64).astype(np.uint32)
+    return np.concatenate([bits.view(np.float32), np.linspace(-12, 12, 200_001, dtype=np.float32)])
+
+
+SAMPLES = samples()
+
+
+def ulp_errors(got, want):
+    """|got - want| in units of the float32 spacing at want; 0 where both are the same special value."""
+    magnitude = np.maximum(np.abs(want), 2.0**-126)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        spacing = np.exp2(np.floor(np.log2(magnitude)) - 23)
+        error = np.abs(got.astype(np.float64) - want) / spacing
+        overflow = np.abs(want) >= 2.0**128 * (1 - 2.0**-25)  # rounds to infinity in float32
+    same = (np.isnan(got) & np.isnan(want)) | (overflow & np.isinf(got) & (np.sign(got) == np.sign(want)))
+    return np.where(same, 0.0, error)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", TABLE)
+def test_bound(name, isa):
+    bound, reference = TABLE[name]
+    x = SAMPLES if name != "erf" else SAMPLES[::4]
+    with np.errstate(all="ignore"):
+        want = reference(x.astype(np.float64))
+    pydlx._C._set_cpu_isa(isa)
+    try:
+        got = getattr(pydlx, name)(pydlx.from_numpy(x)).numpy()
+    finally:
+        pydlx._C._set_cpu_isa(ISAS[-1])
+    error = ulp_errors(got, want)
+    error = np.where(np.isnan(error), np.inf, error)
+    worst = int(np.argmax(error))
+    assert error[worst] <= bound, (
+        f"{name}({x[worst]!r}) = {got[worst]!r}, expected {want[worst]!r}: {error[worst]:.2f} ULP"
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_pow_bound(isa):
+    rng = np.random.default_rng(0)
+    n = 200_000
+    x = np.exp2(rng.uniform(-149, 128, n)).astype(np.float32)
+    y = (rng.uniform(-1.05, 1.05, n) * 150 / np.maximum(np.abs(np.log2(x)), 1e-3)).astype(np.float32)
+    x[::3], y[::3] = -x[::3], np.round(y[::3])
+    with np.errstate(all="ignore"):
+        want = np.power(x.astype(np.float64), y.astype(np.float64))
+    pydlx._C._set_cpu_isa(isa)
+    try:
+        got = pydlx.pow(pydlx.from_numpy(x), pydlx.from_numpy(y)).numpy()
+    finally:
+        pydlx._C._set_cpu_isa(ISAS[-1])
+    assert ulp_errors(got, want).max() <= 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pow_special_values(dtype):
+    """Every pair of special values, against the C library (through NumPy), signs of zeros included."""
+    v = np.array([0.0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, -1.5, 1e30, -1e30, np.inf, -np.inf, np.nan], dtype)
+    a, b = np.repeat(v, len(v)), np.tile(v, len(v))
+    with np.errstate(all="ignore"):
+        want = np.power(a, b)
+    got = pydlx.pow(pydlx.from_numpy(a), pydlx.from_numpy(b)).numpy()
+    np.testing.assert_allclose(got, want, rtol=2e-7)
+    number = ~np.isnan(want)
+    assert np.array_equal(np.signbit(got[number]), np.signbit(want[number]))
+
+
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "exp2"])
+def test_double(name):
+    """The float64 forms against extended precision where NumPy's long double has it."""
+    if np.finfo(np.longdouble).nmant < 63:
+        pytest.skip("no extended precision on this platform")
+    x = np.concatenate(
+        [np.linspace(-700, 700, 20_001), np.linspace(-3, 3, 20_001), np.exp2(np.linspace(-1074, 1000, 5_001))]
+    )
+    reference = {**{k: v[1] for k, v in TABLE.items()}}[name]
+    with np.errstate(all="ignore"):
+        want = reference(x.astype(np.longdouble))
+        got = getattr(pydlx, name)(pydlx.from_numpy(x)).numpy()
+        spacing = np.spacing(np.maximum(np.abs(want), 2.3e-308).astype(np.float64))
+        error = np.abs(got.astype(np.longdouble) - want) / spacing
+    finite = np.isfinite(want) & (np.abs(want) < 1.7e308)
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    assert error[finite].max() <= 3.0, (
+        f"{name}: {float(error[finite].max()):.2f} ULP at {x[finite][np.argmax(error[finite])]}"
+    )
+
+
+def test_trigamma_at_known_points():
+    """psi'(1) = pi^2/6, psi'(1/2) = pi^2/2, psi'(1/4) = pi^2 + 8 Catalan; psi'(-1/2) = pi^2/2 + 4."""
+    x = pydlx.from_numpy(np.array([1.0, 0.5, 0.25, -0.5])).requires_grad_(True)
+    pydlx.digamma(x).sum().backward()
+    want = [math.pi**2 / 6, math.pi**2 / 2, math.pi**2 + 8 * 0.915965594177219015, math.pi**2 / 2 + 4]
+    np.testing.assert_allclose(x.grad.numpy(), want, rtol=1e-14)
+
+
+def test_gelu_keeps_the_tail():
+    """x Phi(x) stays accurate where 1 + erf would cancel to zero."""
+    x = np.linspace(-12, 6, 20_001, dtype=np.float32)
+    want = x * 0.5 * np.vectorize(math.erfc)(-x.astype(np.float64) / math.sqrt(2))
+    got = pydlx.gelu(pydlx.from_numpy(x)).numpy()
+    nonzero = want != 0
+    assert (np.abs(got - want)[nonzero] / np.abs(want[nonzero])).max() < 2e-5
+
+
+def test_integer_extremes_do_not_trap():
+    """INT64_MIN / -1 and shifts beyond the width are defined; see functors/binary.h."""
+    low = pydlx.from_numpy(np.array([-(2**63), 7], np.int64))
+    minus = pydlx.from_numpy(np.array([-1, -1], np.int64))
+    assert (low // minus).numpy().tolist() == [-(2**63), -7]
+    assert pydlx.div(low, minus, rounding_mode="trunc").numpy().tolist() == [-(2**63), -7]
+    assert (low % minus).numpy().tolist() == [0, 0]
+    assert pydlx.fmod(low, minus).numpy().tolist() == [0, 0]
+    assert abs(low).numpy().tolist() == [-(2**63), 7]
+    assert (low >> 200).numpy().tolist() == [-1, 0]
+    assert (low << 64).numpy().tolist() == [0, 0]
