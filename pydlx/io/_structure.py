@@ -17,9 +17,10 @@ from typing import Any
 
 import pydlx
 
-from .. import Size, Tensor
+from .. import Tensor
 from .. import device as Device
 from .. import dtype as DType
+from .._size import Size
 
 __all__ = ["decode", "encode"]
 

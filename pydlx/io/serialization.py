@@ -6,8 +6,9 @@ import json
 import os
 from typing import Any
 
-from .. import Size, Tensor, nn
+from .. import Tensor, nn
 from .. import device as Device
+from .._size import Size
 from ._atomic import write_atomically
 from ._pytorch import read_checkpoint
 from ._structure import decode, encode

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import Tensor, enable_grad, float32, no_grad, tensor
+from .. import Tensor, float32, tensor
+from ..autograd import enable_grad, no_grad
 from .optimizer import Optimizer
 
 __all__ = ["ComposedOptimizer"]

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
-from .. import Tensor, enable_grad, float32, tensor
+from .. import Tensor, float32, tensor
+from ..autograd import enable_grad
 from .optimizer import Optimizer
 
 __all__ = ["Bucket", "FusedOptimizer"]

@@ -66,7 +66,7 @@ class Adagrad(FusedOptimizer):
         group = self.param_groups[-1]
         start = float(group["initial_accumulator_value"])
         for p in group["params"]:
-            self.state[p] = {"step": tensor(0.0, dtype=float32), "sum": full_like(p, start, requires_grad=False)}
+            self.state[p] = {"step": tensor(0.0, dtype=float32), "sum": full_like(p, start)}
 
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lr("Adagrad", group["lr"])
@@ -79,7 +79,7 @@ class Adagrad(FusedOptimizer):
 
     def _slots(self, group: dict[str, Any]) -> list[tuple[str, bool, Callable[[Tensor], Tensor]]]:
         start = float(group["initial_accumulator_value"])
-        return [("sum", True, lambda p: full_like(p, start, requires_grad=False))]
+        return [("sum", True, lambda p: full_like(p, start))]
 
     def _launch(self, group: dict[str, Any], bucket: Bucket, grads: list[Tensor]) -> None:
         fused_adagrad_(

@@ -150,4 +150,4 @@ class AdamW(Adam):
 
 
 def _zeros(p: Tensor) -> Tensor:
-    return zeros_like(p, requires_grad=False)
+    return zeros_like(p)

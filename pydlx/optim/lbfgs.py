@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .. import Tensor, cat, enable_grad, no_grad
+from .. import Tensor, cat
+from ..autograd import enable_grad, no_grad
 from ._checks import check_lr, check_nonnegative
 from .optimizer import Optimizer, ParamsT
 

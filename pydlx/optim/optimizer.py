@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, TypeAlias
 
-from .. import Tensor, enable_grad
+from .. import Tensor
+from ..autograd import enable_grad
 from ..utils.hooks import RemovableHandle
 
 __all__ = ["Optimizer", "ParamsT", "required"]
@@ -58,7 +59,7 @@ class TrackedDict(dict[Any, Any]):
         self._clock.ticks += 1
         super().__delitem__(key)
 
-    def __ior__(self, other: Any) -> TrackedDict:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> TrackedDict:  # type: ignore[misc]
         self.update(other)
         return self
 

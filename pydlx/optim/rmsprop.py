@@ -99,4 +99,4 @@ class RMSprop(FusedOptimizer):
 
 
 def _zeros(p: Tensor) -> Tensor:
-    return zeros_like(p, requires_grad=False)
+    return zeros_like(p)

@@ -78,7 +78,7 @@ class SGD(FusedOptimizer):
         return (group["momentum"] != 0,)
 
     def _slots(self, group: dict[str, Any]) -> list[tuple[str, bool, Callable[[Tensor], Tensor]]]:
-        return [("momentum_buffer", group["momentum"] != 0, lambda p: empty_like(p, requires_grad=False))]
+        return [("momentum_buffer", group["momentum"] != 0, lambda p: empty_like(p))]
 
     def _launch(self, group: dict[str, Any], bucket: Bucket, grads: list[Tensor]) -> None:
         fused_sgd_(

@@ -210,7 +210,7 @@ class ColorJitter:
         if self.saturation and channels > 1:
             weights = [0.299, 0.587, 0.114] if channels == 3 else [1 / channels] * channels
             parts = tensor(weights, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
-            grey = (images * parts).sum(1, keepdim=True)
+            grey = (images * parts).sum([1], keepdim=True)
             images = grey + (images - grey) * (1 + self.saturation * draws[2])
         return images
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from .. import no_grad
+from ..autograd import no_grad
 
 __all__ = ["ModelEMA"]
 
