@@ -1,0 +1,1 @@
+"""Complete small training programs: ``pydlx demo NAME``."""

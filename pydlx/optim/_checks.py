@@ -1,0 +1,56 @@
+"""Argument checks the optimisers share; every message is ``[op] argument: expected ..., got ...``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import Tensor
+
+__all__ = ["check_betas", "check_flag_unsupported", "check_lr", "check_nonnegative", "check_unit"]
+
+
+def _as_number(op: str, name: str, value: Any) -> float:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(
+                f"[{op}] {name}: expected a number or a tensor with one element, got shape {tuple(value.shape)}"
+            )
+        return float(value.item())
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"[{op}] {name}: expected a number, got {type(value).__name__}")
+    return float(value)
+
+
+def check_nonnegative(op: str, name: str, value: Any) -> None:
+    """Refuse numbers below zero and NaN."""
+    if not _as_number(op, name, value) >= 0.0:
+        raise ValueError(f"[{op}] {name}: expected a number >= 0, got {value}")
+
+
+def check_lr(op: str, value: Any) -> None:
+    """Refuse learning rates below zero and NaN; a one-element tensor is accepted."""
+    check_nonnegative(op, "lr", value)
+
+
+def check_unit(op: str, name: str, value: Any, *, closed: bool = False) -> None:
+    """Refuse numbers outside [0, 1), or outside [0, 1] when ``closed``."""
+    number = _as_number(op, name, value)
+    if not (0.0 <= number < 1.0 or (closed and number == 1.0)):
+        raise ValueError(f"[{op}] {name}: expected a number in [0, 1{']' if closed else ')'}, got {value}")
+
+
+def check_betas(op: str, betas: Any, count: int = 2) -> None:
+    """Refuse anything but ``count`` decay rates in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != count:
+        raise ValueError(f"[{op}] betas: expected {count} numbers in [0, 1), got {betas!r}")
+    for i, beta in enumerate(betas):
+        check_unit(op, f"betas[{i}]", beta)
+
+
+def check_flag_unsupported(op: str, name: str, value: Any) -> None:
+    """Refuse ``differentiable=True``: the fused step writes in place and records nothing."""
+    if value:
+        raise ValueError(
+            f"[{op}] {name}: expected False, got {value!r}; the fused step is not recorded, write the update with "
+            "tensor operations (p - lr * grad) and autograd.grad(create_graph=True) to differentiate through it"
+        )
