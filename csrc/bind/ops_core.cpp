@@ -47,7 +47,6 @@ void bind_core(OpRegistry& r) {
       {"expand(Tensor input, int[*] size) -> Tensor", call<&expand>, kMethod, "A view in which axes of size 1 are repeated."},
       {"permute(Tensor input, int[*] dims) -> Tensor", call<&permute>, kBoth, "A view with the axes in a new order."},
       {"transpose(Tensor input, int dim0, int dim1) -> Tensor", call<&transpose>, kBoth, "A view with two axes swapped."},
-      {"squeeze(Tensor input, int[1]? dim=None) -> Tensor", call<&squeeze>, kBoth, "A view without axes of size 1."},
       {"unsqueeze(Tensor input, int dim) -> Tensor", call<&unsqueeze>, kBoth, "A view with a new axis of size 1."},
       {"select(Tensor input, int dim, int index) -> Tensor", call<&ops::select>, kBoth, "A view at one index of an axis."},
       {"narrow(Tensor input, int dim, int start, int length) -> Tensor", call<&narrow>, kBoth, "A view of a run of indices of an axis."},

@@ -61,7 +61,10 @@ Param parse_param(const std::string& text, const std::string& whole) {
       {"Tensor", Kind::Tensor}, {"Operand", Kind::Operand},     {"Tensor[]", Kind::TensorList}, {"Number", Kind::Number},
       {"int", Kind::Int},       {"float", Kind::Float},         {"bool", Kind::Bool},           {"str", Kind::Str},
       {"dtype", Kind::DType},   {"device", Kind::Device},       {"Generator", Kind::Generator}, {"object", Kind::Object}};
-  if (t.rfind("int[", 0) == 0) {
+  if (t == "Tensor[*]") {
+    p.kind = Kind::TensorList;
+    p.variadic = true;
+  } else if (t.rfind("int[", 0) == 0) {
     p.kind = Kind::IntList;
     const std::string n = t.substr(4, t.size() - 5);
     p.variadic = n == "*";
@@ -205,9 +208,10 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
   Py_ssize_t take = n;
   for (Py_ssize_t i = 0; i < n && i < s.positional; ++i) {
     const Param& p = s.params[i];
-    if (p.variadic && (is_int(args[i]) || is_int_tensor(args[i]))) {
+    const auto belongs = [&p](PyObject* o) { return p.kind == Kind::TensorList ? is_tensor(o) : is_int(o) || is_int_tensor(o); };
+    if (p.variadic && belongs(args[i])) {
       Py_ssize_t end = i;
-      while (end < n && (is_int(args[end]) || is_int_tensor(args[end]))) ++end;
+      while (end < n && belongs(args[end])) ++end;
       b.temporary = PyTuple_New(end - i);
       if (!b.temporary) throw PythonError{};
       for (Py_ssize_t k = i; k < end; ++k) PyTuple_SET_ITEM(b.temporary, k - i, Py_NewRef(args[k]));
@@ -215,7 +219,8 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
       take = i;
       if (end != n) {
         if (!strict) return false;
-        fail(s.name, p.name, ErrorKind::Type, "expected integers, got ", Py_TYPE(args[end])->tp_name);
+        fail(s.name, p.name, ErrorKind::Type, p.kind == Kind::TensorList ? "expected tensors, got " : "expected integers, got ",
+             Py_TYPE(args[end])->tp_name);
       }
       break;
     }

@@ -4,7 +4,7 @@
 //    call<&ops::layer_norm>, kFunction, "doc"}
 //
 // From it come the module function, the tensor method, argument checking with errors that name op and argument, the docstring, and the
-// type stubs. Argument types: Tensor, Tensor? (None allowed), Number (Python number), Operand (tensor or number), Tensor[], int, float,
+// type stubs. Argument types: Tensor, Tensor? (None allowed), Number (Python number), Operand (tensor or number), Tensor[], Tensor[*] (also as separate positional arguments), int, float,
 // bool, str, int[], int[N] (one int stands for N equal ones), int[*] (also as separate positional arguments), dtype, device, Generator,
 // object; each may carry `?`. `*` starts keyword-only arguments. "-> (Tensor values, Tensor indices)" returns a named tuple. Several rows
 // with one name are overloads, tried in order. With `kOut` the op gets a generic out= argument.

@@ -10,6 +10,7 @@
 #include "bind/schema.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
+#include "ops/shape.h"
 #include "ops/views.h"
 
 namespace pydlx::bind {
@@ -218,7 +219,8 @@ PyObject* iterate(PyObject* o) {
     const Tensor t = as_tensor(o);
     require(t.ndim() > 0, "iter", "", ErrorKind::Type, "expected at least one dimension, got a 0-d tensor");
     const Object rows = Object::checked(PyTuple_New(t.sizes()[0]));
-    for (std::int64_t i = 0; i < t.sizes()[0]; ++i) PyTuple_SET_ITEM(rows.get(), i, wrap(ops::select(t, 0, i)));
+    const TensorList views = ops::unbind(t, 0);
+    for (std::size_t i = 0; i < views.size(); ++i) PyTuple_SET_ITEM(rows.get(), static_cast<Py_ssize_t>(i), wrap(views[i]));
     return PyObject_GetIter(rows.get());
   });
 }
@@ -328,8 +330,14 @@ PyObject* get_transposed(PyObject* o, void*) {
 }
 PyObject* get_matrix_transposed(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) {
-    require(t.ndim() >= 2, "mT", "", ErrorKind::Shape, "expected at least two dimensions, got shape ", t.sizes());
+    require(t.ndim() >= 2, "mT", "input", ErrorKind::Shape, "expected at least two dimensions, got shape ", t.sizes());
     return wrap(ops::transpose(t, -2, -1));
+  });
+}
+PyObject* get_adjoint(PyObject* o, void*) {
+  return getter(o, [](const Tensor& t) {
+    require(t.ndim() == 2 || t.ndim() == 0, "H", "input", ErrorKind::Shape, "expected a matrix, got shape ", t.sizes(), "; use mH for batches");
+    return wrap(ops::t(t));
   });
 }
 PyObject* get_itemsize(PyObject* o, void*) { return PyLong_FromSize_t(itemsize(self_of(o)->impl->dtype)); }
@@ -366,6 +374,8 @@ PyGetSetDef getset[] = {
     {"retains_grad", get_retains_grad, nullptr, nullptr, nullptr},
     {"T", get_transposed, nullptr, "The tensor with its axes reversed.", nullptr},
     {"mT", get_matrix_transposed, nullptr, "The tensor with its last two axes swapped.", nullptr},
+    {"mH", get_matrix_transposed, nullptr, "The tensor with its last two axes swapped (there are no complex dtypes).", nullptr},
+    {"H", get_adjoint, nullptr, "The transpose of a matrix (there are no complex dtypes).", nullptr},
     {"itemsize", get_itemsize, nullptr, "Bytes per element.", nullptr},
     {"nbytes", get_nbytes, nullptr, "Bytes of all elements.", nullptr},
     {"is_cuda", get_is_cuda, nullptr, nullptr, nullptr},

@@ -8,24 +8,14 @@
 
 namespace pydlx::ops {
 
-namespace {
-
-// A differentiable view: shares storage and version, remembers the tensor it views for in-place changes.
 Tensor make_view(const Tensor& x, Dims sizes, Dims strides, std::int64_t offset) {
   Tensor v = alias(x, std::move(sizes), std::move(strides), offset);
   v.impl()->base = x.impl()->base ? x.impl()->base : x.ref();
-  if (!GradMode::enabled()) {
-    if (x.requires_grad()) autograd_meta(v).made_without_grad = true;
-  }
+  if (!GradMode::enabled() && x.requires_grad()) autograd_meta(v).made_without_grad = true;
   return v;
 }
 
-template <class F>
-Tensor view_op(const char* name, const Tensor& x, Dims sizes, Dims strides, std::int64_t offset, F backward) {
-  Tensor v = make_view(x, std::move(sizes), std::move(strides), offset);
-  if (any_requires_grad(x)) record(name, v, {&x}, std::move(backward));
-  return v;
-}
+namespace {
 
 // Lowest and highest element offset a geometry touches, relative to its start.
 std::int64_t reach(const Dims& sizes, const Dims& strides) {
@@ -284,18 +274,25 @@ Tensor unsqueeze(const Tensor& x, std::int64_t axis) {
   return view_op("unsqueeze", x, sizes, strides, x.offset(), [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
 }
 
-namespace {
-
-// Zeros of the input's shape with g at the window: the adjoint of slicing. The window is given relative to a contiguous layout.
-Tensor slice_backward(const Tensor& g, const Dims& in_sizes, int axis, std::int64_t start, std::int64_t step) {
+Tensor window_backward(const Tensor& g, const Dims& in_sizes, const Dims& dense_strides, std::int64_t dense_offset) {
   Tensor out = full(in_sizes, 0, g.dtype(), g.device());
-  const Dims cs = contiguous_strides(in_sizes);
-  Dims strides = cs;
-  strides[axis] *= step;
-  return as_strided_scatter(out, g, g.sizes(), strides, start * cs[axis]);
+  if (g.numel() > 0) copy_raw(alias(out, g.sizes(), dense_strides, dense_offset), g);
+  if (any_requires_grad(g))
+    record("window_backward", out, {&g}, [sizes = g.sizes(), dense_strides, dense_offset](Backward& bw) {
+      const Tensor gg = contiguous(bw.grad());
+      bw.set(0, window("window", gg, {sizes, dense_strides, dense_strides, gg.offset() + dense_offset, dense_offset}));
+    });
+  return out;
 }
 
-}  // namespace
+Tensor window(const char* name, const Tensor& x, Window w) {
+  Tensor v = make_view(x, std::move(w.sizes), std::move(w.strides), w.offset);
+  if (any_requires_grad(x))
+    record(name, v, {&x}, [is = x.sizes(), strides = std::move(w.dense_strides), offset = w.dense_offset](Backward& bw) {
+      bw.set(0, window_backward(bw.grad(), is, strides, offset));
+    });
+  return v;
+}
 
 Tensor slice(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_t stop, std::int64_t step) {
   require(x.ndim() > 0, "slice", "input", ErrorKind::Index, "expected at least one dimension, got a 0-d tensor");
@@ -309,10 +306,11 @@ Tensor slice(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_
   sizes[a] = (stop - start + std::min(step, n + 1) - 1) / std::min(step, n + 1);
   if (step > n) step = std::max<std::int64_t>(n, 1);  // at most one element is left; keeps the stride small
   strides[a] *= step;
-  return view_op("slice", x, sizes, strides, x.offset() + (sizes[a] > 0 ? start * x.strides()[a] : 0),
-                 [is = x.sizes(), a, start, step](Backward& bw) {
-                   bw.set(0, slice_backward(bw.grad(), is, a, bw.grad().numel() > 0 ? start : 0, step));
-                 });
+  const Dims dense = contiguous_strides(x.sizes());
+  Dims dense_strides = dense;
+  dense_strides[a] *= step;
+  if (sizes[a] == 0) start = 0;
+  return window("slice", x, {sizes, strides, dense_strides, x.offset() + start * x.strides()[a], start * dense[a]});
 }
 
 Tensor select(const Tensor& x, std::int64_t axis, std::int64_t index) {
@@ -322,13 +320,12 @@ Tensor select(const Tensor& x, std::int64_t axis, std::int64_t index) {
   require(index >= -n && index < n, "select", "index", ErrorKind::Index, "expected an index in [", -n, ", ", n - 1, "] for axis ", a,
           " of shape ", x.sizes(), ", got ", index);
   if (index < 0) index += n;
-  Dims sizes = x.sizes(), strides = x.strides();
-  const std::int64_t offset = x.offset() + index * strides[a];
+  Dims sizes = x.sizes(), strides = x.strides(), dense = contiguous_strides(x.sizes());
+  const std::int64_t offset = x.offset() + index * strides[a], dense_offset = index * dense[a];
   sizes.erase(a);
   strides.erase(a);
-  return view_op("select", x, sizes, strides, offset, [is = x.sizes(), a, index](Backward& bw) {
-    bw.set(0, slice_backward(unsqueeze(bw.grad(), a), is, a, index, 1));
-  });
+  dense.erase(a);
+  return window("select", x, {std::move(sizes), std::move(strides), std::move(dense), offset, dense_offset});
 }
 
 Tensor narrow(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_t length) {

@@ -22,6 +22,26 @@ Tensor slice(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_
 Tensor select(const Tensor& x, std::int64_t axis, std::int64_t index);
 Tensor narrow(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_t length);
 
+// A view given by its geometry, together with the geometry the same window has in a row-major tensor of x's sizes. Basic indexing,
+// slice, select and diagonal are all of this kind; its gradient writes straight into one zeroed tensor.
+struct Window {
+  Dims sizes, strides, dense_strides;
+  std::int64_t offset = 0, dense_offset = 0;  // `offset` is absolute in the storage
+};
+Tensor window(const char* name, const Tensor& x, Window w);
+// Zeros of `in_sizes` with g written into the row-major window: the adjoint of `window`. The window must not overlap itself.
+Tensor window_backward(const Tensor& g, const Dims& in_sizes, const Dims& dense_strides, std::int64_t dense_offset);
+
 Scalar item(const Tensor& x);  // the single element, as a number
+
+// A differentiable view: shares storage and version, remembers the tensor it views for in-place changes.
+Tensor make_view(const Tensor& x, Dims sizes, Dims strides, std::int64_t offset);
+
+template <class F>
+Tensor view_op(const char* name, const Tensor& x, Dims sizes, Dims strides, std::int64_t offset, F backward) {
+  Tensor v = make_view(x, std::move(sizes), std::move(strides), offset);
+  if (any_requires_grad(x)) record(name, v, {&x}, std::move(backward));
+  return v;
+}
 
 }  // namespace pydlx::ops

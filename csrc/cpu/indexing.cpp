@@ -1,0 +1,289 @@
+// Gather and scatter along an indexed axis. Dividing the work and walking the slices is one ordinary function; only the block of
+// (index, row) pairs inside a slice is instantiated per element type and operation.
+#include "cpu/isa.h"
+#include "functors/types.h"
+#include "kernels/indexing.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kBlock = 16384;  // elements per parallel unit: some 10 us of scattered access
+
+struct Range {
+  std::int64_t i0, i1, n0, n1;
+};
+using BlockFn = void (*)(const IndexedRows&, const Range&, char* self, char* dense, const std::int64_t* index);
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Unordered work is cut along the index and the rows. Ordered work keeps the whole index in one unit, so that every element of `self`
+// meets its contributions in ascending order whatever the number of threads; only slices and runs of a row (whole cache lines) differ.
+void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) {
+  std::int64_t step_i, step_n;
+  if (ordered) {
+    const std::int64_t line = 64 / width;
+    step_i = a.count;
+    step_n = a.slices >= 64 ? a.row : ceil_div(ceil_div(a.row, 16), line) * line;
+  } else {
+    step_n = a.row < kBlock ? a.row : kBlock;
+    step_i = a.count < ceil_div(kBlock, step_n) ? a.count : ceil_div(kBlock, step_n);
+  }
+  const std::int64_t blocks_n = ceil_div(a.row, step_n), blocks_i = ceil_div(a.count, step_i), per_slice = blocks_n * blocks_i;
+  const std::int64_t work = step_i * step_n;
+  parallel_for(a.slices * per_slice, work >= kBlock ? 1 : ceil_div(kBlock, work), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t u = begin; u < end; ++u) {
+      std::int64_t rest = u / per_slice;
+      const std::int64_t part = u % per_slice;
+      char* self = static_cast<char*>(a.self);
+      char* dense = static_cast<char*>(a.dense);
+      const std::int64_t* index = a.index;
+      for (int d = 0; d < a.ndim; ++d) {
+        const std::int64_t k = rest % a.size[d];
+        rest /= a.size[d];
+        self += k * a.self_stride[d] * width;
+        dense += k * a.dense_stride[d] * width;
+        index += k * a.index_stride[d];
+      }
+      Range r;
+      r.i0 = part / blocks_n * step_i;
+      r.n0 = part % blocks_n * step_n;
+      r.i1 = r.i0 + step_i < a.count ? r.i0 + step_i : a.count;
+      r.n1 = r.n0 + step_n < a.row ? r.n0 + step_n : a.row;
+      block(a, r, self, dense, index);
+    }
+  });
+}
+
+template <class F, class T>
+void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dense_bytes, const std::int64_t* index) {
+  T* self = reinterpret_cast<T*>(self_bytes);
+  T* dense = reinterpret_cast<T*>(dense_bytes);
+  const std::int64_t size = a.self_size;
+  if (a.row == 1) {
+    for (std::int64_t i = r.i0; i < r.i1; ++i) {
+      std::int64_t k = index[i * a.index_step];
+      k += k < 0 ? size : 0;
+      F::apply(self[k * a.self_step], dense[i * a.dense_step]);
+    }
+  } else if (a.index_row == 0) {
+    for (std::int64_t i = r.i0; i < r.i1; ++i) {
+      std::int64_t k = index[i * a.index_step];
+      k += k < 0 ? size : 0;
+      T* s = self + k * a.self_step;
+      T* d = dense + i * a.dense_step;
+      if (a.self_row == 1 && a.dense_row == 1) {
+#pragma omp simd
+        for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n], d[n]);
+      } else {
+        for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n * a.self_row], d[n * a.dense_row]);
+      }
+    }
+  } else {
+    for (std::int64_t i = r.i0; i < r.i1; ++i) {
+      const std::int64_t* index_i = index + i * a.index_step;
+      T* d = dense + i * a.dense_step;
+      for (std::int64_t n = r.n0; n < r.n1; ++n) {
+        std::int64_t k = index_i[n * a.index_row];
+        k += k < 0 ? size : 0;
+        F::apply(self[k * a.self_step + n * a.self_row], d[n * a.dense_row]);
+      }
+    }
+  }
+}
+
+struct Read {
+  template <class T>
+  static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
+    dense = self;
+  }
+};
+struct Write {
+  template <class T>
+  static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
+    self = dense;
+  }
+};
+template <ScatterOp op>
+struct Combine {
+  template <class T>
+  static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
+    const T a = self, b = dense;
+    if constexpr (op == ScatterOp::sum)
+      self = static_cast<T>(a + b);
+    else if constexpr (op == ScatterOp::prod)
+      self = static_cast<T>(a * b);
+    else if constexpr (op == ScatterOp::amax)
+      self = b > a || b != b ? b : a;  // NaN wins
+    else
+      self = b < a || b != b ? b : a;
+  }
+};
+
+template <class T>
+void gather(const IndexedRows& a) {
+  run(a, sizeof(T), false, block_of<Read, T>);
+}
+template <class T>
+void scatter(const IndexedRows& a) {
+  run(a, sizeof(T), !a.distinct, block_of<Write, T>);
+}
+template <ScatterOp op, class T>
+void reduce(const IndexedRows& a) {
+  run(a, sizeof(T), !a.distinct, block_of<Combine<op>, T>);
+}
+
+template <int op, class... Ts>
+void fill(IndexingKernels& k) {
+  ((k.scatter_reduce[op][static_cast<int>(DTypeOf<Ts>::value)] = reduce<static_cast<ScatterOp>(op), Ts>), ...);
+  if constexpr (op + 1 < static_cast<int>(ScatterOp::COUNT)) fill<op + 1, Ts...>(k);
+}
+
+// The unsigned comparison folds both bounds into one.
+bool bad(std::int64_t i, std::int64_t low, std::int64_t high) {
+  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >= static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+}
+
+std::int64_t check_index(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
+  std::int64_t first = INT64_MAX;
+  parallel_for(n, 4 * kBlock, [&](std::int64_t b, std::int64_t e) {
+    bool any = false;
+    for (std::int64_t i = b; i < e; ++i) any |= bad(index[i], low, high);
+    if (!any) [[likely]]
+      return;
+    for (std::int64_t i = b; i < e; ++i)
+      if (bad(index[i], low, high)) {
+        std::int64_t seen = __atomic_load_n(&first, __ATOMIC_RELAXED);
+        while (i < seen && !__atomic_compare_exchange_n(&first, &seen, i, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+        }
+        return;
+      }
+  });
+  return first == INT64_MAX ? -1 : first;
+}
+
+std::int64_t add_offsets(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size, std::int64_t step, bool first) {
+  const std::int64_t wrong = check_index(index, n, -size, size);
+  if (wrong >= 0) return wrong;
+  parallel_for(n, kBlock, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t i = b; i < e; ++i) {
+      const std::int64_t k = (index[i] < 0 ? index[i] + size : index[i]) * step;
+      out[i] = first ? k : out[i] + k;
+    }
+  });
+  return -1;
+}
+
+std::int64_t nonzero_count(const Nonzero& a) {
+  const std::int64_t blocks = ceil_div(a.n, kNonzeroBlock);
+  parallel_for(blocks, 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t k = b; k < e; ++k) {
+      const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
+      std::int64_t count = 0;
+      for (std::int64_t i = begin; i < end; ++i) count += a.mask[i];
+      a.starts[k] = count;
+    }
+  });
+  std::int64_t total = 0;
+  for (std::int64_t k = 0; k < blocks; ++k) {
+    const std::int64_t count = a.starts[k];
+    a.starts[k] = total;
+    total += count;
+  }
+  return total;
+}
+
+void nonzero(const Nonzero& a) {
+  parallel_for(ceil_div(a.n, kNonzeroBlock), 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t k = b; k < e; ++k) {
+      const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
+      std::int64_t* out = a.out + a.starts[k] * a.ndim;
+      for (std::int64_t i = begin; i < end; ++i) {
+        if (!a.mask[i]) continue;
+        std::int64_t rest = i;
+        for (int d = a.ndim - 1; d > 0; --d) {
+          const std::int64_t q = rest / a.size[d];
+          out[d] = rest - q * a.size[d];
+          rest = q;
+        }
+        if (a.ndim > 0) out[0] = rest;
+        out += a.ndim;
+      }
+    }
+  });
+}
+
+void repeat_index(const std::int64_t* repeats, std::int64_t n, std::int64_t* out) {
+  for (std::int64_t k = 0; k < n; ++k)
+    for (std::int64_t i = 0; i < repeats[k]; ++i) *out++ = k;
+}
+
+template <class T>
+void range(const RangeFill& a) {
+  parallel_for(a.n, kBlock, [&](std::int64_t b, std::int64_t e) {
+    T* out = static_cast<T*>(a.out);
+    if (a.integral) {
+      for (std::int64_t i = b; i < e; ++i)
+        out[i] = static_cast<T>(static_cast<std::int64_t>(static_cast<std::uint64_t>(a.int_start) +
+                                                          static_cast<std::uint64_t>(i) * static_cast<std::uint64_t>(a.int_step)));
+      return;
+    }
+    for (std::int64_t i = b; i < e; ++i) {
+      const bool second = a.symmetric && i >= a.n / 2;
+      double v = second ? a.last - static_cast<double>(a.n - 1 - i) * a.step : a.start + static_cast<double>(i) * a.step;
+      if (a.base != 0) v = __builtin_pow(a.base, v);
+      if constexpr (functors::type_bit<T> == functors::kFloat)
+        out[i] = static_cast<T>(static_cast<functors::compute_t<T>>(v));
+      else
+        out[i] = static_cast<T>(v >= -9223372036854775808.0 && v < 9223372036854775808.0 ? static_cast<std::int64_t>(v) : INT64_MIN);
+    }
+  });
+}
+
+template <class T>
+void triangle(const Triangle& a) {
+  const std::int64_t rows = a.batch * a.rows;
+  parallel_for(rows, a.cols >= kBlock ? 1 : ceil_div(kBlock, a.cols), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t r = b; r < e; ++r) {
+      const T* x = static_cast<const T*>(a.x) + r * a.cols;
+      T* out = static_cast<T*>(a.out) + r * a.cols;
+      // Columns [0, cut) lie below or on the diagonal (above it excluded for `upper`).
+      const std::int64_t row = r % a.rows;
+      std::int64_t cut = row + a.diagonal + (a.upper ? 0 : 1);
+      cut = cut < 0 ? 0 : cut > a.cols ? a.cols : cut;
+      const std::size_t head = static_cast<std::size_t>(cut) * sizeof(T), tail = static_cast<std::size_t>(a.cols - cut) * sizeof(T);
+      if (a.upper) {
+        std::memset(out, 0, head);
+        std::memcpy(out + cut, x + cut, tail);
+      } else {
+        std::memcpy(out, x, head);
+        std::memset(out + cut, 0, tail);
+      }
+    }
+  });
+}
+
+template <class... Ts>
+void fill_ranges(IndexingKernels& k) {
+  ((k.range[static_cast<int>(DTypeOf<Ts>::value)] = range<Ts>), ...);
+}
+template <class... Ts>
+void fill_widths(IndexingKernels& k) {
+  int i = 0;
+  ((k.gather[i] = gather<Ts>, k.scatter[i] = scatter<Ts>, k.triangle[i] = triangle<Ts>, ++i), ...);
+}
+
+}  // namespace
+
+void register_indexing(KernelTable& t) {
+  IndexingKernels& k = family<IndexingKernels>(t);
+  fill<0, bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, float, double>(k);
+  fill_ranges<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>(k);
+  fill_widths<std::uint8_t, std::uint16_t, std::uint32_t, std::uint64_t>(k);
+  k.check_index = check_index;
+  k.add_offsets = add_offsets;
+  k.nonzero_count = nonzero_count;
+  k.nonzero = nonzero;
+  k.repeat_index = repeat_index;
+}
+
+}  // namespace pydlx::PYDLX_ISA
