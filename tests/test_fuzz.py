@@ -134,7 +134,7 @@ def draw_call(data, signature):
             positional = False
             continue
         if kind.startswith("int[") and kind not in STRATEGIES:
-            n = int(kind[4:-1])
+            n = 1 if kind == "int[+]" else int(kind[4:-1])
             strategy = st.one_of(integers, st.lists(integers, min_size=n, max_size=n), st.lists(integers, max_size=5))
         else:
             strategy = STRATEGIES[kind]

@@ -2,7 +2,6 @@
 #include "bind/rows.h"
 #include "ops/elementwise.h"
 #include "ops/layer_norm.h"
-#include "ops/reduce.h"
 #include "ops/views.h"
 #include "kernels/pointwise.h"
 
@@ -50,8 +49,7 @@ void bind_core(OpRegistry& r) {
       {"unsqueeze(Tensor input, int dim) -> Tensor", call<&unsqueeze>, kBoth, "A view with a new axis of size 1."},
       {"select(Tensor input, int dim, int index) -> Tensor", call<&ops::select>, kBoth, "A view at one index of an axis."},
       {"narrow(Tensor input, int dim, int start, int length) -> Tensor", call<&narrow>, kBoth, "A view of a run of indices of an axis."},
-      {"sum(Tensor input, int[]? dim=None, bool keepdim=False) -> Tensor", call<&sum>, kBoth | kOut, "Sum over axes, in a fixed order."},
-      {"layer_norm(Tensor input, int[1] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor", call<&layer_norm>,
+      {"layer_norm(Tensor input, int[+] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor", call<&layer_norm>,
        kFunction, "(x - mean) / sqrt(var + eps) * weight + bias over the last axes (Ba et al. 2016)."},
   });
 }

@@ -68,7 +68,8 @@ Param parse_param(const std::string& text, const std::string& whole) {
     p.kind = Kind::IntList;
     const std::string n = t.substr(4, t.size() - 5);
     p.variadic = n == "*";
-    if (!p.variadic && !n.empty()) p.repeat = std::stoi(n);
+    p.single = n == "+";
+    if (!p.variadic && !p.single && !n.empty()) p.repeat = std::stoi(n);
   } else if (auto it = kinds.find(t); it != kinds.end()) {
     p.kind = it->second;
   } else {
@@ -185,7 +186,7 @@ bool accepts(const Param& p, PyObject* o) {
     case Kind::Float: return is_number(o);
     case Kind::Bool: return PyBool_Check(o);
     case Kind::Str: return PyUnicode_Check(o);
-    case Kind::IntList: return (PyTuple_Check(o) || PyList_Check(o)) || ((p.repeat || p.variadic) && is_int(o));
+    case Kind::IntList: return (PyTuple_Check(o) || PyList_Check(o)) || ((p.repeat || p.variadic || p.single) && is_int(o));
     case Kind::DType: return dtype_from(o, dtype);
     case Kind::Device: return PyUnicode_Check(o) || device_from(o, device);
     case Kind::Generator: return generator_from(o) != nullptr;

@@ -4,8 +4,9 @@
 //    call<&ops::layer_norm>, kFunction, "doc"}
 //
 // From it come the module function, the tensor method, argument checking with errors that name op and argument, the docstring, and the
-// type stubs. Argument types: Tensor, Tensor? (None allowed), Number (Python number), Operand (tensor or number), Tensor[], Tensor[*] (also as separate positional arguments), int, float,
-// bool, str, int[], int[N] (one int stands for N equal ones), int[*] (also as separate positional arguments), dtype, device, Generator,
+// type stubs. Argument types: Tensor, Tensor? (None allowed), Number (Python number), Operand (tensor or number), Tensor[], Tensor[*] (also
+// as separate positional arguments), int, float, bool, str, int[], int[+] (also one int), int[N] (one int stands for N equal ones), int[*]
+// (also as separate positional arguments), dtype, device, Generator,
 // object; each may carry `?`. `*` starts keyword-only arguments. "-> (Tensor values, Tensor indices)" returns a named tuple. Several rows
 // with one name are overloads, tried in order. With `kOut` the op gets a generic out= argument.
 // The call goes through CPython's vectorcall: about 60 ns of overhead against 300 for a keyword call through pybind11's dispatcher.
@@ -31,6 +32,7 @@ struct Param {
   bool optional = false;      // None allowed
   bool keyword_only = false;
   bool variadic = false;      // int[*]
+  bool single = false;        // int[+]
   int repeat = 0;             // N of int[N]
   PyObject* interned = nullptr;
   PyObject* fallback = nullptr;  // default value; null: required

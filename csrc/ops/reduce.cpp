@@ -1,11 +1,14 @@
 #include "ops/reduce.h"
 
-#include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "autograd/node.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "ops/reduce_core.h"
+#include "ops/scan.h"
 #include "ops/views.h"
 #include "kernels/reduce.h"
 
@@ -13,68 +16,223 @@ namespace pydlx::ops {
 
 namespace {
 
-bool contains(const Dims& axes, int a) { return std::find(axes.begin(), axes.end(), a) != axes.end(); }
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-Dims reduced_sizes(const Dims& sizes, const Dims& axes, bool keepdim) {
-  Dims out;
-  for (int i = 0; i < sizes.ndim(); ++i) {
-    if (!contains(axes, i))
-      out.push_back(sizes[i]);
-    else if (keepdim)
-      out.push_back(1);
-  }
-  return out;
-}
+DType sum_dtype(DType t) { return is_floating(t) ? t : DType::Int64; }
 
-// Adds an axis to a list that is kept innermost first, merging it with the previous one where the strides allow.
-void add_axis(int& ndim, std::int64_t* size, std::int64_t* stride, std::int64_t* out_stride, std::int64_t n, std::int64_t s,
-              std::int64_t o) {
-  if (n == 1) return;
-  if (ndim > 0 && s == stride[ndim - 1] * size[ndim - 1] && (!out_stride || o == out_stride[ndim - 1] * size[ndim - 1])) {
-    size[ndim - 1] *= n;
-    return;
-  }
-  size[ndim] = n;
-  stride[ndim] = s;
-  if (out_stride) out_stride[ndim] = o;
-  ++ndim;
-}
+Tensor number(double v) { return wrap_scalar(v); }
+Tensor zero() { return wrap_scalar(std::int64_t{0}); }
+Tensor sign_of(const Tensor& x) { return sub(to_dtype(gt(x, zero()), x.dtype()), to_dtype(lt(x, zero()), x.dtype())); }
 
-Reduce describe(const Tensor& x, const Dims& axes, const Tensor& out_keepdim) {
-  Reduce r;
-  r.in = x.data();
-  r.out = out_keepdim.data();
-  for (int i = x.ndim() - 1; i >= 0; --i) {
-    const auto n = x.sizes()[i];
-    if (contains(axes, i)) {
-      r.inner_numel *= n;
-      add_axis(r.inner_ndim, r.inner_size, r.inner_stride, nullptr, n, x.strides()[i], 0);
-    } else {
-      r.outer_numel *= n;
-      add_axis(r.outer_ndim, r.outer_size, r.outer_stride, r.out_stride, n, x.strides()[i], out_keepdim.strides()[i]);
-    }
-  }
-  return r;
+// The kernel's result, or `identity` everywhere when there is nothing to reduce.
+Tensor reduce_or(double identity, ReduceOp op, const char* name, const Tensor& x, const ReducePlan& plan, DType out,
+                 std::initializer_list<double> params = {}) {
+  if (plan.n == 0) return full(plan.sizes, identity, out, x.device());
+  return run_reduce(op, name, x, plan, out, params);
 }
 
 }  // namespace
 
-Tensor sum(const Tensor& x, const Dims& wanted, bool keepdim) {
-  const Dims axes = wrap_axes(wanted, x.ndim(), "sum");
-  const Tensor in = is_floating(x.dtype()) ? x : to_dtype(x, DType::Int64);
-  Tensor wide = empty(reduced_sizes(x.sizes(), axes, true), in.dtype(), x.device());
-  if (wide.numel() > 0) {
-    const Reduce r = describe(in, axes, wide);
-    kernel_or_fail(kernels<ReduceKernels>(x.device()).reduce[static_cast<int>(ReduceOp::sum)][static_cast<int>(in.dtype())], "sum", x.device(),
-                   in.dtype())(r);
-  }
-  const Dims sizes = reduced_sizes(x.sizes(), axes, keepdim);
-  Tensor out = alias(wide, sizes, contiguous_strides(sizes), 0);
+// ---- sums and means --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// sum or mean (divide != 0) of x; the gradient spreads evenly.
+Tensor additive(const char* name, const Tensor& x, const ReducePlan& plan, double divide) {
+  Tensor y = reduce_or(divide != 0 ? kNaN : 0, ReduceOp::sum, name, x, plan, sum_dtype(x.dtype()), {divide});
   if (any_requires_grad(x))
-    record("sum", out, {&x}, [is = x.sizes(), wide_sizes = wide.sizes()](Backward& bw) {
-      bw.set(0, expand(reshape(bw.grad(), wide_sizes), is));
+    record(name, y, {&x}, [is = x.sizes(), wide = plan.wide, divide](Backward& bw) {
+      const Tensor g = divide != 0 && divide != 1 ? div(bw.grad(), number(divide)) : bw.grad();
+      bw.set(0, expand(restore_axes(g, wide), is));
     });
-  return out;
+  return y;
+}
+
+}  // namespace
+
+Tensor sum(const Tensor& x, const Axes& axes, bool keepdim, MaybeDType dtype) {
+  return additive("sum", with_dtype(x, dtype), reduce_plan("sum", x.sizes(), axes, keepdim), 0);
+}
+Tensor sum(const Tensor& x, const Dims& axes, bool keepdim) { return sum(x, Axes(axes), keepdim, std::nullopt); }
+
+Tensor mean(const Tensor& input, const Axes& axes, bool keepdim, MaybeDType dtype) {
+  const Tensor x = with_dtype(input, dtype);
+  require_floating("mean", x);
+  const ReducePlan plan = reduce_plan("mean", x.sizes(), axes, keepdim);
+  // A mean over nothing divides by zero; -1 only marks "this is a mean" there, and the kernel does not run.
+  return additive("mean", x, plan, plan.n == 0 ? -1.0 : static_cast<double>(plan.n));
+}
+
+Tensor nansum(const Tensor& input, const Axes& axes, bool keepdim, MaybeDType dtype) {
+  const Tensor x = with_dtype(input, dtype);
+  if (!is_floating(x.dtype())) return sum(x, axes, keepdim, std::nullopt);
+  const ReducePlan plan = reduce_plan("nansum", x.sizes(), axes, keepdim);
+  Tensor y = reduce_or(0, ReduceOp::nansum, "nansum", x, plan, x.dtype());
+  if (any_requires_grad(x))
+    record("nansum", y, {&x}, [x = save(x), wide = plan.wide](Backward& bw) {
+      const Tensor t = x.get(bw);
+      bw.set(0, where(eq(t, t), restore_axes(bw.grad(), wide), zero()));
+    });
+  return y;
+}
+
+Tensor nanmean(const Tensor& input, const Axes& axes, bool keepdim, MaybeDType dtype) {
+  const Tensor x = with_dtype(input, dtype);
+  require_floating("nanmean", x);
+  const Tensor d = detach(x);
+  return div(nansum(x, axes, keepdim), to_dtype(sum(eq(d, d), axes, keepdim, std::nullopt), x.dtype()));
+}
+
+// ---- products --------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// d prod / dx_i is the product of the other elements. Without zeros that is y / x; with zeros it is built from products over the parts
+// before and after each element.
+Tensor prod_backward(const Tensor& g, const Tensor& x, const Tensor& y, int axis, bool create_graph) {
+  const Tensor d = detach(x);
+  if (!item(any(eq(d, zero()), std::nullopt, false)).to_int()) return div(mul(g, y), x);
+  if (!create_graph) return mul(g, product_of_others(x, axis));
+  const std::int64_t n = x.sizes()[axis];
+  const Tensor at = axis_positions(n, axis, x.ndim(), x.device());
+  Tensor total;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Tensor others = mul(prod(narrow(x, axis, 0, i), axis, true), prod(narrow(x, axis, i + 1, n - i - 1), axis, true));
+    const Tensor part = where(eq(at, wrap_scalar(i)), mul(g, others), zero());
+    total = total.defined() ? add(total, part) : part;
+  }
+  return total;
+}
+
+Tensor prod_over(const Tensor& x, const ReducePlan& plan) {
+  Tensor y = reduce_or(1, ReduceOp::prod, "prod", x, plan, sum_dtype(x.dtype()));
+  if (any_requires_grad(x))
+    record("prod", y, {&x}, [x = save(x), y = Saved(y, 0), wide = plan.wide, axes = plan.axes](Backward& bw) {
+      const Tensor t = x.get(bw);
+      if (t.numel() == 0) return bw.set(0, zeros_like(t));
+      if (t.ndim() == 0) return bw.set(0, bw.grad());
+      if (axes.size() == 1) return bw.set(0, prod_backward(restore_axes(bw.grad(), wide), t, restore_axes(y.get(bw), wide), static_cast<int>(axes[0]), bw.create_graph));
+      const Tensor flat = prod_backward(reshape(bw.grad(), {1}), reshape(t, {-1}), reshape(y.get(bw), {1}), 0, bw.create_graph);
+      bw.set(0, reshape(flat, t.sizes()));
+    });
+  return y;
+}
+
+}  // namespace
+
+Tensor prod(const Tensor& input, MaybeDType dtype) {
+  const Tensor x = with_dtype(input, dtype);
+  return prod_over(x, reduce_plan("prod", x.sizes(), std::nullopt, false));
+}
+Tensor prod(const Tensor& input, std::int64_t axis, bool keepdim, MaybeDType dtype) {
+  const Tensor x = with_dtype(input, dtype);
+  return prod_over(x, reduce_plan("prod", x.sizes(), Dims{axis}, keepdim));
+}
+
+// ---- variance --------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// var or std with its mean. d var / dx = 2 (x - mean) / (n - correction); std divides that by 2 std, and is flat where std is 0.
+std::pair<Tensor, Tensor> moments(const char* name, const Tensor& x, const Axes& axes, std::optional<Scalar> given, bool keepdim, bool root) {
+  require_floating(name, x);
+  const double correction = given ? given->to_double() : 1.0;
+  const ReducePlan plan = reduce_plan(name, x.sizes(), axes, keepdim);
+  Tensor y, mean_of;
+  if (plan.n == 0) {
+    y = full(plan.sizes, kNaN, x.dtype(), x.device());
+    mean_of = full(plan.sizes, kNaN, x.dtype(), x.device());
+  } else {
+    y = run_reduce(ReduceOp::var, name, x, plan, x.dtype(), {correction, root ? 1.0 : 0.0}, &mean_of, x.dtype());
+  }
+  if (!any_requires_grad(x)) return {y, mean_of};
+  TensorList outputs = {y, mean_of};
+  record_many(name, outputs, {&x}, [x = save(x), y = Saved(y, 0), plan, correction, root](Backward& bw) {
+    const Tensor t = x.get(bw);
+    const double n = static_cast<double>(plan.n), free = std::max(n - correction, 0.0);
+    Tensor result;
+    if (bw.has_grad(0)) {
+      Tensor g = bw.grad(0);
+      if (root) {
+        const Tensor s = y.get(bw);
+        g = where(eq(s, zero()), zero(), div(g, add(s, s)));
+      }
+      const Tensor centred = sub(t, mean(t, plan.axes, true));
+      result = mul(mul(centred, restore_axes(g, plan.wide)), number(2.0 / free));
+    }
+    if (bw.has_grad(1)) {
+      const Tensor m = expand(div(restore_axes(bw.grad(1), plan.wide), number(n)), t.sizes());
+      result = result.defined() ? add(result, m) : m;
+    }
+    if (result.defined()) bw.set(0, result);
+  });
+  return {outputs[0], outputs[1]};
+}
+
+}  // namespace
+
+Tensor var(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) { return moments("var", x, axes, c, keepdim, false).first; }
+Tensor std_dev(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) { return moments("std", x, axes, c, keepdim, true).first; }
+std::pair<Tensor, Tensor> var_mean(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) {
+  return moments("var_mean", x, axes, c, keepdim, false);
+}
+std::pair<Tensor, Tensor> std_mean(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) {
+  return moments("std_mean", x, axes, c, keepdim, true);
+}
+
+// ---- norms -----------------------------------------------------------------------------------------------------------------------
+
+Tensor vector_norm(const Tensor& input, Scalar order, const Axes& axes, bool keepdim, MaybeDType dtype) {
+  const char* name = "norm";
+  const Tensor x = with_dtype(input, dtype);
+  require_floating(name, x);
+  const double p = order.to_double();
+  const ReducePlan plan = reduce_plan(name, x.sizes(), axes, keepdim);
+  const bool extreme = std::isinf(p);
+  require(plan.n > 0 || p >= 0, name, "input", ErrorKind::Shape, "expected elements to reduce for p = ", p, ", got shape ", x.sizes());
+  require(plan.n > 0 || !extreme, name, "input", ErrorKind::Shape, "expected elements to reduce for p = inf, got shape ", x.sizes());
+  if (p == 0) return to_dtype(reduce_or(0, ReduceOp::nonzero, name, x, plan, DType::Int64, {0.0}), x.dtype());
+  require(p == 1 || p == 2 || extreme, name, "p", ErrorKind::Value, "expected 0, 1, 2, inf or -inf, got ", p);
+  const ReduceOp op = p == 1 ? ReduceOp::norm1 : p == 2 ? ReduceOp::norm2 : p > 0 ? ReduceOp::amax_abs : ReduceOp::amin_abs;
+  Tensor y = reduce_or(0, op, name, x, plan, x.dtype());
+  if (any_requires_grad(x))
+    record(name, y, {&x}, [x = save(x), y = Saved(y, 0), plan, p](Backward& bw) {
+      const Tensor t = x.get(bw), r = restore_axes(y.get(bw), plan.wide), g = restore_axes(bw.grad(), plan.wide);
+      if (p == 1) return bw.set(0, mul(g, sign_of(t)));
+      if (p == 2) return bw.set(0, where(eq(r, zero()), zero(), mul(t, div(g, r))));  // flat at the origin, as in PyTorch
+      const Tensor hit = to_dtype(eq(abs(detach(t)), detach(r)), t.dtype());
+      bw.set(0, mul(div(g, sum(hit, plan.axes, true)), mul(sign_of(t), hit)));
+    });
+  return y;
+}
+
+Tensor logsumexp(const Tensor& input, const Dims& axes, bool keepdim) {
+  const Tensor x = is_floating(input.dtype()) ? input : to_dtype(input, default_dtype());
+  const ReducePlan plan = reduce_plan("logsumexp", x.sizes(), axes, keepdim);
+  Tensor y = reduce_or(-std::numeric_limits<double>::infinity(), ReduceOp::logsumexp, "logsumexp", x, plan, x.dtype());
+  if (any_requires_grad(x))
+    record("logsumexp", y, {&x}, [x = save(x), y = Saved(y, 0), wide = plan.wide](Backward& bw) {
+      bw.set(0, mul(restore_axes(bw.grad(), wide), exp(sub(x.get(bw), restore_axes(y.get(bw), wide)))));
+    });
+  return y;
+}
+
+// ---- truth -----------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+Tensor truth(const char* name, const Tensor& x, const Axes& axes, bool keepdim, double mode) {
+  const ReducePlan plan = reduce_plan(name, x.sizes(), axes, keepdim);
+  const Tensor y = reduce_or(mode == 2 ? 1 : 0, ReduceOp::nonzero, name, x, plan, DType::Bool, {mode});
+  return x.dtype() == DType::UInt8 ? to_dtype(y, DType::UInt8) : y;  // PyTorch keeps uint8, the bool of old
+}
+
+}  // namespace
+
+Tensor any(const Tensor& x, const Axes& axes, bool keepdim) { return truth("any", x, axes, keepdim, 1); }
+Tensor all(const Tensor& x, const Axes& axes, bool keepdim) { return truth("all", x, axes, keepdim, 2); }
+Tensor count_nonzero(const Tensor& x, const Axes& axes) {
+  return reduce_or(0, ReduceOp::nonzero, "count_nonzero", x, reduce_plan("count_nonzero", x.sizes(), axes, false), DType::Int64, {0.0});
 }
 
 }  // namespace pydlx::ops

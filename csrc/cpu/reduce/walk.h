@@ -1,0 +1,362 @@
+// The reduction driver. Geometry, blocking, threads and the combination of partial states are written once here, on type-erased states;
+// an operation supplies the inner loops (see Engine). Order of accumulation, a function of the geometry alone:
+//   rows:    the reduced axis is the fast one. Chunks of 4096 elements, combined by a binary tree; long rows are cut into segments.
+//   columns: a kept axis is the fast one. Blocks of 512 columns, 128 rows at a time; tall matrices are cut into segments of rows.
+#pragma once
+#include "cpu/isa.h"
+#include "functors/types.h"
+#include "kernels/reduce.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kChunk = 4096;         // 16 KiB of float: two passes over a chunk stay in the first-level cache
+constexpr std::int64_t kColumns = 512;        // 2 KiB of float per row keeps prefetchers and the TLB busy on wide matrices
+constexpr std::int64_t kRows = 128;
+constexpr std::int64_t kGrainElements = 32768;
+constexpr int kMaxState = 24;                 // bytes
+constexpr int kMaxSegments = 32;
+
+struct Engine {
+  std::int64_t in_size;
+  std::int64_t state_size;
+  bool indexed;  // uses positions: rows may not be folded side by side
+  void (*init)(void* states, std::int64_t n);
+  // state <- merge(state, chunk of n <= kChunk elements starting at flat position pos)
+  void (*row)(const void* x, std::int64_t n, std::int64_t stride, std::int64_t pos, void* state);
+  // states[l] <- merge(states[l], the rows of column l)
+  void (*cols)(const void* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t pos, void* states);
+  void (*merge)(void* into, const void* from, std::int64_t n);
+  void (*finish)(const Reduce& r, const void* states, std::int64_t n, std::int64_t offset, std::int64_t stride);
+  // `count` whole rows that fit in one chunk, start to finish.
+  void (*rows)(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n, std::int64_t stride, std::int64_t offset,
+               std::int64_t out_stride);
+};
+
+// Combines a stream of equally weighted partial states as a binary counter does: level k holds the merge of 2^k of them.
+struct Tree {
+  alignas(16) char level[40][kMaxState];
+  std::uint64_t used = 0;
+};
+[[maybe_unused]] void tree_push(const Engine& e, Tree& t, const void* state) {
+  alignas(16) char now[kMaxState];
+  std::memcpy(now, state, static_cast<std::size_t>(e.state_size));
+  int k = 0;
+  for (; t.used >> k & 1; ++k) {
+    e.merge(t.level[k], now, 1);
+    std::memcpy(now, t.level[k], static_cast<std::size_t>(e.state_size));
+  }
+  t.used = (t.used >> k | 1) << k;
+  std::memcpy(t.level[k], now, static_cast<std::size_t>(e.state_size));
+}
+[[maybe_unused]] void tree_total(const Engine& e, const Tree& t, void* state) {
+  // Highest level first: it holds the earliest elements, and index ops must see them in order.
+  e.init(state, 1);
+  for (int k = 39; k >= 0; --k)
+    if (t.used >> k & 1) e.merge(state, t.level[k], 1);
+}
+
+// Element offset of flat position `i` in axes listed innermost first.
+inline __attribute__((always_inline)) std::int64_t offset_of(std::int64_t i, int ndim, const std::int64_t* size, const std::int64_t* stride) {
+  std::int64_t o = 0;
+  for (int d = 0; d < ndim; ++d) {
+    o += i % size[d] * stride[d];
+    i /= size[d];
+  }
+  return o;
+}
+
+inline __attribute__((always_inline)) std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+// Merges inner positions [begin, end) of the row at x into `state`, in pieces of at most kChunk that do not cross an inner axis.
+[[maybe_unused]] void reduce_range(const Reduce& r, const Engine& e, const char* x, std::int64_t begin, std::int64_t end, void* state) {
+  const std::int64_t run = r.inner_ndim == 0 ? 1 : r.inner_size[0], stride = r.inner_ndim == 0 ? 0 : r.inner_stride[0];
+  for (std::int64_t i = begin; i < end;) {
+    const std::int64_t n = least(least(run - i % run, end - i), kChunk);
+    e.row(x + offset_of(i, r.inner_ndim, r.inner_size, r.inner_stride) * e.in_size, n, stride, i, state);
+    i += n;
+  }
+}
+
+[[maybe_unused]] void reduce_rows(const Reduce& r, const Engine& e) {
+  const char* in = static_cast<const char*>(r.in);
+  const std::int64_t n = r.inner_numel;
+  if (r.inner_ndim <= 1 && n <= kChunk) {
+    parallel_for(r.outer_numel, most(kGrainElements / n, 1), [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t axis = r.outer_ndim == 0 ? 1 : r.outer_size[0];
+      const std::int64_t step = r.outer_ndim == 0 ? 0 : r.outer_stride[0], out_step = r.outer_ndim == 0 ? 0 : r.out_stride[0];
+      for (std::int64_t o = begin; o < end;) {
+        const std::int64_t count = least(axis - o % axis, end - o);
+        e.rows(r, in + offset_of(o, r.outer_ndim, r.outer_size, r.outer_stride) * e.in_size, count, step, n,
+               r.inner_ndim == 0 ? 1 : r.inner_stride[0], offset_of(o, r.outer_ndim, r.outer_size, r.out_stride), out_step);
+        o += count;
+      }
+    });
+    return;
+  }
+  // Segments give threads something to share when there are few rows.
+  std::int64_t segments = most(1, least(kMaxSegments / r.outer_numel, n / (8 * kChunk)));
+  const std::int64_t length = ((n + segments - 1) / segments + kChunk - 1) / kChunk * kChunk;
+  segments = (n + length - 1) / length;
+  alignas(16) char scratch[kMaxSegments][kMaxState];
+  parallel_for(r.outer_numel * segments, most(kGrainElements / length, 1), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t o = task / segments, first = task % segments * length, last = least(first + length, n);
+      const char* x = in + offset_of(o, r.outer_ndim, r.outer_size, r.outer_stride) * e.in_size;
+      Tree tree;
+      alignas(16) char state[kMaxState];
+      for (std::int64_t i = first; i < last; i += kChunk) {
+        e.init(state, 1);
+        reduce_range(r, e, x, i, least(i + kChunk, last), state);
+        tree_push(e, tree, state);
+      }
+      tree_total(e, tree, segments == 1 ? state : scratch[task]);
+      if (segments == 1) e.finish(r, state, 1, offset_of(o, r.outer_ndim, r.outer_size, r.out_stride), 0);
+    }
+  });
+  if (segments == 1) return;
+  for (std::int64_t o = 0; o < r.outer_numel; ++o) {
+    Tree tree;
+    alignas(16) char state[kMaxState];
+    for (std::int64_t s = 0; s < segments; ++s) tree_push(e, tree, scratch[o * segments + s]);
+    tree_total(e, tree, state);
+    e.finish(r, state, 1, offset_of(o, r.outer_ndim, r.outer_size, r.out_stride), 0);
+  }
+}
+
+// Merges inner positions [begin, end) of `width` columns at x into states[width].
+[[maybe_unused]] void reduce_block(const Reduce& r, const Engine& e, const char* x, std::int64_t begin, std::int64_t end, int width, void* states) {
+  const std::int64_t lane = r.outer_stride[0];
+  const std::int64_t run = r.inner_ndim == 0 ? 1 : r.inner_size[0], stride = r.inner_ndim == 0 ? 0 : r.inner_stride[0];
+  std::int64_t i = begin;
+  // Narrow dense matrices: lay several rows side by side so that vectors are full, then fold them.
+  if (!e.indexed && r.inner_ndim == 1 && lane == 1 && stride == width && width <= kColumns / 8 && end - begin >= kColumns) {
+    const std::int64_t fold = kColumns / width;
+    alignas(64) char wide[kColumns * kMaxState];
+    e.init(wide, fold * width);
+    for (const std::int64_t steps = (end - begin) / fold, stop = begin + steps * fold; i < stop;) {
+      const std::int64_t rows = least(kRows, (stop - i) / fold);
+      e.cols(x + i * stride * e.in_size, rows, fold * width, static_cast<int>(fold * width), 1, i, wide);
+      i += rows * fold;
+    }
+    for (std::int64_t f = 0; f < fold; ++f) e.merge(states, wide + f * width * e.state_size, width);
+  }
+  while (i < end) {
+    const std::int64_t rows = least(least(run - i % run, end - i), kRows);
+    e.cols(x + offset_of(i, r.inner_ndim, r.inner_size, r.inner_stride) * e.in_size, rows, stride, width, lane, i, states);
+    i += rows;
+  }
+}
+
+[[maybe_unused]] void reduce_columns(const Reduce& r, const Engine& e) {
+  const char* in = static_cast<const char*>(r.in);
+  const std::int64_t n = r.inner_numel, columns = r.outer_size[0], blocks = (columns + kColumns - 1) / kColumns;
+  const std::int64_t units = r.outer_numel / columns * blocks, width = least(columns, kColumns);
+  std::int64_t segments = most(1, least(kMaxSegments / units, n * width / kGrainElements));
+  const std::int64_t length = most((n + segments - 1) / segments, 1);
+  segments = (n + length - 1) / length;
+  alignas(64) char scratch[kMaxSegments * kColumns * kMaxState];  // touched only as far as there are segments
+  const std::int64_t block_bytes = kColumns * e.state_size;
+  auto finish = [&](std::int64_t unit, const void* states) {
+    const std::int64_t group = unit / blocks, c0 = unit % blocks * kColumns;
+    e.finish(r, states, least(columns - c0, kColumns),
+             offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0], r.out_stride[0]);
+  };
+  parallel_for(units * segments, most(kGrainElements / (length * width), 1), [&](std::int64_t begin, std::int64_t end) {
+    alignas(64) char local[kColumns * kMaxState];
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t unit = task / segments, group = unit / blocks, c0 = unit % blocks * kColumns;
+      const std::int64_t first = task % segments * length, last = least(first + length, n);
+      const int w = static_cast<int>(least(columns - c0, kColumns));
+      char* states = segments == 1 ? local : scratch + task * block_bytes;
+      e.init(states, w);
+      reduce_block(r, e, in + (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * r.outer_stride[0]) * e.in_size,
+                   first, last, w, states);
+      if (segments == 1) finish(unit, states);
+    }
+  });
+  if (segments == 1) return;
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    char* states = scratch + unit * segments * block_bytes;
+    const std::int64_t w = least(columns - unit % blocks * kColumns, kColumns);
+    for (std::int64_t s = 1; s < segments; ++s) e.merge(states, states + s * block_bytes, w);
+    finish(unit, states);
+  }
+}
+
+// inner_numel > 0 and outer_numel > 0.
+[[maybe_unused]] void reduce_walk(const Reduce& r, const Engine& e) {
+  const bool columns = r.outer_ndim > 0 && (r.inner_ndim == 0 || (r.outer_stride[0] < r.inner_stride[0] && r.outer_size[0] > 1));
+  if (columns)
+    reduce_columns(r, e);
+  else
+    reduce_rows(r, e);
+}
+
+// 64-byte vectors; the compiler splits them on narrower machines, which keeps the lanes the same everywhere.
+template <class A>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(64)));
+  static constexpr int lanes = 64 / static_cast<int>(sizeof(A));
+};
+template <class A>
+using vec_t = typename VectorOf<A>::type;
+
+// A vector of elements in the accumulator's type; only float to double converts.
+template <class A, class T>
+inline __attribute__((always_inline)) vec_t<A> load(const T* p) {
+  if constexpr (__is_same(A, T)) {
+    vec_t<A> v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  } else {
+    typedef T half_vector __attribute__((vector_size(sizeof(T) * VectorOf<A>::lanes)));
+    half_vector v;
+    std::memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, vec_t<A>);
+  }
+}
+
+// Folds n <= kChunk mapped values with F::combine. F works on scalars and on vectors alike: map, combine, and identity<A>().
+template <class F, class A, class T>
+inline __attribute__((always_inline)) A fold_row(const T* x, std::int64_t n, std::int64_t stride) {
+  constexpr int lanes = VectorOf<A>::lanes;
+  std::int64_t i = 0;
+  A result = F::template identity<A>();
+  if (stride == 1 && n >= 4 * lanes) {
+    vec_t<A> a[4];
+    for (int k = 0; k < 4; ++k) a[k] = F::map(load<A>(x + k * lanes));
+    for (i = 4 * lanes; i + 4 * lanes <= n; i += 4 * lanes)
+      for (int k = 0; k < 4; ++k) a[k] = F::combine(a[k], F::map(load<A>(x + i + k * lanes)));
+    a[0] = F::combine(F::combine(a[0], a[1]), F::combine(a[2], a[3]));
+    for (; i + lanes <= n; i += lanes) a[0] = F::combine(a[0], F::map(load<A>(x + i)));
+    A lane[lanes];
+    std::memcpy(lane, &a[0], sizeof lane);
+    for (int w = lanes / 2; w > 0; w /= 2)
+      for (int l = 0; l < w; ++l) lane[l] = F::combine(lane[l], lane[l + w]);
+    result = lane[0];
+  } else if (n >= 4) {
+    A a[4];
+    for (int k = 0; k < 4; ++k) a[k] = F::map(static_cast<A>(x[k * stride]));
+    for (i = 4; i + 4 <= n; i += 4)
+      for (int k = 0; k < 4; ++k) a[k] = F::combine(a[k], F::map(static_cast<A>(x[(i + k) * stride])));
+    result = F::combine(F::combine(a[0], a[1]), F::combine(a[2], a[3]));
+  }
+  for (; i < n; ++i) result = F::combine(result, F::map(static_cast<A>(x[i * stride])));
+  return result;
+}
+
+// part[l] <- fold of the rows of column l, four rows at a time.
+template <class F, class A, class T>
+inline __attribute__((always_inline)) void fold_cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, A* part) {
+  for (int l = 0; l < width; ++l) part[l] = F::template identity<A>();
+  std::int64_t i = 0;
+  if (lane_stride == 1)
+    for (; i + 4 <= rows; i += 4) {
+      const T *p0 = x + i * row_stride, *p1 = p0 + row_stride, *p2 = p1 + row_stride, *p3 = p2 + row_stride;
+#pragma omp simd
+      for (int l = 0; l < width; ++l)
+        part[l] = F::combine(part[l], F::combine(F::combine(F::map(static_cast<A>(p0[l])), F::map(static_cast<A>(p1[l]))),
+                                                 F::combine(F::map(static_cast<A>(p2[l])), F::map(static_cast<A>(p3[l])))));
+    }
+  for (; i < rows; ++i) {
+    const T* p = x + i * row_stride;
+    for (int l = 0; l < width; ++l) part[l] = F::combine(part[l], F::map(static_cast<A>(p[l * lane_stride])));
+  }
+}
+
+// n elements from stride `stride` into a dense buffer of the computing type.
+template <class A, class T>
+__attribute__((noinline)) void widen(A* to, const T* x, std::int64_t n, std::int64_t stride) {
+  if (stride == 1)
+    for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(x[i]);
+  else
+    for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(x[i * stride]);
+}
+
+// The Engine of an operation O on elements of type T with results of type Out. O gives In, State, indexed, init(), row(), cols(), merge()
+// and finish<Out>() for one state. Where T is not O::In, pieces are first widened into a buffer in the first-level cache: only widening is
+// instantiated for every storage type, which keeps this folder quick to compile.
+template <class O, class T, class Out>
+struct EngineOf {
+  using In = typename O::In;
+  using State = typename O::State;
+  static_assert(sizeof(State) <= kMaxState);
+  static constexpr bool direct = __is_same(T, In);
+
+  static State row_of(const T* x, std::int64_t n, std::int64_t stride, std::int64_t pos) {
+    if constexpr (direct) {
+      return O::row(x, n, stride, pos);
+    } else {
+      In buffer[kChunk];
+      widen(buffer, x, n, stride);
+      return O::row(buffer, n, 1, pos);
+    }
+  }
+  static void init(void* s, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) static_cast<State*>(s)[i] = O::init();
+  }
+  static void row(const void* x, std::int64_t n, std::int64_t stride, std::int64_t pos, void* s) {
+    *static_cast<State*>(s) = O::merge(*static_cast<State*>(s), row_of(static_cast<const T*>(x), n, stride, pos));
+  }
+  static void cols(const void* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t pos, void* s) {
+    const T* p = static_cast<const T*>(x);
+    if constexpr (direct) {
+      O::cols(p, rows, row_stride, width, lane_stride, pos, static_cast<State*>(s));
+    } else {
+      constexpr std::int64_t kGroup = 16;
+      In buffer[kGroup * kColumns];
+      for (std::int64_t i = 0; i < rows; i += kGroup) {
+        const std::int64_t group = least(kGroup, rows - i);
+        for (std::int64_t k = 0; k < group; ++k) widen(buffer + k * width, p + (i + k) * row_stride, width, lane_stride);
+        O::cols(buffer, group, width, width, 1, pos + i, static_cast<State*>(s));
+      }
+    }
+  }
+  static void merge(void* a, const void* b, std::int64_t n) {
+    State* into = static_cast<State*>(a);
+    const State* from = static_cast<const State*>(b);
+    for (std::int64_t i = 0; i < n; ++i) into[i] = O::merge(into[i], from[i]);
+  }
+  static void finish(const Reduce& r, const void* s, std::int64_t n, std::int64_t offset, std::int64_t stride) {
+    for (std::int64_t i = 0; i < n; ++i) O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i * stride);
+  }
+  static void rows(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n, std::int64_t stride, std::int64_t offset,
+                   std::int64_t out_stride) {
+    const T* p = static_cast<const T*>(x);
+    for (std::int64_t i = 0; i < count; ++i) O::template finish<Out>(r, row_of(p + i * step, n, stride, 0), offset + i * out_stride);
+  }
+  static void run(const Reduce& r) {
+    reduce_walk(r, Engine{sizeof(T), sizeof(State), O::indexed, init, row, cols, merge, finish, rows});
+  }
+};
+
+// An operation that folds one accumulator: F gives map, combine, identity and `finish(A, param)`.
+template <class F, class T, class A = T>
+struct Fold {
+  using In = T;
+  using State = A;
+  static constexpr bool indexed = false;
+  PYDLX_HD static State init() { return F::template identity<A>(); }
+  PYDLX_HD static State merge(State a, State b) { return F::combine(a, b); }
+  __attribute__((noinline)) static State row(const T* x, std::int64_t n, std::int64_t stride, std::int64_t) { return fold_row<F, A>(x, n, stride); }
+  __attribute__((noinline)) static void cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t,
+                                             State* s) {
+    A part[kColumns];
+    fold_cols<F>(x, rows, row_stride, width, lane_stride, part);
+    for (int l = 0; l < width; ++l) s[l] = F::combine(s[l], part[l]);
+  }
+  template <class Out>
+  PYDLX_HD static void finish(const Reduce& r, State s, std::int64_t at) {
+    static_cast<Out*>(r.out)[at] = static_cast<Out>(F::finish(s, r.param));
+  }
+};
+
+template <ReduceOp op, class T, class O, class Out = T>
+void add_reduce(KernelTable& t) {
+  family<ReduceKernels>(t).reduce[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] = EngineOf<O, T, Out>::run;
+}
+
+}  // namespace
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,138 @@
+// Scans. Each line is walked in order; lines along the last axis run one by one, others 64 neighbouring columns at a time. float32 sums
+// and products are carried in float64, so that a long scan is as accurate at its end as at its start.
+#include "cpu/isa.h"
+#include "functors/types.h"
+#include "kernels/scan.h"
+
+extern "C" {
+double exp(double);
+double log1p(double);
+}
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kColumns = 64;
+
+template <class T> struct CarryOf { using type = double; };
+template <> struct CarryOf<std::int64_t> { using type = std::uint64_t; };  // wraps without undefined behaviour
+template <class T> using carry_t = typename CarryOf<T>::type;
+
+template <class T>
+struct CumSum {
+  using State = carry_t<T>;
+  static constexpr bool indexed = false;
+  PYDLX_HD static State init() { return 0; }
+  PYDLX_HD static void step(State& s, T x, std::int64_t) { s += static_cast<State>(x); }
+  PYDLX_HD static T value(State s) { return static_cast<T>(s); }
+};
+template <class T>
+struct CumProd {
+  using State = carry_t<T>;
+  static constexpr bool indexed = false;
+  PYDLX_HD static State init() { return 1; }
+  PYDLX_HD static void step(State& s, T x, std::int64_t) { s *= static_cast<State>(x); }
+  PYDLX_HD static T value(State s) { return static_cast<T>(s); }
+};
+template <class T>
+struct LogCumSumExp {
+  using State = double;
+  static constexpr bool indexed = false;
+  PYDLX_HD static State init() { return -__builtin_inf(); }
+  PYDLX_HD static void step(State& s, T x, std::int64_t) {
+    const double v = static_cast<double>(x), high = s > v ? s : v, low = s > v ? v : s;
+    // Equal infinities would subtract to NaN; a NaN on either side survives through the other branch.
+    s = s == v && s - v != 0 ? s : high + log1p(exp(low - high));
+  }
+  PYDLX_HD static T value(State s) { return static_cast<T>(s); }
+};
+// The last of equals wins, and the first NaN ends the contest: PyTorch's rule.
+template <bool largest, class T>
+struct CumExtremum {
+  using A = functors::compute_t<T>;
+  struct State {
+    A value;
+    std::int64_t at;
+  };
+  static constexpr bool indexed = true;
+  PYDLX_HD static State init() { return {A(0), -1}; }
+  PYDLX_HD static void step(State& s, T x, std::int64_t i) {
+    const A v = static_cast<A>(x);
+    if (s.at < 0 || v != v || (s.value == s.value && (largest ? v >= s.value : v <= s.value))) s = {v, i};
+  }
+  PYDLX_HD static T value(State s) { return static_cast<T>(s.value); }
+};
+
+template <class O, class T>
+void scan(const Scan& k) {
+  using State = typename O::State;
+  const T* in = static_cast<const T*>(k.in);
+  T* out = static_cast<T*>(k.out);
+  const std::int64_t blocks = (k.inner + kColumns - 1) / kColumns, width = k.inner < kColumns ? k.inner : kColumns;
+  const std::int64_t work = k.n * width;
+  parallel_for(k.outer * blocks, work >= 16384 ? 1 : 16384 / (work + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t c = b % blocks * kColumns, base = b / blocks * k.n * k.inner + c;
+      const int w = static_cast<int>(k.inner - c < kColumns ? k.inner - c : kColumns);
+      State s[kColumns];
+      for (int l = 0; l < w; ++l) s[l] = O::init();
+      for (std::int64_t step = 0; step < k.n; ++step) {
+        const std::int64_t i = k.reverse ? k.n - 1 - step : step, at = base + i * k.inner;
+        if (k.exclusive) {
+          for (int l = 0; l < w; ++l) {
+            const T x = in[at + l];
+            out[at + l] = O::value(s[l]);
+            O::step(s[l], x, i);
+          }
+        } else {
+          for (int l = 0; l < w; ++l) {
+            O::step(s[l], in[at + l], i);
+            out[at + l] = O::value(s[l]);
+          }
+        }
+        if constexpr (O::indexed)
+          for (int l = 0; l < w; ++l) k.index[at + l] = s[l].at;
+      }
+    }
+  });
+}
+
+template <ScanOp op, class T, class O>
+void add(KernelTable& t) {
+  family<ScanKernels>(t).scan[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] = scan<O, T>;
+}
+template <class T>
+void add_order(KernelTable& t) {
+  add<ScanOp::max, T, CumExtremum<true, T>>(t);
+  add<ScanOp::min, T, CumExtremum<false, T>>(t);
+}
+template <class T>
+void add_float(KernelTable& t) {
+  add<ScanOp::sum, T, CumSum<T>>(t);
+  add<ScanOp::prod, T, CumProd<T>>(t);
+  add<ScanOp::logsumexp, T, LogCumSumExp<T>>(t);
+  add_order<T>(t);
+}
+
+}  // namespace
+
+void register_scan(KernelTable& t) {
+  add<ScanOp::sum, std::int64_t, CumSum<std::int64_t>>(t);
+  add<ScanOp::prod, std::int64_t, CumProd<std::int64_t>>(t);
+  add_order<std::uint8_t>(t);
+  add_order<std::int8_t>(t);
+  add_order<std::int16_t>(t);
+  add_order<std::int32_t>(t);
+  add_order<std::int64_t>(t);
+  add_float<Half>(t);
+  add_float<BFloat16>(t);
+  add_float<float>(t);
+  add_float<double>(t);
+  constexpr ScanOp ordered[] = {ScanOp::max, ScanOp::min};
+  for (const ScanOp op : ordered) {  // a bool is a byte holding 0 or 1
+    ScanFn* row = family<ScanKernels>(t).scan[static_cast<int>(op)];
+    row[static_cast<int>(DType::Bool)] = row[static_cast<int>(DType::UInt8)];
+  }
+}
+
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,184 @@
+// Softmax and log-softmax. Rows along the last axis are worked on while they sit in the first-level cache; other axes go through blocks of
+// neighbouring columns, so that memory is always read along its fast axis. All arithmetic is in float or double.
+#include "cpu/isa.h"
+#include "functors/math.h"
+#include "functors/types.h"
+#include "kernels/softmax.h"
+
+extern "C" {
+double log(double);
+}
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+using functors::compute_t;
+
+constexpr std::int64_t kLanes = 32;
+constexpr std::int64_t kBlock = 64;  // columns worked on together when the axis is not the last
+
+std::int64_t row_grain(std::int64_t n) { return n >= 16384 ? 1 : 16384 / (n + 1) + 1; }
+
+// NaN wins, and a row of -inf keeps -inf: subtracting it then gives the NaN that PyTorch returns.
+template <class A>
+PYDLX_HD A larger(A a, A b) {
+  return (b > a) | (b != b) ? b : a;
+}
+
+template <class A, class F>
+PYDLX_HD A lane_max(std::int64_t n, const F& f) {
+  A lane[kLanes];
+  for (int l = 0; l < kLanes; ++l) lane[l] = static_cast<A>(-__builtin_inf());
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) lane[l] = larger(lane[l], f(i + l));
+  for (int l = 0; i < n; ++i, ++l) lane[l] = larger(lane[l], f(i));
+  for (std::int64_t w = kLanes / 2; w > 0; w /= 2)
+    for (int l = 0; l < w; ++l) lane[l] = larger(lane[l], lane[l + w]);
+  return lane[0];
+}
+template <class A, class F>
+PYDLX_HD A lane_sum(std::int64_t n, const F& f) {
+  A lane[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) lane[l] += f(i + l);
+  for (int l = 0; i < n; ++i, ++l) lane[l] += f(i);
+  for (std::int64_t w = kLanes / 2; w > 0; w /= 2)
+    for (int l = 0; l < w; ++l) lane[l] += lane[l + w];
+  return lane[0];
+}
+
+template <bool logarithm, class T>
+void forward_rows(const Softmax& k) {
+  using A = compute_t<T>;
+  const std::int64_t n = k.n;
+  parallel_for(k.outer, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T* x = static_cast<const T*>(k.in) + r * n;
+      T* y = static_cast<T*>(k.out) + r * n;
+      const A m = lane_max<A>(n, [&](std::int64_t i) { return static_cast<A>(x[i]); });
+      if constexpr (logarithm) {
+        const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
+        const A shift = static_cast<A>(log(static_cast<double>(s)));
+        for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(static_cast<A>(x[i]) - m - shift);
+      } else if constexpr (sizeof(T) == sizeof(A)) {
+        const A s = lane_sum<A>(n, [&](std::int64_t i) { return y[i] = math::exp(x[i] - m); });
+        const A scale = A(1) / s;
+        for (std::int64_t i = 0; i < n; ++i) y[i] *= scale;
+      } else {
+        // A 16-bit intermediate would round twice; exp again is cheaper than a buffer for rows of any length.
+        const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
+        const A scale = A(1) / s;
+        for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(math::exp(static_cast<A>(x[i]) - m) * scale);
+      }
+    }
+  });
+}
+
+template <bool logarithm, class T>
+void backward_rows(const Softmax& k) {
+  using A = compute_t<T>;
+  const std::int64_t n = k.n;
+  parallel_for(k.outer, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T *g = static_cast<const T*>(k.in) + r * n, *y = static_cast<const T*>(k.y) + r * n;
+      T* dx = static_cast<T*>(k.out) + r * n;
+      if constexpr (logarithm) {
+        const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]); });
+        for (std::int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(g[i]) - math::exp(static_cast<A>(y[i])) * s);
+      } else {
+        const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]) * static_cast<A>(y[i]); });
+        for (std::int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(y[i]) * (static_cast<A>(g[i]) - s));
+      }
+    }
+  });
+}
+
+// Calls f(base, width) for every block of columns: element (i, l) of the block is at base + i * inner + l.
+template <class F>
+PYDLX_HD void for_blocks(const Softmax& k, const F& f) {
+  const std::int64_t blocks = (k.inner + kBlock - 1) / kBlock;
+  parallel_for(k.outer * blocks, row_grain(k.n * kBlock), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t c = b % blocks * kBlock;
+      f(b / blocks * k.n * k.inner + c, static_cast<int>(k.inner - c < kBlock ? k.inner - c : kBlock));
+    }
+  });
+}
+
+template <bool logarithm, class T>
+void forward_columns(const Softmax& k) {
+  using A = compute_t<T>;
+  for_blocks(k, [&](std::int64_t base, int width) {
+    const T* x = static_cast<const T*>(k.in) + base;
+    T* y = static_cast<T*>(k.out) + base;
+    A max[kBlock], sum[kBlock];
+    for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
+    for (std::int64_t i = 1; i < k.n; ++i)
+      for (int l = 0; l < width; ++l) max[l] = larger(max[l], static_cast<A>(x[i * k.inner + l]));
+    for (std::int64_t i = 0; i < k.n; ++i)
+      for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[i * k.inner + l]) - max[l]);
+    for (int l = 0; l < width; ++l) sum[l] = logarithm ? static_cast<A>(log(static_cast<double>(sum[l]))) : A(1) / sum[l];
+    for (std::int64_t i = 0; i < k.n; ++i)
+      for (int l = 0; l < width; ++l) {
+        const A d = static_cast<A>(x[i * k.inner + l]) - max[l];
+        y[i * k.inner + l] = static_cast<T>(logarithm ? d - sum[l] : math::exp(d) * sum[l]);
+      }
+  });
+}
+
+template <bool logarithm, class T>
+void backward_columns(const Softmax& k) {
+  using A = compute_t<T>;
+  for_blocks(k, [&](std::int64_t base, int width) {
+    const T *g = static_cast<const T*>(k.in) + base, *y = static_cast<const T*>(k.y) + base;
+    T* dx = static_cast<T*>(k.out) + base;
+    A sum[kBlock] = {};
+    for (std::int64_t i = 0; i < k.n; ++i)
+      for (int l = 0; l < width; ++l) {
+        const A v = static_cast<A>(g[i * k.inner + l]);
+        sum[l] += logarithm ? v : v * static_cast<A>(y[i * k.inner + l]);
+      }
+    for (std::int64_t i = 0; i < k.n; ++i)
+      for (int l = 0; l < width; ++l) {
+        const A v = static_cast<A>(g[i * k.inner + l]), p = static_cast<A>(y[i * k.inner + l]);
+        dx[i * k.inner + l] = static_cast<T>(logarithm ? v - math::exp(p) * sum[l] : p * (v - sum[l]));
+      }
+  });
+}
+
+template <bool logarithm, class T>
+void forward(const Softmax& k) {
+  if (k.inner == 1)
+    forward_rows<logarithm, T>(k);
+  else
+    forward_columns<logarithm, T>(k);
+}
+template <bool logarithm, class T>
+void backward(const Softmax& k) {
+  if (k.inner == 1)
+    backward_rows<logarithm, T>(k);
+  else
+    backward_columns<logarithm, T>(k);
+}
+
+template <class T>
+void add_softmax(SoftmaxKernels& s) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  s.forward[0][t] = forward<false, T>;
+  s.forward[1][t] = forward<true, T>;
+  s.backward[0][t] = backward<false, T>;
+  s.backward[1][t] = backward<true, T>;
+}
+
+}  // namespace
+
+void register_softmax(KernelTable& t) {
+  add_softmax<Half>(family<SoftmaxKernels>(t));
+  add_softmax<BFloat16>(family<SoftmaxKernels>(t));
+  add_softmax<float>(family<SoftmaxKernels>(t));
+  add_softmax<double>(family<SoftmaxKernels>(t));
+}
+
+}  // namespace pydlx::PYDLX_ISA

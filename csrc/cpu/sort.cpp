@@ -1,0 +1,412 @@
+// Sorting works on unsigned keys whose order is the order wanted: floats with their bits flipped so that they compare as integers (-0 as 0,
+// every NaN as the largest), everything complemented for descending order. A key and its position form one item:
+//   up to 32-bit elements   (key << 32 | position) in 64 bits; all items differ, so any algorithm is stable
+//   64-bit elements         a pair
+// Short rows are merge sorted, long ones radix sorted byte by byte, skipping bytes in which all keys agree. One very long row is cut into
+// parts, which are sorted and then merged by all threads (merge path: Odeh, Green et al. 2012).
+#include "cpu/isa.h"
+#include "functors/types.h"
+#include "kernels/sort.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kRun = 16;              // insertion-sorted runs
+constexpr std::int64_t kRadix = 1024;          // from here radix sort wins
+constexpr std::int64_t kParallelRow = 65536;   // from here one row is worth several threads
+
+struct Wide {
+  std::uint64_t key, at;
+};
+using Narrow = std::uint64_t;
+
+PYDLX_HD bool before(Narrow a, Narrow b) { return a < b; }
+PYDLX_HD bool before(const Wide& a, const Wide& b) { return a.key < b.key || (a.key == b.key && a.at < b.at); }
+PYDLX_HD unsigned digit(Narrow a, int d) { return a >> (32 + 8 * d) & 255; }
+PYDLX_HD unsigned digit(const Wide& a, int d) { return a.key >> (8 * d) & 255; }
+PYDLX_HD std::int64_t position(Narrow a) { return static_cast<std::int64_t>(a & 0xffffffffu); }
+PYDLX_HD std::int64_t position(const Wide& a) { return static_cast<std::int64_t>(a.at); }
+
+template <class T> struct KeyOf;  // unsigned integer of the element's width, and the items it sorts as
+template <> struct KeyOf<std::uint8_t> { using type = std::uint8_t; using Item = Narrow; };
+template <> struct KeyOf<std::int8_t> { using type = std::uint8_t; using Item = Narrow; };
+template <> struct KeyOf<std::int16_t> { using type = std::uint16_t; using Item = Narrow; };
+template <> struct KeyOf<std::int32_t> { using type = std::uint32_t; using Item = Narrow; };
+template <> struct KeyOf<std::int64_t> { using type = std::uint64_t; using Item = Wide; };
+template <> struct KeyOf<Half> { using type = std::uint16_t; using Item = Narrow; };
+template <> struct KeyOf<BFloat16> { using type = std::uint16_t; using Item = Narrow; };
+template <> struct KeyOf<float> { using type = std::uint32_t; using Item = Narrow; };
+template <> struct KeyOf<double> { using type = std::uint64_t; using Item = Wide; };
+template <class T> using key_t = typename KeyOf<T>::type;
+template <class T> using item_t = typename KeyOf<T>::Item;
+
+template <class T> constexpr int exponent_bits = 0;  // floats only
+template <> constexpr int exponent_bits<Half> = 5;
+template <> constexpr int exponent_bits<BFloat16> = 8;
+template <> constexpr int exponent_bits<float> = 8;
+template <> constexpr int exponent_bits<double> = 11;
+
+template <class T>
+PYDLX_HD bool is_nan(T x) {
+  if constexpr (exponent_bits<T> == 0) {
+    return false;
+  } else {
+    using U = key_t<T>;
+    constexpr U sign = U(U(1) << (8 * sizeof(U) - 1)), magnitude = U(sign - 1);
+    constexpr U infinity = U(magnitude >> (8 * sizeof(U) - 1 - exponent_bits<T>) << (8 * sizeof(U) - 1 - exponent_bits<T>));
+    return (bit_cast<U>(x) & magnitude) > infinity;
+  }
+}
+
+template <class T>
+PYDLX_HD key_t<T> key_of(T x, bool descending) {
+  using U = key_t<T>;
+  constexpr U sign = U(U(1) << (8 * sizeof(U) - 1));
+  U u = bit_cast<U>(x);
+  if constexpr (exponent_bits<T> > 0) {
+    u = u == sign ? U(0) : u;  // -0
+    u = is_nan(x) ? U(~U(0)) : U(u & sign ? ~u : u | sign);
+  } else if constexpr (T(-1) < T(0)) {
+    u = U(u ^ sign);
+  }
+  return descending ? U(~u) : u;
+}
+
+template <class T>
+PYDLX_HD item_t<T> item_of(T x, std::int64_t i, bool descending) {
+  if constexpr (sizeof(T) == 8)
+    return Wide{key_of(x, descending), static_cast<std::uint64_t>(i)};
+  else
+    return static_cast<Narrow>(key_of(x, descending)) << 32 | static_cast<Narrow>(i);
+}
+
+// ---- sorting items ---------------------------------------------------------------------------------------------------------------
+
+template <class E>
+void insertion(E* a, std::int64_t n) {
+  for (std::int64_t i = 1; i < n; ++i) {
+    const E v = a[i];
+    std::int64_t j = i;
+    for (; j > 0 && before(v, a[j - 1]); --j) a[j] = a[j - 1];
+    a[j] = v;
+  }
+}
+
+template <class E>
+void merge(const E* a, std::int64_t na, const E* b, std::int64_t nb, E* out) {
+  std::int64_t i = 0, j = 0, o = 0;
+  while (i < na && j < nb) {
+    const bool second = before(b[j], a[i]);
+    out[o++] = second ? b[j] : a[i];
+    j += second;
+    i += !second;
+  }
+  while (i < na) out[o++] = a[i++];
+  while (j < nb) out[o++] = b[j++];
+}
+
+// Sorts a[n] with the help of b[n]; the result is in a.
+template <class E>
+void merge_sort(E* a, E* b, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += kRun) insertion(a + i, n - i < kRun ? n - i : kRun);
+  E *from = a, *to = b;
+  for (std::int64_t w = kRun; w < n; w *= 2) {
+    for (std::int64_t i = 0; i < n; i += 2 * w) {
+      const std::int64_t na = n - i < w ? n - i : w, nb = n - i - na < w ? n - i - na : w;
+      merge(from + i, na, from + i + na, nb, to + i);
+    }
+    E* t = from;
+    from = to;
+    to = t;
+  }
+  if (from != a) std::memcpy(static_cast<void*>(a), from, static_cast<std::size_t>(n) * sizeof(E));
+}
+
+template <class E>
+void radix_sort(E* a, E* b, std::int64_t n) {
+  constexpr int digits = sizeof(E) == 8 ? 4 : 8;
+  std::uint32_t count[digits][256] = {};
+  for (std::int64_t i = 0; i < n; ++i)
+    for (int d = 0; d < digits; ++d) ++count[d][digit(a[i], d)];
+  E *from = a, *to = b;
+  for (int d = 0; d < digits; ++d) {
+    if (count[d][digit(a[0], d)] == static_cast<std::uint32_t>(n)) continue;  // all keys agree in this byte
+    std::uint32_t at = 0;
+    for (auto& c : count[d]) {
+      const std::uint32_t m = c;
+      c = at;
+      at += m;
+    }
+    for (std::int64_t i = 0; i < n; ++i) to[count[d][digit(from[i], d)]++] = from[i];
+    E* t = from;
+    from = to;
+    to = t;
+  }
+  if (from != a) std::memcpy(static_cast<void*>(a), from, static_cast<std::size_t>(n) * sizeof(E));
+}
+
+template <class E>
+void sort_items(E* a, E* b, std::int64_t n) {
+  if (n < kRadix)
+    merge_sort(a, b, n);
+  else
+    radix_sort(a, b, n);
+}
+
+// Merges a and b into out on all threads: the cut of each output block is found by bisection along its diagonal.
+template <class E>
+void merge_parallel(const E* a, std::int64_t na, const E* b, std::int64_t nb, E* out) {
+  auto cut = [&](std::int64_t diagonal) {  // how many of the first `diagonal` results come from a
+    std::int64_t low = diagonal > nb ? diagonal - nb : 0, high = diagonal < na ? diagonal : na;
+    while (low < high) {
+      const std::int64_t mid = (low + high) / 2;
+      if (before(b[diagonal - mid - 1], a[mid]))
+        high = mid;
+      else
+        low = mid + 1;
+    }
+    return low;
+  };
+  parallel_for(na + nb, 32768, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t i0 = cut(begin), i1 = cut(end);
+    merge(a + i0, i1 - i0, b + (begin - i0), (end - i1) - (begin - i0), out + begin);
+  });
+}
+
+// One long row: parts of equal length, then rounds of merges.
+template <class E>
+void sort_row_parallel(E* a, E* b, std::int64_t n) {
+  std::int64_t parts = 1;
+  while (parts < num_threads() && n / (2 * parts) >= kParallelRow / 2) parts *= 2;
+  const std::int64_t length = (n + parts - 1) / parts;
+  parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p) sort_items(a + p * length, b + p * length, n - p * length < length ? n - p * length : length);
+  });
+  E *from = a, *to = b;
+  for (std::int64_t w = length; w < n; w *= 2) {
+    for (std::int64_t i = 0; i < n; i += 2 * w) {
+      const std::int64_t na = n - i < w ? n - i : w, nb = n - i - na < w ? n - i - na : w;
+      merge_parallel(from + i, na, from + i + na, nb, to + i);
+    }
+    E* t = from;
+    from = to;
+    to = t;
+  }
+  if (from != a) std::memcpy(static_cast<void*>(a), from, static_cast<std::size_t>(n) * sizeof(E));
+}
+
+// Puts the k + 1 smallest items in front, the item of rank k last among them. Quickselect with median-of-three pivots; a run of bad pivots
+// falls back to sorting.
+template <class E>
+void select_items(E* a, E* b, std::int64_t n, std::int64_t k) {
+  std::int64_t low = 0, high = n - 1;
+  for (int depth = 0; high - low > 32; ++depth) {
+    if (depth > 64) {
+      sort_items(a + low, b + low, high - low + 1);
+      return;
+    }
+    const E x = a[low], y = a[low + (high - low) / 2], z = a[high];
+    const E pivot = before(x, y) ? (before(y, z) ? y : (before(x, z) ? z : x)) : (before(x, z) ? x : (before(y, z) ? z : y));
+    std::int64_t i = low, j = high;
+    while (i <= j) {
+      while (before(a[i], pivot)) ++i;
+      while (before(pivot, a[j])) --j;
+      if (i <= j) {
+        const E t = a[i];
+        a[i++] = a[j];
+        a[j--] = t;
+      }
+    }
+    if (k <= j)
+      high = j;
+    else if (k >= i)
+      low = i;
+    else
+      return;
+  }
+  insertion(a + low, high - low + 1);
+}
+
+// ---- rows ------------------------------------------------------------------------------------------------------------------------
+
+PYDLX_HD std::int64_t row_grain(std::int64_t n) { return n >= 2048 ? 1 : 2048 / (n + 1) + 1; }
+
+std::int64_t workspace_bytes(std::int64_t n) { return 2 * n * static_cast<std::int64_t>(sizeof(Wide)) + 64; }
+
+template <class T>
+PYDLX_HD item_t<T>* work_items(const Sort& s) {
+  return reinterpret_cast<item_t<T>*>(static_cast<char*>(s.workspace) + thread_index() * s.workspace_bytes);
+}
+
+template <class T>
+PYDLX_HD void write_row(const T* x, const item_t<T>* a, std::int64_t n, T* values, std::int64_t* index) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t p = position(a[i]);
+    index[i] = p;
+    values[i] = x[p];
+  }
+}
+
+template <class T>
+void sort_rows(const Sort& s) {
+  const T* in = static_cast<const T*>(s.in);
+  T* values = static_cast<T*>(s.values);
+  const std::int64_t n = s.n;
+  if (s.rows < num_threads() && n >= kParallelRow) {
+    item_t<T>* a = static_cast<item_t<T>*>(s.workspace);
+    for (std::int64_t r = 0; r < s.rows; ++r) {
+      const T* x = in + r * n;
+      parallel_for(n, 32768, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) a[i] = item_of(x[i], i, s.descending);
+      });
+      sort_row_parallel(a, a + n, n);
+      parallel_for(n, 32768, [&](std::int64_t begin, std::int64_t end) {
+        write_row(x, a + begin, end - begin, values + r * n + begin, s.index + r * n + begin);
+      });
+    }
+    return;
+  }
+  parallel_for(s.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+    item_t<T>* a = work_items<T>(s);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T* x = in + r * n;
+      for (std::int64_t i = 0; i < n; ++i) a[i] = item_of(x[i], i, s.descending);
+      sort_items(a, a + n, n);
+      write_row(x, a, n, values + r * n, s.index + r * n);
+    }
+  });
+}
+
+// The k first items of the sorted row. Candidates gather in a buffer of twice k; when it is full, selection throws away all but k, and the
+// worst survivor becomes the bar that later elements must pass. Most blocks of a long row fail it in one vectorised comparison.
+template <class T>
+void topk_rows(const Sort& s) {
+  const T* in = static_cast<const T*>(s.in);
+  T* values = static_cast<T*>(s.values);
+  const std::int64_t n = s.n, k = s.k;
+  parallel_for(s.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+    using E = item_t<T>;
+    E* a = work_items<T>(s);
+    E* spare = a + n;
+    const std::int64_t capacity = n < 2 * k + 64 ? n : 2 * k + 64;
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T* x = in + r * n;
+      std::int64_t have = 0, i = 0;
+      for (; i < capacity; ++i) a[have++] = item_of(x[i], i, s.descending);
+      if (have < n) {
+        select_items(a, spare, have, k - 1);
+        have = k;
+        key_t<T> bar = key_of(x[position(a[k - 1])], s.descending);
+        while (i < n) {
+          const std::int64_t stop = i + 64 < n ? i + 64 : n;
+          key_t<T> best = static_cast<key_t<T>>(~key_t<T>(0));
+          for (std::int64_t j = i; j < stop; ++j) {
+            const key_t<T> key = key_of(x[j], s.descending);
+            best = key < best ? key : best;
+          }
+          if (best < bar) {  // an equal key comes later, so it cannot win
+            for (std::int64_t j = i; j < stop; ++j)
+              if (key_of(x[j], s.descending) < bar) a[have++] = item_of(x[j], j, s.descending);
+            if (have + 64 > capacity) {
+              select_items(a, spare, have, k - 1);
+              have = k;
+              bar = key_of(x[position(a[k - 1])], s.descending);
+            }
+          }
+          i = stop;
+        }
+      }
+      if (have > k) select_items(a, spare, have, k - 1);
+      sort_items(a, spare, k);
+      write_row(x, a, k, values + r * k, s.index + r * k);
+    }
+  });
+}
+
+template <class T>
+void kth_rows(const Sort& s) {
+  const T* in = static_cast<const T*>(s.in);
+  parallel_for(s.rows, row_grain(s.n), [&](std::int64_t begin, std::int64_t end) {
+    item_t<T>* a = work_items<T>(s);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T* x = in + r * s.n;
+      std::int64_t at = -1;
+      if (s.nan_first)
+        for (std::int64_t i = 0; i < s.n && at < 0; ++i)
+          if (is_nan(x[i])) at = i;
+      if (at < 0) {
+        for (std::int64_t i = 0; i < s.n; ++i) a[i] = item_of(x[i], i, s.descending);
+        select_items(a, a + s.n, s.n, s.k);
+        at = position(a[s.k]);
+      }
+      s.index[r] = at;
+      static_cast<T*>(s.values)[r] = x[at];
+    }
+  });
+}
+
+template <class T>
+void search(const SearchSorted& s) {
+  parallel_for(s.rows * s.m, 1024, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t row = s.sorted_rows == 1 ? 0 : i / s.m;
+      const T* x = static_cast<const T*>(s.sorted) + row * s.n;
+      const std::int64_t* order = s.sorter ? s.sorter + row * s.n : nullptr;
+      const key_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
+      std::int64_t low = 0, high = s.n;
+      while (low < high) {
+        const std::int64_t mid = low + (high - low) / 2;
+        const key_t<T> k = key_of(x[order ? order[mid] : mid], false);
+        if (s.right ? k <= v : k < v)
+          low = mid + 1;
+        else
+          high = mid;
+      }
+      s.out[i] = low;
+    }
+  });
+}
+
+// Sequential: bins are few and random, and weights must be added in input order.
+template <class W>
+std::int64_t bincount(const Bincount& b) {
+  for (std::int64_t i = 0; i < b.n; ++i) {
+    if (b.in[i] < 0 || b.in[i] >= b.bins) return i;
+    if constexpr (__is_same(W, void))
+      ++static_cast<std::int64_t*>(b.out)[b.in[i]];
+    else
+      static_cast<W*>(b.out)[b.in[i]] += static_cast<const W*>(b.weights)[i];
+  }
+  return -1;
+}
+
+template <class T>
+void add(SortKernels& s, DType t = DTypeOf<T>::value) {
+  const int i = static_cast<int>(t);
+  s.sort[i] = sort_rows<T>;
+  s.topk[i] = topk_rows<T>;
+  s.kth[i] = kth_rows<T>;
+  s.search[i] = search<T>;
+}
+
+}  // namespace
+
+void register_sort(KernelTable& t) {
+  SortKernels& s = family<SortKernels>(t);
+  s.workspace_bytes = workspace_bytes;
+  add<std::uint8_t>(s, DType::Bool);  // a bool is a byte holding 0 or 1
+  add<std::uint8_t>(s);
+  add<std::int8_t>(s);
+  add<std::int16_t>(s);
+  add<std::int32_t>(s);
+  add<std::int64_t>(s);
+  add<Half>(s);
+  add<BFloat16>(s);
+  add<float>(s);
+  add<double>(s);
+  s.count = bincount<void>;
+  s.weigh[static_cast<int>(DType::Float32)] = bincount<float>;
+  s.weigh[static_cast<int>(DType::Float64)] = bincount<double>;
+}
+
+}  // namespace pydlx::PYDLX_ISA
