@@ -3,6 +3,7 @@
 #include "bind/rows_inplace.h"
 #include "ops/logic.h"
 #include "ops/math.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::bind {
 

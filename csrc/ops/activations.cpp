@@ -3,6 +3,7 @@
 #include "ops/elementwise_op.h"
 #include "ops/math.h"
 #include "ops/views.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

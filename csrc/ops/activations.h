@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/tensor.h"
+#include "kernels/gemm.h"
 
 namespace pydlx::ops {
 

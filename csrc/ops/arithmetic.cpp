@@ -5,6 +5,7 @@
 #include "ops/math.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

@@ -4,6 +4,7 @@
 #include "autograd/node.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops::detail {
 

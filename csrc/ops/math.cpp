@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "ops/elementwise_op.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

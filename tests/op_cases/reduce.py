@@ -95,7 +95,8 @@ CASES = [
     row("norm/inf", lambda T, x: x.norm(math.inf, 1), distinct(6, 7)),
     row("norm/-inf", lambda T, x: x.norm(-math.inf, 0), distinct(6, 7)),
     row("logsumexp", lambda T, x: x.logsumexp(1), normal(7, 133), dtypes=HALF),
-    row("logsumexp/columns", lambda T, x: T.logsumexp(x, 0, keepdim=True), uniform(-300, 300, 131, 9)),
+    # The gradient exp(x - y) inherits the rounding of y: |y| = 300 times that of a value near 1.
+    row("logsumexp/columns", lambda T, x: T.logsumexp(x, 0, keepdim=True), uniform(-300, 300, 131, 9), tolerance=16),
     row("logsumexp/dims", lambda T, x: T.logsumexp(x, (0, 2)), normal(3, 4, 5)),
     row("logsumexp/long", lambda T, x: T.logsumexp(x, 0), normal(40_001), grad=False),
     row("logsumexp/huge", lambda T, x: T.logsumexp(x * 1e4, 0), normal(5, 40), dtypes=("float64",)),
@@ -109,7 +110,7 @@ CASES = [
     row("amax", lambda T, x: x.amax(), distinct(31, 65), dtypes=("float32", "float64", "float16", "bfloat16"), exact=True, grad=False),
     row("amax/dims", lambda T, x: x.amax((0, 2)), distinct(5, 4, 7)),
     row("amin/columns", lambda T, x: x.amin(0, keepdim=True), distinct(131, 5)),
-    row("amax/ties", lambda T, x: x.amax(1), ties(5, 30), second=False, layouts=False, tags=frozenset({"kink"})),
+    row("amax/ties", lambda T, x: x.amax(1), ties(5, 30), grad=False, exact=True),
     row("amax/nan", lambda T, x: (x.amax(1), x.amin(0)), nan_at(0, 13), grad=False, exact=True),
     row("amax/int", lambda T, x: (x.amax(1), x.amin(0), x.amax()), integers(-128, 127, 130, 9, dtype="int8"), grad=False, exact=True),
     row("amax/bool", lambda T, x: x.amax(1), booleans(5, 3), grad=False, exact=True),

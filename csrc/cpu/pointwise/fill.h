@@ -1,6 +1,7 @@
 // Fills rows of the kernel table from functors. Each file registers a range of op numbers whose functors it includes.
 #pragma once
 #include "cpu/pointwise/loop.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -2,6 +2,7 @@
 #include "functors/transcendental.h"
 
 #include "cpu/pointwise/fill.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 
