@@ -2,6 +2,7 @@
 #include "bind/rows.h"
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
+#include "ops/pair_loss.h"
 
 namespace pydlx::bind {
 
@@ -20,6 +21,33 @@ Tensor linear_cross_entropy_(Tensor x, Tensor weight, Tensor target, Tensor bias
                              std::string reduction, double smoothing) {
   return ops::linear_cross_entropy(x, weight, target, bias, ignore, parse_reduction("linear_cross_entropy", reduction),
                                    smoothing);
+}
+
+template <PairLossOp op>
+Tensor difference_loss(Tensor x, Tensor t, std::string reduction) {
+  const char* name = op == PairLossOp::mse ? "mse_loss" : "l1_loss";
+  return ops::pair_loss(op, name, x, t, parse_reduction(name, reduction));
+}
+Tensor smooth_l1_loss_(Tensor x, Tensor t, std::string reduction, double beta) {
+  const char* name = "smooth_l1_loss";
+  require(beta >= 0, name, "beta", ErrorKind::Value, "expected a value >= 0, got ", beta);
+  return ops::pair_loss(beta == 0 ? PairLossOp::l1 : PairLossOp::smooth_l1, name, x, t,
+                        parse_reduction(name, reduction), beta);
+}
+Tensor huber_loss_(Tensor x, Tensor t, std::string reduction, double delta) {
+  require(delta > 0, "huber_loss", "delta", ErrorKind::Value, "expected a value > 0, got ", delta);
+  return ops::pair_loss(PairLossOp::huber, "huber_loss", x, t, parse_reduction("huber_loss", reduction), delta);
+}
+Tensor kl_div_(Tensor x, Tensor t, std::string reduction, bool log_target) {
+  return ops::pair_loss(log_target ? PairLossOp::kl_log : PairLossOp::kl, "kl_div", x, t,
+                        parse_reduction("kl_div", reduction));
+}
+Tensor bce_(Tensor x, Tensor t, Tensor weight, std::string reduction) {
+  return ops::binary_cross_entropy(x, t, weight, parse_reduction("binary_cross_entropy", reduction));
+}
+Tensor bce_logits_(Tensor x, Tensor t, Tensor weight, std::string reduction, Tensor pos_weight) {
+  return ops::binary_cross_entropy_with_logits(x, t, weight, pos_weight,
+                                               parse_reduction("binary_cross_entropy_with_logits", reduction));
 }
 
 std::int64_t padding_row(std::optional<std::int64_t> padding, const Tensor& weight) {
@@ -53,6 +81,23 @@ void bind_loss(OpRegistry& r) {
        "str reduction='mean', float label_smoothing=0.0) -> Tensor",
        call<&linear_cross_entropy_>, kFunction,
        "cross_entropy(linear(input, weight, bias), target) in blocks of rows, so that the logits never exist at once."},
+      {"mse_loss(Tensor input, Tensor target, *, str reduction='mean') -> Tensor",
+       call<&difference_loss<PairLossOp::mse>>, kFunction, "(input - target)^2, reduced."},
+      {"l1_loss(Tensor input, Tensor target, *, str reduction='mean') -> Tensor",
+       call<&difference_loss<PairLossOp::l1>>, kFunction, "|input - target|, reduced."},
+      {"smooth_l1_loss(Tensor input, Tensor target, *, str reduction='mean', float beta=1.0) -> Tensor",
+       call<&smooth_l1_loss_>, kFunction,
+       "d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2 (Girshick 2015)."},
+      {"huber_loss(Tensor input, Tensor target, str reduction='mean', float delta=1.0) -> Tensor", call<&huber_loss_>,
+       kFunction, "d^2 / 2 where d = |input - target| <= delta, else delta (d - delta / 2) (Huber 1964)."},
+      {"kl_div(Tensor input, Tensor target, *, str reduction='mean', bool log_target=False) -> Tensor", call<&kl_div_>,
+       kFunction, "target (log target - input) for log-probabilities input; the mean is over all elements."},
+      {"binary_cross_entropy(Tensor input, Tensor target, Tensor? weight=None, *, str reduction='mean') -> Tensor",
+       call<&bce_>, kFunction,
+       "-(t log x + (1 - t) log(1 - x)) for probabilities, with logarithms bounded below by -100."},
+      {"binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, *, str reduction='mean', "
+       "Tensor? pos_weight=None) -> Tensor",
+       call<&bce_logits_>, kFunction, "Binary cross-entropy of sigmoid(input), without overflow."},
       {"embedding(Tensor input, Tensor weight, int? padding_idx=None, object? max_norm=None, float norm_type=2.0, "
        "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
        call<&embedding_functional>, kFunction, "Rows weight[input]; deterministic gradient."},

@@ -49,6 +49,30 @@ def _linear_ce(reduction="mean", **options):
     return fn
 
 
+def _unit(*shape):
+    return uniform(0.02, 0.98, *shape)
+
+
+def _pairs(op, x, t, **options):
+    """An elementwise loss in its three reductions. Sums of signed terms are compared on the scale of a few units."""
+
+    def case(reduction, *shape):
+        name = f"{op}/{'_'.join([reduction, *options])}"
+        call = lambda T, a, b: getattr(_f(T), op)(a, b, reduction=reduction, **options)  # noqa: E731
+        # PyTorch's second derivative of binary_cross_entropy adds 1e-12 to x (1 - x), which shows in float64.
+        tolerance = 8 if op == "kl_div" else 2
+        return Case(
+            name,
+            call,
+            args(x(*shape), t(*shape)),
+            dtypes=ALL if reduction == "none" else ("float32", "float64"),
+            tolerance=tolerance,
+            second=op != "binary_cross_entropy",
+        )
+
+    return [case("none", 7, 19), case("mean", 101, 97), case("sum", 33)]
+
+
 CASES = [
     Case("cross_entropy", _ce(), args(normal(37, 67), integers(0, 67, 37)), dtypes=ALL),
     Case("cross_entropy/wide", _ce(), args(normal(5, 3001), integers(0, 3001, 5))),
@@ -104,6 +128,48 @@ CASES = [
     ),
     Case("nll_loss/maps", _nll(reduction="none"), args(uniform(-6, -1, 2, 3, 4, 5), integers(0, 3, 2, 4, 5))),
     Case("nll_loss/1d", _nll(reduction="sum"), args(uniform(-6, -1, 7), integers(0, 7))),
+    *_pairs("mse_loss", normal, normal),
+    *_pairs("l1_loss", normal, normal),
+    *_pairs("smooth_l1_loss", normal, normal, beta=0.7),
+    *_pairs("huber_loss", normal, normal, delta=0.7),
+    *_pairs("binary_cross_entropy", _unit, _unit),
+    *_pairs("binary_cross_entropy_with_logits", normal, _unit),
+    *_pairs("kl_div", normal, _unit),
+    *_pairs("kl_div", normal, normal, log_target=True),
+    Case("mse_loss/broadcast", lambda T, x, t: _f(T).mse_loss(x, t.expand(3, 5)), args(normal(3, 5), normal(5))),
+    Case(
+        "binary_cross_entropy/weight",
+        lambda T, x, t, w: _f(T).binary_cross_entropy(x, t, w),
+        args(_unit(4, 5), _unit(4, 5), uniform(0.1, 2, 5)),
+        grad_inputs=(0,),
+    ),
+    Case(
+        "binary_cross_entropy_with_logits/weights",
+        lambda T, x, t, w, p: _f(T).binary_cross_entropy_with_logits(x, t, w, pos_weight=p),
+        args(normal(4, 5), _unit(4, 5), uniform(0.1, 2, 5), uniform(0.1, 2, 5)),
+        grad_inputs=(0,),
+    ),
+    Case(
+        "binary_cross_entropy_with_logits/extreme",
+        lambda T, x, t: _f(T).binary_cross_entropy_with_logits(x, t, reduction="none"),
+        args(
+            lambda rng: np.array([-1e4, -90.0, -20, 0, 1e-8, 20, 90, 1e4]),
+            lambda rng: np.array([0.0, 1, 0.5, 0.5, 1, 1, 0, 1]),
+        ),
+        grad_inputs=(0,),
+    ),
+    Case(
+        "binary_cross_entropy/ends",
+        lambda T, x, t: _f(T).binary_cross_entropy(x, t, reduction="none"),
+        args(lambda rng: np.array([0.0, 0, 1, 1, 1e-6]), lambda rng: np.array([0.0, 1, 0, 1, 0])),
+        grad=False,
+    ),
+    Case(
+        "kl_div/zero",
+        lambda T, x, t: _f(T).kl_div(x, t, reduction="none"),
+        args(normal(3), lambda rng: np.array([0.0, 1, 0])),
+        grad=False,
+    ),
     Case("linear_cross_entropy", _linear_ce(), args(normal(300, 9), normal(37, 9), integers(0, 37, 300)), tolerance=2),
     Case(
         "linear_cross_entropy/bias",
@@ -129,6 +195,25 @@ def _index(T, *values):
 
 
 ERRORS = [
+    ErrorCase(
+        "binary_cross_entropy/range",
+        lambda T: T._C.binary_cross_entropy(_ones(T, 3) * 1.5, _ones(T, 3)),
+        ValueError,
+        r"\[binary_cross_entropy\] input: .*position 0",
+    ),
+    ErrorCase(
+        "binary_cross_entropy/shape",
+        lambda T: T._C.binary_cross_entropy(_ones(T, 3), _ones(T, 2)),
+        ValueError,
+        r"target: expected shape \(3,\)",
+    ),
+    ErrorCase("mse_loss/shape", lambda T: T._C.mse_loss(_ones(T, 3), _ones(T, 2)), ValueError, r"\[mse_loss\]"),
+    ErrorCase(
+        "huber_loss/delta",
+        lambda T: T._C.huber_loss(_ones(T, 3), _ones(T, 3), delta=0.0),
+        ValueError,
+        r"\[huber_loss\] delta",
+    ),
     ErrorCase(
         "cross_entropy/range",
         lambda T: T._C.cross_entropy(_ones(T, 3, 4), _index(T, 0, 4, 1)),

@@ -1,0 +1,110 @@
+// Elementwise losses: one pass forward (values or sums), one pass backward.
+#include "functors/pair_loss.h"
+
+#include "cpu/first_bad.h"
+#include "cpu/isa.h"
+#include "functors/types.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+using namespace functors;
+
+constexpr int kLanes = 32;
+constexpr std::int64_t kGrain = 8192;
+
+template <PairLossOp op, class T>
+std::int64_t forward(const PairLoss& k) {
+  using A = compute_t<T>;
+  const T *x = static_cast<const T*>(k.x), *t = static_cast<const T*>(k.t);
+  const A param = static_cast<A>(k.param);
+  FirstBad bad;
+  auto value = [&](std::int64_t i) { return Pair<op>::value(static_cast<A>(x[i]), static_cast<A>(t[i]), param); };
+  if constexpr (op == PairLossOp::bce)
+    parallel_for(k.n, kGrain, [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t i = b; i < e; ++i)
+        if (!(static_cast<A>(x[i]) >= A(0) && static_cast<A>(x[i]) <= A(1))) {
+          bad.note(i);
+          return;
+        }
+    });
+  if (bad.position >= 0) return bad.position;
+  if (k.out)
+    parallel_for(k.n, kGrain, [&](std::int64_t b, std::int64_t e) {
+      T* out = static_cast<T*>(k.out);
+#pragma omp simd
+      for (std::int64_t i = b; i < e; ++i) out[i] = static_cast<T>(value(i));
+    });
+  if (k.partial)
+    parallel_for((k.n + PairLoss::kChunk - 1) / PairLoss::kChunk, 2, [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t c = b; c < e; ++c) {
+        const std::int64_t begin = c * PairLoss::kChunk,
+                           end = begin + PairLoss::kChunk < k.n ? begin + PairLoss::kChunk : k.n;
+        A lane[kLanes] = {};
+        std::int64_t i = begin;
+        for (; i + kLanes <= end; i += kLanes) {
+#pragma omp simd
+          for (int l = 0; l < kLanes; ++l) lane[l] += value(i + l);
+        }
+        for (int l = 0; i < end; ++i, ++l) lane[l] += value(i);
+        for (int w = kLanes / 2; w > 0; w /= 2)
+          for (int l = 0; l < w; ++l) lane[l] += lane[l + w];
+        static_cast<A*>(k.partial)[c] = lane[0];
+      }
+    });
+  return -1;
+}
+
+template <PairLossOp op, class T>
+void backward(const PairLoss& k) {
+  using A = compute_t<T>;
+  const T *x = static_cast<const T*>(k.x), *t = static_cast<const T*>(k.t);
+  T *dx = static_cast<T*>(k.dx), *dt = static_cast<T*>(k.dt);
+  const A* g = static_cast<const A*>(k.grad);
+  const A param = static_cast<A>(k.param);
+  parallel_for(k.n, kGrain, [&](std::int64_t b, std::int64_t e) {
+    if (dx && k.grad_stride == 0) {
+      const A f = g[0];
+#pragma omp simd
+      for (std::int64_t i = b; i < e; ++i)
+        dx[i] = static_cast<T>(f * Pair<op>::dx(static_cast<A>(x[i]), static_cast<A>(t[i]), param));
+    } else if (dx) {
+#pragma omp simd
+      for (std::int64_t i = b; i < e; ++i)
+        dx[i] = static_cast<T>(g[i] * Pair<op>::dx(static_cast<A>(x[i]), static_cast<A>(t[i]), param));
+    }
+    if (dt)
+      for (std::int64_t i = b; i < e; ++i)
+        dt[i] = static_cast<T>(g[i * k.grad_stride] * Pair<op>::dt(static_cast<A>(x[i]), static_cast<A>(t[i]), param));
+  });
+}
+
+template <PairLossOp op, class T>
+void add_pair(PairLossKernels& k) {
+  constexpr int d = static_cast<int>(DTypeOf<T>::value), o = static_cast<int>(op);
+  k.forward[o][d] = forward<op, T>;
+  k.backward[o][d] = backward<op, T>;
+}
+template <PairLossOp op>
+void add_types(PairLossKernels& k) {
+  add_pair<op, Half>(k);
+  add_pair<op, BFloat16>(k);
+  add_pair<op, float>(k);
+  add_pair<op, double>(k);
+}
+
+}  // namespace
+
+void register_pair_loss(KernelTable& t) {
+  PairLossKernels& k = family<PairLossKernels>(t);
+  add_types<PairLossOp::mse>(k);
+  add_types<PairLossOp::l1>(k);
+  add_types<PairLossOp::smooth_l1>(k);
+  add_types<PairLossOp::huber>(k);
+  add_types<PairLossOp::bce>(k);
+  add_types<PairLossOp::bce_logits>(k);
+  add_types<PairLossOp::kl>(k);
+  add_types<PairLossOp::kl_log>(k);
+}
+
+}  // namespace pydlx::PYDLX_ISA
