@@ -3,6 +3,7 @@
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
 #include "ops/pair_loss.h"
+#include "kernels/pair_loss.h"
 
 namespace pydlx::bind {
 

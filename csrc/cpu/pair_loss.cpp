@@ -4,6 +4,8 @@
 #include "cpu/first_bad.h"
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/pair_loss.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -6,6 +6,7 @@
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
+#include "kernels/pair_loss.h"
 
 namespace pydlx::ops {
 
