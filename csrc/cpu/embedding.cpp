@@ -1,4 +1,4 @@
-// Table look-ups, their gradients by counting sort, bags, one-hot rows.
+// Table look-ups, their gradients by counting sort, one-hot rows.
 #include "kernels/embedding.h"
 
 #include "cpu/first_bad.h"
@@ -33,16 +33,22 @@ void backward(const EmbeddingBackward& k) {
   using A = compute_t<T>;
   // Stable counting sort: order[start[v] .. start[v + 1]) are the positions of v, ascending.
   for (std::int64_t v = 0; v <= k.rows; ++v) k.start[v] = 0;
-  for (std::int64_t i = 0; i < k.n; ++i) ++k.start[k.index[i]];
+  // Forward has checked the indices, but memory shared with other libraries may have changed since: never leave the
+  // table.
+  auto inside = [&](std::int64_t i) {
+    return static_cast<std::uint64_t>(k.index[i]) < static_cast<std::uint64_t>(k.rows);
+  };
+  for (std::int64_t i = 0; i < k.n; ++i)
+    if (inside(i)) ++k.start[k.index[i]];
   std::int64_t total = 0;
   for (std::int64_t v = 0; v <= k.rows; ++v) {
     const std::int64_t count = k.start[v];
     k.start[v] = total;
     total += count;
   }
-  for (std::int64_t i = 0; i < k.n; ++i) k.order[k.start[k.index[i]]++] = i;  // start[v] becomes the end of v
+  for (std::int64_t i = 0; i < k.n; ++i)
+    if (inside(i)) k.order[k.start[k.index[i]]++] = i;  // start[v] becomes the end of v
   const T* dy = static_cast<const T*>(k.dy);
-  const A* scale = static_cast<const A*>(k.scale);
   parallel_for(k.rows, grain_for(k.cols * (1 + k.n / (k.rows + 1))), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t v = begin; v < end; ++v) {
       T* out = static_cast<T*>(k.dweight) + v * k.cols;
@@ -57,82 +63,15 @@ void backward(const EmbeddingBackward& k) {
         A sum[64] = {};
         for (std::int64_t j = first; j < last; ++j) {
           const std::int64_t i = k.order[j];
-          const T* row = dy + (k.source ? k.source[i] : i) * k.cols + c0;
-          const A f = scale ? scale[i] * factor : factor;
+          const T* row = dy + i * k.cols + c0;
           if (width == 64)
-            for (int l = 0; l < 64; ++l) sum[l] += static_cast<A>(row[l]) * f;
+            for (int l = 0; l < 64; ++l) sum[l] += static_cast<A>(row[l]) * factor;
           else
-            for (int l = 0; l < width; ++l) sum[l] += static_cast<A>(row[l]) * f;
+            for (int l = 0; l < width; ++l) sum[l] += static_cast<A>(row[l]) * factor;
         }
         for (int l = 0; l < width; ++l) out[c0 + l] = static_cast<T>(sum[l]);
       }
     }
-  });
-}
-
-template <class T>
-std::int64_t bag(const EmbeddingBag& k) {
-  using A = compute_t<T>;
-  FirstBad bad;
-  const T *w = static_cast<const T*>(k.weight), *scale = static_cast<const T*>(k.scale);
-  parallel_for(k.bags, grain_for(k.cols * (1 + k.n / (k.bags + 1))), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t b = begin; b < end; ++b) {
-      T* out = static_cast<T*>(k.out) + b * k.cols;
-      std::int64_t used = 0;
-      bool ok = true;
-      for (std::int64_t i = k.offset[b]; i < k.offset[b + 1]; ++i) {
-        if (k.index[i] < 0 || k.index[i] >= k.rows) {
-          bad.note(i);
-          ok = false;
-        }
-        used += k.index[i] != k.padding_index;
-      }
-      for (std::int64_t c0 = 0; c0 < k.cols && ok; c0 += 64) {
-        const int width = static_cast<int>(k.cols - c0 < 64 ? k.cols - c0 : 64);
-        A value[64] = {};
-        std::int64_t row[64];
-        for (int l = 0; l < 64; ++l) row[l] = -1;
-        for (std::int64_t i = k.offset[b]; i < k.offset[b + 1]; ++i) {
-          const std::int64_t v = k.index[i];
-          if (v == k.padding_index) continue;
-          const T* p = w + v * k.cols + c0;
-          const A f = scale ? static_cast<A>(scale[i]) : A(1);
-          if (k.mode == BagMode::max) {
-            for (int l = 0; l < width; ++l) {
-              const A e = static_cast<A>(p[l]);
-              if (row[l] < 0 || e > value[l] || e != e) value[l] = e, row[l] = v;
-            }
-          } else {
-            for (int l = 0; l < width; ++l) value[l] += static_cast<A>(p[l]) * f;
-          }
-        }
-        const A divisor = k.mode == BagMode::mean && used > 0 ? static_cast<A>(used) : A(1);
-        for (int l = 0; l < width; ++l) {
-          out[c0 + l] = static_cast<T>(value[l] / divisor);
-          if (k.chosen) k.chosen[b * k.cols + c0 + l] = row[l];
-        }
-      }
-    }
-  });
-  return bad.position;
-}
-
-// Threads own columns; bags are added in order.
-template <class T>
-void bag_max_backward(const EmbeddingBag& k) {
-  const T* dy = static_cast<const T*>(k.dy);
-  T* dw = static_cast<T*>(k.dweight);
-  parallel_for((k.cols + 15) / 16, grain_for((k.rows + k.bags) * 16), [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t c0 = begin * 16, c1 = end * 16 < k.cols ? end * 16 : k.cols;
-    for (std::int64_t v = 0; v < k.rows; ++v)
-      for (std::int64_t c = c0; c < c1; ++c) dw[v * k.cols + c] = static_cast<T>(compute_t<T>(0));
-    for (std::int64_t b = 0; b < k.bags; ++b)
-      for (std::int64_t c = c0; c < c1; ++c) {
-        const std::int64_t v = k.chosen[b * k.cols + c];
-        if (v < 0) continue;
-        T& to = dw[v * k.cols + c];
-        to = static_cast<T>(static_cast<compute_t<T>>(to) + static_cast<compute_t<T>>(dy[b * k.cols + c]));
-      }
   });
 }
 
@@ -162,8 +101,6 @@ template <class T>
 void add_embedding(EmbeddingKernels& k) {
   constexpr int d = static_cast<int>(DTypeOf<T>::value);
   k.backward[d] = backward<T>;
-  k.bag[d] = bag<T>;
-  k.bag_max_backward[d] = bag_max_backward<T>;
 }
 
 }  // namespace

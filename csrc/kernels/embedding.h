@@ -14,35 +14,17 @@ struct EmbeddingForward {
   std::int64_t n = 0, rows = 0, row_bytes = 0;
 };
 
-// dweight[v] = sum over i with index[i] = v, in order of i, of scale[i] * dy[source[i]]. Indices sorted by counting;
-// every table row is owned by one thread, so no atomics and a fixed order.
+// dweight[v] = sum over i with index[i] = v, in order of i, of dy[i]. Indices are sorted by counting; every table row
+// is owned by one thread, so there are no atomics and the order is fixed.
 struct EmbeddingBackward {
   const void* dy = nullptr;
   const std::int64_t* index = nullptr;
-  const std::int64_t* source = nullptr;  // null: i
-  const void* scale = nullptr;           // float32 (float64 for float64) [n], or null
-  void* dweight = nullptr;               // [rows, cols]
-  std::int64_t* start = nullptr;         // scratch [rows + 1]
-  std::int64_t* order = nullptr;         // scratch [n]
+  void* dweight = nullptr;        // [rows, cols]
+  std::int64_t* start = nullptr;  // scratch [rows + 1]
+  std::int64_t* order = nullptr;  // scratch [n]
   std::int64_t n = 0, rows = 0, cols = 0;
   std::int64_t padding_index = -1;  // contributes nothing
   bool by_frequency = false;        // divide by the number of occurrences
-};
-
-enum class BagMode : int { sum, mean, max };
-
-struct EmbeddingBag {
-  const void* weight = nullptr;          // [rows, cols]
-  const std::int64_t* index = nullptr;   // [n]
-  const std::int64_t* offset = nullptr;  // [bags + 1]
-  const void* scale = nullptr;           // dtype of weight [n], or null; sum only
-  void* out = nullptr;                   // [bags, cols]
-  std::int64_t* chosen = nullptr;        // max: [bags, cols], row taken or -1
-  const void* dy = nullptr;              // backward of max: [bags, cols]
-  void* dweight = nullptr;               // backward of max: [rows, cols]
-  std::int64_t n = 0, bags = 0, rows = 0, cols = 0;
-  std::int64_t padding_index = -1;
-  BagMode mode = BagMode::sum;
 };
 
 struct OneHot {
@@ -54,8 +36,6 @@ struct OneHot {
 struct EmbeddingKernels {
   std::int64_t (*forward)(const EmbeddingForward&) = nullptr;
   void (*backward[kDTypeCount])(const EmbeddingBackward&) = {};
-  std::int64_t (*bag[kDTypeCount])(const EmbeddingBag&) = {};
-  void (*bag_max_backward[kDTypeCount])(const EmbeddingBag&) = {};
   std::int64_t (*one_hot)(const OneHot&) = nullptr;
   std::int64_t (*largest)(const OneHot&) = nullptr;  // largest index; n > 0
 };
