@@ -3,7 +3,7 @@
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
-#include "kernels/channel_norm.h"
+#include "kernels/norm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -306,7 +306,7 @@ void group_backward(const ChannelNorm& k) {
 }
 
 template <class T>
-void add_channel_norm(ChannelNormKernels& k) {
+void add_channel_norm(NormKernels& k) {
   constexpr int d = static_cast<int>(DTypeOf<T>::value);
   k.batch_norm_stats[d] = batch_stats<T>;
   k.batch_norm_apply[d] = batch_apply<T>;
@@ -318,10 +318,10 @@ void add_channel_norm(ChannelNormKernels& k) {
 }  // namespace
 
 void register_channel_norm(KernelTable& t) {
-  add_channel_norm<Half>(family<ChannelNormKernels>(t));
-  add_channel_norm<BFloat16>(family<ChannelNormKernels>(t));
-  add_channel_norm<float>(family<ChannelNormKernels>(t));
-  add_channel_norm<double>(family<ChannelNormKernels>(t));
+  add_channel_norm<Half>(family<NormKernels>(t));
+  add_channel_norm<BFloat16>(family<NormKernels>(t));
+  add_channel_norm<float>(family<NormKernels>(t));
+  add_channel_norm<double>(family<NormKernels>(t));
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -4,7 +4,6 @@
 
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -1,7 +1,7 @@
 #include "ops/norms.h"
 
 #include "autograd/node.h"
-#include "kernels/channel_norm.h"
+#include "kernels/norm.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
@@ -89,7 +89,7 @@ using NormFn = void (*const (&)[kDTypeCount])(const ChannelNorm&);
 void launch(const char* op, NormFn table, const Tensor& x, const ChannelNorm& k) {
   kernel_or_fail(table[static_cast<int>(x.dtype())], op, x.device(), x.dtype())(k);
 }
-const ChannelNormKernels& norm(const Tensor& x) { return kernels<ChannelNormKernels>(x.device()); }
+const NormKernels& norm(const Tensor& x) { return kernels<NormKernels>(x.device()); }
 
 // Allocates what backward was asked for and points the kernel at it.
 Gradients prepare(ChannelNorm& k, const Backward& bw, const Tensor& x) {

@@ -8,7 +8,6 @@
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 
