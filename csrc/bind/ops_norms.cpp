@@ -4,6 +4,7 @@
 #include "ops/layer_norm.h"
 #include "ops/norms.h"
 #include "ops/views.h"
+#include "kernels/random.h"
 
 namespace pydlx::bind {
 

@@ -4,6 +4,7 @@
 
 #include "cpu/isa.h"
 #include "functors/types.h"
+#include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

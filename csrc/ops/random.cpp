@@ -8,6 +8,7 @@
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

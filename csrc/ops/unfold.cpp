@@ -6,6 +6,7 @@
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
+#include "kernels/pool.h"
 
 namespace pydlx::ops {
 
