@@ -1,8 +1,9 @@
 // Max and average pooling, and the index-driven passes behind max pooling's gradient and max_unpool. Planes are
 // independent; work inside a plane is sequential, so gradients are sums in a fixed order.
+#include "kernels/pool.h"
+
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -27,8 +28,8 @@ inline __attribute__((always_inline)) Window window_of(const Pool& p, int axis, 
     return {lo, hi - lo, 1, hi - lo};
   }
   const std::int64_t start = o * p.stride[axis] - p.pad[axis], d = p.dilation[axis];
-  const std::int64_t skip = start >= 0 ? 0 : ceil_div(-start, d);
-  const std::int64_t last = smaller(p.kernel[axis], ceil_div(n - start, d));
+  const std::int64_t skip = start >= 0 ? 0 : d == 1 ? -start : ceil_div(-start, d);
+  const std::int64_t last = smaller(p.kernel[axis], d == 1 ? n - start : ceil_div(n - start, d));
   const std::int64_t count = larger(0, last - skip);
   const std::int64_t padded = smaller(start + p.kernel[axis], n + p.pad[axis]) - start;
   return {start + skip * d, count, d, p.count_include_pad ? padded : count};
@@ -42,6 +43,30 @@ struct Range {
 inline __attribute__((always_inline)) Range range_of(const Pool& p, std::int64_t w0, std::int64_t n, std::int64_t tw) {
   const std::int64_t s = p.stride[2], at = w0 * s - p.pad[2] + tw * p.dilation[2];
   return {at >= 0 ? 0 : ceil_div(-at, s), at >= p.in[2] ? 0 : smaller(n, ceil_div(p.in[2] - at, s)), at};
+}
+
+// What all rows share about a span of output columns: computed once per chunk of rows, because it takes divisions.
+struct Span {
+  static constexpr int kTaps = 16;
+  std::int64_t w0 = -1, n = 0;
+  std::int64_t first[kSpan], count[kSpan], span[kSpan];
+  Range ranges[kTaps];
+};
+void place_span(const Pool& p, Span& s, std::int64_t w0) {
+  if (s.w0 == w0) return;
+  s.w0 = w0;
+  s.n = smaller(kSpan, p.out[2] - w0);
+  for (std::int64_t j = 0; j < s.n; ++j) {
+    const Window w = window_of(p, 2, w0 + j);
+    s.first[j] = w.first;
+    s.count[j] = w.count;
+    s.span[j] = w.span;
+  }
+  if (!p.adaptive)
+    for (std::int64_t q = 0; q < p.kernel[2] && q < Span::kTaps; ++q) s.ranges[q] = range_of(p, w0, s.n, q);
+}
+inline __attribute__((always_inline)) Range tap_range(const Pool& p, const Span& s, std::int64_t q) {
+  return q < Span::kTaps ? s.ranges[q] : range_of(p, s.w0, s.n, q);
 }
 
 template <int S, class T>
@@ -66,22 +91,23 @@ inline __attribute__((always_inline)) void max_only(const T* src, std::int64_t s
 }
 
 template <class T>
-void max_row(const Pool& p, const T* x, T* y, std::int64_t* index, const Window& d, const Window& h) {
+void max_row(const Pool& p, Span& cols, const T* x, T* y, std::int64_t* index, const Window& d, const Window& h) {
   const T lowest = -static_cast<T>(__builtin_inf());
   const std::int64_t corner = (d.first * p.in[1] + h.first) * p.in[2];
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
-    const std::int64_t n = smaller(kSpan, p.out[2] - w0), s = p.stride[2];
+    place_span(p, cols, w0);
+    const std::int64_t n = cols.n, s = p.stride[2];
     T best[kSpan];
     std::int64_t where[kSpan];
     if (p.adaptive) {
       for (std::int64_t j = 0; j < n; ++j) {
-        const Window w = window_of(p, 2, w0 + j);
+        const std::int64_t first = cols.first[j], count = cols.count[j];
         T b = lowest;
-        std::int64_t at = corner + w.first;
+        std::int64_t at = corner + first;
         for (std::int64_t i = 0; i < d.count; ++i)
           for (std::int64_t k = 0; k < h.count; ++k)
-            for (std::int64_t q = 0; q < w.count; ++q) {
-              const std::int64_t pos = ((d.first + i) * p.in[1] + h.first + k) * p.in[2] + w.first + q;
+            for (std::int64_t q = 0; q < count; ++q) {
+              const std::int64_t pos = ((d.first + i) * p.in[1] + h.first + k) * p.in[2] + first + q;
               if (x[pos] > b || x[pos] != x[pos]) {
                 b = x[pos];
                 at = pos;
@@ -93,13 +119,13 @@ void max_row(const Pool& p, const T* x, T* y, std::int64_t* index, const Window&
     } else {
       for (std::int64_t j = 0; j < n; ++j) {
         best[j] = lowest;
-        where[j] = corner + window_of(p, 2, w0 + j).first;
+        where[j] = corner + cols.first[j];
       }
       for (std::int64_t i = 0; i < d.count; ++i)
         for (std::int64_t k = 0; k < h.count; ++k) {
           const std::int64_t row = ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
           for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
-            const Range r = range_of(p, w0, n, q);
+            const Range r = tap_range(p, cols, q);
             const std::int64_t at = row + r.at;
             if (!index)
               s == 1   ? max_only<1>(x + at, s, r.lo, r.hi, best)
@@ -119,25 +145,25 @@ void max_row(const Pool& p, const T* x, T* y, std::int64_t* index, const Window&
 }
 
 template <class T>
-void average_row(const Pool& p, const T* x, T* y, const Window& d, const Window& h) {
+void average_row(const Pool& p, Span& cols, const T* x, T* y, const Window& d, const Window& h) {
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
-    const std::int64_t n = smaller(kSpan, p.out[2] - w0), s = p.stride[2];
+    place_span(p, cols, w0);
+    const std::int64_t n = cols.n, s = p.stride[2];
     T sum[kSpan] = {};
     T count[kSpan];
     for (std::int64_t j = 0; j < n; ++j)
-      count[j] = static_cast<T>(p.divisor ? p.divisor : d.span * h.span * window_of(p, 2, w0 + j).span);
+      count[j] = static_cast<T>(p.divisor ? p.divisor : d.span * h.span * cols.span[j]);
     for (std::int64_t i = 0; i < d.count; ++i)
       for (std::int64_t k = 0; k < h.count; ++k) {
         const T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
         if (p.adaptive) {
           for (std::int64_t j = 0; j < n; ++j) {
-            const Window w = window_of(p, 2, w0 + j);
-            for (std::int64_t q = 0; q < w.count; ++q) sum[j] += row[w.first + q];
+            for (std::int64_t q = 0; q < cols.count[j]; ++q) sum[j] += row[cols.first[j] + q];
           }
           continue;
         }
         for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
-          const Range r = range_of(p, w0, n, q);
+          const Range r = tap_range(p, cols, q);
           const T* src = row + r.at;
           if (s == 1)
             for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[j];
@@ -153,24 +179,24 @@ void average_row(const Pool& p, const T* x, T* y, const Window& d, const Window&
 
 // Adds the row's gradients into the plane; the reverse of average_row.
 template <class T>
-void average_grad_row(const Pool& p, T* x, const T* y, const Window& d, const Window& h) {
+void average_grad_row(const Pool& p, Span& cols, T* x, const T* y, const Window& d, const Window& h) {
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
-    const std::int64_t n = smaller(kSpan, p.out[2] - w0), s = p.stride[2];
+    place_span(p, cols, w0);
+    const std::int64_t n = cols.n, s = p.stride[2];
     T share[kSpan];
     for (std::int64_t j = 0; j < n; ++j)
-      share[j] = y[w0 + j] / static_cast<T>(p.divisor ? p.divisor : d.span * h.span * window_of(p, 2, w0 + j).span);
+      share[j] = y[w0 + j] / static_cast<T>(p.divisor ? p.divisor : d.span * h.span * cols.span[j]);
     for (std::int64_t i = 0; i < d.count; ++i)
       for (std::int64_t k = 0; k < h.count; ++k) {
         T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
         if (p.adaptive) {
           for (std::int64_t j = 0; j < n; ++j) {
-            const Window w = window_of(p, 2, w0 + j);
-            for (std::int64_t q = 0; q < w.count; ++q) row[w.first + q] += share[j];
+            for (std::int64_t q = 0; q < cols.count[j]; ++q) row[cols.first[j] + q] += share[j];
           }
           continue;
         }
         for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
-          const Range r = range_of(p, w0, n, q);
+          const Range r = tap_range(p, cols, q);
           T* dst = row + r.at;
           for (std::int64_t j = r.lo; j < r.hi; ++j) dst[j * s] += share[j];
         }
@@ -188,12 +214,13 @@ void max_kernel(const Pool& p) {
   const std::int64_t in = volume(p.in), out = volume(p.out), lines = p.out[0] * p.out[1];
   const std::int64_t line_work = larger(1, in / larger(1, lines));
   parallel_for(p.planes * lines, plane_grain(line_work), [&](std::int64_t b, std::int64_t e) {
+    Span cols;
     for (std::int64_t u = b; u < e; ++u) {
       const std::int64_t plane = u / lines, line = u % lines;
       const Window d = window_of(p, 0, line / p.out[1]), h = window_of(p, 1, line % p.out[1]);
       const std::int64_t at = plane * out + line * p.out[2];
-      max_row(p, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + at, p.index ? p.index + at : nullptr,
-              d, h);
+      max_row(p, cols, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + at,
+              p.index ? p.index + at : nullptr, d, h);
     }
   });
 }
@@ -203,11 +230,12 @@ void average_kernel(const Pool& p) {
   const std::int64_t in = volume(p.in), out = volume(p.out), lines = p.out[0] * p.out[1];
   const std::int64_t line_work = larger(1, in / larger(1, lines));
   parallel_for(p.planes * lines, plane_grain(line_work), [&](std::int64_t b, std::int64_t e) {
+    Span cols;
     for (std::int64_t u = b; u < e; ++u) {
       const std::int64_t plane = u / lines, line = u % lines;
       const Window d = window_of(p, 0, line / p.out[1]), h = window_of(p, 1, line % p.out[1]);
-      average_row(p, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + plane * out + line * p.out[2], d,
-                  h);
+      average_row(p, cols, static_cast<const T*>(p.x) + plane * in,
+                  static_cast<T*>(p.y) + plane * out + line * p.out[2], d, h);
     }
   });
 }
@@ -216,11 +244,12 @@ template <class T>
 void average_grad_kernel(const Pool& p) {
   const std::int64_t in = volume(p.in), out = volume(p.out);
   parallel_for(p.planes, plane_grain(in + out), [&](std::int64_t b, std::int64_t e) {
+    Span cols;
     for (std::int64_t plane = b; plane < e; ++plane) {
       T* x = static_cast<T*>(p.x) + plane * in;
       for (std::int64_t i = 0; i < in; ++i) x[i] = T(0);
       for (std::int64_t line = 0; line < p.out[0] * p.out[1]; ++line)
-        average_grad_row(p, x, static_cast<const T*>(p.y) + plane * out + line * p.out[2],
+        average_grad_row(p, cols, x, static_cast<const T*>(p.y) + plane * out + line * p.out[2],
                          window_of(p, 0, line / p.out[1]), window_of(p, 1, line % p.out[1]));
     }
   });
@@ -235,7 +264,7 @@ std::int64_t first_bad(const PlaneIndex& p) {
 // fn(wide plane, narrow plane, index plane) for all planes, after the indices were checked.
 template <class T, class F>
 std::int64_t each_plane(const PlaneIndex& p, const F& fn) {
-  const std::int64_t bad = first_bad(p);
+  const std::int64_t bad = p.trusted ? -1 : first_bad(p);
   if (bad >= 0) return bad;
   parallel_for(p.planes, plane_grain(p.wide_size + p.narrow_size), [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t plane = b; plane < e; ++plane)

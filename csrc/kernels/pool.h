@@ -27,6 +27,7 @@ struct PlaneIndex {
   void* wide = nullptr;
   void* narrow = nullptr;
   const std::int64_t* index = nullptr;
+  bool trusted = false;  // made by the max kernel of the same geometry: not checked again
 };
 
 struct PoolKernels {

@@ -100,6 +100,7 @@ struct Link {
   int axes;
   Tensor index;  // int64, of the narrow side's shape
   Dims wide;     // sizes of the wide side
+  bool trusted;  // the index comes from our own max pooling and was never handed out
 };
 
 using PlaneFn = std::int64_t (*)(const PlaneIndex&);
@@ -116,6 +117,7 @@ void run_planes(const char* op, PlaneFn fn, const Link& l, const Tensor& wide, c
   p.wide = wide.data();
   p.narrow = narrow.data();
   p.index = l.index.data_as<std::int64_t>();
+  p.trusted = l.trusted;
   const std::int64_t bad = kernel_or_fail(fn, op, wide.device(), wide.dtype())(p);
   require(bad < 0, op, "indices", ErrorKind::Index, "expected positions in [0, ", p.wide_size,
           "), got one outside at flat position ", bad);
@@ -175,7 +177,7 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
     y = to_dtype(out, x.dtype());
   }
   if (grad)
-    record(op, y, {&x}, [l = Link{axes, index, x.sizes()}](Backward& bw) {
+    record(op, y, {&x}, [l = Link{axes, index, x.sizes(), !want_index}](Backward& bw) {
       bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
     });
   return {y, index};
@@ -285,7 +287,7 @@ Tensor max_unpool(int axes, const Tensor& x, const Tensor& indices, const Dims& 
   Dims wide = x.sizes();
   for (int i = 0; i < axes; ++i) wide[x.ndim() - axes + i] = size[i];
   checked_numel(wide, op);
-  return spread(op, Spread::place, x, Link{axes, contiguous(indices), wide});
+  return spread(op, Spread::place, x, Link{axes, contiguous(indices), wide, false});
 }
 
 }  // namespace pydlx::ops

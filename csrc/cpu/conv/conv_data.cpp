@@ -72,13 +72,22 @@ void product_tile(const Product<T>& p, std::int64_t group, std::int64_t first, s
   const Source<T>& s = p.source;
   // Where the columns go. A full tile of consecutive elements is written directly, anything else through `spill`.
   std::int64_t to[kTile];
-  const std::int64_t plane = s.pixels();
   bool direct = count == kTile;
-  for (int j = 0; j < count; ++j) {
-    const std::int64_t q = first + j, r = q % plane;
-    to[j] = q / plane * p.y_image + r / s.lattice[2] / s.lattice[1] * p.y_step[0] +
-            r / s.lattice[2] % s.lattice[1] * p.y_step[1] + r % s.lattice[2] * p.y_step[2];
-    direct &= to[j] == to[0] + j;
+  {
+    const std::int64_t rest = first % s.pixels();
+    std::int64_t image = t.image, w = rest % s.lattice[2], h = rest / s.lattice[2] % s.lattice[1],
+                 d = rest / s.lattice[2] / s.lattice[1];
+    for (int j = 0; j < count; ++j) {
+      to[j] = image * p.y_image + d * p.y_step[0] + h * p.y_step[1] + w * p.y_step[2];
+      direct &= to[j] == to[0] + j;
+      if (++w < s.lattice[2]) continue;
+      w = 0;
+      if (++h < s.lattice[1]) continue;
+      h = 0;
+      if (++d < s.lattice[0]) continue;
+      d = 0;
+      ++image;
+    }
   }
   T* y = p.y + group * p.y_group;
   const T* bias = p.bias ? p.bias + group * p.m : nullptr;
@@ -110,6 +119,57 @@ void product_tile(const Product<T>& p, std::int64_t group, std::int64_t first, s
   }
 }
 
+constexpr int kDirectTaps = 64;
+
+// A row of a unit-stride direct convolution with all taps of a vector of outputs in one register. False when the row is
+// too short.
+template <class T>
+bool direct_row_vectors(const Product<T>& p, const T* x, T* y, const T* a, std::int64_t group, std::int64_t m,
+                        std::int64_t d, std::int64_t h) {
+  constexpr int L = kLanes<T>;
+  const Source<T>& s = p.source;
+  const T* row[kDirectTaps];
+  T weight[kDirectTaps];
+  std::int64_t shift[kDirectTaps];
+  int n = 0;
+  std::int64_t lo = 0, hi = s.lattice[2];  // outputs all of whose taps lie inside the row
+  for (std::int64_t tw = 0; tw < s.taps[2]; ++tw) {
+    lo = larger(lo, -s.offset[2][tw]);
+    hi = smaller(hi, s.in[2] - s.offset[2][tw]);
+  }
+  if (hi - lo < L) return false;
+  for (std::int64_t c = 0; c < s.channels; ++c)
+    for (std::int64_t td = 0; td < s.taps[0]; ++td)
+      for (std::int64_t th = 0; th < s.taps[1]; ++th) {
+        const std::int64_t id = d * s.step[0] + s.offset[0][td], ih = h * s.step[1] + s.offset[1][th];
+        if (id < 0 || id >= s.in[0] || ih < 0 || ih >= s.in[1]) continue;
+        for (std::int64_t tw = 0; tw < s.taps[2]; ++tw, ++n) {
+          const std::int64_t tap = (td * s.taps[1] + th) * s.taps[2] + tw;
+          weight[n] = a[(tap * s.row_tap + c * s.row_channel) * p.a_col];
+          shift[n] = s.offset[2][tw];
+          row[n] = x + c * s.x_channel + (id * s.in[1] + ih) * s.in[2];
+        }
+      }
+  const T start = p.bias ? p.bias[group * p.m + m] : T(0);
+  for (std::int64_t j = lo; j < hi; j += L) {
+    if (j > hi - L) j = hi - L;  // the last vector overlaps the one before it
+    Vector<T> acc = Vector<T>{} + start;
+    for (int t = 0; t < n; ++t) acc += weight[t] * load(row[t] + shift[t] + j);
+    store(y + j, acc);
+  }
+  const auto edge = [&](std::int64_t j) {
+    T acc = start;
+    for (int t = 0; t < n; ++t) {
+      const std::int64_t i = j + shift[t];
+      if (i >= 0 && i < s.in[2]) acc += weight[t] * row[t][i];
+    }
+    y[j] = acc;
+  };
+  for (std::int64_t j = 0; j < lo; ++j) edge(j);
+  for (std::int64_t j = hi; j < s.lattice[2]; ++j) edge(j);
+  return true;
+}
+
 // One output row segment of one channel, tap by tap: for depthwise convolutions, where a matrix product would be mostly
 // padding.
 template <class T>
@@ -121,6 +181,8 @@ void direct_row(const Product<T>& p, std::int64_t image, std::int64_t group, std
   T* y = p.y + image * p.y_image + group * p.y_group + m * p.y_row + d * p.y_step[0] + h * p.y_step[1];
   const T* x = s.x + image * s.x_image + group * s.x_group;
   const std::int64_t step = s.step[2];
+  if (step == 1 && p.y_step[2] == 1 && s.rows() <= kDirectTaps && direct_row_vectors(p, x, y, a, group, m, d, h))
+    return;
   for (std::int64_t w0 = 0; w0 < s.lattice[2]; w0 += kSpan) {
     const std::int64_t n = smaller(kSpan, s.lattice[2] - w0);
     alignas(64) T acc[kSpan];
@@ -310,26 +372,25 @@ void input_grad(const Conv& conv) {
     f[1] = phase / t[2].phases % t[1].phases;
     f[0] = phase / t[2].phases / t[1].phases;
   };
-  const double pack_work = static_cast<double>(c.groups * c.cout * c.cin) * 2;
-  parallel_for(phases, pack_work > 1e5 ? 1 : static_cast<std::int64_t>(1e5 / (pack_work + 1)) + 1,
-               [&](std::int64_t b, std::int64_t e) {
-                 for (std::int64_t phase = b; phase < e; ++phase) {
-                   std::int64_t f[3];
-                   phase_index(phase, f);
-                   const std::int64_t n1 = t[1].count[f[1]], n2 = t[2].count[f[2]], n = t[0].count[f[0]] * n1 * n2,
-                                      start = phase_start(f);
-                   for (std::int64_t g = 0; g < c.groups; ++g)
-                     for (std::int64_t i = 0; i < n; ++i) {
-                       const std::int64_t tap = (t[0].tap[t[0].first[f[0]] + i / n2 / n1] * c.kernel[1] +
-                                                 t[1].tap[t[1].first[f[1]] + i / n2 % n1]) *
-                                                    c.kernel[2] +
-                                                t[2].tap[t[2].first[f[2]] + i % n2];
-                       T* dst = packed + (g * taps + start + i) * c.cout * c.cin;
-                       const T* src = w + g * c.cout * c.cin * taps + tap;
-                       for (std::int64_t q = 0; q < c.cout * c.cin; ++q) dst[q] = src[q * taps];
-                     }
-                 }
-               });
+  parallel_for(c.groups * c.cout, 16384 / (c.cin * taps + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t phase = 0; phase < phases; ++phase) {
+      std::int64_t f[3];
+      phase_index(phase, f);
+      const std::int64_t n1 = t[1].count[f[1]], n2 = t[2].count[f[2]], n = t[0].count[f[0]] * n1 * n2;
+      const std::int64_t start = n > 0 ? phase_start(f) : 0;
+      for (std::int64_t u = b; u < e; ++u) {
+        const std::int64_t g = u / c.cout, k = u % c.cout;
+        const T* row = w + u * c.cin * taps;
+        for (std::int64_t i = 0; i < n; ++i) {
+          const std::int64_t d = t[0].tap[t[0].first[f[0]] + i / n2 / n1];
+          const std::int64_t h = t[1].tap[t[1].first[f[1]] + i / n2 % n1];
+          const T* src = row + (d * c.kernel[1] + h) * c.kernel[2] + t[2].tap[t[2].first[f[2]] + i % n2];
+          T* dst = packed + ((g * taps + start + i) * c.cout + k) * c.cin;
+          for (std::int64_t m = 0; m < c.cin; ++m) dst[m] = src[m * taps];
+        }
+      }
+    }
+  });
   run_products<T>(c, phases, [&](std::int64_t phase, Product<T>& p) {
     std::int64_t f[3];
     phase_index(phase, f);

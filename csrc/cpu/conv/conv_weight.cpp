@@ -96,9 +96,50 @@ std::int64_t weight_grad_scratch(const ConvShape& c) {
          static_cast<std::int64_t>(sizeof(T));
 }
 
+constexpr std::int64_t kDirectTaps = 64;
+
+// Depthwise with unit stride: one dot product per tap, row by row, straight from the images.
+template <class T>
+void depthwise_weight_grad(const Conv& conv) {
+  constexpr int L = kLanes<T>;
+  const ConvShape& c = conv.shape;
+  const std::int64_t in = c.in[0] * c.in[1] * c.in[2], out = c.out[0] * c.out[1] * c.out[2];
+  const std::int64_t taps = c.kernel[0] * c.kernel[1] * c.kernel[2];
+  parallel_for(c.groups, 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t g = b; g < e; ++g) {
+      alignas(64) T lanes[kDirectTaps * L] = {};
+      T rest[kDirectTaps] = {};
+      for (std::int64_t n = 0; n < c.batch; ++n)
+        for (std::int64_t line = 0; line < c.out[0] * c.out[1]; ++line) {
+          const T* dy = static_cast<const T*>(conv.y) + (n * c.groups + g) * out + line * c.out[2];
+          const std::int64_t d = line / c.out[1] * c.stride[0] - c.pad[0], h = line % c.out[1] * c.stride[1] - c.pad[1];
+          for (std::int64_t t = 0; t < taps; ++t) {
+            const std::int64_t id = d + t / c.kernel[2] / c.kernel[1] * c.dilation[0],
+                               ih = h + t / c.kernel[2] % c.kernel[1] * c.dilation[1];
+            if (id < 0 || id >= c.in[0] || ih < 0 || ih >= c.in[1]) continue;
+            const std::int64_t shift = t % c.kernel[2] * c.dilation[2] - c.pad[2];
+            const T* x =
+                static_cast<const T*>(conv.x) + (n * c.groups + g) * in + (id * c.in[1] + ih) * c.in[2] + shift;
+            const std::int64_t hi = smaller(c.out[2], c.in[2] - shift);
+            std::int64_t j = larger(0, -shift);
+            Vector<T> acc = load(lanes + t * L);
+            for (; j + L <= hi; j += L) acc += load(dy + j) * load(x + j);
+            store(lanes + t * L, acc);
+            for (; j < hi; ++j) rest[t] += dy[j] * x[j];
+          }
+        }
+      T* dw = static_cast<T*>(conv.w) + g * taps;
+      for (std::int64_t t = 0; t < taps; ++t) dw[t] = tree_sum<T, L>(lanes + t * L) + rest[t];
+    }
+  });
+}
+
 template <class T>
 void weight_grad(const Conv& conv) {
   const ConvShape& c = conv.shape;
+  if (c.cin == 1 && c.cout == 1 && c.groups >= 8 && c.stride[2] == 1 &&
+      c.kernel[0] * c.kernel[1] * c.kernel[2] <= kDirectTaps)
+    return depthwise_weight_grad<T>(conv);
   const Plan plan = plan_of<T>(c);
   T* memory = reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
   std::int64_t* table = reinterpret_cast<std::int64_t*>(memory);

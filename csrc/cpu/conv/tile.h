@@ -34,6 +34,26 @@ inline __attribute__((always_inline)) void store(T* p, Vector<T> v) {
   *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
 }
 
+template <class T>
+struct MaskOf {
+  using type = std::int32_t;
+};
+template <>
+struct MaskOf<double> {
+  using type = std::int64_t;
+};
+
+// p[0], p[2], p[4], ...: two loads that together touch nothing past the last element taken.
+template <class T>
+inline __attribute__((always_inline)) Vector<T> even_lanes(const T* p) {
+  constexpr int L = kLanes<T>;
+  typedef typename MaskOf<T>::type Index __attribute__((vector_size(kVectorBytes)));
+  Index pick;
+#pragma GCC unroll 16
+  for (int l = 0; l < L; ++l) pick[l] = l < L / 2 ? 2 * l : 2 * l + 1;
+  return __builtin_shuffle(load(p), load(p + L - 1), pick);
+}
+
 inline __attribute__((always_inline)) std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline __attribute__((always_inline)) std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 inline __attribute__((always_inline)) std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -62,7 +82,7 @@ struct Tile {
   std::int64_t image = 0;                  // of the first column
   alignas(64) std::int64_t at[3][kTile];   // sampled coordinates before the tap's offset
   alignas(64) std::int64_t linear[kTile];  // element offset of those coordinates, relative to the first column's image
-  std::uint8_t affine[kTile];              // per group of lanes: the offsets are consecutive
+  std::uint8_t affine[kTile];              // per group of lanes: the distance of neighbouring offsets if 1 or 2, else 0
 };
 
 template <class T>
@@ -92,20 +112,12 @@ void place_tile(Tile& t, const Source<T>& s, std::int64_t first, std::int64_t co
   }
   constexpr int L = kLanes<T>;
   for (int g = 0; g < kTile / L; ++g) {
-    bool affine = true;
-    for (int l = 1; l < L; ++l) affine &= g * L + l >= count || t.linear[g * L + l] == t.linear[g * L] + l;
-    t.affine[g] = affine;
+    const std::int64_t distance = g * L + 1 < count ? t.linear[g * L + 1] - t.linear[g * L] : 1;
+    bool even = distance == 1 || distance == 2;
+    for (int l = 1; l < L; ++l) even &= g * L + l >= count || t.linear[g * L + l] == t.linear[g * L] + l * distance;
+    t.affine[g] = static_cast<std::uint8_t>(even ? distance : 0);
   }
 }
-
-template <class T>
-struct MaskOf {
-  using type = std::int32_t;
-};
-template <>
-struct MaskOf<double> {
-  using type = std::int64_t;
-};
 
 // Writes rows [r0, r1) of the tile's panel: panel[(r - r0) * width + j]; columns outside the image, or beyond the tile,
 // become 0.
@@ -113,7 +125,7 @@ template <class T>
 void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, const Tile& t, const Source<T>& s,
                 std::int64_t group) {
   constexpr int L = kLanes<T>, G = kTile / L;
-  enum : std::uint8_t { zero, whole, partial, gathered };
+  enum : std::uint8_t { zero, whole, partial, every_other, gathered };
   const T* x = s.x + t.image * s.x_image + group * s.x_group;
   const bool tap_fastest = s.row_tap == 1;
   const std::int64_t first = tap_fastest ? r0 % s.tap_count : r0 / s.row_tap;
@@ -137,7 +149,12 @@ void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, 
         where[l] = ok ? t.linear[l] + shift : 0;  // column 0's image start is always readable
         live += ok;
       }
-      kind[g] = live == 0 ? zero : !t.affine[g] ? gathered : live == L ? whole : partial;
+      if (live == 0)
+        kind[g] = zero;
+      else if (t.affine[g] == 1)
+        kind[g] = live == L ? whole : partial;
+      else
+        kind[g] = kVectorBytes == 64 && t.affine[g] == 2 && live == L ? every_other : gathered;
     }
     const std::int64_t c0 = larger(0, ceil_div(larger(r0 - tap * s.row_tap, 0), s.row_channel));
     const std::int64_t c1 = smaller(s.channels, ceil_div(larger(r1 - tap * s.row_tap, 0), s.row_channel));
@@ -151,11 +168,16 @@ void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, 
           store(d, load(src + t.linear[g * L] + shift));
         } else if (kind[g] == zero) {
           store(d, Vector<T>{});
+        } else if (kind[g] == every_other) {
+          store(d, even_lanes(src + (t.linear[g * L] + shift)));
         } else if (kind[g] == partial) {
           const T* p = src + (t.linear[g * L] + shift);
+// As a loop of masked loads; unrolled into single elements it would be branches.
+#pragma omp simd
           for (int l = 0; l < L; ++l) d[l] = m[l] ? p[l] : T(0);
         } else {
           const std::int64_t* o = where + g * L;
+#pragma omp simd
           for (int l = 0; l < L; ++l) {
             const T v = src[o[l]];
             d[l] = m[l] ? v : T(0);
