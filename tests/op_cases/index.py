@@ -1,7 +1,6 @@
 """Cases of reading and writing at indices."""
 
 import numpy as np
-
 from cases import Case, ErrorCase, args, booleans, distinct, integers, normal
 
 HALVES = ("float32", "float64", "float16", "bfloat16")

@@ -1,7 +1,6 @@
 """Cases of joining, splitting and rearranging."""
 
 import numpy as np
-
 from cases import Case, ErrorCase, args, integers, normal
 
 X = normal(4, 5, 6)
