@@ -345,3 +345,15 @@ def test_random_reads_and_writes(case):
     a[mine] = 1.25
     b[theirs] = 1.25
     assert np.array_equal(a.numpy(), b.numpy())
+
+
+def test_a_mask_may_be_the_tensor_itself():
+    m = pydlx.tensor([True, False, True, True])
+    m[m] = False
+    assert m.tolist() == [False] * 4
+    b = pydlx.tensor([True, False, True, True, False])
+    want = np.array(b.tolist())
+    picked = want[1:].copy()
+    want[:-1][picked] = False
+    b[:-1][b[1:]] = False
+    assert b.tolist() == want.tolist()

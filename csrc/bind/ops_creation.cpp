@@ -128,6 +128,8 @@ Tensor eye(std::int64_t n, std::optional<std::int64_t> m, OptType dtype, PyObjec
 Tensor scalar_tensor(Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad) {
   return with_grad(ops::full({}, value, dtype.value_or(default_dtype()), device.value_or(Device{})), grad);
 }
+Tensor& tril_(Tensor& x, std::int64_t diagonal) { return ops::copy_(x, ops::tril(x, diagonal)); }
+Tensor& triu_(Tensor& x, std::int64_t diagonal) { return ops::copy_(x, ops::triu(x, diagonal)); }
 Tensor tril_indices(std::int64_t row, std::int64_t col, std::int64_t offset, OptType dtype, OptDevice device, PyObject*, bool) {
   return ops::tril_indices(row, col, offset, dtype.value_or(DType::Int64), device.value_or(Device{}));
 }
@@ -178,6 +180,8 @@ void bind_creation(OpRegistry& r) {
       {"scalar_tensor(Number s, *, " PYDLX_OPTIONS ") -> Tensor", call<&scalar_tensor>, kFunction, "A 0-d tensor."},
       {"tril(Tensor input, int diagonal=0) -> Tensor", call<&ops::tril>, kBoth | kOut, "Lower triangle of the last two axes, other elements 0."},
       {"triu(Tensor input, int diagonal=0) -> Tensor", call<&ops::triu>, kBoth | kOut, "Upper triangle of the last two axes, other elements 0."},
+      {"tril_(Tensor input, int diagonal=0) -> Tensor", call<&tril_>, kMethod, "tril in place"},
+      {"triu_(Tensor input, int diagonal=0) -> Tensor", call<&triu_>, kMethod, "triu in place"},
       {"tril_indices(int row, int col, int offset=0, *, dtype? dtype=None, device? device=None, object? layout=None, bool pin_memory=False) -> Tensor",
        call<&tril_indices>, kFunction, "Coordinates of the lower triangle, shape (2, count)."},
       {"triu_indices(int row, int col, int offset=0, *, dtype? dtype=None, device? device=None, object? layout=None, bool pin_memory=False) -> Tensor",

@@ -76,6 +76,11 @@ Tensor repeat_interleave_int(const Tensor& x, std::int64_t n, std::optional<std:
   return ops::repeat_interleave(x, wrap_scalar(n), dim, size);
 }
 TensorList meshgrid(const TensorList& tensors, std::optional<std::string> indexing) { return ops::meshgrid(tensors, indexing.value_or("ij")); }
+Tensor& fill_diagonal(Tensor& x, const Tensor& value, bool wrap) {
+  require(!wrap, "fill_diagonal_", "wrap", ErrorKind::NotImplemented, "expected False; write x.view(-1)[::columns + 1] for a wrapped diagonal");
+  return ops::fill_diagonal_(x, value);
+}
+Tensor& resize_as(Tensor& x, const Tensor& like) { return ops::resize_(x, like.sizes()); }
 Tensor& resize(Tensor& x, const Dims& size, PyObject*) { return ops::resize_(x, size); }
 
 }  // namespace
@@ -164,6 +169,15 @@ void bind_shape(OpRegistry& r) {
       {"t_(Tensor input) -> Tensor", call<&ops::t_>, kMethod, "t in place"},
       {"resize_(Tensor input, int[*] size, *, object? memory_format=None) -> Tensor", call<&resize>, kMethod,
        "Changes the shape, keeping leading elements; new elements are 0."},
+      {"resize_as_(Tensor input, Tensor the_template) -> Tensor", call<&resize_as>, kMethod, "resize_ to another tensor's shape"},
+      {"swapaxes_(Tensor input, int axis0, int axis1) -> Tensor", call<&ops::transpose_>, kMethod, "swapaxes in place"},
+      {"swapdims_(Tensor input, int dim0, int dim1) -> Tensor", call<&ops::transpose_>, kMethod, "swapdims in place"},
+      {"slice_scatter(Tensor input, Tensor src, int dim=0, int? start=None, int? end=None, int step=1) -> Tensor", call<&ops::slice_scatter>, kBoth,
+       "A copy with a slice replaced by src."},
+      {"select_scatter(Tensor input, Tensor src, int dim, int index) -> Tensor", call<&ops::select_scatter>, kBoth, "A copy with one index of an axis replaced."},
+      {"diagonal_scatter(Tensor input, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor", call<&ops::diagonal_scatter>, kBoth,
+       "A copy with a diagonal replaced by src."},
+      {"fill_diagonal_(Tensor input, Operand fill_value, bool wrap=False) -> Tensor", call<&fill_diagonal>, kMethod, "Sets the diagonal of a matrix."},
       {"view(Tensor input, dtype dtype) -> Tensor", call<&ops::view_dtype>, kMethod, "The same bytes as another dtype."},
   });
   for (const char* name : {"movedim", "moveaxis"}) {

@@ -9,31 +9,38 @@ namespace {
 
 constexpr std::int64_t kBlock = 16384;  // elements per parallel unit: some 10 us of scattered access
 
+// A block of work inside a slice. With `part_mask`, only indices whose group of 16 falls to `part` are meant: units that share a slice then
+// write to disjoint places, and each place still meets its contributions in ascending order.
 struct Range {
   std::int64_t i0, i1, n0, n1;
+  std::int64_t part, part_mask;
 };
 using BlockFn = void (*)(const IndexedRows&, const Range&, char* self, char* dense, const std::int64_t* index);
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Unordered work is cut along the index and the rows. Ordered work keeps the whole index in one unit, so that every element of `self`
-// meets its contributions in ascending order whatever the number of threads; only slices and runs of a row (whole cache lines) differ.
+// meets its contributions in ascending order whatever the number of threads: many slices go to different threads whole; otherwise long
+// rows are cut, and rows too short for that are divided by destination.
 void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) {
-  std::int64_t step_i, step_n;
-  if (ordered) {
-    const std::int64_t line = 64 / width;
-    step_i = a.count;
-    step_n = a.slices >= 64 ? a.row : ceil_div(ceil_div(a.row, 16), line) * line;
-  } else {
+  std::int64_t step_i = a.count, step_n = a.row, parts = 1;
+  if (!ordered) {
     step_n = a.row < kBlock ? a.row : kBlock;
     step_i = a.count < ceil_div(kBlock, step_n) ? a.count : ceil_div(kBlock, step_n);
+  } else if (a.slices < 64 && num_threads() > 1) {
+    const bool own_index = a.index_row != 0;  // an index per element: nothing is read twice when the row is cut
+    const std::int64_t least = (own_index ? 64 : 1024) / width;
+    if (a.row >= 8 * least)
+      step_n = ceil_div(ceil_div(a.row, 16), least) * least;
+    else if (a.row >= 16 && !own_index)
+      while (parts < num_threads() && parts < 16) parts *= 2;  // scanning the index once per part costs less than a row
   }
-  const std::int64_t blocks_n = ceil_div(a.row, step_n), blocks_i = ceil_div(a.count, step_i), per_slice = blocks_n * blocks_i;
-  const std::int64_t work = step_i * step_n;
-  parallel_for(a.slices * per_slice, work >= kBlock ? 1 : ceil_div(kBlock, work), [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t blocks_n = ceil_div(a.row, step_n), blocks_i = ceil_div(a.count, step_i), per_slice = blocks_n * blocks_i * parts;
+  const std::int64_t work = step_i * step_n / parts;
+  parallel_for(a.slices * per_slice, work >= kBlock ? 1 : ceil_div(kBlock, work > 0 ? work : 1), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t u = begin; u < end; ++u) {
       std::int64_t rest = u / per_slice;
-      const std::int64_t part = u % per_slice;
+      const std::int64_t part = u % per_slice / parts;
       char* self = static_cast<char*>(a.self);
       char* dense = static_cast<char*>(a.dense);
       const std::int64_t* index = a.index;
@@ -49,6 +56,8 @@ void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) 
       r.n0 = part % blocks_n * step_n;
       r.i1 = r.i0 + step_i < a.count ? r.i0 + step_i : a.count;
       r.n1 = r.n0 + step_n < a.row ? r.n0 + step_n : a.row;
+      r.part = u % parts;
+      r.part_mask = parts - 1;
       block(a, r, self, dense, index);
     }
   });
@@ -59,7 +68,13 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
   T* self = reinterpret_cast<T*>(self_bytes);
   T* dense = reinterpret_cast<T*>(dense_bytes);
   const std::int64_t size = a.self_size;
-  if (a.row == 1) {
+  if (a.row == 1 && a.self_step == 1 && a.dense_step == 1 && a.index_step == 1) {
+    for (std::int64_t i = r.i0; i < r.i1; ++i) {
+      std::int64_t k = index[i];
+      k += k < 0 ? size : 0;
+      F::apply(self[k], dense[i]);
+    }
+  } else if (a.row == 1) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
       std::int64_t k = index[i * a.index_step];
       k += k < 0 ? size : 0;
@@ -69,6 +84,7 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
       std::int64_t k = index[i * a.index_step];
       k += k < 0 ? size : 0;
+      if (((k * a.self_step >> 4) & r.part_mask) != r.part) continue;
       T* s = self + k * a.self_step;
       T* d = dense + i * a.dense_step;
       if (a.self_row == 1 && a.dense_row == 1) {
@@ -197,16 +213,27 @@ void nonzero(const Nonzero& a) {
     for (std::int64_t k = b; k < e; ++k) {
       const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
       std::int64_t* out = a.out + a.starts[k] * a.ndim;
-      for (std::int64_t i = begin; i < end; ++i) {
-        if (!a.mask[i]) continue;
-        std::int64_t rest = i;
-        for (int d = a.ndim - 1; d > 0; --d) {
-          const std::int64_t q = rest / a.size[d];
-          out[d] = rest - q * a.size[d];
-          rest = q;
+      // Positions are first packed without branches (random masks would be mispredicted half the time), then split into coordinates.
+      constexpr std::int64_t kGroup = 1024;
+      std::int64_t found[kGroup + 1];
+      for (std::int64_t g = begin; g < end; g += kGroup) {
+        const std::int64_t stop = g + kGroup < end ? g + kGroup : end;
+        std::int64_t count = 0;
+        for (std::int64_t i = g; i < stop; ++i) {
+          found[count] = i;
+          count += a.mask[i];
         }
-        if (a.ndim > 0) out[0] = rest;
-        out += a.ndim;
+        if (a.ndim == 1) std::memcpy(out, found, static_cast<std::size_t>(count) * sizeof found[0]);
+        for (std::int64_t j = 0; j < count && a.ndim > 1; ++j) {
+          std::int64_t rest = found[j];
+          for (int d = a.ndim - 1; d > 0; --d) {
+            const std::int64_t q = rest / a.size[d];
+            out[j * a.ndim + d] = rest - q * a.size[d];
+            rest = q;
+          }
+          out[j * a.ndim] = rest;
+        }
+        out += count * a.ndim;
       }
     }
   });

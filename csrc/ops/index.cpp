@@ -6,6 +6,7 @@
 #include "ops/index_rows.h"
 #include "ops/reduce.h"
 #include "kernels/indexing.h"
+#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 
@@ -173,8 +174,36 @@ std::int64_t one_step(const Tensor& t, int begin, int n) {
   return step;
 }
 
+// x[.., mask, ..] = one value, without looking for positions: x <- mask ? value : x.
+bool fill_masked(const char* op, const Tensor& x, const TensorList& indices, const Tensor& value) {
+  int axis = 0;
+  const Tensor* mask = nullptr;
+  for (const Tensor& t : indices) {
+    if (t.defined()) {
+      if (mask || t.dtype() != DType::Bool) return false;
+      mask = &t;
+    } else if (!mask) {
+      ++axis;
+    }
+  }
+  if (!mask || shares_memory(*mask, x) || value.numel() != 1 || mask->ndim() == 0 || axis + mask->ndim() > x.ndim() || !(mask->device() == x.device())) return false;
+  Dims shape = Dims::filled(x.sizes().size(), 1);
+  for (int i = 0; i < mask->ndim(); ++i) {
+    if (mask->sizes()[i] != x.sizes()[axis + i]) return false;  // reported by the general path
+    shape[axis + i] = mask->sizes()[i];
+  }
+  if (x.numel() == 0) return true;
+  const Tensor m = reshape(detach(*mask), shape), v = reshape(value, {}), self = detach(x);
+  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(x.device()).where[static_cast<int>(x.dtype())], op, x.device(), x.dtype());
+  Elementwise e;
+  build_elementwise(e, self, {&m, &v, &self});
+  fn(e);
+  return true;
+}
+
 void put_raw(const char* op, const Tensor& x, const TensorList& indices, const Tensor& values, bool accumulate) {
-  TensorList safe = indices;
+  if (!accumulate && fill_masked(op, x, indices, values)) return;
+  TensorList safe = indices;  // an index may live in the memory that is written
   for (Tensor& t : safe)
     if (t.defined() && shares_memory(t, x)) t = clone(detach(t));
   const Plan p = make_plan(op, x, safe);

@@ -2,6 +2,7 @@
 #include "ops/shape.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "autograd/node.h"
 #include "ops/dispatch.h"
@@ -275,6 +276,38 @@ Tensor diag_embed(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::
 Tensor diag(const Tensor& x, std::int64_t k) {
   require(x.ndim() == 1 || x.ndim() == 2, "diag", "input", ErrorKind::Shape, "expected one or two dimensions, got shape ", x.sizes());
   return x.ndim() == 1 ? diag_embed(x, k, 0, 1) : clone(diagonal(x, k, 0, 1));
+}
+
+namespace {
+// A copy of x in which the view `of` makes is overwritten.
+template <class F>
+Tensor replaced(const char* op, const Tensor& x, const Tensor& src, F of) {
+  Tensor out = clone(x);
+  Tensor part = of(out);
+  require(src.sizes() == part.sizes(), op, "src", ErrorKind::Shape, "expected shape ", part.sizes(), ", got ", src.sizes());
+  copy_(part, src);
+  return out;
+}
+}  // namespace
+
+Tensor slice_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::optional<std::int64_t> start, std::optional<std::int64_t> end,
+                     std::int64_t step) {
+  return replaced("slice_scatter", x, src, [&](const Tensor& t) {
+    return slice(t, dim, start.value_or(0), end.value_or(std::numeric_limits<std::int64_t>::max()), step);
+  });
+}
+Tensor select_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::int64_t index) {
+  return replaced("select_scatter", x, src, [&](const Tensor& t) { return select(t, dim, index); });
+}
+Tensor diagonal_scatter(const Tensor& x, const Tensor& src, std::int64_t offset, std::int64_t dim1, std::int64_t dim2) {
+  return replaced("diagonal_scatter", x, src, [&](const Tensor& t) { return diagonal(t, offset, dim1, dim2); });
+}
+
+Tensor& fill_diagonal_(Tensor& x, const Tensor& value) {
+  require(x.ndim() == 2, "fill_diagonal_", "input", ErrorKind::Shape, "expected a matrix, got shape ", x.sizes());
+  Tensor d = diagonal(x, 0, 0, 1);
+  copy_(d, value);
+  return x;
 }
 
 Tensor diagflat(const Tensor& x, std::int64_t offset) { return diag_embed(reshape(x, {-1}), offset, 0, 1); }

@@ -104,6 +104,11 @@ CASES = [
     row("repeat_interleave", lambda T, x: x.repeat_interleave(3, dim=1) * 2),
     row("repeat_interleave/flat", lambda T, x: T.repeat_interleave(x, 2) * 2, [normal(2, 3)]),
     row("repeat_interleave/counts", lambda T, x, n: T.repeat_interleave(x, n, dim=1) * 2, [X, integers(0, 4, 5)], grad_inputs=[0]),
+    row("slice_scatter", lambda T, x, s: x.slice_scatter(s, 1, 1, None, 2) * 2, [X, normal(4, 2, 6)]),
+    row("select_scatter", lambda T, x, s: T.select_scatter(x, s, 2, -1) * 2, [X, normal(4, 5)]),
+    row("diagonal_scatter", lambda T, x, s: T.diagonal_scatter(x, s, 1, 0, 2) * 2, [X, normal(5, 4)]),
+    row("fill_diagonal_", lambda T, x: (x * 1).fill_diagonal_(3.0) * x, [normal(4, 6)]),
+    row("tril_", lambda T, x: (x * 1).tril_(1) * x),
     row("narrow/middle", lambda T, x: x.narrow(1, 2, 2) * x.narrow(1, 0, 2)),
     row("view/dtype", lambda T, x: x.view(T.int32), [integers(-(2**60), 2**60, 4, 3)], grad=False, exact=True, layouts=False),
 ]
