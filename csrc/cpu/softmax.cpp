@@ -16,6 +16,7 @@ using functors::compute_t;
 
 constexpr std::int64_t kLanes = 32;
 constexpr std::int64_t kBlock = 64;  // columns worked on together when the axis is not the last
+constexpr std::int64_t kShort = 32;  // rows up to this long are worked on as columns
 
 std::int64_t row_grain(std::int64_t n) { return n >= 16384 ? 1 : 16384 / (n + 1) + 1; }
 
@@ -95,72 +96,97 @@ void backward_rows(const Softmax& k) {
   });
 }
 
-// Calls f(base, width) for every block of columns: element (i, l) of the block is at base + i * inner + l.
-template <class F>
-PYDLX_HD void for_blocks(const Softmax& k, const F& f) {
-  const std::int64_t blocks = (k.inner + kBlock - 1) / kBlock;
-  parallel_for(k.outer * blocks, row_grain(k.n * kBlock), [&](std::int64_t begin, std::int64_t end) {
+// A block of `width` <= kBlock columns: element (i, l) is at i * stride + l.
+template <bool logarithm, class T>
+void forward_block(const T* x, T* y, std::int64_t n, std::int64_t stride, int width) {
+  using A = compute_t<T>;
+  A max[kBlock], sum[kBlock];
+  for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
+  for (std::int64_t i = 1; i < n; ++i)
+    for (int l = 0; l < width; ++l) max[l] = larger(max[l], static_cast<A>(x[i * stride + l]));
+  for (std::int64_t i = 0; i < n; ++i)
+    for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[i * stride + l]) - max[l]);
+  for (int l = 0; l < width; ++l) sum[l] = logarithm ? static_cast<A>(log(static_cast<double>(sum[l]))) : A(1) / sum[l];
+  for (std::int64_t i = 0; i < n; ++i)
+    for (int l = 0; l < width; ++l) {
+      const A d = static_cast<A>(x[i * stride + l]) - max[l];
+      y[i * stride + l] = static_cast<T>(logarithm ? d - sum[l] : math::exp(d) * sum[l]);
+    }
+}
+
+template <bool logarithm, class T>
+void backward_block(const T* g, const T* y, T* dx, std::int64_t n, std::int64_t stride, int width) {
+  using A = compute_t<T>;
+  A sum[kBlock] = {};
+  for (std::int64_t i = 0; i < n; ++i)
+    for (int l = 0; l < width; ++l) {
+      const A v = static_cast<A>(g[i * stride + l]);
+      sum[l] += logarithm ? v : v * static_cast<A>(y[i * stride + l]);
+    }
+  for (std::int64_t i = 0; i < n; ++i)
+    for (int l = 0; l < width; ++l) {
+      const A v = static_cast<A>(g[i * stride + l]), p = static_cast<A>(y[i * stride + l]);
+      dx[i * stride + l] = static_cast<T>(logarithm ? v - math::exp(p) * sum[l] : p * (v - sum[l]));
+    }
+}
+
+// Rows too short to fill vectors are turned into columns, a block at a time.
+template <class T>
+PYDLX_HD void to_columns(T* to, const T* x, std::int64_t n, int rows) {
+  for (int l = 0; l < rows; ++l)
+    for (std::int64_t i = 0; i < n; ++i) to[i * kBlock + l] = x[l * n + i];
+}
+template <class T>
+PYDLX_HD void from_columns(T* y, const T* from, std::int64_t n, int rows) {
+  for (int l = 0; l < rows; ++l)
+    for (std::int64_t i = 0; i < n; ++i) y[l * n + i] = from[i * kBlock + l];
+}
+
+template <bool backward, bool logarithm, class T>
+void by_blocks(const Softmax& k) {
+  const T *in = static_cast<const T*>(k.in), *y = static_cast<const T*>(k.y);
+  T* out = static_cast<T*>(k.out);
+  const std::int64_t lines = k.inner == 1 ? k.outer : k.inner, repeats = k.inner == 1 ? 1 : k.outer;
+  const std::int64_t blocks = (lines + kBlock - 1) / kBlock;
+  parallel_for(repeats * blocks, row_grain(k.n * kBlock), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t c = b % blocks * kBlock;
-      f(b / blocks * k.n * k.inner + c, static_cast<int>(k.inner - c < kBlock ? k.inner - c : kBlock));
+      const int width = static_cast<int>(lines - c < kBlock ? lines - c : kBlock);
+      if (k.inner == 1) {
+        T buffer[3][kShort * kBlock];
+        const std::int64_t base = c * k.n;
+        to_columns(buffer[0], in + base, k.n, width);
+        if constexpr (backward) {
+          to_columns(buffer[1], y + base, k.n, width);
+          backward_block<logarithm>(buffer[0], buffer[1], buffer[2], k.n, kBlock, width);
+        } else {
+          forward_block<logarithm>(buffer[0], buffer[2], k.n, kBlock, width);
+        }
+        from_columns(out + base, buffer[2], k.n, width);
+      } else {
+        const std::int64_t base = b / blocks * k.n * k.inner + c;
+        if constexpr (backward)
+          backward_block<logarithm>(in + base, y + base, out + base, k.n, k.inner, width);
+        else
+          forward_block<logarithm>(in + base, out + base, k.n, k.inner, width);
+      }
     }
   });
 }
 
 template <bool logarithm, class T>
-void forward_columns(const Softmax& k) {
-  using A = compute_t<T>;
-  for_blocks(k, [&](std::int64_t base, int width) {
-    const T* x = static_cast<const T*>(k.in) + base;
-    T* y = static_cast<T*>(k.out) + base;
-    A max[kBlock], sum[kBlock];
-    for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
-    for (std::int64_t i = 1; i < k.n; ++i)
-      for (int l = 0; l < width; ++l) max[l] = larger(max[l], static_cast<A>(x[i * k.inner + l]));
-    for (std::int64_t i = 0; i < k.n; ++i)
-      for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[i * k.inner + l]) - max[l]);
-    for (int l = 0; l < width; ++l) sum[l] = logarithm ? static_cast<A>(log(static_cast<double>(sum[l]))) : A(1) / sum[l];
-    for (std::int64_t i = 0; i < k.n; ++i)
-      for (int l = 0; l < width; ++l) {
-        const A d = static_cast<A>(x[i * k.inner + l]) - max[l];
-        y[i * k.inner + l] = static_cast<T>(logarithm ? d - sum[l] : math::exp(d) * sum[l]);
-      }
-  });
-}
-
-template <bool logarithm, class T>
-void backward_columns(const Softmax& k) {
-  using A = compute_t<T>;
-  for_blocks(k, [&](std::int64_t base, int width) {
-    const T *g = static_cast<const T*>(k.in) + base, *y = static_cast<const T*>(k.y) + base;
-    T* dx = static_cast<T*>(k.out) + base;
-    A sum[kBlock] = {};
-    for (std::int64_t i = 0; i < k.n; ++i)
-      for (int l = 0; l < width; ++l) {
-        const A v = static_cast<A>(g[i * k.inner + l]);
-        sum[l] += logarithm ? v : v * static_cast<A>(y[i * k.inner + l]);
-      }
-    for (std::int64_t i = 0; i < k.n; ++i)
-      for (int l = 0; l < width; ++l) {
-        const A v = static_cast<A>(g[i * k.inner + l]), p = static_cast<A>(y[i * k.inner + l]);
-        dx[i * k.inner + l] = static_cast<T>(logarithm ? v - math::exp(p) * sum[l] : p * (v - sum[l]));
-      }
-  });
-}
-
-template <bool logarithm, class T>
 void forward(const Softmax& k) {
-  if (k.inner == 1)
+  if (k.inner == 1 && (k.n > kShort || k.outer < kBlock))
     forward_rows<logarithm, T>(k);
   else
-    forward_columns<logarithm, T>(k);
+    by_blocks<false, logarithm, T>(k);
 }
 template <bool logarithm, class T>
 void backward(const Softmax& k) {
-  if (k.inner == 1)
+  if (k.inner == 1 && (k.n > kShort || k.outer < kBlock))
     backward_rows<logarithm, T>(k);
   else
-    backward_columns<logarithm, T>(k);
+    by_blocks<true, logarithm, T>(k);
 }
 
 template <class T>

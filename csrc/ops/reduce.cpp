@@ -3,9 +3,11 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/mode.h"
 #include "autograd/node.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/math.h"
 #include "ops/pointwise.h"
 #include "ops/reduce_core.h"
 #include "ops/scan.h"
@@ -182,6 +184,28 @@ std::pair<Tensor, Tensor> std_mean(const Tensor& x, const Axes& axes, std::optio
 
 // ---- norms -----------------------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// Any other p. dy/dx = x |x|^(p-2) / y^(p-1), taken as 0 where x or y is 0.
+Tensor general_norm(const Tensor& x, double p, const ReducePlan& plan) {
+  Tensor y;
+  {
+    const GradModeGuard off(false);
+    y = pow(sum(pow(abs(detach(x)), number(p)), Axes(plan.axes), false, std::nullopt), number(1 / p));
+    y = alias(y, plan.sizes, contiguous_strides(plan.sizes), 0);
+  }
+  if (any_requires_grad(x))
+    record("norm", y, {&x}, [x = save(x), y = Saved(y, 0), plan, p](Backward& bw) {
+      const Tensor t = x.get(bw), r = restore_axes(y.get(bw), plan.wide), g = restore_axes(bw.grad(), plan.wide);
+      const Tensor one = wrap_scalar(std::int64_t{1}), flat_x = eq(t, zero()), flat_y = eq(r, zero());
+      const Tensor slope = where(flat_x, zero(), mul(t, pow(abs(where(flat_x, one, t)), number(p - 2))));
+      bw.set(0, mul(slope, where(flat_y, zero(), div(g, pow(where(flat_y, one, r), number(p - 1))))));
+    });
+  return y;
+}
+
+}  // namespace
+
 Tensor vector_norm(const Tensor& input, Scalar order, const Axes& axes, bool keepdim, MaybeDType dtype) {
   const char* name = "norm";
   const Tensor x = with_dtype(input, dtype);
@@ -192,7 +216,7 @@ Tensor vector_norm(const Tensor& input, Scalar order, const Axes& axes, bool kee
   require(plan.n > 0 || p >= 0, name, "input", ErrorKind::Shape, "expected elements to reduce for p = ", p, ", got shape ", x.sizes());
   require(plan.n > 0 || !extreme, name, "input", ErrorKind::Shape, "expected elements to reduce for p = inf, got shape ", x.sizes());
   if (p == 0) return to_dtype(reduce_or(0, ReduceOp::nonzero, name, x, plan, DType::Int64, {0.0}), x.dtype());
-  require(p == 1 || p == 2 || extreme, name, "p", ErrorKind::Value, "expected 0, 1, 2, inf or -inf, got ", p);
+  if (p != 1 && p != 2 && !extreme) return general_norm(x, p, plan);
   const ReduceOp op = p == 1 ? ReduceOp::norm1 : p == 2 ? ReduceOp::norm2 : p > 0 ? ReduceOp::amax_abs : ReduceOp::amin_abs;
   Tensor y = reduce_or(0, op, name, x, plan, x.dtype());
   if (any_requires_grad(x))

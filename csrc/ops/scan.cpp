@@ -1,11 +1,18 @@
 #include "ops/scan.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "autograd/node.h"
 #include "kernels/scan.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/extrema.h"
+#include "ops/index.h"
+#include "ops/math.h"
 #include "ops/reduce.h"
 #include "ops/reduce_core.h"
+#include "ops/shape.h"
 #include "ops/views.h"
 
 namespace pydlx::ops {
@@ -109,6 +116,81 @@ Tensor cumprod(const Tensor& input, std::int64_t wanted, std::optional<DType> dt
       });
     return y;
   });
+}
+
+namespace {
+
+Tensor log_sum_exp_scan(const Tensor& x, int axis, bool reverse) { return run_scan(ScanOp::logsumexp, "logcumsumexp", x, axis, reverse); }
+
+// dx_i = exp(x_i) sum_{k >= i} g_k exp(-y_k)
+Tensor logcumsumexp_backward(const Tensor& g, const Tensor& x, const Tensor& y, int axis, bool create_graph) {
+  if (create_graph) {
+    // Relative to the largest y of the line, which keeps the exponents in range unless the line spans hundreds.
+    const Tensor shift = amax(detach(y), {axis}, true);
+    return mul(exp(sub(x, shift)), directed_cumsum(mul(g, exp(sub(shift, y))), axis, true));
+  }
+  // The sum in the log domain, positive and negative gradients apart, so that nothing can overflow.
+  const Tensor nothing = wrap_scalar(-std::numeric_limits<double>::infinity());
+  auto part = [&](const Tensor& weight) {
+    const Tensor logs = sub(where(gt(weight, zero()), log(weight), nothing), y);
+    return exp(add(log_sum_exp_scan(logs, axis, true), x));
+  };
+  return sub(part(g), part(neg(g)));
+}
+
+}  // namespace
+
+Tensor logcumsumexp(const Tensor& x, std::int64_t wanted) {
+  const char* op = "logcumsumexp";
+  require_floating(op, x);
+  const int axis = wrap_axis(wanted, x.ndim(), op);
+  Tensor y = log_sum_exp_scan(x, axis, false);
+  if (any_requires_grad(x))
+    record(op, y, {&x}, [x = save(x), y = Saved(y, 0), axis](Backward& bw) {
+      const Tensor t = x.get(bw);
+      bw.set(0, t.numel() == 0 || t.ndim() == 0 ? bw.grad() : logcumsumexp_backward(bw.grad(), t, y.get(bw), axis, bw.create_graph));
+    });
+  return y;
+}
+
+namespace {
+
+std::pair<Tensor, Tensor> cumulative_extremum(ScanOp op, const char* name, const Tensor& x, std::int64_t wanted) {
+  const int axis = wrap_axis(wanted, x.ndim(), name);
+  Tensor index, values = run_scan(op, name, x, axis, false, false, &index);
+  if (x.ndim() == 0) index = zeros_like(index);
+  if (is_floating(x.dtype()) && any_requires_grad(x))
+    record(name, values, {&x}, [index, axis](Backward& bw) {
+      const Tensor g = bw.grad();
+      if (g.ndim() == 0) return bw.set(0, g);
+      bw.set(0, scatter_add(full(g.sizes(), 0, g.dtype(), g.device()), axis, index, g));
+    });
+  return {values, index};
+}
+
+}  // namespace
+
+std::pair<Tensor, Tensor> cummax(const Tensor& x, std::int64_t axis) { return cumulative_extremum(ScanOp::max, "cummax", x, axis); }
+std::pair<Tensor, Tensor> cummin(const Tensor& x, std::int64_t axis) { return cumulative_extremum(ScanOp::min, "cummin", x, axis); }
+
+Tensor diff(const Tensor& input, std::int64_t order, std::int64_t wanted, const Tensor& prepend, const Tensor& append) {
+  require(input.ndim() > 0, "diff", "input", ErrorKind::Shape, "expected at least one dimension, got a 0-d tensor");
+  require(order >= 0, "diff", "n", ErrorKind::Value, "expected a non-negative order, got ", order);
+  const int axis = wrap_axis(wanted, input.ndim(), "diff");
+  Tensor x = input;
+  if (order > 0 && (prepend.defined() || append.defined())) {
+    TensorList parts;
+    if (prepend.defined()) parts.push_back(prepend);
+    parts.push_back(input);
+    if (append.defined()) parts.push_back(append);
+    x = cat(parts, axis);
+  }
+  for (std::int64_t k = 0; k < order; ++k) {
+    const std::int64_t n = std::max<std::int64_t>(x.sizes()[axis] - 1, 0);
+    const Tensor later = narrow(x, axis, x.sizes()[axis] - n, n), earlier = narrow(x, axis, 0, n);
+    x = x.dtype() == DType::Bool ? ne(later, earlier) : sub(later, earlier);
+  }
+  return order == 0 ? clone(x) : x;
 }
 
 }  // namespace pydlx::ops

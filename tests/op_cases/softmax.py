@@ -18,6 +18,7 @@ CASES = [
     Case("softmax", lambda T, x: T.softmax(x, -1), args(normal(7, 67)), dtypes=HALF),
     Case("softmax/first", lambda T, x: x.softmax(0), args(normal(37, 70)), dtypes=HALF),
     Case("softmax/middle", lambda T, x: x.softmax(dim=1), args(normal(3, 7, 5))),
+    Case("softmax/short", lambda T, x: (x.softmax(1), x.log_softmax(1)), args(normal(131, 10)), dtypes=HALF),
     Case("softmax/wide", lambda T, x: x.softmax(1), args(uniform(-80, 80, 2, 5003))),
     Case("softmax/extreme", lambda T, x: T.softmax(x * 1e30, 1), args(normal(5, 33)), grad=False),
     Case("softmax/infinite", lambda T, x: (T.softmax(x, 1), T.softmax(x, 0), T.log_softmax(x, 1)), args(masked), grad=False),

@@ -79,9 +79,43 @@ inline __attribute__((always_inline)) std::int64_t most(std::int64_t a, std::int
   }
 }
 
+constexpr std::int64_t kShort = 32;        // rows shorter than this leave vectors empty
+constexpr std::int64_t kShortBlock = 128;  // rows turned into columns at a time: 32 KiB of double
+
+template <class U>
+void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, std::int64_t n, std::int64_t stride) {
+  for (std::int64_t l = 0; l < count; ++l)
+    for (std::int64_t i = 0; i < n; ++i) to[i * count + l] = x[l * step + i * stride];
+}
+
+// Many short rows: blocks of them are transposed into a buffer, where they reduce like columns.
+[[maybe_unused]] void reduce_short_rows(const Reduce& r, const Engine& e) {
+  const std::int64_t n = r.inner_numel, axis = r.outer_size[0], step = r.outer_stride[0], stride = r.inner_stride[0];
+  const std::int64_t blocks = (axis + kShortBlock - 1) / kShortBlock, groups = r.outer_numel / axis;
+  parallel_for(groups * blocks, most(kGrainElements / (n * kShortBlock), 1), [&](std::int64_t begin, std::int64_t end) {
+    alignas(64) char buffer[kShort * kShortBlock * 8];
+    alignas(64) char states[kShortBlock * kMaxState];
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t group = b / blocks, c0 = b % blocks * kShortBlock, count = least(axis - c0, kShortBlock);
+      const char* x = static_cast<const char*>(r.in) +
+                      (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * step) * e.in_size;
+      switch (e.in_size) {
+        case 1: transpose_block(reinterpret_cast<std::uint8_t*>(buffer), reinterpret_cast<const std::uint8_t*>(x), count, step, n, stride); break;
+        case 2: transpose_block(reinterpret_cast<std::uint16_t*>(buffer), reinterpret_cast<const std::uint16_t*>(x), count, step, n, stride); break;
+        case 4: transpose_block(reinterpret_cast<std::uint32_t*>(buffer), reinterpret_cast<const std::uint32_t*>(x), count, step, n, stride); break;
+        default: transpose_block(reinterpret_cast<std::uint64_t*>(buffer), reinterpret_cast<const std::uint64_t*>(x), count, step, n, stride);
+      }
+      e.init(states, count);
+      e.cols(buffer, n, count, static_cast<int>(count), 1, 0, states);
+      e.finish(r, states, count, offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0], r.out_stride[0]);
+    }
+  });
+}
+
 [[maybe_unused]] void reduce_rows(const Reduce& r, const Engine& e) {
   const char* in = static_cast<const char*>(r.in);
   const std::int64_t n = r.inner_numel;
+  if (r.inner_ndim == 1 && n <= kShort && r.outer_ndim > 0 && r.outer_size[0] >= 64) return reduce_short_rows(r, e);
   if (r.inner_ndim <= 1 && n <= kChunk) {
     parallel_for(r.outer_numel, most(kGrainElements / n, 1), [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t axis = r.outer_ndim == 0 ? 1 : r.outer_size[0];
