@@ -148,7 +148,10 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_
         _fail(f"expected tuples of sizes and strides, got {str(shapes)[:120]}")
     flat = storage.flat()
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if _is_size(offset) else flat.numel()
-    if len(size) != len(stride) or (last >= flat.numel() and 0 not in size):
+    count = 1
+    for n in size:
+        count *= max(n, 1)
+    if len(size) != len(stride) or (last >= flat.numel() and 0 not in size) or count >= 2**62:
         _fail(
             f"expected a tensor within its {flat.numel()} elements, got shape {size}, stride {stride}, offset {offset}"
         )

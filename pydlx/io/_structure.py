@@ -10,7 +10,6 @@ else is an object with one key that starts with ``$``::
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections import Counter, OrderedDict
 from typing import Any
@@ -138,7 +137,9 @@ class _Decoder:
         body = node[tag]
         try:
             return self.tagged(tag, body, node)
-        except (TypeError, AttributeError, KeyError, binascii.Error, RuntimeError) as error:
+        except (TypeError, AttributeError, KeyError, ValueError, RuntimeError) as error:
+            if str(error).startswith("[load] structure"):
+                raise
             raise ValueError(
                 f"[load] structure: expected a valid {tag[:20]!r}, got {str(body)[:80]!r} ({error})"
             ) from None
@@ -159,7 +160,7 @@ class _Decoder:
             return float(body)
         if tag == "$bytes":
             return base64.b64decode(body, validate=True)
-        if tag == "$size":
+        if tag == "$size" and all(type(size) is int for size in body):
             return Size(body)
         if tag == "$dtype":
             found = getattr(pydlx, body, None)

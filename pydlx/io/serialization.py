@@ -6,7 +6,9 @@ import json
 import os
 from typing import Any
 
-from .. import Tensor, nn
+import pydlx
+
+from .. import Tensor
 from .. import device as Device
 from .._size import Size
 from ._atomic import write_atomically
@@ -105,8 +107,8 @@ def _move(value: Any, device: str | Device | None) -> Any:
         return value
     if isinstance(value, Tensor):
         moved = value.detach().to(device)
-        if isinstance(value, nn.Parameter):
-            return nn.Parameter(moved, requires_grad=value.requires_grad)
+        if isinstance(value, pydlx.nn.Parameter):
+            return pydlx.nn.Parameter(moved, requires_grad=value.requires_grad)
         return moved.requires_grad_(value.requires_grad)
     if isinstance(value, dict):
         for key in value:

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from .. import Tensor, arange, cos, float32, rand, randint, randn, randperm, sin, stack, tensor
+from .. import Tensor, arange, cos, float32, rand, randint, randn, randperm, sin, stack, tensor, where
 from ..utils.data.sampler import fresh_seed
 
 __all__ = [
@@ -140,7 +140,7 @@ class RandomFlip:
     def __call__(self, images: Tensor) -> Tensor:
         """Change a batch."""
         _check_images("RandomFlip", images)
-        return images.flip(self.axis).where(_choose(images, self.p), images)
+        return where(_choose(images, self.p), images.flip(self.axis), images)
 
 
 class RandomCrop:
@@ -319,5 +319,5 @@ class CutMix(MixUp):
         sides = tensor([[side * height], [side * width]], dtype=float32, device=images.device)
         mask = _boxes(images[:1], sides[:1], sides[1:])  # one box for the batch: one weight for all labels
         kept = 1 - float(mask.to(float32).mean().item()) if images.numel() else 1.0
-        mixed = images.index_select(0, order).where(mask, images)
+        mixed = where(mask, images.index_select(0, order), images)
         return mixed, labels, labels.index_select(0, order), kept

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .. import Tensor, bincount
+from .. import Tensor, int64, ones_like, zeros
 
 __all__ = ["Mean", "MetricsWriter", "confusion_matrix", "read_metrics"]
 
@@ -96,4 +96,5 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
             f"[confusion_matrix] predicted: expected shape {tuple(target.shape)}, got {tuple(predicted.shape)}"
         )
     flat = target.reshape(-1) * classes + predicted.reshape(-1)
-    return bincount(flat, minlength=classes * classes).reshape(classes, classes)
+    counts = zeros(classes * classes, dtype=int64, device=target.device)
+    return counts.scatter_add_(0, flat, ones_like(flat)).reshape(classes, classes)
