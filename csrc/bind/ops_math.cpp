@@ -128,6 +128,8 @@ void bind_math(OpRegistry& r) {
       {"logit(Tensor input, float? eps=None) -> Tensor", call<&ops::logit>, kBoth | kOut,
        "log(x / (1 - x)), with x clamped to [eps, 1 - eps] when eps is given."},
       {"logit_(Tensor input, float? eps=None) -> Tensor", call_inplace<&ops::logit>, kBoth, "logit in place."},
+      {"sinc(Tensor input) -> Tensor", call<&ops::sinc>, kBoth | kOut, "sin(pi x) / (pi x), 1 at 0."},
+      {"sinc_(Tensor input) -> Tensor", call_inplace<&ops::sinc>, kBoth, "sinc in place."},
       {"positive(Tensor input) -> Tensor", call<&ops::positive>, kBoth, "The tensor itself."},
       {"isnan(Tensor input) -> Tensor", call<&ops::isnan>, kBoth, "Whether each element is NaN."},
       {"isinf(Tensor input) -> Tensor", call<&ops::isinf>, kBoth, "Whether each element is infinite."},

@@ -159,8 +159,7 @@ struct Act<UnaryOp::softshrink> {  // param: lambda
   }
 };
 
-// ---- derivatives
-// -----------------------------------------------------------------------------------------------------------------
+// ---- derivatives ----------------------------------------------------------------------------------------------------
 
 // (gradient, output) -> gradient where the output is positive. Written on the output, so that relu can run in place.
 template <>

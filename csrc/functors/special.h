@@ -14,7 +14,6 @@ PYDLX_HD float asin(float x) { return __builtin_asinf(x); }
 PYDLX_HD double asin(double x) { return __builtin_asin(x); }
 PYDLX_HD float acos(float x) { return __builtin_acosf(x); }
 PYDLX_HD double acos(double x) { return __builtin_acos(x); }
-PYDLX_HD float atan(float x) { return __builtin_atanf(x); }
 PYDLX_HD double atan(double x) { return __builtin_atan(x); }
 PYDLX_HD float sinh(float x) { return __builtin_sinhf(x); }
 PYDLX_HD double sinh(double x) { return __builtin_sinh(x); }
@@ -26,7 +25,6 @@ PYDLX_HD float acosh(float x) { return __builtin_acoshf(x); }
 PYDLX_HD double acosh(double x) { return __builtin_acosh(x); }
 PYDLX_HD float atanh(float x) { return __builtin_atanhf(x); }
 PYDLX_HD double atanh(double x) { return __builtin_atanh(x); }
-PYDLX_HD float atan2(float y, float x) { return __builtin_atan2f(y, x); }
 PYDLX_HD double atan2(double y, double x) { return __builtin_atan2(y, x); }
 PYDLX_HD float hypot(float a, float b) {  // exact squares in double cannot overflow
   const double x = a, y = b;

@@ -1,11 +1,11 @@
 // Division variants, clamping and the other ops of two and three operands declared in math.h.
 #include <limits>
 
+#include "kernels/pointwise.h"
 #include "ops/elementwise_op.h"
 #include "ops/math.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 
@@ -136,8 +136,13 @@ Tensor logaddexp(const Tensor& a, const Tensor& b) {
       [](const Tensor& g, const Tensor& x, const Tensor& y) { return mul(g, sigmoid(sub(y, x))); });
 }
 
-// ---- three operands
-// --------------------------------------------------------------------------------------------------------------
+Tensor logaddexp2(const Tensor& a, const Tensor& b) {
+  constexpr double ln2 = 0.69314718055994530942;
+  return mul(logaddexp(mul(a, number(ln2)), mul(b, number(ln2))), number(1 / ln2));
+}
+Tensor ldexp(const Tensor& a, const Tensor& b) { return mul(a, pow(number(2), b)); }
+
+// ---- three operands -------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -214,8 +219,7 @@ Tensor& addcdiv_(Tensor& a, const Tensor& b, const Tensor& c, Scalar value) {
                   [&](const Tensor& x) { return addcdiv(x, b, c, value); });
 }
 
-// ---- clamp
-// -----------------------------------------------------------------------------------------------------------------------
+// ---- clamp ----------------------------------------------------------------------------------------------------------
 
 namespace {
 

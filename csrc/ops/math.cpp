@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "ops/elementwise_op.h"
 #include "kernels/pointwise.h"
+#include "ops/elementwise_op.h"
 
 namespace pydlx::ops {
 
@@ -27,8 +27,7 @@ Tensor step_function(UnaryOp op, const char* name, const Tensor& x) {
 
 }  // namespace
 
-// ---- rounding and signs
-// ----------------------------------------------------------------------------------------------------------
+// ---- rounding and signs ---------------------------------------------------------------------------------------------
 
 Tensor sign(const Tensor& x) { return x.dtype() == DType::Bool ? clone(x) : step_function(UnaryOp::sign, "sign", x); }
 Tensor floor(const Tensor& x) { return step_function(UnaryOp::floor, "floor", x); }
@@ -81,8 +80,7 @@ Tensor nan_to_num(const Tensor& x, std::optional<double> nan, std::optional<doub
       params);
 }
 
-// ---- functions of one operand
-// ----------------------------------------------------------------------------------------------------
+// ---- functions of one operand ---------------------------------------------------------------------------------------
 
 Tensor square(const Tensor& x) { return pow(x, wrap_scalar(2)); }
 Tensor rsqrt(const Tensor& x) {
@@ -317,11 +315,16 @@ Tensor logit(const Tensor& x, std::optional<double> eps) {
   return sub(log(z), log1p(neg(to_dtype(z, float_type(z.dtype())))));
 }
 
+Tensor sinc(const Tensor& x) {
+  const Tensor at_zero = eq(x, zero());
+  const Tensor z = mul(where(at_zero, number(1), x), number(kPi));  // no 0 / 0, in the gradient either
+  return where(at_zero, number(1), div(sin(z), z));
+}
+
 Tensor deg2rad(const Tensor& x) { return mul(x, number(kPi / 180)); }
 Tensor rad2deg(const Tensor& x) { return mul(x, number(180 / kPi)); }
 
-// ---- powers
-// ----------------------------------------------------------------------------------------------------------------------
+// ---- powers ---------------------------------------------------------------------------------------------------------
 
 namespace {
 

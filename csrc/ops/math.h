@@ -56,6 +56,7 @@ Tensor erfc(const Tensor& x);
 Tensor erfinv(const Tensor& x);
 Tensor lgamma(const Tensor& x);
 Tensor digamma(const Tensor& x);
+Tensor sinc(const Tensor& x);  // sin(pi x) / (pi x)
 
 // Two operands. Integer division by zero is an error.
 Tensor divide(const Tensor& a, const Tensor& b,
@@ -72,6 +73,8 @@ Tensor copysign(const Tensor& a, const Tensor& b);
 Tensor heaviside(const Tensor& a, const Tensor& b);
 Tensor xlogy(const Tensor& a, const Tensor& b);
 Tensor logaddexp(const Tensor& a, const Tensor& b);
+Tensor logaddexp2(const Tensor& a, const Tensor& b);
+Tensor ldexp(const Tensor& a, const Tensor& b);  // a 2^b
 
 // Three operands.
 Tensor lerp(const Tensor& a, const Tensor& b, const Tensor& weight);

@@ -88,7 +88,8 @@ UNARY = {
     "digamma": uniform(0.3, 9, 5, 13),
     "logit": uniform(0.05, 0.95, 5, 13),
 }
-# Conditioning near poles; PyTorch's polygamma, the derivative of digamma, is only good to 1e-9 (see test_ulp.py for ours).
+# Conditioning near poles; PyTorch's polygamma, the derivative of digamma, is only good to 1e-9
+# (test_ulp.py measures ours).
 TOLERANCE = {"tan": 4, "atanh": 4, "logit": 4, "digamma": 1e5}
 STEPS = {"sign", "floor", "ceil", "trunc", "round"}  # zero gradient: nothing to differentiate again
 
@@ -166,6 +167,20 @@ CASES = [
     Case("copysign", function("copysign"), args(away_from([0], 0.05, 4, 9), away_from([0], 0.05, 9)), second=False),
     Case("xlogy", function("xlogy"), args(normal(4, 9), uniform(0.1, 5, 9))),
     Case("logaddexp", function("logaddexp"), args(normal(4, 9), normal(9))),
+    Case("logaddexp2", function("logaddexp2"), args(normal(4, 9), normal(9))),
+    Case("sinc", function("sinc"), args(away_from([0], 0.05, 4, 9)), tolerance=4),
+    Case("sinc/special", function("sinc"), args(lambda rng: np.array([0.0, 1.5, -0.25])), grad=False),
+    # PyTorch takes an integer power of 2 in the derivative, which is 0 for negative exponents.
+    Case("ldexp", lambda T, a, b: T.ldexp(a, b), args(normal(4, 9), integers(-5, 5, 9)), grad=False),
+    *[
+        Case(f"contiguous/{n}", lambda T, x, p=p: x.permute(p).contiguous() * 2, args(normal(*shape)))
+        for n, p, shape in (
+            ("matrix", (1, 0), (67, 45)),
+            ("batch", (0, 2, 1), (3, 33, 65)),
+            ("reverse", (2, 1, 0), (9, 34, 40)),
+            ("small", (1, 0), (7, 100)),
+        )
+    ],
     Case("heaviside", function("heaviside"), args(special, special), grad=False, layouts=False),
     *[
         Case(f"{n}/special", function(n), pairs, grad=False, layouts=False)

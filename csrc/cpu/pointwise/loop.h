@@ -18,8 +18,7 @@ constexpr std::int64_t kGrain = 32768;
 // Elements staged at a time: the buffers of five operands stay in the first-level cache.
 constexpr std::int64_t kBlock = 512;
 
-// ---- operands
-// --------------------------------------------------------------------------------------------------------------------
+// ---- operands -------------------------------------------------------------------------------------------------------
 
 // How an operand in memory becomes a contiguous array of its compute type (float for 16-bit floats, else itself), and
 // back. Strides count elements; a load with stride 0 fills.
@@ -65,15 +64,22 @@ void load(std::int64_t n, char* to, const char* from, std::int64_t stride) {
     for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i * stride]);
   }
 }
+// Bits rather than objects: GCC does not vectorise stores of structures.
+PYDLX_HD std::uint16_t bits_of(Half v) { return v.bits; }
+PYDLX_HD std::uint16_t bits_of(BFloat16 v) { return v.bits; }
+template <class T>
+PYDLX_HD T bits_of(T v) {
+  return v;
+}
 template <class C, class T>
 void store(std::int64_t n, char* to, std::int64_t stride, const char* from) {
-  T* o = reinterpret_cast<T*>(to);
+  word_t<T>* o = reinterpret_cast<word_t<T>*>(to);
   const C* a = reinterpret_cast<const C*>(from);
   if (stride == 1) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<T>(a[i]);
+    for (std::int64_t i = 0; i < n; ++i) o[i] = bits_of(static_cast<T>(a[i]));
   } else {
-    for (std::int64_t i = 0; i < n; ++i) o[i * stride] = static_cast<T>(a[i]);
+    for (std::int64_t i = 0; i < n; ++i) o[i * stride] = bits_of(static_cast<T>(a[i]));
   }
 }
 
@@ -88,8 +94,7 @@ constexpr Format format_of() {
 template <class... Ts>
 constexpr Format kFormats[] = {format_of<Ts>()...};
 
-// ---- walking
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- walking --------------------------------------------------------------------------------------------------------
 
 // n elements of contiguous compute-type arrays, output first.
 using DenseFn = void (*)(std::int64_t n, char* const* p, const double* param);
@@ -154,8 +159,7 @@ inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const
   });
 }
 
-// ---- functors
-// --------------------------------------------------------------------------------------------------------------------
+// ---- functors -------------------------------------------------------------------------------------------------------
 
 // The four parameters as locals: the compiler then knows that no store changes them.
 struct Params {
