@@ -117,8 +117,9 @@ Tensor as_strided_scatter(const Tensor& x, const Tensor& src, const Dims& sizes,
     copy_raw(window, src);
   }
   if (any_requires_grad(x, src))
-    record("as_strided_scatter", out, {&x, &src}, [sizes, strides, offset = offset - x.offset()](Backward& bw) {
-      const Tensor g = bw.grad();
+    record("as_strided_scatter", out, {&x, &src}, [sizes, strides, offset = offset - x.offset(), layout = out.strides()](Backward& bw) {
+      // The window is described in the memory of x; a gradient may arrive in any other layout.
+      const Tensor g = bw.grad().strides() == layout ? bw.grad() : clone_with_strides(bw.grad(), layout);
       if (bw.needs(0)) {
         const Tensor zero = full(sizes, 0, g.dtype(), g.device());
         bw.set(0, as_strided_scatter(g, zero, sizes, strides, offset + g.offset()));

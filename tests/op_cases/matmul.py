@@ -107,6 +107,8 @@ CASES = [
         args(normal(70, 130), normal(90, 130), normal(90)),
         second=False,
     ),
+    # The second derivative scatters a transposed gradient through the slice.
+    Case("linear/slice", lambda T, x, w: _linear(T, x, w)[:2].exp(), args(normal(3, 4), normal(5, 4)), grad_inputs=[1]),
     Case(
         "bilinear",
         lambda T, x, y, w, b: _bilinear(T, x, y, w, b),

@@ -1,0 +1,120 @@
+// Recurrent cells: all gates of a step in one pass over memory.
+#include "kernels/rnn.h"
+
+#include "cpu/isa.h"
+#include "functors/math.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+// About 10 us of transcendental work per chunk.
+std::int64_t row_grain(std::int64_t hidden) { return 4096 / (hidden + 1) + 1; }
+
+template <class T, CellKind kind>
+void forward(const CellForward& k) {
+  const std::int64_t n = k.hidden;
+  parallel_for(k.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      T* __restrict g = static_cast<T*>(k.gates) + r * n * gates_of(kind);
+      T* __restrict h = static_cast<T*>(k.h) + r * n;
+      if constexpr (kind == CellKind::tanh) {
+        for (std::int64_t j = 0; j < n; ++j) h[j] = g[j] = math::tanh(g[j]);
+      } else if constexpr (kind == CellKind::relu) {
+        for (std::int64_t j = 0; j < n; ++j) h[j] = g[j] = g[j] < T(0) ? T(0) : g[j];
+      } else if constexpr (kind == CellKind::lstm) {
+        T* __restrict c = static_cast<T*>(k.c) + r * n;
+        for (std::int64_t j = 0; j < n; ++j) {
+          const T i = math::sigmoid(g[j]), f = math::sigmoid(g[n + j]), u = math::tanh(g[2 * n + j]),
+                  o = math::sigmoid(g[3 * n + j]);
+          const T state = f * c[j] + i * u;
+          g[j] = i;
+          g[n + j] = f;
+          g[2 * n + j] = u;
+          g[3 * n + j] = o;
+          c[j] = state;
+          h[j] = o * math::tanh(state);
+        }
+      } else {
+        const T* __restrict s = static_cast<const T*>(k.recurrent) + r * n * 3;
+        const T* __restrict p = static_cast<const T*>(k.h_prev) + r * n;
+        for (std::int64_t j = 0; j < n; ++j) {
+          const T reset = math::sigmoid(g[j] + s[j]), z = math::sigmoid(g[n + j] + s[n + j]);
+          const T u = math::tanh(g[2 * n + j] + reset * s[2 * n + j]);
+          g[j] = reset;
+          g[n + j] = z;
+          g[2 * n + j] = u;
+          h[j] = u + z * (p[j] - u);
+        }
+        if (k.candidate)
+          std::memcpy(static_cast<T*>(k.candidate) + r * n, s + 2 * n, static_cast<std::size_t>(n) * sizeof(T));
+      }
+    }
+  });
+}
+
+template <class T, CellKind kind>
+void backward(const CellBackward& k) {
+  const std::int64_t n = k.hidden;
+  parallel_for(k.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const T* __restrict g = static_cast<const T*>(k.gates) + r * n * gates_of(kind);
+      T* __restrict d = static_cast<T*>(k.dgates) + r * n * gates_of(kind);
+      T* __restrict dh = static_cast<T*>(k.dh) + r * n;
+      if constexpr (kind == CellKind::tanh) {
+        for (std::int64_t j = 0; j < n; ++j) d[j] = dh[j] * (T(1) - g[j] * g[j]);
+      } else if constexpr (kind == CellKind::relu) {
+        for (std::int64_t j = 0; j < n; ++j) d[j] = g[j] > T(0) ? dh[j] : T(0);
+      } else if constexpr (kind == CellKind::lstm) {
+        const T* __restrict cp = static_cast<const T*>(k.c_prev) + r * n;
+        T* __restrict dc = static_cast<T*>(k.dc) + r * n;
+        for (std::int64_t j = 0; j < n; ++j) {
+          const T i = g[j], f = g[n + j], u = g[2 * n + j], o = g[3 * n + j];
+          const T t = math::tanh(f * cp[j] + i * u);
+          const T total = dc[j] + dh[j] * o * (T(1) - t * t);
+          d[j] = total * u * i * (T(1) - i);
+          d[n + j] = total * cp[j] * f * (T(1) - f);
+          d[2 * n + j] = total * i * (T(1) - u * u);
+          d[3 * n + j] = dh[j] * t * o * (T(1) - o);
+          dc[j] = total * f;
+        }
+      } else {
+        const T* __restrict p = static_cast<const T*>(k.h_prev) + r * n;
+        const T* __restrict s = static_cast<const T*>(k.candidate) + r * n;
+        T* __restrict e = static_cast<T*>(k.drecurrent) + r * n * 3;
+        for (std::int64_t j = 0; j < n; ++j) {
+          const T reset = g[j], z = g[n + j], u = g[2 * n + j];
+          const T du = dh[j] * (T(1) - z) * (T(1) - u * u);
+          const T dz = dh[j] * (p[j] - u) * z * (T(1) - z);
+          const T dr = du * s[j] * reset * (T(1) - reset);
+          d[j] = e[j] = dr;
+          d[n + j] = e[n + j] = dz;
+          d[2 * n + j] = du;
+          e[2 * n + j] = du * reset;
+          dh[j] *= z;
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void add_cells(CellKernels& k) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  k.forward[static_cast<int>(CellKind::tanh)][t] = forward<T, CellKind::tanh>;
+  k.forward[static_cast<int>(CellKind::relu)][t] = forward<T, CellKind::relu>;
+  k.forward[static_cast<int>(CellKind::lstm)][t] = forward<T, CellKind::lstm>;
+  k.forward[static_cast<int>(CellKind::gru)][t] = forward<T, CellKind::gru>;
+  k.backward[static_cast<int>(CellKind::tanh)][t] = backward<T, CellKind::tanh>;
+  k.backward[static_cast<int>(CellKind::relu)][t] = backward<T, CellKind::relu>;
+  k.backward[static_cast<int>(CellKind::lstm)][t] = backward<T, CellKind::lstm>;
+  k.backward[static_cast<int>(CellKind::gru)][t] = backward<T, CellKind::gru>;
+}
+
+}  // namespace
+
+void register_rnn(KernelTable& t) {
+  add_cells<float>(family<CellKernels>(t));
+  add_cells<double>(family<CellKernels>(t));
+}
+
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,267 @@
+#include "ops/attention.h"
+
+#include <cmath>
+#include <limits>
+
+#include "autograd/node.h"
+#include "kernels/attention.h"
+#include "ops/dispatch.h"
+#include "ops/dropout.h"
+#include "ops/elementwise.h"
+#include "ops/extrema.h"
+#include "ops/matmul.h"
+#include "ops/pointwise.h"
+#include "ops/reduce.h"
+#include "ops/views.h"
+
+namespace pydlx::ops {
+
+namespace {
+
+constexpr const char* kName = "scaled_dot_product_attention";
+
+// Operands as (batch, heads, length, features); key and value with their own number of heads.
+struct Inputs {
+  Tensor q, k, v, mask;  // mask (batch, heads, q_len, k_len) or undefined
+  bool causal = false;
+  double scale = 1;
+  std::int64_t group() const { return k.size(1) > 0 ? q.size(1) / k.size(1) : 1; }
+};
+
+Tensor swap(const Tensor& t) { return transpose(t, -1, -2); }
+
+// (batch, kv_heads, group, length, features): query heads beside the key head they share.
+Tensor split_heads(const Tensor& x, std::int64_t group) {
+  return reshape(x, {x.size(0), x.size(1) / group, group, x.size(2), x.size(3)});
+}
+Tensor join_heads(const Tensor& x) { return reshape(x, {x.size(0), x.size(1) * x.size(2), x.size(3), x.size(4)}); }
+
+// True where key j <= query i, without arithmetic on positions: a row of q_len ones and k_len zeros, repeated, read
+// with a stride one short of its length.
+Tensor causal_mask(std::int64_t q_len, std::int64_t k_len, Device device) {
+  const GradModeGuard off(false);
+  const std::int64_t period = q_len + k_len;
+  Tensor row = full({period}, false, DType::Bool, device);
+  Tensor ones = narrow(row, 0, 0, q_len);
+  fill_(ones, wrap_scalar(true));
+  return as_strided(contiguous(expand(row, {q_len, period})), {q_len, k_len}, {period - 1, 1}, q_len - 1);
+}
+
+// Attention weights in differentiable ops, (batch, kv_heads, group, q_len, k_len).
+Tensor composed_weights(const Inputs& in) {
+  const std::int64_t group = in.group();
+  const Tensor infinity = wrap_scalar(-std::numeric_limits<double>::infinity()), zero = wrap_scalar(0.0),
+               one = wrap_scalar(1.0);
+  Tensor s = mul(matmul(split_heads(in.q, group), swap(unsqueeze(in.k, 2))), wrap_scalar(in.scale));
+  if (in.mask.defined()) {
+    const Tensor mask = split_heads(in.mask, group);
+    s = mask.dtype() == DType::Bool ? where(mask, s, infinity)
+                                    : where(eq(detach(mask), infinity), infinity, add(s, mask));
+  }
+  if (in.causal) s = where(causal_mask(in.q.size(2), in.k.size(2), in.q.device()), s, infinity);
+  Tensor top;
+  {
+    const GradModeGuard off(false);
+    top = amax(detach(s), {-1}, true);
+    top = where(eq(top, infinity), zero, top);
+  }
+  const Tensor e = exp(sub(s, top));
+  const Tensor total = sum(e, {-1}, true);
+  return div(e, where(eq(total, zero), one, total));
+}
+
+Tensor composed(const Inputs& in, double dropout_p) {
+  if (in.k.size(2) == 0 || in.q.numel() == 0)  // no weights; the products still give the result its shape and history
+    return join_heads(matmul(matmul(split_heads(in.q, in.group()), swap(unsqueeze(in.k, 2))), unsqueeze(in.v, 2)));
+  Tensor p = composed_weights(in);
+  if (dropout_p > 0) p = dropout(p, dropout_p, true, false);
+  return join_heads(matmul(p, unsqueeze(in.v, 2)));
+}
+
+struct Gradients {
+  Tensor dq, dk, dv;
+};
+
+// With P the weights and G the gradient of the result: dV = P^T G, dS = P * (G V^T - rowsum(P * G V^T)), dQ = s dS K,
+// dK = s dS^T Q.
+Gradients composed_backward(const Inputs& in, const Tensor& grad) {
+  const std::int64_t group = in.group();
+  const Tensor p = composed_weights(in), g = split_heads(grad, group);
+  const Tensor dp = matmul(g, swap(unsqueeze(in.v, 2)));
+  const Tensor ds = mul(mul(p, sub(dp, sum(mul(p, dp), {-1}, true))), wrap_scalar(in.scale));
+  return {join_heads(matmul(ds, unsqueeze(in.k, 2))), sum(matmul(swap(ds), split_heads(in.q, group)), {2}, false),
+          sum(matmul(swap(p), g), {2}, false)};
+}
+
+HeadRows rows_of(const Tensor& t) { return {t.data(), t.stride(0), t.stride(1), t.stride(2)}; }
+Tensor feature_major(const Tensor& t) { return t.stride(3) == 1 || t.size(3) == 1 ? t : contiguous(t); }
+
+Attention describe(const Inputs& in, const Tensor& out, const Tensor& lse) {
+  Attention a;
+  a.batch = in.q.size(0);
+  a.heads = in.q.size(1);
+  a.kv_heads = in.k.size(1);
+  a.q_len = in.q.size(2);
+  a.k_len = in.k.size(2);
+  a.head_dim = in.q.size(3);
+  a.value_dim = in.v.size(3);
+  a.q = rows_of(in.q);
+  a.k = rows_of(in.k);
+  a.v = rows_of(in.v);
+  a.out = rows_of(out);
+  a.lse = lse.data();
+  if (in.mask.defined()) {
+    a.mask = in.mask.data();
+    a.mask_is_bool = in.mask.dtype() == DType::Bool;
+    a.mask_batch = in.mask.stride(0);
+    a.mask_head = in.mask.stride(1);
+    a.mask_row = in.mask.stride(2);
+    a.mask_col = in.mask.stride(3);
+  }
+  a.causal = in.causal;
+  a.scale = in.scale;
+  return a;
+}
+
+[[noreturn]] void out_of_scratch(const Attention& a) {
+  fail(kName, "query", ErrorKind::OutOfMemory, "no scratch memory for sequences of ", a.q_len, " and ", a.k_len);
+}
+
+// The tiled kernels, for float32. The result's memory has the query's axis order, so that merging heads afterwards
+// needs no copy.
+Tensor native(const Inputs& given) {
+  const Device device = given.q.device();
+  const DType dtype = given.q.dtype();
+  Inputs in = given;
+  in.q = feature_major(detach(given.q));
+  in.k = feature_major(detach(given.k));
+  in.v = feature_major(detach(given.v));
+  const std::int64_t batch = in.q.size(0), heads = in.q.size(1), q_len = in.q.size(2), dim = in.v.size(3);
+  Tensor out;
+  if (heads > 1 && in.q.stride(1) < in.q.stride(2)) {
+    const Tensor memory = empty({batch, q_len, heads, dim}, dtype, device);
+    out = alias(memory, {batch, heads, q_len, dim}, {memory.stride(0), memory.stride(2), memory.stride(1), 1}, 0);
+  } else {
+    out = empty({batch, heads, q_len, dim}, dtype, device);
+  }
+  const Tensor lse = empty({batch, heads, q_len}, dtype, device);
+  const Attention a = describe(in, out, lse);
+  if (!kernel_or_fail(kernels<AttentionKernels>(device).forward[static_cast<int>(dtype)], kName, device, dtype)(a))
+    out_of_scratch(a);
+  if (!any_requires_grad(given.q, given.k, given.v)) return out;
+  record(kName, out, {&given.q, &given.k, &given.v},
+         [q = save(given.q), k = save(given.k), v = save(given.v), mask = save(given.mask), y = Saved(out, 0), lse,
+          causal = in.causal, scale = in.scale](Backward& bw) {
+           Inputs saved{q.get(bw), k.get(bw), v.get(bw), mask.defined() ? mask.get(bw) : Tensor(), causal, scale};
+           Gradients r;
+           if (bw.create_graph) {
+             r = composed_backward(saved, bw.grad());
+           } else {
+             saved.q = feature_major(saved.q);
+             saved.k = feature_major(saved.k);
+             saved.v = feature_major(saved.v);
+             const Tensor result = y.get(bw), g = feature_major(bw.grad());
+             AttentionBackward w;
+             w.forward = describe(saved, result, lse);
+             w.dout = rows_of(g);
+             r.dq = empty(saved.q.sizes(), saved.q.dtype(), saved.q.device());
+             r.dk = empty(saved.k.sizes(), saved.k.dtype(), saved.k.device());
+             r.dv = empty(saved.v.sizes(), saved.v.dtype(), saved.v.device());
+             w.dq = r.dq.data();
+             w.dk = r.dk.data();
+             w.dv = r.dv.data();
+             const auto fn = kernels<AttentionKernels>(g.device()).backward[static_cast<int>(g.dtype())];
+             if (!kernel_or_fail(fn, kName, g.device(), g.dtype())(w)) out_of_scratch(w.forward);
+           }
+           if (bw.needs(0)) bw.set(0, r.dq);
+           if (bw.needs(1)) bw.set(1, r.dk);
+           if (bw.needs(2)) bw.set(2, r.dv);
+         });
+  return out;
+}
+
+// Leading axes as exactly two: missing ones are added, surplus ones merged into the first.
+Tensor to_four(const Tensor& t, const Dims& lead, std::int64_t heads) {
+  Dims full = lead;
+  if (!full.empty()) full.back() = heads;
+  full.push_back(t.size(-2));
+  full.push_back(t.size(-1));
+  const Tensor e = t.sizes() == full ? t : expand(t, full);
+  if (e.ndim() == 4) return e;
+  if (e.ndim() == 3) return unsqueeze(e, 0);
+  if (e.ndim() == 2) return unsqueeze(unsqueeze(e, 0), 0);
+  std::int64_t batch = 1;
+  for (int i = 0; i + 3 < e.ndim(); ++i) batch *= e.sizes()[i];
+  return reshape(e, {batch, heads, e.size(-2), e.size(-1)});
+}
+
+}  // namespace
+
+Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
+                                    double dropout_p, bool causal, std::optional<double> scale, bool grouped) {
+  for (const auto& [t, name] : {std::pair(&query, "query"), std::pair(&key, "key"), std::pair(&value, "value")}) {
+    require(t->ndim() >= 2, kName, name, ErrorKind::Shape, "expected at least 2 dimensions, got shape ", t->sizes());
+    require(is_floating(t->dtype()), kName, name, ErrorKind::DType, "expected a floating point tensor, got ",
+            t->dtype());
+    require(t->dtype() == query.dtype(), kName, name, ErrorKind::DType, "expected ", query.dtype(),
+            " like the query, got ", t->dtype());
+  }
+  common_device(kName, {&query, &key, &value, &mask});
+  require(key.size(-1) == query.size(-1), kName, "key", ErrorKind::Shape, "expected ", query.size(-1),
+          " features like the query, got shape ", key.sizes());
+  require(value.size(-2) == key.size(-2), kName, "value", ErrorKind::Shape, "expected ", key.size(-2),
+          " positions like the key, got shape ", value.sizes());
+  require(dropout_p >= 0 && dropout_p <= 1, kName, "dropout_p", ErrorKind::Value, "expected 0 to 1, got ", dropout_p);
+  require(!causal || !mask.defined(), kName, "attn_mask", ErrorKind::Value,
+          "expected no mask together with is_causal=True; combine them in one mask");
+  if (query.dtype() == DType::Float16 || query.dtype() == DType::BFloat16) {
+    auto wide = [](const Tensor& t) { return t.defined() && is_floating(t.dtype()) ? to_dtype(t, DType::Float32) : t; };
+    return to_dtype(scaled_dot_product_attention(wide(query), wide(key), wide(value), wide(mask), dropout_p, causal,
+                                                 scale, grouped),
+                    query.dtype());
+  }
+
+  auto lead_of = [](const Tensor& t) { return Dims(t.sizes().data(), t.sizes().size() - 2); };
+  Dims lq = lead_of(query), lk = lead_of(key), lv = lead_of(value);
+  std::int64_t heads = 1, kv_heads = 1;
+  if (grouped) {
+    require(query.ndim() >= 3 && key.ndim() >= 3 && value.ndim() >= 3, kName, "query", ErrorKind::Shape,
+            "expected a head axis (3 or more dimensions) with enable_gqa=True, got shapes ", query.sizes(), ", ",
+            key.sizes(), " and ", value.sizes());
+    heads = lq.back();
+    kv_heads = lk.back();
+    require(lv.back() == kv_heads && kv_heads > 0 && heads % kv_heads == 0, kName, "key", ErrorKind::Shape,
+            "expected a number of key and value heads that divides the ", heads, " query heads, got shapes ",
+            key.sizes(), " and ", value.sizes());
+    lq.back() = lk.back() = lv.back() = 1;
+  }
+  Dims lead = broadcast_sizes(kName, broadcast_sizes(kName, lq, lk), lv);
+  if (!grouped && !lead.empty()) heads = kv_heads = lead.back();
+  Inputs in;
+  in.q = to_four(query, lead, heads);
+  in.k = to_four(key, lead, kv_heads);
+  in.v = to_four(value, lead, kv_heads);
+  in.causal = causal;
+  in.scale = scale.value_or(1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(query.size(-1), 1))));
+  Dims out_sizes = lead;
+  if (!out_sizes.empty()) out_sizes.back() = heads;
+  Dims mask_sizes = out_sizes;
+  out_sizes.push_back(query.size(-2));
+  out_sizes.push_back(value.size(-1));
+  if (mask.defined()) {
+    mask_sizes.push_back(query.size(-2));
+    mask_sizes.push_back(key.size(-2));
+    require(mask.dtype() == DType::Bool || is_floating(mask.dtype()), kName, "attn_mask", ErrorKind::DType,
+            "expected a bool or floating point tensor, got ", mask.dtype());
+    require(mask.ndim() <= mask_sizes.ndim() && broadcast_sizes(kName, mask.sizes(), mask_sizes) == mask_sizes, kName,
+            "attn_mask", ErrorKind::Shape, "expected a shape that broadcasts to ", mask_sizes, ", got ", mask.sizes());
+    const Tensor m = expand(mask.dtype() == DType::Bool ? mask : to_dtype(mask, query.dtype()), mask_sizes);
+    in.mask = to_four(m, lead, heads);
+  }
+  const bool fast = dropout_p == 0 && in.q.numel() > 0 && in.v.numel() > 0 && !any_requires_grad(mask) &&
+                    kernels<AttentionKernels>(query.device()).forward[static_cast<int>(query.dtype())];
+  const Tensor out = fast ? native(in) : composed(in, dropout_p);
+  return out.sizes() == out_sizes ? out : reshape(out, out_sizes);
+}
+
+}  // namespace pydlx::ops

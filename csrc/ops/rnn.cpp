@@ -1,0 +1,462 @@
+#include "ops/rnn.h"
+
+#include <vector>
+
+#include "autograd/engine.h"
+#include "autograd/node.h"
+#include "ops/dispatch.h"
+#include "ops/dropout.h"
+#include "ops/elementwise.h"
+#include "ops/math.h"
+#include "ops/matmul.h"
+#include "ops/pointwise.h"
+#include "ops/reduce.h"
+#include "ops/shape.h"
+#include "ops/views.h"
+
+namespace pydlx::ops {
+
+namespace {
+
+const char* name_of(CellKind k) {
+  constexpr const char* names[] = {"rnn_tanh", "rnn_relu", "lstm", "gru"};
+  return names[static_cast<int>(k)];
+}
+
+// One direction of one layer over packed rows: step t owns rows offset[t] .. offset[t] + rows[t]. Steps run in time
+// order or against it; either way a step works on the first rows[t] rows of the state, so sequences that ended keep
+// their state and late ones still have h0.
+struct Steps {
+  std::vector<std::int64_t> rows, offset;
+  bool reverse = false;
+  std::int64_t total = 0;
+  std::size_t count() const { return rows.size(); }
+  std::size_t at(std::size_t i) const { return reverse ? rows.size() - 1 - i : i; }
+};
+
+// Positions in the list of a layer's tensors; undefined where a cell has no such thing.
+enum Slot : std::size_t { kX, kH0, kC0, kWih, kWhh, kBih, kBhh, kWhr, kSlots };
+using Layer = std::array<Tensor, kSlots>;
+
+Tensor row_block(const Tensor& t, std::int64_t offset, std::int64_t n) {
+  const std::int64_t cols = t.sizes()[1];
+  return alias(t, {n, cols}, {cols, 1}, t.offset() + offset * cols);
+}
+
+// c = a b (+ c), on raw contiguous matrices.
+void multiply(const char* op, const Tensor& a, const Tensor& b, const Tensor& c, double beta) {
+  Gemm g;
+  g.m = c.sizes()[0];
+  g.n = c.sizes()[1];
+  g.k = a.sizes()[1];
+  if (g.m == 0 || g.n == 0) return;
+  g.a = a.data();
+  g.a_row = a.strides()[0];
+  g.a_col = a.strides()[1];
+  g.b = b.data();
+  g.b_row = b.strides()[0];
+  g.b_col = b.strides()[1];
+  g.c = c.data();
+  g.c_row = c.strides()[0];
+  g.beta = beta;
+  run_gemm(op, g, c.dtype(), c.device());
+}
+
+// ---- one layer in differentiable ops
+// -----------------------------------------------------------------------------------------------
+
+// Used for gradients of gradients, and as the oracle of the fused path.
+TensorList composed_layer(CellKind kind, const Steps& steps, const Layer& in) {
+  Tensor h = in[kH0], c = in[kC0];
+  const Tensor x_gates = linear(in[kX], in[kWih], in[kBih]);
+  const std::int64_t batch = h.size(0), hidden = in[kWhh].size(0) / gates_of(kind);
+  std::vector<Tensor> outputs(steps.count());
+  auto gate = [&](const Tensor& t, std::int64_t i) { return narrow(t, 1, i * hidden, hidden); };
+  auto keep_rest = [&](const Tensor& now, const Tensor& before, std::int64_t n) {
+    return n == batch ? now : cat({now, narrow(before, 0, n, batch - n)}, 0);
+  };
+  for (std::size_t s = 0; s < steps.count(); ++s) {
+    const std::size_t t = steps.at(s);
+    const std::int64_t n = steps.rows[t];
+    const Tensor hp = n == batch ? h : narrow(h, 0, 0, n), x = narrow(x_gates, 0, steps.offset[t], n);
+    const Tensor r = linear(hp, in[kWhh], in[kBhh]);
+    Tensor y;
+    if (kind == CellKind::lstm) {
+      const Tensor a = add(x, r), cp = n == batch ? c : narrow(c, 0, 0, n);
+      const Tensor now = add(mul(sigmoid(gate(a, 1)), cp), mul(sigmoid(gate(a, 0)), tanh(gate(a, 2))));
+      y = mul(sigmoid(gate(a, 3)), tanh(now));
+      c = keep_rest(now, c, n);
+      if (in[kWhr].defined()) y = linear(y, in[kWhr], {});
+    } else if (kind == CellKind::gru) {
+      const Tensor reset = sigmoid(add(gate(x, 0), gate(r, 0))), z = sigmoid(add(gate(x, 1), gate(r, 1)));
+      const Tensor u = tanh(add(gate(x, 2), mul(reset, gate(r, 2))));
+      y = add(u, mul(z, sub(hp, u)));
+    } else {
+      y = kind == CellKind::tanh ? tanh(add(x, r)) : relu(add(x, r));
+    }
+    outputs[t] = y;
+    h = keep_rest(y, h, n);
+  }
+  TensorList out{steps.count() ? cat(outputs, 0) : reshape(in[kX], {0, h.size(1)}), h};
+  if (kind == CellKind::lstm) out.push_back(c);
+  return out;
+}
+
+// ---- one layer, fused
+// --------------------------------------------------------------------------------------------------------------
+
+// What the forward pass leaves for the backward pass.
+struct Tape {
+  Tensor gates;           // activations of all steps, (rows, gates * hidden)
+  Tensor h_prev, c_prev;  // state before each step
+  Tensor candidate;       // GRU
+  Tensor unprojected;     // LSTM with projections: o tanh(c)
+};
+
+TensorList forward_layer(CellKind kind, const Steps& steps, const Layer& in, Tape* tape) {
+  const char* op = name_of(kind);
+  const DType dtype = in[kX].dtype();
+  const Device device = in[kX].device();
+  const bool gru = kind == CellKind::gru, lstm = kind == CellKind::lstm, projected = in[kWhr].defined();
+  const std::int64_t hidden = in[kWhh].size(0) / gates_of(kind), state = in[kWhh].size(1), batch = in[kH0].size(0);
+  auto matrix = [&](std::int64_t rows, std::int64_t cols) { return empty({rows, cols}, dtype, device); };
+  // The input side of all steps is one product; where the recurrent side is simply added, its bias joins here.
+  const Tensor bias = in[kBih].defined() ? (gru ? in[kBih] : add(in[kBih], in[kBhh])) : Tensor();
+  const Tensor gates = linear(in[kX], in[kWih], bias);
+  const Tensor y = matrix(steps.total, state), h = contiguous(clone(in[kH0])),
+               c = lstm ? contiguous(clone(in[kC0])) : Tensor();
+  const Tensor raw = projected ? matrix(steps.total, hidden) : y,
+               recurrent = gru ? matrix(batch, 3 * hidden) : Tensor();
+  if (tape) {
+    tape->gates = gates;
+    tape->h_prev = matrix(steps.total, state);
+    if (lstm) tape->c_prev = matrix(steps.total, hidden);
+    if (gru) tape->candidate = matrix(steps.total, hidden);
+    if (projected) tape->unprojected = raw;
+  }
+  // Few rows multiply W_hh as it lies (inner products along its rows); for more, transposing it once beats doing so in
+  // every step.
+  Tensor w = transpose(in[kWhh], 0, 1);
+  if (batch > 16 && steps.count() > 1) w = contiguous(w);
+  const auto fn = kernel_or_fail(kernels<CellKernels>(device).forward[static_cast<int>(kind)][static_cast<int>(dtype)],
+                                 op, device, dtype);
+  for (std::size_t s = 0; s < steps.count(); ++s) {
+    const std::size_t t = steps.at(s);
+    const std::int64_t n = steps.rows[t], offset = steps.offset[t];
+    const Tensor hs = row_block(h, 0, n), g = row_block(gates, offset, n), out = row_block(raw, offset, n);
+    if (tape) copy_raw(row_block(tape->h_prev, offset, n), hs);
+    CellForward k;
+    k.rows = n;
+    k.hidden = hidden;
+    k.gates = g.data();
+    k.h = out.data();
+    if (gru) {
+      const Tensor r = row_block(recurrent, 0, n);
+      if (in[kBhh].defined()) copy_raw(r, in[kBhh]);
+      multiply(op, hs, w, r, in[kBhh].defined() ? 1 : 0);
+      k.recurrent = r.data();
+      k.h_prev = hs.data();
+      k.candidate = tape ? row_block(tape->candidate, offset, n).data() : nullptr;
+    } else {
+      multiply(op, hs, w, g, 1);
+      if (lstm) {
+        const Tensor cs = row_block(c, 0, n);
+        if (tape) copy_raw(row_block(tape->c_prev, offset, n), cs);
+        k.c = cs.data();
+      }
+    }
+    fn(k);
+    if (projected) multiply(op, out, transpose(in[kWhr], 0, 1), row_block(y, offset, n), 0);
+    copy_raw(hs, row_block(y, offset, n));
+  }
+  TensorList result{y, h};
+  if (lstm) result.push_back(c);
+  return result;
+}
+
+// Gradients of all slots. dy, dh, dc may be undefined.
+Layer backward_layer(CellKind kind, const Steps& steps, const Layer& in, const Tape& tape, const Tensor& dy,
+                     const Tensor& dh_n, const Tensor& dc_n) {
+  const char* op = name_of(kind);
+  const DType dtype = in[kX].dtype();
+  const Device device = in[kX].device();
+  const bool gru = kind == CellKind::gru, lstm = kind == CellKind::lstm, projected = in[kWhr].defined();
+  const std::int64_t gate_count = gates_of(kind), hidden = in[kWhh].size(0) / gate_count, state = in[kWhh].size(1);
+  const std::int64_t batch = in[kH0].size(0);
+  auto matrix = [&](std::int64_t rows, std::int64_t cols) { return empty({rows, cols}, dtype, device); };
+  auto start = [&](const Tensor& g, std::int64_t cols) {
+    return g.defined() ? contiguous(clone(g)) : full({batch, cols}, 0, dtype, device);
+  };
+  Tensor dh = start(dh_n, state);
+  const Tensor dc = lstm ? start(dc_n, hidden) : Tensor(), dy_rows = dy.defined() ? contiguous(dy) : Tensor();
+  const Tensor dgates = matrix(steps.total, gate_count * hidden),
+               drecurrent = gru ? matrix(steps.total, 3 * hidden) : dgates;
+  const Tensor dh_all = projected ? matrix(steps.total, state) : Tensor(),
+               draw = projected ? matrix(batch, hidden) : Tensor();
+  const Tensor w = contiguous(in[kWhh]);
+  const auto fn = kernel_or_fail(kernels<CellKernels>(device).backward[static_cast<int>(kind)][static_cast<int>(dtype)],
+                                 op, device, dtype);
+  for (std::size_t s = steps.count(); s-- > 0;) {
+    const std::size_t t = steps.at(s);
+    const std::int64_t n = steps.rows[t], offset = steps.offset[t];
+    Tensor dhs = row_block(dh, 0, n);
+    if (dy_rows.defined()) run_binary(BinaryOp::add, op, dhs, row_block(dy_rows, offset, n), false, true);
+    CellBackward k;
+    k.rows = n;
+    k.hidden = hidden;
+    k.gates = row_block(tape.gates, offset, n).data();
+    k.dh = dhs.data();
+    if (projected) {
+      copy_raw(row_block(dh_all, offset, n), dhs);
+      const Tensor d = row_block(draw, 0, n);
+      multiply(op, dhs, in[kWhr], d, 0);
+      k.dh = d.data();
+    }
+    k.dgates = row_block(dgates, offset, n).data();
+    if (gru) {
+      k.candidate = row_block(tape.candidate, offset, n).data();
+      k.h_prev = row_block(tape.h_prev, offset, n).data();
+      k.drecurrent = row_block(drecurrent, offset, n).data();
+    }
+    if (lstm) {
+      k.c_prev = row_block(tape.c_prev, offset, n).data();
+      k.dc = row_block(dc, 0, n).data();
+    }
+    fn(k);
+    multiply(op, row_block(drecurrent, offset, n), w, dhs, gru ? 1 : 0);
+  }
+  // Everything else is one product over all steps.
+  Layer d;
+  d[kX] = mm(dgates, in[kWih]);
+  d[kH0] = dh;
+  d[kC0] = dc;
+  d[kWih] = mm(transpose(dgates, 0, 1), in[kX]);
+  d[kWhh] = mm(transpose(drecurrent, 0, 1), tape.h_prev);
+  if (in[kBih].defined()) {
+    d[kBih] = sum(dgates, {0}, false);
+    d[kBhh] = gru ? sum(drecurrent, {0}, false) : clone(d[kBih]);
+  }
+  if (projected) d[kWhr] = mm(transpose(dh_all, 0, 1), tape.unprojected);
+  return d;
+}
+
+// y (rows, H), h_n, c_n with one recorded node.
+TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
+  bool wanted = false;
+  if (GradMode::enabled())
+    for (const Tensor& t : in) wanted |= t.defined() && t.requires_grad();
+  Layer plain;
+  for (std::size_t i = 0; i < kSlots; ++i)
+    if (in[i].defined()) plain[i] = contiguous(detach(in[i]));
+  Tape tape;
+  TensorList out;
+  {
+    const GradModeGuard off(false);
+    out = forward_layer(kind, steps, plain, wanted ? &tape : nullptr);
+  }
+  if (!wanted) return out;
+  std::vector<const Tensor*> inputs;
+  std::array<Saved, kSlots> saved;
+  for (std::size_t i = 0; i < kSlots; ++i) {
+    inputs.push_back(&in[i]);
+    saved[i] = save(in[i]);
+  }
+  const Ref<Node> node =
+      make_node(name_of(kind), std::span<const Tensor* const>(inputs), [kind, steps, saved, tape](Backward& bw) {
+        Layer x, d;
+        for (std::size_t i = 0; i < kSlots; ++i)
+          if (saved[i].defined()) x[i] = saved[i].get(bw);
+        const bool lstm = kind == CellKind::lstm;
+        if (bw.create_graph) {
+          // Copies separate the layer's own use of a tensor from any other path to it; the gradient then flows through
+          // the recorded steps.
+          TensorList ends, wanted_inputs, roots, grads;
+          std::vector<std::size_t> positions;
+          for (std::size_t i = 0; i < kSlots; ++i) {
+            if (!x[i].defined() || !x[i].requires_grad()) continue;
+            x[i] = clone(x[i]);
+            wanted_inputs.push_back(x[i]);
+            positions.push_back(i);
+          }
+          ends = composed_layer(kind, steps, x);
+          for (std::size_t i = 0; i < ends.size(); ++i)
+            if (bw.has_grad(i) && ends[i].requires_grad()) {
+              roots.push_back(ends[i]);
+              grads.push_back(bw.grad(i));
+            }
+          if (roots.empty()) return;
+          const TensorList g = run_grad(roots, grads, wanted_inputs, {true, true});
+          for (std::size_t i = 0; i < positions.size(); ++i)
+            if (bw.needs(positions[i])) bw.set(positions[i], g[i]);
+          return;
+        }
+        for (auto& t : x)
+          if (t.defined()) t = contiguous(t);
+        const auto grad_or_none = [&](std::size_t i) { return bw.has_grad(i) ? bw.grad(i) : Tensor(); };
+        d = backward_layer(kind, steps, x, tape, grad_or_none(0), grad_or_none(1), lstm ? grad_or_none(2) : Tensor());
+        for (std::size_t i = 0; i < kSlots; ++i)
+          if (d[i].defined() && bw.needs(i)) bw.set(i, d[i]);
+      });
+  node->output_count = static_cast<std::uint32_t>(out.size());
+  for (std::uint32_t i = 0; i < out.size(); ++i) set_history(out[i], node, i);
+  return out;
+}
+
+// ---- checks, layers, directions
+// ----------------------------------------------------------------------------------------------------
+
+void check_matrix(const char* op, const char* argument, const Tensor& t, const Dims& sizes, DType dtype) {
+  require(t.defined() && t.sizes() == sizes, op, argument, ErrorKind::Shape, "expected shape ", sizes, ", got ",
+          t.defined() ? t.sizes() : Dims{});
+  require(t.dtype() == dtype, op, argument, ErrorKind::DType, "expected ", dtype, " like the input, got ", t.dtype());
+}
+
+bool half_like(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
+
+// data (rows, I) in packed order -> output rows, h_n, c_n.
+TensorList run_network(CellKind kind, const Tensor& data, const std::vector<std::int64_t>& sizes,
+                       const TensorList& given_state, const TensorList& given_weights, const RnnOptions& o) {
+  const char* op = name_of(kind);
+  const bool lstm = kind == CellKind::lstm;
+  require(is_floating(data.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ",
+          data.dtype());
+  require(o.num_layers >= 1, op, "num_layers", ErrorKind::Value, "expected at least 1, got ", o.num_layers);
+  require(o.dropout >= 0 && o.dropout <= 1, op, "dropout", ErrorKind::Value, "expected 0 to 1, got ", o.dropout);
+  require(given_state.size() == (lstm ? 2u : 1u), op, "hx", ErrorKind::Value, "expected ", lstm ? "h_0 and c_0" : "h_0",
+          ", got ", given_state.size(), " tensors");
+  for (const auto& t : given_state) common_device(op, {&data, &t});
+  for (const auto& t : given_weights) common_device(op, {&data, &t});
+  if (half_like(data.dtype())) {
+    auto wide = [](const TensorList& ts) {
+      TensorList r;
+      for (const auto& t : ts) r.push_back(to_dtype(t, DType::Float32));
+      return r;
+    };
+    TensorList out =
+        run_network(kind, to_dtype(data, DType::Float32), sizes, wide(given_state), wide(given_weights), o);
+    for (auto& t : out) t = to_dtype(t, data.dtype());
+    return out;
+  }
+  const std::int64_t directions = o.bidirectional ? 2 : 1, runs = o.num_layers * directions, gates = gates_of(kind);
+  const std::size_t plain = o.has_biases ? 4 : 2;
+  const bool projected = lstm && given_weights.size() == static_cast<std::size_t>(runs) * (plain + 1);
+  const std::size_t per_run = plain + (projected ? 1 : 0);
+  require(given_weights.size() == static_cast<std::size_t>(runs) * per_run, op, "params", ErrorKind::Value, "expected ",
+          static_cast<std::size_t>(runs) * plain, " tensors (", plain, " per layer and direction",
+          lstm ? ", one more with projections" : "", "), got ", given_weights.size());
+  Steps steps;
+  for (auto n : sizes) {
+    require(n > 0 && (steps.rows.empty() || n <= steps.rows.back()), op, "batch_sizes", ErrorKind::Value,
+            "expected positive sizes that never grow, got ", n, " at step ", steps.rows.size());
+    steps.rows.push_back(n);
+    steps.offset.push_back(steps.total);
+    steps.total = checked_add(steps.total, n, op);
+  }
+  require(steps.total == data.size(0), op, "batch_sizes", ErrorKind::Value, "expected a sum of ", data.size(0),
+          " rows, got ", steps.total);
+  require(given_state[0].ndim() == 3, op, "hx", ErrorKind::Shape, "expected shape (", runs, ", batch, hidden), got ",
+          given_state[0].sizes());
+  const std::int64_t batch = sizes.empty() ? given_state[0].size(1) : sizes[0];
+  require(given_weights[1].ndim() == 2 && given_weights[1].size(0) % gates == 0, op, "params", ErrorKind::Shape,
+          "expected w_hh of shape (", gates, " * hidden, hidden), got ", given_weights[1].sizes());
+  const std::int64_t hidden = given_weights[1].size(0) / gates,
+                     state = projected ? given_weights[per_run - 1].size(0) : hidden;
+  check_matrix(op, "hx", given_state[0], {runs, batch, state}, data.dtype());
+  if (lstm) check_matrix(op, "hx", given_state[1], {runs, batch, hidden}, data.dtype());
+
+  Tensor x = data;
+  TensorList last_h, last_c;
+  for (std::int64_t layer = 0; layer < o.num_layers; ++layer) {
+    TensorList outputs;
+    for (std::int64_t direction = 0; direction < directions; ++direction) {
+      const std::int64_t run = layer * directions + direction;
+      const Tensor* w = &given_weights[static_cast<std::size_t>(run) * per_run];
+      Layer in;
+      in[kX] = x;
+      in[kH0] = select(given_state[0], 0, run);
+      if (lstm) in[kC0] = select(given_state[1], 0, run);
+      in[kWih] = w[0];
+      in[kWhh] = w[1];
+      check_matrix(op, "params (w_ih)", w[0], {gates * hidden, x.size(1)}, data.dtype());
+      check_matrix(op, "params (w_hh)", w[1], {gates * hidden, state}, data.dtype());
+      if (o.has_biases) {
+        in[kBih] = w[2];
+        in[kBhh] = w[3];
+        check_matrix(op, "params (b_ih)", w[2], {gates * hidden}, data.dtype());
+        check_matrix(op, "params (b_hh)", w[3], {gates * hidden}, data.dtype());
+      }
+      if (projected) {
+        in[kWhr] = w[plain];
+        check_matrix(op, "params (w_hr)", w[plain], {state, hidden}, data.dtype());
+      }
+      steps.reverse = direction == 1;
+      const TensorList r = run_layer(kind, steps, in);
+      outputs.push_back(r[0]);
+      last_h.push_back(r[1]);
+      if (lstm) last_c.push_back(r[2]);
+    }
+    x = outputs.size() == 1 ? outputs[0] : cat(outputs, 1);
+    if (o.train && o.dropout > 0 && layer + 1 < o.num_layers) x = dropout(x, o.dropout, true, false);
+  }
+  TensorList result{x, stack(last_h, 0)};
+  if (lstm) result.push_back(stack(last_c, 0));
+  return result;
+}
+
+}  // namespace
+
+TensorList rnn_sequence(CellKind kind, const Tensor& input, const TensorList& state, const TensorList& weights,
+                        const RnnOptions& o, bool batch_first) {
+  const char* op = name_of(kind);
+  require(input.ndim() == 3, op, "input", ErrorKind::Shape, "expected 3 dimensions (",
+          batch_first ? "batch, time" : "time, batch", ", features), got shape ", input.sizes());
+  const Tensor x = batch_first ? transpose(input, 0, 1) : input;
+  const std::int64_t steps = x.size(0), batch = x.size(1);
+  require(steps > 0 && batch > 0, op, "input", ErrorKind::Shape,
+          "expected at least one step and one sequence, got shape ", input.sizes());
+  TensorList r = run_network(kind, reshape(x, {steps * batch, x.size(2)}),
+                             std::vector<std::int64_t>(static_cast<std::size_t>(steps), batch), state, weights, o);
+  r[0] = reshape(r[0], {steps, batch, r[0].size(1)});
+  if (batch_first) r[0] = transpose(r[0], 0, 1);
+  return r;
+}
+
+TensorList rnn_packed(CellKind kind, const Tensor& data, const Tensor& batch_sizes, const TensorList& state,
+                      const TensorList& weights, const RnnOptions& o) {
+  const char* op = name_of(kind);
+  require(data.ndim() == 2, op, "data", ErrorKind::Shape, "expected shape (rows, features), got ", data.sizes());
+  require(batch_sizes.ndim() == 1 && batch_sizes.dtype() == DType::Int64 && batch_sizes.numel() > 0, op, "batch_sizes",
+          ErrorKind::Value, "expected a non-empty 1-d int64 tensor, got ", batch_sizes.dtype(), " of shape ",
+          batch_sizes.sizes());
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t i = 0; i < batch_sizes.size(0); ++i) sizes.push_back(item(select(batch_sizes, 0, i)).to_int());
+  return run_network(kind, data, sizes, state, weights, o);
+}
+
+TensorList rnn_cell(CellKind kind, const Tensor& input, const TensorList& state, const Tensor& w_ih, const Tensor& w_hh,
+                    const Tensor& b_ih, const Tensor& b_hh) {
+  const std::string op = std::string(name_of(kind)) + "_cell";
+  require(input.ndim() == 1 || input.ndim() == 2, op, "input", ErrorKind::Shape,
+          "expected shape (batch, features) or (features,), got ", input.sizes());
+  require(b_ih.defined() == b_hh.defined(), op, "b_hh", ErrorKind::Value, "expected both biases or none");
+  const bool single = input.ndim() == 1;
+  TensorList layered;
+  for (const Tensor& s : state) {
+    require(s.ndim() == input.ndim(), op, "hx", ErrorKind::Shape, "expected ", input.ndim(),
+            " dimensions like the input, got shape ", s.sizes());
+    layered.push_back(unsqueeze(single ? unsqueeze(s, 0) : s, 0));
+  }
+  const Tensor x = single ? unsqueeze(input, 0) : input;
+  TensorList weights{w_ih, w_hh};
+  if (b_ih.defined()) weights.insert(weights.end(), {b_ih, b_hh});
+  RnnOptions o;
+  o.has_biases = b_ih.defined();
+  std::vector<std::int64_t> sizes;
+  if (x.size(0) > 0) sizes.push_back(x.size(0));
+  const TensorList r = run_network(kind, x, sizes, layered, weights, o);
+  TensorList out;
+  for (std::size_t i = 1; i < r.size(); ++i) out.push_back(squeeze(r[i], single ? Dims{0, 1} : Dims{0}));
+  return out;
+}
+
+}  // namespace pydlx::ops
