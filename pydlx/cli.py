@@ -34,9 +34,10 @@ def _run_info(args: argparse.Namespace) -> int:
     import pydlx
 
     from . import __config__
+    from .version import __version__
 
     facts: dict[str, Any] = {
-        "version": pydlx.__version__,
+        "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         **_cpu(),

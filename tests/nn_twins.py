@@ -86,14 +86,14 @@ def compare(call_ours, call_theirs, inputs, tolerance, params=((), ())):
             close(a.grad / scale, b.grad / scale, tolerance * 4, f"gradient of {name}")
 
 
-def compare_modules(make, inputs, dtype="float64", train=True, call=None, state=True):
+def compare_modules(make, inputs, dtype="float64", train=True, call=None, tolerance=None):
     """Builds ``make(nn)`` in both libraries and compares everything observable."""
-    mine_dtype, reference_dtype, tolerance = DTYPES[dtype]
+    mine_dtype, reference_dtype, usual = DTYPES[dtype]
+    tolerance = tolerance or usual
     mine, reference = make(pydlx.nn), make(torch.nn)
     same_repr(mine, reference)
     mine, reference = mine.to(mine_dtype).train(train), reference.to(reference_dtype).train(train)
-    if state:
-        load_from(mine, reference)
+    load_from(mine, reference)
     inputs = [a.astype(dtype) if np.issubdtype(a.dtype, np.floating) else a for a in inputs]
     params = (list(mine.named_parameters()), list(reference.named_parameters()))
     assert [n for n, _ in params[0]] == [n for n, _ in params[1]]

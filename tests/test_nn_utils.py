@@ -283,7 +283,7 @@ def test_one_hot():
     for data, classes in ((np.array([5]), 3), (np.array([-1]), -1), (np.zeros(0, dtype=np.int64), -1)):
         with pytest.raises(ValueError, match="one_hot"):
             F.one_hot(ours(data), classes)
-    with pytest.raises(TypeError, match="int64"):
+    with pytest.raises(TypeError, match="integer"):
         F.one_hot(ours(np.array([1.0])))
 
 

@@ -1,9 +1,10 @@
 """What the table of cases cannot express about reductions: subgradients at ties, accuracy of long sums, results of extreme shapes."""
 
 import numpy as np
-import pydlx
 import pytest
 import torch
+
+import pydlx
 
 
 def gradient(T, f, x):

@@ -19,6 +19,7 @@ TYPES = {
     "Tensor": "Tensor",
     "Operand": "Tensor | Number",
     "Tensor[]": "Sequence[Tensor]",
+    "Tensor[*]": "Tensor | Sequence[Tensor]",
     "Number": "Number",
     "int": "builtins.int",
     "float": "builtins.float",

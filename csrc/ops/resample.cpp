@@ -91,12 +91,14 @@ std::int64_t clamped(std::int64_t i, std::int64_t n) { return std::clamp<std::in
 
 MapRef padding_map(std::int64_t n, std::int64_t front, std::int64_t back, const std::string& mode) {
   auto m = std::make_shared<SparseMap>(n);
+  // A circle goes around what negative amounts leave of the axis.
+  const std::int64_t first = std::max<std::int64_t>(0, -front), last = n + std::min<std::int64_t>(0, back);
   for (std::int64_t p = -front; p < n + back; ++p) {
     std::int64_t i = p;
     if (mode == "reflect")
       i = p < 0 ? -p : p >= n ? 2 * (n - 1) - p : p;
     else if (mode == "circular")
-      i = p < 0 ? p + n : p >= n ? p - n : p;
+      i = p < first ? p + (last - first) : p >= last ? p - (last - first) : p;
     m->add(clamped(i, n), 1.0);
     m->end_row();
   }

@@ -17,10 +17,12 @@ from typing import Any
 import pydlx
 
 from .. import Tensor, nn
+from ..autograd import no_grad
 from ..io import load_file, save_file
 from ..nn import functional as F
 from ..optim import AdamW
 from ..optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from ..random import manual_seed
 from ..train import (
     EarlyStopping,
     Mean,
@@ -126,7 +128,7 @@ def evaluate(
 ) -> tuple[float, float, Tensor]:
     """Mean loss, accuracy, and the logits, in evaluation mode and without gradients."""
     model.eval()
-    with pydlx.no_grad():
+    with no_grad():
         logits = model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing).item()
         accuracy = (logits.argmax(1) == labels).to(pydlx.float32).mean().item()
@@ -167,7 +169,7 @@ def run(settings: Settings | None = None) -> Result:
     require("matplotlib", "the digits demo")  # before a minute of training, not after it
     if settings.threads is not None:
         pydlx.set_num_threads(settings.threads)
-    pydlx.manual_seed(settings.seed)
+    manual_seed(settings.seed)
     out = Path(settings.out)
     images, labels = load_digits()
     training, validation, test = stratified_split(labels, (0.7, 0.15), settings.seed)

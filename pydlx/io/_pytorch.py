@@ -165,7 +165,8 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_
 def _rebuild_parameter(data: Any, requires_grad: Any = True, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
         _fail("expected a parameter made of a tensor, got something else")
-    return pydlx.nn.Parameter(data.detach(), requires_grad=requires_grad is True)
+    made: Tensor = pydlx.nn.Parameter(data.detach(), requires_grad=requires_grad is True)
+    return made
 
 
 def _rebuild_subclass(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:

@@ -153,7 +153,7 @@ def load_file(
         OSError: the file cannot be read.
     """
     with open(filename, "rb", buffering=0) as file:
-        return load_from(file, "load_file", device, verify)[0]  # type: ignore[arg-type]
+        return load_from(file, "load_file", device, verify)[0]
 
 
 def load_from(source: Source, op: str, device: Any, verify: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -192,7 +192,7 @@ class safe_open:
         verify: bool = True,
     ) -> None:
         self._device = device
-        self._file: BinaryIO = open(filename, "rb", buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+        self._file: BinaryIO = open(filename, "rb", buffering=0)  # noqa: SIM115
         try:
             self._reader = Reader(self._file, "safe_open", verify)
         except BaseException:

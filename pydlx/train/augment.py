@@ -227,7 +227,8 @@ def _boxes(images: Tensor, height: Tensor, width: Tensor) -> Tensor:
     for size, side, middle in ((rows, height, centre[0] * rows), (columns, width, centre[1] * columns)):
         pixel = arange(size, dtype=float32, device=images.device).reshape(1, -1) + 0.5
         inside.append((pixel - middle).abs() <= side / 2)
-    return (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1)
+    mask: Tensor = (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1)
+    return mask
 
 
 class RandomErasing:

@@ -7,6 +7,13 @@ from ..._C import Tensor, triu_indices
 __all__ = ["cosine_similarity", "pairwise_distance", "pdist"]
 
 
+def _vector_norm(x: Tensor, p: float, dim: int, keepdim: bool = False) -> Tensor:
+    """The p-norm along an axis; degrees without a kernel are composed."""
+    if p in (0, 1, 2, float("inf"), float("-inf")):
+        return x.norm(p, dim, keepdim=keepdim)
+    return x.abs().pow(p).sum(dim, keepdim=keepdim).pow(1.0 / p)
+
+
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """``x1 . x2 / (max(||x1||, eps) * max(||x2||, eps))`` along ``dim``; the shapes broadcast."""
     first = x1 / x1.norm(2, dim, keepdim=True).clamp_min(eps)
@@ -16,7 +23,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
     """``||x1 - x2 + eps||_p`` along the last axis; the shapes broadcast."""
-    return (x1 - x2 + eps).norm(p, -1, keepdim=keepdim)
+    return _vector_norm(x1 - x2 + eps, p, -1, keepdim)
 
 
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
@@ -24,4 +31,4 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     if input.ndim != 2:
         raise ValueError(f"[pdist] input: expected 2 axes, got {input.ndim}")
     i, j = triu_indices(input.shape[0], input.shape[0], 1, device=input.device)
-    return (input[i] - input[j]).norm(p, -1)
+    return _vector_norm(input[i] - input[j], p, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..._C import Tensor, pad
+from ._distance import _vector_norm
 
 __all__ = ["local_response_norm", "normalize"]
 
@@ -26,5 +27,5 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
     """``x / max(||x||_p, eps)`` along ``dim``."""
-    result = input / input.norm(p, dim, keepdim=True).clamp_min(eps)
+    result = input / _vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
     return result if out is None else out.copy_(result)

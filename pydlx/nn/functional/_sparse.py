@@ -1,10 +1,13 @@
-"""Looking bags of rows up in a table."""
+"""Looking rows up in a table, singly and in bags."""
 
 from __future__ import annotations
 
-from ..._C import Tensor, arange, embedding, zeros
+from ..._C import Tensor, arange, zeros
+from ..._C import embedding as _embedding
+from ...autograd import no_grad
+from ._distance import _vector_norm
 
-__all__ = ["embedding_bag"]
+__all__ = ["embedding", "embedding_bag"]
 
 
 def _checked_padding(op: str, padding_idx: int | None, weight: Tensor) -> int | None:
@@ -14,6 +17,44 @@ def _checked_padding(op: str, padding_idx: int | None, weight: Tensor) -> int | 
     if not -rows <= padding_idx < rows:
         raise ValueError(f"[{op}] padding_idx: expected within {rows} rows, got {padding_idx}")
     return padding_idx % rows
+
+
+def _renorm(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:
+    """Shrinks the looked-up rows of ``weight`` in place so that none is longer than ``max_norm``."""
+    with no_grad():
+        index = indices.reshape(-1)
+        rows = weight.detach().index_select(0, index)
+        length = _vector_norm(rows, norm_type, 1, keepdim=True)
+        weight.detach().index_copy_(0, index, rows * (max_norm / (length + 1e-7)).clamp_max(1.0))
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Rows ``weight[input]``.
+
+    Args:
+        input: integers of any shape.
+        weight: shape ``(rows, features)``.
+        padding_idx: a row whose gradient stays zero. Default: none.
+        max_norm: rows longer than this are first shrunk **in place**. Default: none.
+        norm_type: the p of that norm. Default: 2.
+        scale_grad_by_freq: divide a row's gradient by how often it was looked up. Default: ``False``.
+        sparse: accepted; gradients are dense all the same.
+
+    Returns:
+        Shape ``(*input.shape, features)``.
+    """
+    padding_idx = _checked_padding("embedding", padding_idx, weight)
+    if max_norm is not None:
+        _renorm(weight, input, max_norm, norm_type)
+    return _embedding(input, weight, padding_idx, None, 2.0, scale_grad_by_freq, False)
 
 
 def embedding_bag(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..._C import Tensor, empty, zeros
-from .. import functional as F
+from ..._C import Tensor, empty, gru_cell, lstm_cell, rnn_relu_cell, rnn_tanh_cell, zeros
 from .. import init
 from ..parameter import Parameter
 from .module import Module
@@ -98,8 +97,8 @@ class RNNCell(RNNCellBase):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """``(N, input_size)`` and ``(N, hidden_size)`` to ``(N, hidden_size)``; N may be missing."""
         x, (h,), batched = self._prepared(input, [hx])
-        total = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        out = total.tanh() if self.nonlinearity == "tanh" else total.relu()
+        step = rnn_tanh_cell if self.nonlinearity == "tanh" else rnn_relu_cell
+        out = step(x, h, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return out if batched else out.squeeze(0)
 
 
@@ -116,10 +115,7 @@ class LSTMCell(RNNCellBase):
         if hx is not None and len(hx) != 2:
             raise ValueError(f"[LSTMCell] hx: expected a pair (h, c), got {len(hx)} tensors")
         x, (h, c), batched = self._prepared(input, [None, None] if hx is None else list(hx))
-        total = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        i, f, g, o = total.chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        h, c = lstm_cell(x, [h, c], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
 
@@ -134,10 +130,5 @@ class GRUCell(RNNCellBase):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """``(N, input_size)`` and ``(N, hidden_size)`` to ``(N, hidden_size)``; N may be missing."""
         x, (h,), batched = self._prepared(input, [hx])
-        from_input = F.linear(x, self.weight_ih, self.bias_ih).chunk(3, 1)
-        from_state = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, 1)
-        r = (from_input[0] + from_state[0]).sigmoid()
-        z = (from_input[1] + from_state[1]).sigmoid()
-        n = (from_input[2] + r * from_state[2]).tanh()
-        out = n + z * (h - n)
+        out = gru_cell(x, h, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return out if batched else out.squeeze(0)

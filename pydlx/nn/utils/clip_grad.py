@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..._C import Tensor, stack
 from ..._namespace import tensor
 from ...autograd import no_grad
+from ..functional._distance import _vector_norm
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -37,9 +38,10 @@ def get_total_norm(
     if not items:
         return tensor(0.0)
     with no_grad():
-        norms = [item.detach().norm(norm_type) for item in items]
+        norms = [_vector_norm(item.detach().reshape(-1), norm_type, 0) for item in items]
         first = norms[0]
-        total = stack([norm.to(device=first.device, dtype=first.dtype) for norm in norms]).norm(norm_type)
+        total = stack([norm.to(device=first.device, dtype=first.dtype) for norm in norms])
+        total = _vector_norm(total, norm_type, 0)
     if error_if_nonfinite and not bool(total.isfinite()):
         raise RuntimeError(
             f"[get_total_norm] tensors: expected a finite norm of order {norm_type}, got {float(total)}; "

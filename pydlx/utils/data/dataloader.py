@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ... import Generator, Tensor, get_rng_state, set_rng_state
+from ... import Generator, Tensor
+from ...random import get_rng_state, set_rng_state
 from .collate import default_collate, default_convert
 from .dataset import Dataset, IterableDataset
 from .fetch import Fetcher
@@ -110,7 +111,7 @@ class DataLoader:
         self.timeout = timeout
         self.worker_init_fn = worker_init_fn
         self.multiprocessing_context = multiprocessing_context
-        self.generator = generator
+        self.generator: Any = generator
         self.prefetch_factor = 2 if prefetch_factor is None and num_workers > 0 else prefetch_factor
         self.persistent_workers = persistent_workers
         self.in_order = in_order
@@ -130,7 +131,7 @@ class DataLoader:
             if self.batch_size is None:
                 return count
             return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
-        return len(self._index_sampler)  # type: ignore[arg-type]
+        return len(self._index_sampler)
 
     @property
     def _index_sampler(self) -> Any:

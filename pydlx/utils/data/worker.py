@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ... import manual_seed, set_num_threads
+from ..._C import set_num_threads
+from ...random import manual_seed
 from .fetch import Fetcher, WorkerInfo, become_worker
 from .transport import receive, send
 
