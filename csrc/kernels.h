@@ -1,6 +1,6 @@
 // The only contract between ops and backends: plain-data arguments and tables of function pointers, grouped in families
-// (kernels/<family>.h). Kernels never throw and never allocate tensors; the ops have checked all geometry. A backend fills the entries it
-// has; asking for a missing one raises a uniform error (see ops/dispatch.h).
+// (kernels/<family>.h). Kernels never throw and never allocate tensors; the ops have checked all geometry. A backend
+// fills the entries it has; asking for a missing one raises a uniform error (see ops/dispatch.h).
 //
 // A table finds a family by its type, so a new family edits no central file and recompiles nothing but its own users.
 #pragma once

@@ -148,7 +148,14 @@ def test_augmented_assignment(key):
 def test_numpy_keys_are_taken_directly():
     x, _ = tensors()
     # Nested lists mean arrays, as in NumPy.
-    for key in (np.array([0, 2]), (slice(None), np.array([1, 1])), MASK, (MASK[:, 0], 2), np.array([3, 2, 1])[::-1], [[0, 2], [1, 1]]):
+    for key in (
+        np.array([0, 2]),
+        (slice(None), np.array([1, 1])),
+        MASK,
+        (MASK[:, 0], 2),
+        np.array([3, 2, 1])[::-1],
+        [[0, 2], [1, 1]],
+    ):
         assert np.array_equal(x[key].numpy(), data()[key])
 
 

@@ -164,12 +164,8 @@ def test_ranges():
 def test_multinomial():
     w = pydlx.from_numpy(np.array([[1.0, 2, 0, 5], [0, 0, 3, 0]], np.float32))
     x = pydlx.multinomial(w, 40_000, replacement=True, generator=generator(1)).numpy()
-    assert (
-        np.allclose(np.bincount(x[0], minlength=4) / 40_000, [0.125, 0.25, 0, 0.625], atol=0.01)
-    )
-    assert (
-        (x[1] == 2).all()
-    )
+    assert np.allclose(np.bincount(x[0], minlength=4) / 40_000, [0.125, 0.25, 0, 0.625], atol=0.01)
+    assert (x[1] == 2).all()
     first = [pydlx.multinomial(w[0], 3, generator=generator(s)).numpy() for s in range(2000)]
     assert all(sorted(f) == [0, 1, 3] for f in first)
     assert abs(np.mean([f[0] == 3 for f in first]) - 0.625) < 0.05

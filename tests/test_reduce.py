@@ -55,7 +55,9 @@ def test_every_set_of_axes(shape):
         axes = tuple(i for i in range(len(shape)) if bits >> i & 1)
         np.testing.assert_allclose(t.sum(axes).numpy(), u.sum(axes).numpy(), rtol=1e-12, atol=1e-12)
         np.testing.assert_array_equal(t.amax(axes, keepdim=True).numpy(), u.amax(axes, keepdim=True).numpy())
-        np.testing.assert_allclose(t.var(axes, correction=0).numpy(), u.var(axes, correction=0).numpy(), rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(
+            t.var(axes, correction=0).numpy(), u.var(axes, correction=0).numpy(), rtol=1e-11, atol=1e-13
+        )
 
 
 def test_integer_sums_wrap():

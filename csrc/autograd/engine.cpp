@@ -8,8 +8,8 @@ namespace pydlx {
 
 namespace {
 
-// State of one node during one backward pass. Kept in a map of the pass, not in the node: several passes (threads, nested calls)
-// may walk overlapping graphs at the same time.
+// State of one node during one backward pass. Kept in a map of the pass, not in the node: several passes (threads,
+// nested calls) may walk overlapping graphs at the same time.
 struct NodeState {
   Node* node = nullptr;
   std::uint32_t pending = 0;  // edges from unfinished nodes
@@ -18,7 +18,8 @@ struct NodeState {
   std::vector<Tensor> grads;  // one per output of the node
 };
 
-// Open addressing, pointer keys, no erasure. States live in a deque-like vector of indices so that references stay cheap to move.
+// Open addressing, pointer keys, no erasure. States live in a deque-like vector of indices so that references stay
+// cheap to move.
 class StateMap {
  public:
   StateMap() : slots_(64, 0) {}
@@ -54,8 +55,8 @@ class StateMap {
   std::vector<NodeState> states_;
 };
 
-// Marks a node as being run. Another thread may finish a pass over the same node meanwhile (kernels give up the interpreter lock), and must
-// not free what this one is reading.
+// Marks a node as being run. Another thread may finish a pass over the same node meanwhile (kernels give up the
+// interpreter lock), and must not free what this one is reading.
 class Running {
  public:
   explicit Running(Node& n) : node_(n) { ++node_.running; }
@@ -88,8 +89,8 @@ class Pass {
     TensorList seeds;
     for (std::size_t i = 0; i < roots.size(); ++i) seeds.push_back(seed(op, roots[i], grads[i]));
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      require(inputs[i].requires_grad(), op, "inputs", ErrorKind::Gradient, "expected tensors that require gradients; number ", i,
-              " does not");
+      require(inputs[i].requires_grad(), op, "inputs", ErrorKind::Gradient,
+              "expected tensors that require gradients; number ", i, " does not");
       Edge e = gradient_edge(inputs[i]);
       wanted_.push_back(e);
       captures_.push_back({e.node.get(), e.input_nr, i, &inputs[i]});
@@ -118,7 +119,8 @@ class Pass {
  private:
   Edge root_edge(const char* op, const Tensor& root) {
     require(root.requires_grad(), op, "tensor", ErrorKind::Gradient,
-            "expected a tensor that requires grad and has a grad_fn; this one was computed without recording (no input requires a "
+            "expected a tensor that requires grad and has a grad_fn; this one was computed without recording (no input "
+            "requires a "
             "gradient, or no_grad was active)");
     return gradient_edge(root);
   }
@@ -156,15 +158,16 @@ class Pass {
     }
   }
 
-  // With explicit inputs only nodes on a path to one of them run. Depth-first order is not topological, so iterate over nodes from
-  // oldest to newest: edges always point to older nodes, leaves first.
+  // With explicit inputs only nodes on a path to one of them run. Depth-first order is not topological, so iterate over
+  // nodes from oldest to newest: edges always point to older nodes, leaves first.
   void mark_needed() {
     std::sort(order_.begin(), order_.end(), [](Node* a, Node* b) {
       const bool la = a->is_accumulator(), lb = b->is_accumulator();
       return la != lb ? la : a->sequence < b->sequence;
     });
     for (Node* n : order_) {
-      const bool wanted = std::any_of(captures_.begin(), captures_.end(), [&](const Capture& c) { return c.node == n; });
+      const bool wanted =
+          std::any_of(captures_.begin(), captures_.end(), [&](const Capture& c) { return c.node == n; });
       bool needed = wanted;
       for (Edge& e : n->edges())
         if (e.node && states_[states_.index(e.node.get())].needed) needed = true;
@@ -217,7 +220,8 @@ class Pass {
         if (edges[i].node && states_[states_.index(edges[i].node.get())].needed) needed[i] = any_needed = true;
       if (any_needed) {
         require(!n->released, n->name, "", ErrorKind::Gradient,
-                "trying to go backward through the graph a second time; its saved tensors have been freed. Pass retain_graph=True "
+                "trying to go backward through the graph a second time; its saved tensors have been freed. Pass "
+                "retain_graph=True "
                 "to the first backward");
         Backward bw(*n, grads, results, needed, options_.create_graph);
         const Running running(*n);
@@ -236,7 +240,8 @@ class Pass {
     }
   }
 
-  // A leaf's tensor hooks run where its gradient is complete: in the accumulator, or here when the gradient is only captured.
+  // A leaf's tensor hooks run where its gradient is complete: in the accumulator, or here when the gradient is only
+  // captured.
   Tensor captured_gradient(const Tensor& g, const Tensor& input) {
     const auto& meta = input.impl()->meta;
     return g.defined() && meta && meta->leaf_hooks && is_leaf(input) ? meta->leaf_hooks->run(g) : g;
@@ -292,7 +297,8 @@ void run_backward(const TensorList& roots, const TensorList& grads, const Tensor
   Pass(options, true).run(roots, grads, inputs);
 }
 
-TensorList run_grad(const TensorList& roots, const TensorList& grads, const TensorList& inputs, BackwardOptions options) {
+TensorList run_grad(const TensorList& roots, const TensorList& grads, const TensorList& inputs,
+                    BackwardOptions options) {
   return Pass(options, false).run(roots, grads, inputs);
 }
 

@@ -9,11 +9,13 @@ struct BackwardOptions {
   bool create_graph = false;
 };
 
-// Adds the gradients of sum_i <roots[i], grads[i]> to the `.grad` of every leaf that requires one; when `inputs` is not empty, only
-// to those tensors. An undefined grads[i] means 1 for a root with one element.
+// Adds the gradients of sum_i <roots[i], grads[i]> to the `.grad` of every leaf that requires one; when `inputs` is not
+// empty, only to those tensors. An undefined grads[i] means 1 for a root with one element.
 void run_backward(const TensorList& roots, const TensorList& grads, const TensorList& inputs, BackwardOptions options);
 
-// Returns the gradients with respect to `inputs` and leaves every `.grad` alone. Unreached inputs give undefined tensors.
-TensorList run_grad(const TensorList& roots, const TensorList& grads, const TensorList& inputs, BackwardOptions options);
+// Returns the gradients with respect to `inputs` and leaves every `.grad` alone. Unreached inputs give undefined
+// tensors.
+TensorList run_grad(const TensorList& roots, const TensorList& grads, const TensorList& inputs,
+                    BackwardOptions options);
 
 }  // namespace pydlx

@@ -21,12 +21,13 @@ struct HookList {
 };
 
 struct AutogradMeta {
-  Ref<Node> grad_fn;             // null for leaves
-  std::uint32_t output_nr = 0;   // which output of grad_fn this tensor is
+  Ref<Node> grad_fn;            // null for leaves
+  std::uint32_t output_nr = 0;  // which output of grad_fn this tensor is
   Tensor grad;
-  Node* accumulator = nullptr;   // weak; the node keeps the tensor alive, not the other way round
+  Node* accumulator = nullptr;     // weak; the node keeps the tensor alive, not the other way round
   std::uint32_t view_version = 0;  // storage version at which grad_fn of a view was last valid
-  bool made_without_grad = false;  // view created in no_grad or from a multi-output op: in-place with gradients is refused
+  bool made_without_grad =
+      false;  // view created in no_grad or from a multi-output op: in-place with gradients is refused
   bool retains_grad = false;
   std::unique_ptr<HookList> leaf_hooks;       // tensor hooks of a leaf, run before accumulation
   std::unique_ptr<HookList> post_accumulate;  // run after accumulation, argument is the tensor itself

@@ -35,7 +35,8 @@ class GradModeGuard {
   bool previous_;
 };
 
-// Anomaly mode (process-wide): nodes remember the Python line that made them, and every op checks its result for NaN/Inf.
+// Anomaly mode (process-wide): nodes remember the Python line that made them, and every op checks its result for
+// NaN/Inf.
 bool anomaly_enabled() noexcept;
 void set_anomaly(bool on, bool check_nan) noexcept;
 bool anomaly_checks_nan() noexcept;

@@ -65,7 +65,8 @@ Tensor HookList::run(Tensor grad) const {
   return grad;
 }
 
-// ---- saved tensors ---------------------------------------------------------------------------------------------------------------
+// ---- saved tensors
+// ---------------------------------------------------------------------------------------------------------------
 
 Saved::Saved(const Tensor& t) : version_(t.version()) {
   require(!t.impl()->inference, "save", "", ErrorKind::Gradient,
@@ -89,10 +90,12 @@ Tensor Saved::get(const Backward& bw) const {
   const Storage& s = *impl_->storage;
   if (s.version != version_) [[unlikely]] {
     fail(bw.node.name, "", ErrorKind::Gradient, "a ", impl_->dtype, " tensor of shape ", impl_->sizes,
-         " needed for the gradient", bw.node.site ? " (recorded at " + describe_callsite(bw.node.site) + ")" : std::string(),
+         " needed for the gradient",
+         bw.node.site ? " (recorded at " + describe_callsite(bw.node.site) + ")" : std::string(),
          " was modified by an in-place operation: ", s.last_writer ? s.last_writer : "unknown",
-         s.last_write_site ? " (at " + describe_callsite(s.last_write_site) + ")" : std::string(), "; expected version ",
-         std::size_t{version_}, ", got ", std::size_t{s.version}, ". Use the out-of-place form or clone() before changing it");
+         s.last_write_site ? " (at " + describe_callsite(s.last_write_site) + ")" : std::string(),
+         "; expected version ", std::size_t{version_}, ", got ", std::size_t{s.version},
+         ". Use the out-of-place form or clone() before changing it");
   }
   if (kind_ == Kind::leaf || !GradMode::enabled()) return Tensor(impl_);
   const Ref<Node> source = kind_ == Kind::output ? Ref<Node>(&bw.node) : grad_fn_;
@@ -102,7 +105,8 @@ Tensor Saved::get(const Backward& bw) const {
   return t;
 }
 
-// ---- leaves ----------------------------------------------------------------------------------------------------------------------
+// ---- leaves
+// ----------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -120,8 +124,8 @@ struct AccumulateGrad final : Node {
     if (!g.defined()) return;
     AutogradMeta& m = *variable->meta;
     const Tensor self{Ref<TensorImpl>(variable.get())};
-    require(g.sizes() == self.sizes(), "backward", "", ErrorKind::Gradient, "expected a gradient of shape ", self.sizes(),
-            " for the leaf, got ", g.sizes());
+    require(g.sizes() == self.sizes(), "backward", "", ErrorKind::Gradient, "expected a gradient of shape ",
+            self.sizes(), " for the leaf, got ", g.sizes());
     if (m.leaf_hooks) g = m.leaf_hooks->run(std::move(g));
     if (!m.grad.defined()) {
       // Take the buffer over when nobody else can see it; otherwise copy, so that .grad never aliases another tensor.
@@ -214,7 +218,8 @@ bool any_requires_grad(const TensorList& ts) {
   return false;
 }
 
-// ---- in-place changes ------------------------------------------------------------------------------------------------------------
+// ---- in-place changes
+// ------------------------------------------------------------------------------------------------------------
 
 void check_inplace(const Tensor& t, const char* op) {
   const TensorImpl& impl = *t.impl();
@@ -226,24 +231,29 @@ void check_inplace(const Tensor& t, const char* op) {
           "inference tensors may only be changed inside inference_mode; clone it first");
   if (impl.requires_grad && is_leaf(t) && !impl.base)
     fail(op, "input", ErrorKind::Gradient,
-         "a leaf tensor that requires grad is being changed in place; wrap the change in no_grad(), or use the out-of-place form");
+         "a leaf tensor that requires grad is being changed in place; wrap the change in no_grad(), or use the "
+         "out-of-place form");
   if (impl.base) {
     const Tensor base(impl.base);
     if (base.requires_grad() && is_leaf(base))
       fail(op, "input", ErrorKind::Gradient,
-           "a view of a leaf tensor that requires grad is being changed in place; wrap the change in no_grad(), or clone() first");
+           "a view of a leaf tensor that requires grad is being changed in place; wrap the change in no_grad(), or "
+           "clone() first");
     if (impl.meta && impl.meta->made_without_grad && impl.requires_grad)
       fail(op, "input", ErrorKind::Gradient,
-           "this view came from no_grad mode or from an op with several outputs, so it cannot be changed in place while gradients "
+           "this view came from no_grad mode or from an op with several outputs, so it cannot be changed in place "
+           "while gradients "
            "are recorded; use the out-of-place form");
   }
 }
 
 namespace {
 
-// Gradient of "write into a window of the base": the window's gradient goes through the in-place op, the rest passes unchanged.
+// Gradient of "write into a window of the base": the window's gradient goes through the in-place op, the rest passes
+// unchanged.
 struct CopySlices final : Node {
-  CopySlices(Ref<Node> inner, Dims base_sizes, Dims base_strides, std::int64_t base_offset, Dims sizes, Dims strides, std::int64_t offset)
+  CopySlices(Ref<Node> inner, Dims base_sizes, Dims base_strides, std::int64_t base_offset, Dims sizes, Dims strides,
+             std::int64_t offset)
       : Node(inner->name),
         inner(std::move(inner)),
         base_sizes(std::move(base_sizes)),
@@ -291,7 +301,8 @@ void set_history_inplace(Tensor& changed, const Ref<Node>& node) {
   }
   Tensor base(impl.base);
   // Edge 0 of every in-place node is the changed tensor itself; it is rerouted to the base's history.
-  Ref<Node> slices(new CopySlices(node, base.sizes(), base.strides(), base.offset(), impl.sizes, impl.strides, impl.offset));
+  Ref<Node> slices(
+      new CopySlices(node, base.sizes(), base.strides(), base.offset(), impl.sizes, impl.strides, impl.offset));
   slices->set_edge_count(node->edge_count());
   for (std::size_t i = 1; i < node->edge_count(); ++i) slices->edge_begin()[i] = node->edges()[i];
   slices->edge_begin()[0] = gradient_edge(base);
@@ -304,7 +315,8 @@ void set_history_inplace(Tensor& changed, const Ref<Node>& node) {
   impl.requires_grad = true;
 }
 
-// ---- hooks -----------------------------------------------------------------------------------------------------------------------
+// ---- hooks
+// -----------------------------------------------------------------------------------------------------------------------
 
 namespace {
 HookList& hooks_of(const Tensor& t) {
@@ -345,7 +357,8 @@ void retain_grad(const Tensor& t) {
   AutogradMeta& m = autograd_meta(t);
   if (is_leaf(t) || m.retains_grad) return;
   m.retains_grad = true;
-  // The hook lives on the node, the node may outlive the tensor: hold the tensor weakly through a promotion that can fail.
+  // The hook lives on the node, the node may outlive the tensor: hold the tensor weakly through a promotion that can
+  // fail.
   TensorImpl* weak = t.impl();
   hooks_of(t).add([weak, guard = m.alive_token()](const Tensor& g) -> Tensor {
     if (guard.expired() || !weak->try_retain()) return {};

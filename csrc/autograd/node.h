@@ -1,5 +1,6 @@
-// The recorded graph. A node is one executed op: it knows the nodes its inputs came from and how to turn the gradient of its outputs
-// into gradients of its inputs. Ops create nodes with `record`, giving the backward formula as a lambda next to the forward code.
+// The recorded graph. A node is one executed op: it knows the nodes its inputs came from and how to turn the gradient
+// of its outputs into gradients of its inputs. Ops create nodes with `record`, giving the backward formula as a lambda
+// next to the forward code.
 #pragma once
 #include <array>
 #include <concepts>
@@ -22,7 +23,7 @@ namespace pydlx {
 class Backward;
 
 struct Edge {
-  Ref<Node> node;             // null: this input needs no gradient
+  Ref<Node> node;              // null: this input needs no gradient
   std::uint32_t input_nr = 0;  // which output of `node` the input was
 };
 
@@ -50,14 +51,14 @@ struct Node : RefCounted {
   void set_edges(std::span<const Tensor* const> inputs);
   void set_edge_count(std::size_t n);
 
-  const char* name;              // "mul"; Python shows "MulBackward"
-  std::uint64_t sequence;        // newer nodes have larger numbers
+  const char* name;        // "mul"; Python shows "MulBackward"
+  std::uint64_t sequence;  // newer nodes have larger numbers
   std::uint32_t output_count = 1;
   bool released = false;
   std::uint32_t running = 0;  // passes inside apply right now: saved tensors are freed when the last one leaves
   CallSite site;
   std::unique_ptr<NodeHooks> hooks;
-  void* python = nullptr;        // borrowed Python wrapper
+  void* python = nullptr;  // borrowed Python wrapper
 
  private:
   static constexpr std::size_t kInline = 3;
@@ -72,7 +73,8 @@ void destroy(Node* n) noexcept;
 // What a node sees while it runs.
 class Backward {
  public:
-  Backward(Node& node, std::vector<Tensor>& grads, std::vector<Tensor>& results, std::span<const char> needed, bool create_graph)
+  Backward(Node& node, std::vector<Tensor>& grads, std::vector<Tensor>& results, std::span<const char> needed,
+           bool create_graph)
       : node(node), create_graph(create_graph), grads_(grads), results_(results), needed_(needed) {}
 
   Node& node;
@@ -92,8 +94,9 @@ class Backward {
   std::span<const char> needed_;
 };
 
-// A tensor kept for backward. `get` checks that it was not changed in place since. Except for leaves it keeps a plain view plus the
-// place in the graph, never the tensor object itself: an in-place op would otherwise own itself through its own history.
+// A tensor kept for backward. `get` checks that it was not changed in place since. Except for leaves it keeps a plain
+// view plus the place in the graph, never the tensor object itself: an in-place op would otherwise own itself through
+// its own history.
 class Saved {
  public:
   Saved() = default;
@@ -135,11 +138,12 @@ struct LambdaNode final : Node {
 void set_history(Tensor& output, const Ref<Node>& node, std::uint32_t output_nr = 0);
 // Attaches `node` to a tensor that was just changed in place; rewrites the history of its base when it is a view.
 void set_history_inplace(Tensor& changed, const Ref<Node>& node);
-// Refuses in-place changes that autograd forbids (leaf that requires grad, view of such a leaf, ...). Call before writing.
+// Refuses in-place changes that autograd forbids (leaf that requires grad, view of such a leaf, ...). Call before
+// writing.
 void check_inplace(const Tensor& t, const char* op);
 
-// Records `backward` as the gradient of `output` with respect to `inputs` (see Backward for what it may do). The caller has checked
-// any_requires_grad, so nothing is saved in vain; the lambda captures what it needs through save().
+// Records `backward` as the gradient of `output` with respect to `inputs` (see Backward for what it may do). The caller
+// has checked any_requires_grad, so nothing is saved in vain; the lambda captures what it needs through save().
 template <std::invocable<Backward&> F>
 Ref<Node> make_node(const char* name, std::span<const Tensor* const> inputs, F backward) {
   Ref<Node> node(new LambdaNode<F>(name, std::move(backward)));

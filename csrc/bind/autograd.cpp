@@ -51,7 +51,8 @@ GradHook python_hook(py::object f) {
   return [f = std::move(f)](const Tensor& g) -> Tensor {
     const py::object r = f(py::reinterpret_steal<py::object>(wrap(g)));
     if (r.is_none()) return {};
-    require(is_tensor(r.ptr()), "hook", "", ErrorKind::Type, "expected a hook to return a tensor or None, got ", Py_TYPE(r.ptr())->tp_name);
+    require(is_tensor(r.ptr()), "hook", "", ErrorKind::Type, "expected a hook to return a tensor or None, got ",
+            Py_TYPE(r.ptr())->tp_name);
     return as_tensor(r.ptr());
   };
 }
@@ -72,7 +73,8 @@ void init_autograd(PyObject* module) {
                                py::tuple t(n.node->edge_count());
                                for (std::size_t i = 0; i < t.size(); ++i) {
                                  const Edge& e = n.node->edges()[i];
-                                 t[i] = py::make_tuple(py::reinterpret_steal<py::object>(wrap_node(e.node)), e.input_nr);
+                                 t[i] =
+                                     py::make_tuple(py::reinterpret_steal<py::object>(wrap_node(e.node)), e.input_nr);
                                }
                                return t;
                              })
@@ -86,7 +88,8 @@ void init_autograd(PyObject* module) {
                const py::object r = f(in);
                if (r.is_none()) return;
                TensorList replaced = tensors_from(r, true, "prehook", "result");
-               require(replaced.size() == g.size(), "prehook", "", ErrorKind::Value, "expected ", g.size(), " gradients, got ", replaced.size());
+               require(replaced.size() == g.size(), "prehook", "", ErrorKind::Value, "expected ", g.size(),
+                       " gradients, got ", replaced.size());
                g = replaced;
              });
            })
@@ -100,7 +103,8 @@ void init_autograd(PyObject* module) {
                const py::object r = f(a, b);
                if (r.is_none()) return;
                TensorList replaced = tensors_from(r, true, "hook", "result");
-               require(replaced.size() == in.size(), "hook", "", ErrorKind::Value, "expected ", in.size(), " gradients, got ", replaced.size());
+               require(replaced.size() == in.size(), "hook", "", ErrorKind::Value, "expected ", in.size(),
+                       " gradients, got ", replaced.size());
                in = replaced;
              });
            })
@@ -116,20 +120,23 @@ void init_autograd(PyObject* module) {
   m.def("_anomaly_enabled", &anomaly_enabled);
   m.def("_anomaly_checks_nan", &anomaly_checks_nan);
   m.def("_backward", [](py::handle roots, py::handle grads, bool retain_graph, bool create_graph, py::handle inputs) {
-    TensorList r = tensors_from(roots, false, "backward", "tensors"), g = tensors_from(grads, true, "backward", "grad_tensors");
+    TensorList r = tensors_from(roots, false, "backward", "tensors"),
+               g = tensors_from(grads, true, "backward", "grad_tensors");
     if (g.empty()) g.resize(r.size());
     run_backward(r, g, tensors_from(inputs, false, "backward", "inputs"), {retain_graph, create_graph});
   });
   m.def("_grad", [](py::handle roots, py::handle inputs, py::handle grads, bool retain_graph, bool create_graph) {
     TensorList r = tensors_from(roots, false, "grad", "outputs"), g = tensors_from(grads, true, "grad", "grad_outputs");
     if (g.empty()) g.resize(r.size());
-    const TensorList result = run_grad(r, g, tensors_from(inputs, false, "grad", "inputs"), {retain_graph, create_graph});
+    const TensorList result =
+        run_grad(r, g, tensors_from(inputs, false, "grad", "inputs"), {retain_graph, create_graph});
     py::tuple t(result.size());
     for (std::size_t i = 0; i < result.size(); ++i) t[i] = py::reinterpret_steal<py::object>(wrap(result[i]));
     return t;
   });
   m.def("_add_hook", [](const Tensor& t, py::object f) { return add_tensor_hook(t, python_hook(std::move(f))); });
-  m.def("_add_post_accumulate_hook", [](const Tensor& t, py::object f) { return add_post_accumulate_hook(t, python_hook(std::move(f))); });
+  m.def("_add_post_accumulate_hook",
+        [](const Tensor& t, py::object f) { return add_post_accumulate_hook(t, python_hook(std::move(f))); });
   m.def("_remove_hook", &remove_tensor_hook);
   m.def("_retain_grad", &retain_grad);
 }

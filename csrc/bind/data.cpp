@@ -17,18 +17,21 @@ bool is_sequence(PyObject* o) { return PyList_Check(o) || PyTuple_Check(o); }
 
 // range, arrays of the array module and other sequences are turned into lists first; strings are not data.
 bool is_other_sequence(PyObject* o) {
-  return PySequence_Check(o) && !PyUnicode_Check(o) && !PyBytes_Check(o) && !PyByteArray_Check(o) && !PyDict_Check(o) && !is_tensor(o);
+  return PySequence_Check(o) && !PyUnicode_Check(o) && !PyBytes_Check(o) && !PyByteArray_Check(o) && !PyDict_Check(o) &&
+         !is_tensor(o);
 }
 
 [[noreturn]] void not_a_number(PyObject* o) {
   if (PyComplex_Check(o))
-    fail("tensor", "data", ErrorKind::DType, "complex numbers are not supported; keep the real and imaginary parts as two tensors");
-  fail("tensor", "data", ErrorKind::Type, "expected numbers, nested lists of numbers, arrays or tensors, got ", Py_TYPE(o)->tp_name);
+    fail("tensor", "data", ErrorKind::DType,
+         "complex numbers are not supported; keep the real and imaginary parts as two tensors");
+  fail("tensor", "data", ErrorKind::Type, "expected numbers, nested lists of numbers, arrays or tensors, got ",
+       Py_TYPE(o)->tp_name);
 }
 
 struct Parser {
   Dims sizes;
-  int category = 0;          // 0 bool, 1 int, 2 float
+  int category = 0;            // 0 bool, 1 int, 2 float
   DType widest = DType::Bool;  // of tensors and NumPy scalars met as elements
   bool typed = false;
   DType dtype = DType::Bool;
@@ -44,7 +47,8 @@ struct Parser {
       if (!is_sequence(o)) break;
       const Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
       sizes.push_back(n);
-      require(sizes.ndim() <= kMaxDims, "tensor", "data", ErrorKind::Shape, "expected lists nested at most ", kMaxDims, " deep");
+      require(sizes.ndim() <= kMaxDims, "tensor", "data", ErrorKind::Shape, "expected lists nested at most ", kMaxDims,
+              " deep");
       if (n == 0) break;
       o = PySequence_Fast_ITEMS(o)[0];
     }
@@ -66,20 +70,21 @@ struct Parser {
     if (depth < sizes.ndim() && is_sequence(o)) {
       const Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
       if (n != sizes[depth]) ragged(depth, n);
-      for (Py_ssize_t i = 0; i < n && i < PySequence_Fast_GET_SIZE(o); ++i) scan(PySequence_Fast_ITEMS(o)[i], depth + 1);
+      for (Py_ssize_t i = 0; i < n && i < PySequence_Fast_GET_SIZE(o); ++i)
+        scan(PySequence_Fast_ITEMS(o)[i], depth + 1);
       return;
     }
     if (is_tensor(o)) {
       const Tensor t = as_tensor(o);
-      require(t.ndim() == sizes.ndim() - depth, "tensor", "data", ErrorKind::Value, "expected a tensor of ", sizes.ndim() - depth,
-              " dimensions at depth ", depth, ", got shape ", t.sizes());
+      require(t.ndim() == sizes.ndim() - depth, "tensor", "data", ErrorKind::Value, "expected a tensor of ",
+              sizes.ndim() - depth, " dimensions at depth ", depth, ", got shape ", t.sizes());
       for (int i = 0; i < t.ndim(); ++i)
         if (t.sizes()[i] != sizes[depth + i]) ragged(depth + i, t.sizes()[i]);
       return note(t.dtype());
     }
     if (depth != sizes.ndim() || is_sequence(o))
-      fail("tensor", "data", ErrorKind::Value, "expected a list of length ", depth < sizes.ndim() ? sizes[depth] : 0, " at dimension ", depth,
-           ", got ", Py_TYPE(o)->tp_name, "; lists must not be ragged");
+      fail("tensor", "data", ErrorKind::Value, "expected a list of length ", depth < sizes.ndim() ? sizes[depth] : 0,
+           " at dimension ", depth, ", got ", Py_TYPE(o)->tp_name, "; lists must not be ragged");
     if (PyBool_Check(o)) return;
     if (PyLong_Check(o)) {
       category = std::max(category, 1);
@@ -112,12 +117,20 @@ struct Parser {
     if (t == DType::Int64 || t == DType::Bool || is_floating(t)) return;
     std::int64_t low = 0, high = 0;
     switch (t) {
-      case DType::UInt8: high = 255; break;
-      case DType::Int8: low = -128, high = 127; break;
-      case DType::Int16: low = -32768, high = 32767; break;
-      default: low = std::numeric_limits<std::int32_t>::min(), high = std::numeric_limits<std::int32_t>::max();
+      case DType::UInt8:
+        high = 255;
+        break;
+      case DType::Int8:
+        low = -128, high = 127;
+        break;
+      case DType::Int16:
+        low = -32768, high = 32767;
+        break;
+      default:
+        low = std::numeric_limits<std::int32_t>::min(), high = std::numeric_limits<std::int32_t>::max();
     }
-    require(v >= low && v <= high, "tensor", "data", ErrorKind::Value, "expected integers in [", low, ", ", high, "] for ", t, ", got ", v);
+    require(v >= low && v <= high, "tensor", "data", ErrorKind::Value, "expected integers in [", low, ", ", high,
+            "] for ", t, ", got ", v);
   }
 
   void store(PyObject* o) {
@@ -160,7 +173,8 @@ struct Parser {
     if (is_tensor(o)) {
       const Tensor t = as_tensor(o);
       require(t.is_cpu(), "tensor", "data", ErrorKind::Device, "expected CPU tensors inside lists, got ", t.device());
-      require(t.ndim() == sizes.ndim() - depth, "tensor", "data", ErrorKind::Value, "the data changed while it was read");
+      require(t.ndim() == sizes.ndim() - depth, "tensor", "data", ErrorKind::Value,
+              "the data changed while it was read");
       Tensor c = empty(t.sizes(), dtype);
       copy_raw(c, detach(t));
       const std::size_t bytes = static_cast<std::size_t>(c.numel()) * itemsize(dtype);
@@ -169,16 +183,19 @@ struct Parser {
       return;
     }
     if (depth == sizes.ndim()) return store(o);
-    require(is_sequence(o) && PySequence_Fast_GET_SIZE(o) == sizes[depth], "tensor", "data", ErrorKind::Value, "the data changed while it was read");
+    require(is_sequence(o) && PySequence_Fast_GET_SIZE(o) == sizes[depth], "tensor", "data", ErrorKind::Value,
+            "the data changed while it was read");
     const std::int64_t n = sizes[depth];
     for (std::int64_t i = 0; i < n; ++i) {
-      require(PySequence_Fast_GET_SIZE(o) == n, "tensor", "data", ErrorKind::Value, "the data changed while it was read");
+      require(PySequence_Fast_GET_SIZE(o) == n, "tensor", "data", ErrorKind::Value,
+              "the data changed while it was read");
       fill(PySequence_Fast_ITEMS(o)[i], depth + 1);
     }
   }
 };
 
-// Lists inside which some level is a range or an array are rebuilt with plain lists; depth is limited against self-containing lists.
+// Lists inside which some level is a range or an array are rebuilt with plain lists; depth is limited against
+// self-containing lists.
 PyObject* plain_lists(PyObject* o, int depth) {
   require(depth <= kMaxDims, "tensor", "data", ErrorKind::Shape, "expected lists nested at most ", kMaxDims, " deep");
   if (is_tensor(o) || PyFloat_Check(o) || PyLong_Check(o)) return Py_NewRef(o);
@@ -205,7 +222,9 @@ PyObject* row_list(const char* p, const Dims& sizes, const Dims& strides, int ax
   if (axis == sizes.ndim()) return make(*reinterpret_cast<const T*>(p));
   Object list = Object::checked(PyList_New(sizes[axis]));
   for (std::int64_t i = 0; i < sizes[axis]; ++i) {
-    PyObject* v = row_list<T>(p + static_cast<std::ptrdiff_t>(i * strides[axis]) * static_cast<std::ptrdiff_t>(sizeof(T)), sizes, strides, axis + 1, make);
+    PyObject* v =
+        row_list<T>(p + static_cast<std::ptrdiff_t>(i * strides[axis]) * static_cast<std::ptrdiff_t>(sizeof(T)), sizes,
+                    strides, axis + 1, make);
     if (!v) throw PythonError{};
     PyList_SET_ITEM(list.get(), i, v);
   }
@@ -226,7 +245,8 @@ Tensor tensor_from_data(PyObject* data, std::optional<DType> dtype, std::optiona
     const DType want = dtype.value_or(t.dtype());
     return placed(t.dtype() == want ? ops::clone(t) : ops::to_dtype(t, want), device);
   }
-  // Data without NumPy parts goes straight to the parser; anything else is rewritten as plain lists of numbers and tensors.
+  // Data without NumPy parts goes straight to the parser; anything else is rewritten as plain lists of numbers and
+  // tensors.
   Object plain(Py_NewRef(data));
   bool rewritten = false;
   if (!PyFloat_Check(data) && !PyLong_Check(data)) {
@@ -248,23 +268,36 @@ Tensor tensor_from_data(PyObject* data, std::optional<DType> dtype, std::optiona
 }
 
 Object to_list(const Tensor& t) {
-  require(t.is_cpu(), "tolist", "", ErrorKind::Device, "expected a CPU tensor, got ", t.device(), "; move it with .cpu()");
+  require(t.is_cpu(), "tolist", "", ErrorKind::Device, "expected a CPU tensor, got ", t.device(),
+          "; move it with .cpu()");
   const char* p = static_cast<const char*>(t.data());
-  const auto list = [&]<class T>(T, auto make) { return Object::checked(row_list<T>(p, t.sizes(), t.strides(), 0, make)); };
+  const auto list = [&]<class T>(T, auto make) {
+    return Object::checked(row_list<T>(p, t.sizes(), t.strides(), 0, make));
+  };
   const auto integer = [](auto v) { return PyLong_FromLongLong(v); };
   const auto real = [](auto v) { return PyFloat_FromDouble(static_cast<double>(v)); };
   const auto half = [](auto v) { return PyFloat_FromDouble(static_cast<double>(static_cast<float>(v))); };
   switch (t.dtype()) {
-    case DType::Bool: return list(bool{}, [](bool v) { return PyBool_FromLong(v); });
-    case DType::UInt8: return list(std::uint8_t{}, integer);
-    case DType::Int8: return list(std::int8_t{}, integer);
-    case DType::Int16: return list(std::int16_t{}, integer);
-    case DType::Int32: return list(std::int32_t{}, integer);
-    case DType::Int64: return list(std::int64_t{}, integer);
-    case DType::Float16: return list(Half{}, half);
-    case DType::BFloat16: return list(BFloat16{}, half);
-    case DType::Float32: return list(float{}, real);
-    case DType::Float64: return list(double{}, real);
+    case DType::Bool:
+      return list(bool{}, [](bool v) { return PyBool_FromLong(v); });
+    case DType::UInt8:
+      return list(std::uint8_t{}, integer);
+    case DType::Int8:
+      return list(std::int8_t{}, integer);
+    case DType::Int16:
+      return list(std::int16_t{}, integer);
+    case DType::Int32:
+      return list(std::int32_t{}, integer);
+    case DType::Int64:
+      return list(std::int64_t{}, integer);
+    case DType::Float16:
+      return list(Half{}, half);
+    case DType::BFloat16:
+      return list(BFloat16{}, half);
+    case DType::Float32:
+      return list(float{}, real);
+    case DType::Float64:
+      return list(double{}, real);
   }
   return {};
 }

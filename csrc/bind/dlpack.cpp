@@ -1,4 +1,5 @@
-// DLPack 1.x exchange and the buffer protocol. The structs below are the ABI of the DLPack specification (dmlc/dlpack, dlpack.h 1.0).
+// DLPack 1.x exchange and the buffer protocol. The structs below are the ABI of the DLPack specification (dmlc/dlpack,
+// dlpack.h 1.0).
 #include <memory>
 
 #include "bind/caster.h"
@@ -58,8 +59,8 @@ DType from_dl(DLDataType d) {
     const DLDataType t = to_dl(static_cast<DType>(i));
     if (d.lanes == 1 && d.code == t.code && d.bits == t.bits) return static_cast<DType>(i);
   }
-  fail("from_dlpack", "x", ErrorKind::DType, "unsupported DLPack type code ", int{d.code}, " with ", int{d.bits}, " bits and ", int{d.lanes},
-       " lanes");
+  fail("from_dlpack", "x", ErrorKind::DType, "unsupported DLPack type code ", int{d.code}, " with ", int{d.bits},
+       " bits and ", int{d.lanes}, " lanes");
 }
 
 // What an exported tensor keeps alive.
@@ -97,7 +98,8 @@ void free_capsule(PyObject* capsule, const char* name) {
 }
 
 py::object to_dlpack(const Tensor& t, py::object max_version, py::object copy) {
-  require(!t.requires_grad(), "__dlpack__", "", ErrorKind::Gradient, "expected a tensor without gradient; use detach()");
+  require(!t.requires_grad(), "__dlpack__", "", ErrorKind::Gradient,
+          "expected a tensor without gradient; use detach()");
   Tensor source = t;
   const bool copied = !copy.is_none() && copy.cast<bool>();
   if (copied) source = py::cast(t).attr("clone")().cast<Tensor>();
@@ -107,11 +109,13 @@ py::object to_dlpack(const Tensor& t, py::object max_version, py::object copy) {
     auto* m = export_as<DLManagedTensorVersioned>(source);
     m->version = {1, 0};
     m->flags = (read_only ? kReadOnly : 0) | (copied ? kIsCopied : 0);
-    PyObject* c = PyCapsule_New(m, "dltensor_versioned", [](PyObject* p) { free_capsule<DLManagedTensorVersioned>(p, "dltensor_versioned"); });
+    PyObject* c = PyCapsule_New(m, "dltensor_versioned",
+                                [](PyObject* p) { free_capsule<DLManagedTensorVersioned>(p, "dltensor_versioned"); });
     if (!c) m->deleter(m);
     return py::reinterpret_steal<py::object>(Object::checked(c).release());
   }
-  require(!read_only, "__dlpack__", "", ErrorKind::Runtime, "read-only memory needs a consumer of DLPack 1.0 or newer; use clone()");
+  require(!read_only, "__dlpack__", "", ErrorKind::Runtime,
+          "read-only memory needs a consumer of DLPack 1.0 or newer; use clone()");
   auto* m = export_as<DLManagedTensor>(source);
   PyObject* c = PyCapsule_New(m, "dltensor", [](PyObject* p) { free_capsule<DLManagedTensor>(p, "dltensor"); });
   if (!c) m->deleter(m);
@@ -126,8 +130,10 @@ Tensor import_from(PyObject* capsule, const char* name, const char* used, bool r
   const DType dtype = from_dl(d.dtype);
   require(d.device.device_type == kDLCPU || d.device.device_type == kDLCUDA, "from_dlpack", "x", ErrorKind::Device,
           "expected CPU or CUDA memory, got DLPack device type ", int{d.device.device_type});
-  const Device device{d.device.device_type == kDLCPU ? DeviceType::CPU : DeviceType::CUDA, static_cast<std::int8_t>(d.device.device_id)};
-  require(d.ndim >= 0 && d.ndim <= kMaxDims, "from_dlpack", "x", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions, got ", int{d.ndim});
+  const Device device{d.device.device_type == kDLCPU ? DeviceType::CPU : DeviceType::CUDA,
+                      static_cast<std::int8_t>(d.device.device_id)};
+  require(d.ndim >= 0 && d.ndim <= kMaxDims, "from_dlpack", "x", ErrorKind::Shape, "expected at most ", kMaxDims,
+          " dimensions, got ", int{d.ndim});
   Dims sizes(d.shape, static_cast<std::size_t>(d.ndim));
   const std::int64_t n = checked_numel(sizes, "from_dlpack");
   Dims strides = d.strides ? Dims(d.strides, static_cast<std::size_t>(d.ndim)) : contiguous_strides(sizes);
@@ -156,16 +162,19 @@ Tensor import_from(PyObject* capsule, const char* name, const char* used, bool r
 }
 
 Tensor from_capsule(PyObject* capsule) {
-  require(PyCapsule_CheckExact(capsule), "from_dlpack", "x", ErrorKind::Type, "expected an object with __dlpack__ or a DLPack capsule, got ",
-          Py_TYPE(capsule)->tp_name);
+  require(PyCapsule_CheckExact(capsule), "from_dlpack", "x", ErrorKind::Type,
+          "expected an object with __dlpack__ or a DLPack capsule, got ", Py_TYPE(capsule)->tp_name);
   const char* name = PyCapsule_GetName(capsule);
   const std::string_view n = name ? name : "";
   if (n == "dltensor_versioned") {
     auto* m = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, name));
-    require(m->version.major == 1, "from_dlpack", "x", ErrorKind::Value, "expected DLPack major version 1, got ", int(m->version.major));
-    return import_from<DLManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned", m->flags & kReadOnly);
+    require(m->version.major == 1, "from_dlpack", "x", ErrorKind::Value, "expected DLPack major version 1, got ",
+            int(m->version.major));
+    return import_from<DLManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned",
+                                                 m->flags & kReadOnly);
   }
-  require(n == "dltensor", "from_dlpack", "x", ErrorKind::Value, "the capsule was consumed already (its name is '", n, "')");
+  require(n == "dltensor", "from_dlpack", "x", ErrorKind::Value, "the capsule was consumed already (its name is '", n,
+          "')");
   return import_from<DLManagedTensor>(capsule, "dltensor", "used_dltensor", false);
 }
 
@@ -208,7 +217,8 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     if (!format) return refuse("[buffer] bfloat16 has no buffer format; convert with .float()");
     const bool read_only = t.impl()->storage->read_only;
     if (read_only && (flags & PyBUF_WRITABLE)) return refuse("[buffer] the tensor shares read-only memory");
-    if (!(flags & PyBUF_STRIDES) && !t.contiguous_layout()) return refuse("[buffer] expected a contiguous tensor; use .contiguous()");
+    if (!(flags & PyBUF_STRIDES) && !t.contiguous_layout())
+      return refuse("[buffer] expected a contiguous tensor; use .contiguous()");
     if ((flags & PyBUF_C_CONTIGUOUS) == PyBUF_C_CONTIGUOUS && !t.contiguous_layout())
       return refuse("[buffer] expected a contiguous tensor; use .contiguous()");
     const int n = t.ndim();
@@ -240,7 +250,8 @@ void release_buffer(PyObject*, Py_buffer* view) { delete static_cast<BufferHold*
 void init_dlpack(PyObject* module) {
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
   m.def("_to_dlpack", &to_dlpack);
-  m.def("from_dlpack", &from_dlpack, py::arg("x"), "from_dlpack(x) -> Tensor that shares the memory of any DLPack producer.");
+  m.def("from_dlpack", &from_dlpack, py::arg("x"),
+        "from_dlpack(x) -> Tensor that shares the memory of any DLPack producer.");
 }
 
 }  // namespace pydlx::bind

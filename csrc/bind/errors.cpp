@@ -27,11 +27,15 @@ void init_errors(PyObject* m) {
   at(ErrorKind::Type) = PyExc_TypeError;
   at(ErrorKind::Runtime) = PyExc_RuntimeError;
   at(ErrorKind::NotImplemented) = PyExc_NotImplementedError;
-  at(ErrorKind::Shape) = make_class(m, "ShapeError", PyExc_ValueError, "A tensor has the wrong shape for an operation.");
+  at(ErrorKind::Shape) =
+      make_class(m, "ShapeError", PyExc_ValueError, "A tensor has the wrong shape for an operation.");
   at(ErrorKind::DType) = make_class(m, "DTypeError", PyExc_TypeError, "A tensor has the wrong dtype for an operation.");
-  at(ErrorKind::Device) = make_class(m, "DeviceError", PyExc_RuntimeError, "A device is missing, or tensors are on different ones.");
-  at(ErrorKind::OutOfMemory) = make_class(m, "OutOfMemoryError", PyExc_MemoryError, "A device has no memory left for a request.");
-  at(ErrorKind::Gradient) = make_class(m, "GradientError", PyExc_RuntimeError, "Automatic differentiation cannot do what was asked.");
+  at(ErrorKind::Device) =
+      make_class(m, "DeviceError", PyExc_RuntimeError, "A device is missing, or tensors are on different ones.");
+  at(ErrorKind::OutOfMemory) =
+      make_class(m, "OutOfMemoryError", PyExc_MemoryError, "A device has no memory left for a request.");
+  at(ErrorKind::Gradient) =
+      make_class(m, "GradientError", PyExc_RuntimeError, "Automatic differentiation cannot do what was asked.");
 }
 
 void set_python_error() noexcept {

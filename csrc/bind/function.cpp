@@ -17,7 +17,8 @@ struct OutputInfo {
 
 // The Python side is `ctx` (an instance of FunctionCtx) and the user's class with its static method `backward`.
 struct FunctionNode final : Node {
-  FunctionNode(std::string label, py::object cls, py::object ctx) : Node(""), label(std::move(label)), cls(std::move(cls)), ctx(std::move(ctx)) {
+  FunctionNode(std::string label, py::object cls, py::object ctx)
+      : Node(""), label(std::move(label)), cls(std::move(cls)), ctx(std::move(ctx)) {
     name = this->label.c_str();
   }
   ~FunctionNode() override {
@@ -43,7 +44,8 @@ struct FunctionNode final : Node {
       grads[i] = py::reinterpret_steal<py::object>(wrap(g));
     }
     py::tuple tensors(saved.size());
-    for (std::size_t i = 0; i < saved.size(); ++i) tensors[i] = py::reinterpret_steal<py::object>(wrap(saved[i].get(bw)));
+    for (std::size_t i = 0; i < saved.size(); ++i)
+      tensors[i] = py::reinterpret_steal<py::object>(wrap(saved[i].get(bw)));
     ctx.attr("_saved") = tensors;
     py::object result = cls.attr("backward")(ctx, *grads);
     ctx.attr("_saved") = py::none();
@@ -52,12 +54,13 @@ struct FunctionNode final : Node {
     // One gradient per argument of forward; extra trailing Nones are allowed, as in PyTorch.
     std::size_t n = t.size();
     while (n > arguments && t[n - 1].is_none()) --n;
-    require(n == arguments, name, "backward", ErrorKind::Gradient, "expected one gradient per argument of forward (", arguments, "), got ", n);
+    require(n == arguments, name, "backward", ErrorKind::Gradient, "expected one gradient per argument of forward (",
+            arguments, "), got ", n);
     for (std::size_t e = 0; e < positions.size(); ++e) {
       const py::object g = t[positions[e]];
       if (g.is_none() || !bw.needs(e)) continue;
-      require(is_tensor(g.ptr()), name, "backward", ErrorKind::Gradient, "expected a tensor or None for argument ", positions[e], ", got ",
-              Py_TYPE(g.ptr())->tp_name);
+      require(is_tensor(g.ptr()), name, "backward", ErrorKind::Gradient, "expected a tensor or None for argument ",
+              positions[e], ", got ", Py_TYPE(g.ptr())->tp_name);
       Tensor v = as_tensor(g.ptr());
       const OutputInfo& in = inputs[e];
       if (v.sizes() != in.sizes) {
@@ -79,9 +82,10 @@ struct FunctionNode final : Node {
 
 OutputInfo info(const Tensor& t) { return {t.sizes(), t.dtype(), t.device()}; }
 
-// Attaches a FunctionNode to the outputs of a forward that ran without recording. Returns the outputs in the form they came.
-py::object record_function(py::object cls, py::object ctx, py::tuple args, py::object outputs, py::tuple to_save, py::tuple dirty,
-                           py::tuple non_differentiable) {
+// Attaches a FunctionNode to the outputs of a forward that ran without recording. Returns the outputs in the form they
+// came.
+py::object record_function(py::object cls, py::object ctx, py::tuple args, py::object outputs, py::tuple to_save,
+                           py::tuple dirty, py::tuple non_differentiable) {
   const bool single = !py::isinstance<py::tuple>(outputs) && !py::isinstance<py::list>(outputs);
   py::list outs;
   if (single)
@@ -122,7 +126,8 @@ py::object record_function(py::object cls, py::object ctx, py::tuple args, py::o
     if (listed(non_differentiable, o) || !is_floating(t.dtype())) continue;
     if (listed(dirty, o)) {
       bump_version(t, node->name);
-      require(!t.impl()->base, node->name, "mark_dirty", ErrorKind::Gradient, "views cannot be changed in place by a custom function; clone() first");
+      require(!t.impl()->base, node->name, "mark_dirty", ErrorKind::Gradient,
+              "views cannot be changed in place by a custom function; clone() first");
       set_history(t, Ref<Node>(node.get()), static_cast<std::uint32_t>(i));
       continue;
     }
@@ -136,8 +141,8 @@ py::object record_function(py::object cls, py::object ctx, py::tuple args, py::o
       node->saved.emplace_back();
       continue;
     }
-    require(is_tensor(s.ptr()), node->name, "save_for_backward", ErrorKind::Type, "expected tensors or None, got ", Py_TYPE(s.ptr())->tp_name,
-            "; keep other values as attributes of ctx");
+    require(is_tensor(s.ptr()), node->name, "save_for_backward", ErrorKind::Type, "expected tensors or None, got ",
+            Py_TYPE(s.ptr())->tp_name, "; keep other values as attributes of ctx");
     const Tensor t = as_tensor(s.ptr());
     std::size_t output = outs.size();
     for (std::size_t i = 0; i < outs.size(); ++i)

@@ -35,7 +35,8 @@ bool is_mask(const Tensor& t) { return t.dtype() == DType::Bool || t.dtype() == 
 
 Entry classify_tensor(const Tensor& t) {
   if (t.ndim() > 0) return {Entry::Kind::tensor, nullptr, 0, t};
-  require(!is_floating(t.dtype()), kOp, "", ErrorKind::Index, "expected integers or bools as an index, got a ", t.dtype(), " tensor");
+  require(!is_floating(t.dtype()), kOp, "", ErrorKind::Index, "expected integers or bools as an index, got a ",
+          t.dtype(), " tensor");
   const std::int64_t v = load_scalar(t.data(), t.dtype()).to_int();
   return {is_mask(t) ? Entry::Kind::truth : Entry::Kind::integer, nullptr, v, {}};
 }
@@ -55,21 +56,25 @@ Entry classify(PyObject* k) {
     if (t.numel() == 0 && is_floating(t.dtype())) t = empty(t.sizes(), DType::Int64);  // x[[]]
     return classify_tensor(t);
   }
-  fail(kOp, "", ErrorKind::Index, "expected integers, slices, None, ..., bools, lists or integer tensors, got ", Py_TYPE(k)->tp_name);
+  fail(kOp, "", ErrorKind::Index, "expected integers, slices, None, ..., bools, lists or integer tensors, got ",
+       Py_TYPE(k)->tp_name);
 }
 
 std::int64_t axes_taken(const Entry& e) {
   switch (e.kind) {
     case Entry::Kind::none:
     case Entry::Kind::ellipsis:
-    case Entry::Kind::truth: return 0;
-    case Entry::Kind::tensor: return is_mask(e.tensor) ? e.tensor.ndim() : 1;
-    default: return 1;
+    case Entry::Kind::truth:
+      return 0;
+    case Entry::Kind::tensor:
+      return is_mask(e.tensor) ? e.tensor.ndim() : 1;
+    default:
+      return 1;
   }
 }
 
-// Builds the view that the basic part of a key selects, axis by axis, without intermediate tensors; advanced indices are collected
-// against the axes of that view.
+// Builds the view that the basic part of a key selects, axis by axis, without intermediate tensors; advanced indices
+// are collected against the axes of that view.
 class Key {
  public:
   Key(const Tensor& x, PyObject* key) : x_(x), dense_(contiguous_strides(x.sizes())) {
@@ -90,7 +95,8 @@ class Key {
       ellipses += entries.back().kind == Entry::Kind::ellipsis;
     }
     require(ellipses <= 1, kOp, "", ErrorKind::Index, "expected at most one ellipsis");
-    require(taken <= x.ndim(), kOp, "", ErrorKind::Index, "too many indices: the tensor has ", x.ndim(), " dimensions, got ", taken);
+    require(taken <= x.ndim(), kOp, "", ErrorKind::Index, "too many indices: the tensor has ", x.ndim(),
+            " dimensions, got ", taken);
     for (const Entry& e : entries) {
       if (e.kind == Entry::Kind::ellipsis)
         keep(static_cast<int>(x.ndim() - taken));
@@ -98,7 +104,8 @@ class Key {
         apply(e);
     }
     keep(x.ndim() - axis_);
-    require(w_.sizes.ndim() <= kMaxDims, kOp, "", ErrorKind::Index, "expected at most ", kMaxDims, " dimensions in the result");
+    require(w_.sizes.ndim() <= kMaxDims, kOp, "", ErrorKind::Index, "expected at most ", kMaxDims,
+            " dimensions in the result");
     // An empty selection may name an offset past the end; keep it inside the storage.
     for (auto s : w_.sizes)
       if (s == 0) w_.offset = x.offset(), w_.dense_offset = 0;
@@ -106,9 +113,7 @@ class Key {
 
   bool advanced() const { return !indices_.empty(); }
   const TensorList& indices() const { return indices_; }
-  bool whole() const {
-    return w_.sizes == x_.sizes() && w_.strides == x_.strides() && w_.offset == x_.offset();
-  }
+  bool whole() const { return w_.sizes == x_.sizes() && w_.strides == x_.strides() && w_.offset == x_.offset(); }
   Tensor view() { return ops::window("slice", x_, std::move(w_)); }
 
  private:
@@ -124,8 +129,8 @@ class Key {
     switch (e.kind) {
       case Entry::Kind::integer: {
         const std::int64_t n = x_.sizes()[axis_];
-        require(e.value >= -n && e.value < n, "select", "index", ErrorKind::Index, "expected an index in [", -n, ", ", n - 1, "] for axis ", axis_,
-                " of shape ", x_.sizes(), ", got ", e.value);
+        require(e.value >= -n && e.value < n, "select", "index", ErrorKind::Index, "expected an index in [", -n, ", ",
+                n - 1, "] for axis ", axis_, " of shape ", x_.sizes(), ", got ", e.value);
         const std::int64_t i = e.value < 0 ? e.value + n : e.value;
         w_.offset += i * x_.strides()[axis_];
         w_.dense_offset += i * dense_[axis_];
@@ -135,7 +140,8 @@ class Key {
       case Entry::Kind::slice: {
         Py_ssize_t start, stop, step;
         if (PySlice_Unpack(e.object, &start, &stop, &step) < 0) throw PythonError{};
-        require(step > 0, kOp, "", ErrorKind::Value, "expected a positive slice step, got ", static_cast<std::int64_t>(step), "; use flip()");
+        require(step > 0, kOp, "", ErrorKind::Value, "expected a positive slice step, got ",
+                static_cast<std::int64_t>(step), "; use flip()");
         const std::int64_t n = x_.sizes()[axis_];
         const std::int64_t count = PySlice_AdjustIndices(n, &start, &stop, step);
         if (count <= 1) step = 1;  // keeps strides small
@@ -165,7 +171,8 @@ class Key {
         keep(static_cast<int>(axes_taken(e)));
         break;
       }
-      case Entry::Kind::ellipsis: break;
+      case Entry::Kind::ellipsis:
+        break;
     }
   }
   // Entries of the index list so far, counting a mask as one entry for all its axes.
@@ -243,7 +250,8 @@ void set_item(Tensor x, PyObject* key, PyObject* value) {
   if (v.ndim() > target.ndim()) {
     int extra = 0;
     while (v.ndim() - extra > target.ndim() && v.sizes()[extra] == 1) ++extra;
-    if (extra > 0) v = ops::reshape(v, Dims(v.sizes().begin() + extra, v.sizes().size() - static_cast<std::size_t>(extra)));
+    if (extra > 0)
+      v = ops::reshape(v, Dims(v.sizes().begin() + extra, v.sizes().size() - static_cast<std::size_t>(extra)));
   }
   ops::copy_(target, v);
 }

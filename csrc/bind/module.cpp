@@ -18,7 +18,8 @@ namespace pydlx::bind {
 
 namespace {
 
-// ---- hooks of the engine into the interpreter ------------------------------------------------------------------------------------
+// ---- hooks of the engine into the interpreter
+// ------------------------------------------------------------------------------------
 
 void* release_interpreter() {
   if (!Py_IsInitialized() || !PyGILState_Check()) return nullptr;
@@ -26,7 +27,8 @@ void* release_interpreter() {
 }
 void acquire_interpreter(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
 
-// The innermost Python frame. Code objects seen here are kept alive for the life of the process, because nodes keep bare pointers.
+// The innermost Python frame. Code objects seen here are kept alive for the life of the process, because nodes keep
+// bare pointers.
 CallSite current_site() {
   PyFrameObject* f = PyEval_GetFrame();
   if (!f) return {};
@@ -45,7 +47,8 @@ std::string describe_site(CallSite site) {
   auto* code = static_cast<PyCodeObject*>(const_cast<void*>(site.code));
   const int line = PyCode_Addr2Line(code, site.instruction);
   const py::handle h(reinterpret_cast<PyObject*>(code));
-  return std::string(py::str(h.attr("co_filename"))) + ":" + std::to_string(line) + " in " + std::string(py::str(h.attr("co_name")));
+  return std::string(py::str(h.attr("co_filename"))) + ":" + std::to_string(line) + " in " +
+         std::string(py::str(h.attr("co_name")));
 }
 
 py::dict build_info() {
@@ -119,7 +122,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("get_default_dtype", [] { return py::reinterpret_steal<py::object>(dtype_object(default_dtype())); });
   m.def("set_default_dtype", [](py::handle h) {
     DType t;
-    require(dtype_from(h.ptr(), t) && is_floating(t), "set_default_dtype", "d", ErrorKind::Type, "expected a floating point dtype");
+    require(dtype_from(h.ptr(), t) && is_floating(t), "set_default_dtype", "d", ErrorKind::Type,
+            "expected a floating point dtype");
     set_default_dtype(t);
   });
 }

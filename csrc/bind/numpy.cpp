@@ -12,16 +12,26 @@ namespace {
 
 py::dtype numpy_dtype(DType t) {
   switch (t) {
-    case DType::Bool: return py::dtype::of<bool>();
-    case DType::UInt8: return py::dtype::of<std::uint8_t>();
-    case DType::Int8: return py::dtype::of<std::int8_t>();
-    case DType::Int16: return py::dtype::of<std::int16_t>();
-    case DType::Int32: return py::dtype::of<std::int32_t>();
-    case DType::Int64: return py::dtype::of<std::int64_t>();
-    case DType::Float16: return py::dtype("float16");
-    case DType::Float32: return py::dtype::of<float>();
-    case DType::Float64: return py::dtype::of<double>();
-    case DType::BFloat16: break;
+    case DType::Bool:
+      return py::dtype::of<bool>();
+    case DType::UInt8:
+      return py::dtype::of<std::uint8_t>();
+    case DType::Int8:
+      return py::dtype::of<std::int8_t>();
+    case DType::Int16:
+      return py::dtype::of<std::int16_t>();
+    case DType::Int32:
+      return py::dtype::of<std::int32_t>();
+    case DType::Int64:
+      return py::dtype::of<std::int64_t>();
+    case DType::Float16:
+      return py::dtype("float16");
+    case DType::Float32:
+      return py::dtype::of<float>();
+    case DType::Float64:
+      return py::dtype::of<double>();
+    case DType::BFloat16:
+      break;
   }
   fail("numpy", "", ErrorKind::DType, "NumPy has no bfloat16; convert with .float() first");
 }
@@ -42,8 +52,9 @@ DType from_numpy_dtype(const py::dtype& d) {
     if (kind == 'f' && size == 4) return DType::Float32;
     if (kind == 'f' && size == 8) return DType::Float64;
   }
-  fail("from_numpy", "array", ErrorKind::DType, "expected bool, uint8, int8/16/32/64 or float16/32/64 in native byte order, got ",
-       std::string(py::str(d)), "; convert with astype()");
+  fail("from_numpy", "array", ErrorKind::DType,
+       "expected bool, uint8, int8/16/32/64 or float16/32/64 in native byte order, got ", std::string(py::str(d)),
+       "; convert with astype()");
 }
 
 void drop_reference(void*, std::size_t, void* context) noexcept {
@@ -61,13 +72,16 @@ Tensor tensor_from_numpy(py::array a) {
   for (py::ssize_t i = 0; i < a.ndim(); ++i) {
     sizes.push_back(a.shape(i));
     const py::ssize_t s = a.strides(i);
-    require(s >= 0 || a.shape(i) <= 1, "from_numpy", "array", ErrorKind::Value, "expected non-negative strides; use array.copy()");
-    require(s % size == 0 || a.shape(i) <= 1, "from_numpy", "array", ErrorKind::Value, "expected strides that are multiples of the item size; use array.copy()");
+    require(s >= 0 || a.shape(i) <= 1, "from_numpy", "array", ErrorKind::Value,
+            "expected non-negative strides; use array.copy()");
+    require(s % size == 0 || a.shape(i) <= 1, "from_numpy", "array", ErrorKind::Value,
+            "expected strides that are multiples of the item size; use array.copy()");
     strides.push_back(a.shape(i) <= 1 ? 1 : s / size);
   }
-  require(sizes.ndim() <= kMaxDims, "from_numpy", "array", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions");
-  require(reinterpret_cast<std::uintptr_t>(a.data()) % std::min<std::size_t>(itemsize(dtype), 8) == 0, "from_numpy", "array", ErrorKind::Value,
-          "expected aligned memory; use array.copy()");
+  require(sizes.ndim() <= kMaxDims, "from_numpy", "array", ErrorKind::Shape, "expected at most ", kMaxDims,
+          " dimensions");
+  require(reinterpret_cast<std::uintptr_t>(a.data()) % std::min<std::size_t>(itemsize(dtype), 8) == 0, "from_numpy",
+          "array", ErrorKind::Value, "expected aligned memory; use array.copy()");
   std::int64_t span = 1;
   for (int i = 0; i < sizes.ndim(); ++i) span += sizes[i] > 0 ? (sizes[i] - 1) * strides[i] : 0;
   Ref<TensorImpl> t(new TensorImpl);
@@ -75,13 +89,16 @@ Tensor tensor_from_numpy(py::array a) {
   const bool writable = a.writeable();
   t->dtype = dtype;
   t->set_geometry(std::move(sizes), std::move(strides));
-  t->storage = foreign_storage(data, static_cast<std::size_t>(t->numel ? span : 0) * itemsize(dtype), {}, drop_reference, a.release().ptr(), !writable);
+  t->storage = foreign_storage(data, static_cast<std::size_t>(t->numel ? span : 0) * itemsize(dtype), {},
+                               drop_reference, a.release().ptr(), !writable);
   return Tensor(std::move(t));
 }
 
 py::array numpy_from_tensor(const Tensor& t, bool force) {
-  require(force || !t.requires_grad(), "numpy", "", ErrorKind::Gradient, "expected a tensor without gradient; use .detach().numpy()");
-  require(t.is_cpu(), "numpy", "", ErrorKind::Device, "expected a CPU tensor, got ", t.device(), "; use .cpu().numpy()");
+  require(force || !t.requires_grad(), "numpy", "", ErrorKind::Gradient,
+          "expected a tensor without gradient; use .detach().numpy()");
+  require(t.is_cpu(), "numpy", "", ErrorKind::Device, "expected a CPU tensor, got ", t.device(),
+          "; use .cpu().numpy()");
   const py::dtype dtype = numpy_dtype(t.dtype());
   const auto size = static_cast<py::ssize_t>(itemsize(t.dtype()));
   std::vector<py::ssize_t> shape(t.sizes().begin(), t.sizes().end()), strides;
@@ -90,16 +107,21 @@ py::array numpy_from_tensor(const Tensor& t, bool force) {
   Tensor* owner = new Tensor(alias(t));
   const py::capsule base(owner, [](void* p) { delete static_cast<Tensor*>(p); });
   py::array a(dtype, shape, strides, t.data(), base);
-  if (t.impl()->storage->read_only) py::detail::array_proxy(a.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  if (t.impl()->storage->read_only)
+    py::detail::array_proxy(a.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   return a;
 }
 
 void init_numpy(PyObject* module) {
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
-  m.def("from_numpy", [](py::object o) {
-    require(py::isinstance<py::array>(o), "from_numpy", "array", ErrorKind::Type, "expected a numpy.ndarray, got ", Py_TYPE(o.ptr())->tp_name);
-    return tensor_from_numpy(py::reinterpret_borrow<py::array>(o));
-  }, py::arg("array"), "from_numpy(array) -> Tensor that shares the array's memory.");
+  m.def(
+      "from_numpy",
+      [](py::object o) {
+        require(py::isinstance<py::array>(o), "from_numpy", "array", ErrorKind::Type, "expected a numpy.ndarray, got ",
+                Py_TYPE(o.ptr())->tp_name);
+        return tensor_from_numpy(py::reinterpret_borrow<py::array>(o));
+      },
+      py::arg("array"), "from_numpy(array) -> Tensor that shares the array's memory.");
   m.def("_to_numpy", &numpy_from_tensor);
 }
 

@@ -12,7 +12,8 @@ TensorList inputs_from(PyObject* o) {
   TensorList out;
   if (o == Py_None) return out;
   if (is_tensor(o)) return {as_tensor(o)};
-  if (!PyTuple_Check(o) && !PyList_Check(o)) fail("backward", "inputs", ErrorKind::Type, "expected tensors, got ", Py_TYPE(o)->tp_name);
+  if (!PyTuple_Check(o) && !PyList_Check(o))
+    fail("backward", "inputs", ErrorKind::Type, "expected tensors, got ", Py_TYPE(o)->tp_name);
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i) {
     PyObject* e = PySequence_Fast_ITEMS(o)[i];
     if (!is_tensor(e)) fail("backward", "inputs", ErrorKind::Type, "expected tensors, got ", Py_TYPE(e)->tp_name);
@@ -22,7 +23,8 @@ TensorList inputs_from(PyObject* o) {
   return out;
 }
 
-void backward(const Tensor& t, const Tensor& gradient, std::optional<bool> retain_graph, bool create_graph, PyObject* inputs) {
+void backward(const Tensor& t, const Tensor& gradient, std::optional<bool> retain_graph, bool create_graph,
+              PyObject* inputs) {
   run_backward({t}, {gradient}, inputs_from(inputs), {retain_graph.value_or(create_graph), create_graph});
 }
 
@@ -44,7 +46,9 @@ Tensor to_place(const Tensor& t, std::optional<Device> device, std::optional<DTy
   const Tensor r = dtype ? ops::to_dtype(t, *dtype) : t;
   return copy && r.is_same(t) ? ops::clone(t) : r;
 }
-Tensor to_type(const Tensor& t, DType dtype, bool, bool copy, PyObject*) { return to_place(t, std::nullopt, dtype, false, copy, nullptr); }
+Tensor to_type(const Tensor& t, DType dtype, bool, bool copy, PyObject*) {
+  return to_place(t, std::nullopt, dtype, false, copy, nullptr);
+}
 Tensor to_like(const Tensor& t, const Tensor& other, bool, bool copy, PyObject*) {
   return to_place(t, other.device(), other.dtype(), false, copy, nullptr);
 }
@@ -52,7 +56,9 @@ template <DType dtype>
 Tensor convert(const Tensor& t) {
   return ops::to_dtype(t, dtype);
 }
-Tensor type_as(const Tensor& t, const Tensor& other) { return to_place(t, other.device(), other.dtype(), false, false, nullptr); }
+Tensor type_as(const Tensor& t, const Tensor& other) {
+  return to_place(t, other.device(), other.dtype(), false, false, nullptr);
+}
 Tensor cpu(const Tensor& t) { return to_place(t, Device{}, std::nullopt, false, false, nullptr); }
 Tensor cuda(const Tensor& t, std::optional<Device> device) {
   return to_place(t, device.value_or(Device{DeviceType::CUDA, 0}), std::nullopt, false, false, nullptr);
@@ -62,19 +68,24 @@ Tensor cuda(const Tensor& t, std::optional<Device> device) {
 
 void bind_autograd(OpRegistry& r) {
   r.add({
-      {"backward(Tensor input, Tensor? gradient=None, bool? retain_graph=None, bool create_graph=False, object inputs=None) -> None",
+      {"backward(Tensor input, Tensor? gradient=None, bool? retain_graph=None, bool create_graph=False, object "
+       "inputs=None) -> None",
        call<&backward>, kMethod, "Adds the gradient of the tensor to the .grad of the leaves it depends on."},
       {"requires_grad_(Tensor input, bool requires_grad=True) -> Tensor", call<&requires_grad_>, kMethod,
        "Switches recording for a leaf; returns the tensor."},
       {"detach_(Tensor input) -> Tensor", call<&detach_>, kMethod, "Drops the gradient history in place."},
-      {"retain_grad(Tensor input) -> None", call<&pydlx::retain_grad>, kMethod, "Keeps the .grad of a tensor that is not a leaf."},
-      {"to(Tensor input, dtype dtype, bool non_blocking=False, bool copy=False, *, object memory_format=None) -> Tensor", call<&to_type>,
-       kMethod, "Converts to a dtype."},
-      {"to(Tensor input, device? device=None, dtype? dtype=None, bool non_blocking=False, bool copy=False, *, object memory_format=None) -> "
+      {"retain_grad(Tensor input) -> None", call<&pydlx::retain_grad>, kMethod,
+       "Keeps the .grad of a tensor that is not a leaf."},
+      {"to(Tensor input, dtype dtype, bool non_blocking=False, bool copy=False, *, object memory_format=None) -> "
+       "Tensor",
+       call<&to_type>, kMethod, "Converts to a dtype."},
+      {"to(Tensor input, device? device=None, dtype? dtype=None, bool non_blocking=False, bool copy=False, *, object "
+       "memory_format=None) -> "
        "Tensor",
        call<&to_place>, kMethod, "Moves to a device and converts."},
-      {"to(Tensor input, Tensor other, bool non_blocking=False, bool copy=False, *, object memory_format=None) -> Tensor", call<&to_like>,
-       kMethod, "Moves and converts to another tensor's device and dtype."},
+      {"to(Tensor input, Tensor other, bool non_blocking=False, bool copy=False, *, object memory_format=None) -> "
+       "Tensor",
+       call<&to_like>, kMethod, "Moves and converts to another tensor's device and dtype."},
       {"type_as(Tensor input, Tensor other) -> Tensor", call<&type_as>, kMethod, "Converts to another tensor's dtype."},
       {"cpu(Tensor input) -> Tensor", call<&cpu>, kMethod, "Moves to the CPU."},
       {"cuda(Tensor input, device? device=None) -> Tensor", call<&cuda>, kMethod, "Moves to a GPU."},

@@ -1,9 +1,9 @@
 // Rows of losses and table look-ups.
 #include "bind/rows.h"
+#include "kernels/pair_loss.h"
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
 #include "ops/pair_loss.h"
-#include "kernels/pair_loss.h"
 
 namespace pydlx::bind {
 

@@ -1,9 +1,9 @@
 // Rows of elementary functions, rounding and predicates.
 #include "bind/rows.h"
 #include "bind/rows_inplace.h"
+#include "kernels/pointwise.h"
 #include "ops/logic.h"
 #include "ops/math.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::bind {
 

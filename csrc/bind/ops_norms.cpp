@@ -1,10 +1,10 @@
 // Rows of normalisation and dropout.
 #include "bind/rows.h"
+#include "kernels/random.h"
 #include "ops/dropout.h"
 #include "ops/layer_norm.h"
 #include "ops/norms.h"
 #include "ops/views.h"
-#include "kernels/random.h"
 
 namespace pydlx::bind {
 
@@ -49,8 +49,10 @@ void bind_norms(OpRegistry& r) {
        "training, float momentum, "
        "float eps, bool cudnn_enabled) -> Tensor",
        call<&batch_norm_torch>, kFunction},
-      {"layer_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor",
-       call<&layer_norm>, kFunction, "(x - mean) / sqrt(var + eps) * weight + bias over the last axes (Ba et al. 2016)."},
+      {"layer_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> "
+       "Tensor",
+       call<&layer_norm>, kFunction,
+       "(x - mean) / sqrt(var + eps) * weight + bias over the last axes (Ba et al. 2016)."},
       {"rms_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, float? eps=None) -> Tensor",
        call<&rms_norm>, kFunction, "x / sqrt(mean(x^2) + eps) * weight over the last axes (Zhang and Sennrich 2019)."},
       {"group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor",

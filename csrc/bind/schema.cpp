@@ -16,7 +16,8 @@ namespace pydlx::bind {
 
 namespace {
 
-// ---- parsing signatures ----------------------------------------------------------------------------------------------------------
+// ---- parsing signatures
+// ----------------------------------------------------------------------------------------------------------
 
 std::string strip(const std::string& s) {
   const auto b = s.find_first_not_of(" \n"), e = s.find_last_not_of(" \n");
@@ -31,7 +32,8 @@ PyObject* parse_default(const std::string& v, const std::string& text) {
   if (v == "None") Py_RETURN_NONE;
   if (v == "True") Py_RETURN_TRUE;
   if (v == "False") Py_RETURN_FALSE;
-  if (v.size() >= 2 && v[0] == '\'') return PyUnicode_FromStringAndSize(v.data() + 1, static_cast<Py_ssize_t>(v.size()) - 2);
+  if (v.size() >= 2 && v[0] == '\'')
+    return PyUnicode_FromStringAndSize(v.data() + 1, static_cast<Py_ssize_t>(v.size()) - 2);
   if (v == "()") return PyTuple_New(0);
   if (v == "inf" || v == "-inf") return PyFloat_FromDouble(v[0] == '-' ? -HUGE_VAL : HUGE_VAL);
   char* end = nullptr;
@@ -58,9 +60,9 @@ Param parse_param(const std::string& text, const std::string& whole) {
     t.pop_back();
   }
   static const std::map<std::string, Kind> kinds = {
-      {"Tensor", Kind::Tensor}, {"Operand", Kind::Operand},     {"Tensor[]", Kind::TensorList}, {"Number", Kind::Number},
-      {"int", Kind::Int},       {"float", Kind::Float},         {"bool", Kind::Bool},           {"str", Kind::Str},
-      {"dtype", Kind::DType},   {"device", Kind::Device},       {"Generator", Kind::Generator}, {"object", Kind::Object}};
+      {"Tensor", Kind::Tensor}, {"Operand", Kind::Operand}, {"Tensor[]", Kind::TensorList}, {"Number", Kind::Number},
+      {"int", Kind::Int},       {"float", Kind::Float},     {"bool", Kind::Bool},           {"str", Kind::Str},
+      {"dtype", Kind::DType},   {"device", Kind::Device},   {"Generator", Kind::Generator}, {"object", Kind::Object}};
   if (t == "Tensor[*]") {
     p.kind = Kind::TensorList;
     p.variadic = true;
@@ -141,13 +143,13 @@ Schema parse_signature(const OpRow& row) {
   return s;
 }
 
-// ---- the callable ----------------------------------------------------------------------------------------------------------------
+// ---- the callable
+// ----------------------------------------------------------------------------------------------------------------
 
 constexpr int kMaxParams = 32;
 
 struct OpObject {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   std::vector<Schema>* overloads;
   PyObject* name;
 };
@@ -159,8 +161,8 @@ std::map<std::string, OpObject*, std::less<>>& op_table() {
 }
 
 bool is_number(PyObject* o) {
-  return PyFloat_Check(o) || PyLong_Check(o) || (!is_tensor(o) && PyObject_HasAttrString(o, "dtype") && PyNumber_Check(o) &&
-                                                 !PySequence_Check(o));
+  return PyFloat_Check(o) || PyLong_Check(o) ||
+         (!is_tensor(o) && PyObject_HasAttrString(o, "dtype") && PyNumber_Check(o) && !PySequence_Check(o));
 }
 bool is_int(PyObject* o) { return PyIndex_Check(o) && !PyBool_Check(o) && !is_tensor(o); }
 bool is_int_tensor(PyObject* o) {
@@ -175,22 +177,34 @@ bool accepts(const Param& p, PyObject* o) {
   DType dtype;
   Device device;
   switch (p.kind) {
-    case Kind::Tensor: return is_tensor(o);
-    case Kind::Operand: return is_tensor(o) || is_number(o);
+    case Kind::Tensor:
+      return is_tensor(o);
+    case Kind::Operand:
+      return is_tensor(o) || is_number(o);
     case Kind::TensorList: {
       if (!PyTuple_Check(o) && !PyList_Check(o)) return false;
       return PySequence_Fast_GET_SIZE(o) == 0 || is_tensor(PySequence_Fast_ITEMS(o)[0]);
     }
-    case Kind::Number: return is_number(o);
-    case Kind::Int: return is_int(o) || is_int_tensor(o);
-    case Kind::Float: return is_number(o);
-    case Kind::Bool: return PyBool_Check(o);
-    case Kind::Str: return PyUnicode_Check(o);
-    case Kind::IntList: return (PyTuple_Check(o) || PyList_Check(o)) || ((p.repeat || p.variadic || p.single) && is_int(o));
-    case Kind::DType: return dtype_from(o, dtype);
-    case Kind::Device: return PyUnicode_Check(o) || device_from(o, device);
-    case Kind::Generator: return generator_from(o) != nullptr;
-    case Kind::Object: return true;
+    case Kind::Number:
+      return is_number(o);
+    case Kind::Int:
+      return is_int(o) || is_int_tensor(o);
+    case Kind::Float:
+      return is_number(o);
+    case Kind::Bool:
+      return PyBool_Check(o);
+    case Kind::Str:
+      return PyUnicode_Check(o);
+    case Kind::IntList:
+      return (PyTuple_Check(o) || PyList_Check(o)) || ((p.repeat || p.variadic || p.single) && is_int(o));
+    case Kind::DType:
+      return dtype_from(o, dtype);
+    case Kind::Device:
+      return PyUnicode_Check(o) || device_from(o, device);
+    case Kind::Generator:
+      return generator_from(o) != nullptr;
+    case Kind::Object:
+      return true;
   }
   return false;
 }
@@ -209,7 +223,9 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
   Py_ssize_t take = n;
   for (Py_ssize_t i = 0; i < n && i < s.positional; ++i) {
     const Param& p = s.params[i];
-    const auto belongs = [&p](PyObject* o) { return p.kind == Kind::TensorList ? is_tensor(o) : is_int(o) || is_int_tensor(o); };
+    const auto belongs = [&p](PyObject* o) {
+      return p.kind == Kind::TensorList ? is_tensor(o) : is_int(o) || is_int_tensor(o);
+    };
     if (p.variadic && belongs(args[i])) {
       Py_ssize_t end = i;
       while (end < n && belongs(args[end])) ++end;
@@ -220,7 +236,8 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
       take = i;
       if (end != n) {
         if (!strict) return false;
-        fail(s.name, p.name, ErrorKind::Type, p.kind == Kind::TensorList ? "expected tensors, got " : "expected integers, got ",
+        fail(s.name, p.name, ErrorKind::Type,
+             p.kind == Kind::TensorList ? "expected tensors, got " : "expected integers, got ",
              Py_TYPE(args[end])->tp_name);
       }
       break;
@@ -229,8 +246,8 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
   }
   if (take > s.positional) {
     if (!strict) return false;
-    fail(s.name, "", ErrorKind::Type, "expected at most ", s.positional, " positional arguments, got ", static_cast<std::int64_t>(n),
-         "; signature: ", s.text);
+    fail(s.name, "", ErrorKind::Type, "expected at most ", s.positional, " positional arguments, got ",
+         static_cast<std::int64_t>(n), "; signature: ", s.text);
   }
   const Py_ssize_t kw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
   for (Py_ssize_t k = 0; k < kw; ++k) {
@@ -255,8 +272,8 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
     if (at < 0 && PyUnicode_CompareWithASCIIString(key, "x") == 0 && count > 0 && s.params[0].name == "input") at = 0;
     if (at < 0 || b.slots[at]) {
       if (!strict) return false;
-      fail(s.name, "", ErrorKind::Type, at < 0 ? "unexpected keyword argument '" : "argument given twice: '", PyUnicode_AsUTF8(key),
-           "'; signature: ", s.text);
+      fail(s.name, "", ErrorKind::Type, at < 0 ? "unexpected keyword argument '" : "argument given twice: '",
+           PyUnicode_AsUTF8(key), "'; signature: ", s.text);
     }
     b.slots[at] = value;
   }
@@ -274,17 +291,19 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
   return true;
 }
 
-// out=: compute, then store with the checks PyTorch makes. Computing first makes any overlap between out and the inputs harmless.
+// out=: compute, then store with the checks PyTorch makes. Computing first makes any overlap between out and the inputs
+// harmless.
 PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
   const Object owner(result);
   auto store_one = [&](PyObject* from, PyObject* to) {
     require(is_tensor(to), s.name, "out", ErrorKind::Type, "expected a tensor, got ", Py_TYPE(to)->tp_name);
     const Tensor r = as_tensor(from);
     Tensor o = as_tensor(to);
-    require(!(GradMode::enabled() && (r.requires_grad() || o.requires_grad())), s.name, "out", ErrorKind::Gradient,
-            "expected no gradients: out= does not support automatic differentiation; use the returned result or no_grad()");
-    require(dtype_category(r.dtype()) <= dtype_category(o.dtype()), s.name, "out", ErrorKind::DType, "expected a dtype that can hold ",
-            r.dtype(), ", got ", o.dtype());
+    require(
+        !(GradMode::enabled() && (r.requires_grad() || o.requires_grad())), s.name, "out", ErrorKind::Gradient,
+        "expected no gradients: out= does not support automatic differentiation; use the returned result or no_grad()");
+    require(dtype_category(r.dtype()) <= dtype_category(o.dtype()), s.name, "out", ErrorKind::DType,
+            "expected a dtype that can hold ", r.dtype(), ", got ", o.dtype());
     if (o.numel() == 0 && r.numel() > 0 && !o.impl()->base) {  // an empty out is given the right size, as in PyTorch
       Tensor fresh = empty(r.sizes(), o.dtype(), o.device());
       o.impl()->storage = fresh.impl()->storage;
@@ -299,9 +318,10 @@ PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
     store_one(result, out);
     return Py_NewRef(out);
   }
-  require(PyTuple_Check(out) && PyTuple_Check(result) && PyTuple_GET_SIZE(out) == PyTuple_GET_SIZE(result), s.name, "out",
-          ErrorKind::Type, "expected a tuple with one tensor per result");
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); ++i) store_one(PyTuple_GET_ITEM(result, i), PyTuple_GET_ITEM(out, i));
+  require(PyTuple_Check(out) && PyTuple_Check(result) && PyTuple_GET_SIZE(out) == PyTuple_GET_SIZE(result), s.name,
+          "out", ErrorKind::Type, "expected a tuple with one tensor per result");
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); ++i)
+    store_one(PyTuple_GET_ITEM(result, i), PyTuple_GET_ITEM(out, i));
   return Py_NewRef(out);
 }
 
@@ -343,9 +363,13 @@ PyObject* op_vectorcall(PyObject* self, PyObject* const* args, size_t nargsf, Py
   });
 }
 
-PyObject* op_descr_get(PyObject* self, PyObject* obj, PyObject*) { return obj && obj != Py_None ? PyMethod_New(self, obj) : Py_NewRef(self); }
+PyObject* op_descr_get(PyObject* self, PyObject* obj, PyObject*) {
+  return obj && obj != Py_None ? PyMethod_New(self, obj) : Py_NewRef(self);
+}
 
-PyObject* op_repr(PyObject* self) { return PyUnicode_FromFormat("<pydlx op %U>", reinterpret_cast<OpObject*>(self)->name); }
+PyObject* op_repr(PyObject* self) {
+  return PyUnicode_FromFormat("<pydlx op %U>", reinterpret_cast<OpObject*>(self)->name);
+}
 
 PyObject* op_get_name(PyObject* self, void*) { return Py_NewRef(reinterpret_cast<OpObject*>(self)->name); }
 PyObject* op_get_module(PyObject*, void*) { return PyUnicode_FromString("pydlx"); }
@@ -362,7 +386,8 @@ PyObject* op_get_signatures(PyObject* self, void*) {
     Object list = Object::checked(PyList_New(0));
     for (const auto& s : overloads) {
       const std::string text = s.text + (s.has_out ? " [out]" : "");
-      const Object item = Object::checked(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
+      const Object item =
+          Object::checked(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
       if (PyList_Append(list.get(), item.get()) < 0) throw PythonError{};
     }
     return list.release();
@@ -386,9 +411,10 @@ PyType_Slot op_slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call
                           {Py_tp_methods, op_methods},
                           {Py_tp_members, op_members},
                           {0, nullptr}};
-PyType_Spec op_spec = {"pydlx._C.Op", sizeof(OpObject), 0,
-                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                       op_slots};
+PyType_Spec op_spec = {
+    "pydlx._C.Op", sizeof(OpObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    op_slots};
 
 }  // namespace
 
@@ -397,7 +423,8 @@ void check_finite(std::string_view op, PyObject* result, PyObject* const* args, 
   for (Py_ssize_t i = 0; i < n; ++i)
     if (!finite(args[i])) return;  // not the first: it came in
   const Object owner(result);
-  fail(op, "", ErrorKind::Gradient, "anomaly detection: finite inputs gave NaN or infinity at ", describe_callsite(current_callsite()));
+  fail(op, "", ErrorKind::Gradient, "anomaly detection: finite inputs gave NaN or infinity at ",
+       describe_callsite(current_callsite()));
 }
 
 void OpRegistry::add(const std::vector<OpRow>& rows) {
@@ -417,9 +444,11 @@ void OpRegistry::finish(PyObject* m) {
       slot->overloads = new std::vector<Schema>;
       slot->name = PyUnicode_InternFromString(schema.name.c_str());
     }
-    if (where & kFunction && PyObject_SetAttr(m, slot->name, reinterpret_cast<PyObject*>(slot)) < 0) throw PythonError{};
+    if (where & kFunction && PyObject_SetAttr(m, slot->name, reinterpret_cast<PyObject*>(slot)) < 0)
+      throw PythonError{};
     if (where & kMethod) {
-      if (PyDict_SetItem(g_tensor_type->tp_dict, slot->name, reinterpret_cast<PyObject*>(slot)) < 0) throw PythonError{};
+      if (PyDict_SetItem(g_tensor_type->tp_dict, slot->name, reinterpret_cast<PyObject*>(slot)) < 0)
+        throw PythonError{};
     }
     slot->overloads->push_back(std::move(schema));
   }
@@ -436,7 +465,8 @@ PyObject* call_op(const char* name, PyObject* const* args, Py_ssize_t n) {
   return op_vectorcall(reinterpret_cast<PyObject*>(it->second), args, static_cast<size_t>(n), nullptr);
 }
 
-// ---- argument conversion ---------------------------------------------------------------------------------------------------------
+// ---- argument conversion
+// ---------------------------------------------------------------------------------------------------------
 
 void argument_error(const Call& c, std::size_t i, const char* expected) {
   PyObject* o = c.slots[i];
@@ -475,8 +505,8 @@ TensorList parse_tensors(const Call& c, std::size_t i) {
   for (Py_ssize_t k = 0; k < n; ++k) {
     PyObject* e = PySequence_Fast_ITEMS(o)[k];
     if (!is_tensor(e))
-      fail(c.schema.name, c.schema.params[i].name, ErrorKind::Type, "expected a list of tensors, got ", Py_TYPE(e)->tp_name,
-           " at position ", static_cast<std::int64_t>(k));
+      fail(c.schema.name, c.schema.params[i].name, ErrorKind::Type, "expected a list of tensors, got ",
+           Py_TYPE(e)->tp_name, " at position ", static_cast<std::int64_t>(k));
     out.push_back(as_tensor(e));
   }
   return out;
@@ -492,7 +522,9 @@ std::int64_t to_int64(const Call& c, std::size_t i, PyObject* o) {
   const Object n = Object::checked(PyNumber_Index(o));
   int overflow = 0;
   const long long v = PyLong_AsLongLongAndOverflow(n.get(), &overflow);
-  if (overflow) fail(c.schema.name, c.schema.params[i].name, ErrorKind::Value, "expected an integer that fits 64 bits, got a larger one");
+  if (overflow)
+    fail(c.schema.name, c.schema.params[i].name, ErrorKind::Value,
+         "expected an integer that fits 64 bits, got a larger one");
   return v;
 }
 }  // namespace
@@ -583,9 +615,12 @@ Generator* parse_generator(const Call& c, std::size_t i) {
 
 PyObject* to_python(const Call&, Scalar v) {
   switch (v.kind) {
-    case Scalar::Kind::Bool: return PyBool_FromLong(v.i != 0);
-    case Scalar::Kind::Int: return PyLong_FromLongLong(v.i);
-    case Scalar::Kind::Float: return PyFloat_FromDouble(v.f);
+    case Scalar::Kind::Bool:
+      return PyBool_FromLong(v.i != 0);
+    case Scalar::Kind::Int:
+      return PyLong_FromLongLong(v.i);
+    case Scalar::Kind::Float:
+      return PyFloat_FromDouble(v.f);
   }
   return nullptr;
 }

@@ -1,15 +1,17 @@
 // One row per op. A row is a Python-like signature plus the C++ function behind it:
 //
-//   {"layer_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor",
+//   {"layer_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) ->
+//   Tensor",
 //    call<&ops::layer_norm>, kFunction, "doc"}
 //
-// From it come the module function, the tensor method, argument checking with errors that name op and argument, the docstring, and the
-// type stubs. Argument types: Tensor, Tensor? (None allowed), Number (Python number), Operand (tensor or number), Tensor[], Tensor[*] (also
-// as separate positional arguments), int, float, bool, str, int[], int[+] (also one int), int[N] (one int stands for N equal ones), int[*]
-// (also as separate positional arguments), dtype, device, Generator,
-// object; each may carry `?`. `*` starts keyword-only arguments. "-> (Tensor values, Tensor indices)" returns a named tuple. Several rows
-// with one name are overloads, tried in order. With `kOut` the op gets a generic out= argument.
-// The call goes through CPython's vectorcall: about 60 ns of overhead against 300 for a keyword call through pybind11's dispatcher.
+// From it come the module function, the tensor method, argument checking with errors that name op and argument, the
+// docstring, and the type stubs. Argument types: Tensor, Tensor? (None allowed), Number (Python number), Operand
+// (tensor or number), Tensor[], Tensor[*] (also as separate positional arguments), int, float, bool, str, int[], int[+]
+// (also one int), int[N] (one int stands for N equal ones), int[*] (also as separate positional arguments), dtype,
+// device, Generator, object; each may carry `?`. `*` starts keyword-only arguments. "-> (Tensor values, Tensor
+// indices)" returns a named tuple. Several rows with one name are overloads, tried in order. With `kOut` the op gets a
+// generic out= argument. The call goes through CPython's vectorcall: about 60 ns of overhead against 300 for a keyword
+// call through pybind11's dispatcher.
 #pragma once
 #include <optional>
 #include <string>
@@ -24,16 +26,30 @@
 
 namespace pydlx::bind {
 
-enum class Kind : std::uint8_t { Tensor, Operand, TensorList, Number, Int, Float, Bool, Str, IntList, DType, Device, Generator, Object };
+enum class Kind : std::uint8_t {
+  Tensor,
+  Operand,
+  TensorList,
+  Number,
+  Int,
+  Float,
+  Bool,
+  Str,
+  IntList,
+  DType,
+  Device,
+  Generator,
+  Object
+};
 
 struct Param {
   std::string name, type;
   Kind kind = Kind::Tensor;
-  bool optional = false;      // None allowed
+  bool optional = false;  // None allowed
   bool keyword_only = false;
-  bool variadic = false;      // int[*]
-  bool single = false;        // int[+]
-  int repeat = 0;             // N of int[N]
+  bool variadic = false;  // int[*]
+  bool single = false;    // int[+]
+  int repeat = 0;         // N of int[N]
   PyObject* interned = nullptr;
   PyObject* fallback = nullptr;  // default value; null: required
 };
@@ -73,13 +89,15 @@ class OpRegistry {
   std::vector<std::pair<Schema, unsigned>> schemas_;
 };
 
-// Anomaly mode: raises when `result` holds NaN or infinity although no argument does. Takes `result` over when it raises.
+// Anomaly mode: raises when `result` holds NaN or infinity although no argument does. Takes `result` over when it
+// raises.
 void check_finite(std::string_view op, PyObject* result, PyObject* const* args, Py_ssize_t n);
 
 // Calls an op by name from C++ (operator slots of rarely used operators).
 PyObject* call_op(const char* name, PyObject* const* args, Py_ssize_t n);
 
-// ---- argument conversion ---------------------------------------------------------------------------------------------------------
+// ---- argument conversion
+// ---------------------------------------------------------------------------------------------------------
 
 [[noreturn]] void argument_error(const Call& c, std::size_t i, const char* expected);
 DType parse_dtype(const Call& c, std::size_t i);
@@ -96,18 +114,54 @@ Generator* parse_generator(const Call& c, std::size_t i);
 
 template <class T>
 struct Arg;
-template <> struct Arg<Tensor> { static Tensor get(const Call& c, std::size_t i) { return parse_tensor(c, i); } };
-template <> struct Arg<TensorList> { static TensorList get(const Call& c, std::size_t i) { return parse_tensors(c, i); } };
-template <> struct Arg<Scalar> { static Scalar get(const Call& c, std::size_t i) { return parse_number(c, i); } };
-template <> struct Arg<std::int64_t> { static std::int64_t get(const Call& c, std::size_t i) { return parse_int(c, i); } };
-template <> struct Arg<double> { static double get(const Call& c, std::size_t i) { return parse_float(c, i); } };
-template <> struct Arg<bool> { static bool get(const Call& c, std::size_t i) { return parse_bool(c, i); } };
-template <> struct Arg<std::string> { static std::string get(const Call& c, std::size_t i) { return parse_str(c, i); } };
-template <> struct Arg<Dims> { static Dims get(const Call& c, std::size_t i) { return parse_ints(c, i); } };
-template <> struct Arg<DType> { static DType get(const Call& c, std::size_t i) { return parse_dtype(c, i); } };
-template <> struct Arg<Device> { static Device get(const Call& c, std::size_t i) { return parse_device(c, i); } };
-template <> struct Arg<Generator*> { static Generator* get(const Call& c, std::size_t i) { return parse_generator(c, i); } };
-template <> struct Arg<PyObject*> { static PyObject* get(const Call& c, std::size_t i) { return c.slots[i]; } };
+template <>
+struct Arg<Tensor> {
+  static Tensor get(const Call& c, std::size_t i) { return parse_tensor(c, i); }
+};
+template <>
+struct Arg<TensorList> {
+  static TensorList get(const Call& c, std::size_t i) { return parse_tensors(c, i); }
+};
+template <>
+struct Arg<Scalar> {
+  static Scalar get(const Call& c, std::size_t i) { return parse_number(c, i); }
+};
+template <>
+struct Arg<std::int64_t> {
+  static std::int64_t get(const Call& c, std::size_t i) { return parse_int(c, i); }
+};
+template <>
+struct Arg<double> {
+  static double get(const Call& c, std::size_t i) { return parse_float(c, i); }
+};
+template <>
+struct Arg<bool> {
+  static bool get(const Call& c, std::size_t i) { return parse_bool(c, i); }
+};
+template <>
+struct Arg<std::string> {
+  static std::string get(const Call& c, std::size_t i) { return parse_str(c, i); }
+};
+template <>
+struct Arg<Dims> {
+  static Dims get(const Call& c, std::size_t i) { return parse_ints(c, i); }
+};
+template <>
+struct Arg<DType> {
+  static DType get(const Call& c, std::size_t i) { return parse_dtype(c, i); }
+};
+template <>
+struct Arg<Device> {
+  static Device get(const Call& c, std::size_t i) { return parse_device(c, i); }
+};
+template <>
+struct Arg<Generator*> {
+  static Generator* get(const Call& c, std::size_t i) { return parse_generator(c, i); }
+};
+template <>
+struct Arg<PyObject*> {
+  static PyObject* get(const Call& c, std::size_t i) { return c.slots[i]; }
+};
 template <class T>
 struct Arg<std::optional<T>> {
   static std::optional<T> get(const Call& c, std::size_t i) {
@@ -116,13 +170,16 @@ struct Arg<std::optional<T>> {
   }
 };
 
-// ---- results ---------------------------------------------------------------------------------------------------------------------
+// ---- results
+// ---------------------------------------------------------------------------------------------------------------------
 
 inline PyObject* to_python(const Call&, const Tensor& t) { return wrap(t); }
 inline PyObject* to_python(const Call&, bool v) { return PyBool_FromLong(v); }
 inline PyObject* to_python(const Call&, std::int64_t v) { return PyLong_FromLongLong(v); }
 inline PyObject* to_python(const Call&, double v) { return PyFloat_FromDouble(v); }
-inline PyObject* to_python(const Call&, const std::string& v) { return PyUnicode_FromStringAndSize(v.data(), static_cast<Py_ssize_t>(v.size())); }
+inline PyObject* to_python(const Call&, const std::string& v) {
+  return PyUnicode_FromStringAndSize(v.data(), static_cast<Py_ssize_t>(v.size()));
+}
 inline PyObject* to_python(const Call&, Object v) { return v.release(); }
 PyObject* to_python(const Call&, Scalar v);
 PyObject* to_python(const Call&, const Dims& v);
@@ -132,7 +189,9 @@ template <class... Ts>
 PyObject* to_python(const Call& c, const std::tuple<Ts...>& t) {
   return std::apply([&](const auto&... v) { return to_python(c, TensorList{v...}); }, t);
 }
-inline PyObject* to_python(const Call& c, const std::pair<Tensor, Tensor>& p) { return to_python(c, TensorList{p.first, p.second}); }
+inline PyObject* to_python(const Call& c, const std::pair<Tensor, Tensor>& p) {
+  return to_python(c, TensorList{p.first, p.second});
+}
 
 template <class R, class... As, std::size_t... I>
 PyObject* invoke(R (*f)(As...), const Call& c, std::index_sequence<I...>) {

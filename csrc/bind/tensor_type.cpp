@@ -53,7 +53,8 @@ void dealloc(PyObject* o) {
 PyObject* tensor_new(PyTypeObject* cls, PyObject* args, PyObject*) {
   return guarded([&]() -> PyObject* {
     const Py_ssize_t n = PyTuple_GET_SIZE(args);
-    if (n == 1 && is_tensor(PyTuple_GET_ITEM(args, 0))) return new_object(cls, alias(as_tensor(PyTuple_GET_ITEM(args, 0))));
+    if (n == 1 && is_tensor(PyTuple_GET_ITEM(args, 0)))
+      return new_object(cls, alias(as_tensor(PyTuple_GET_ITEM(args, 0))));
     const bool sizes = n == 0 || PyLong_Check(PyTuple_GET_ITEM(args, 0));
     if (sizes) {
       Dims d;
@@ -68,12 +69,14 @@ PyObject* tensor_new(PyTypeObject* cls, PyObject* args, PyObject*) {
     const Object module = Object::checked(PyImport_ImportModule("pydlx"));
     const Object make = Object::checked(PyObject_GetAttrString(module.get(), "tensor"));
     const Object dtype(dtype_object(default_dtype()));
-    const Object made = Object::checked(PyObject_CallFunctionObjArgs(make.get(), PyTuple_GET_ITEM(args, 0), dtype.get(), nullptr));
+    const Object made =
+        Object::checked(PyObject_CallFunctionObjArgs(make.get(), PyTuple_GET_ITEM(args, 0), dtype.get(), nullptr));
     return new_object(cls, alias(as_tensor(made.get())));
   });
 }
 
-// ---- operators -------------------------------------------------------------------------------------------------------------------
+// ---- operators
+// -------------------------------------------------------------------------------------------------------------------
 
 template <Tensor (*F)(const Tensor&, const Tensor&)>
 PyObject* binary_slot(PyObject* a, PyObject* b) {
@@ -186,12 +189,18 @@ PyObject* compare(PyObject* a, PyObject* b, int how) {
     const Tensor x = operand(a, ok), y = operand(b, ok);
     if (!ok) Py_RETURN_NOTIMPLEMENTED;
     switch (how) {
-      case Py_EQ: return wrap(ops::eq(x, y));
-      case Py_NE: return wrap(ops::ne(x, y));
-      case Py_LT: return wrap(ops::lt(x, y));
-      case Py_LE: return wrap(ops::le(x, y));
-      case Py_GT: return wrap(ops::gt(x, y));
-      default: return wrap(ops::ge(x, y));
+      case Py_EQ:
+        return wrap(ops::eq(x, y));
+      case Py_NE:
+        return wrap(ops::ne(x, y));
+      case Py_LT:
+        return wrap(ops::lt(x, y));
+      case Py_LE:
+        return wrap(ops::le(x, y));
+      case Py_GT:
+        return wrap(ops::gt(x, y));
+      default:
+        return wrap(ops::ge(x, y));
     }
   });
 }
@@ -220,7 +229,8 @@ PyObject* iterate(PyObject* o) {
     require(t.ndim() > 0, "iter", "", ErrorKind::Type, "expected at least one dimension, got a 0-d tensor");
     const Object rows = Object::checked(PyTuple_New(t.sizes()[0]));
     const TensorList views = ops::unbind(t, 0);
-    for (std::size_t i = 0; i < views.size(); ++i) PyTuple_SET_ITEM(rows.get(), static_cast<Py_ssize_t>(i), wrap(views[i]));
+    for (std::size_t i = 0; i < views.size(); ++i)
+      PyTuple_SET_ITEM(rows.get(), static_cast<Py_ssize_t>(i), wrap(views[i]));
     return PyObject_GetIter(rows.get());
   });
 }
@@ -236,7 +246,8 @@ int assign_subscript(PyObject* o, PyObject* key, PyObject* value) {
   });
 }
 
-// ---- attributes ------------------------------------------------------------------------------------------------------------------
+// ---- attributes
+// ------------------------------------------------------------------------------------------------------------------
 
 PyObject* dims_tuple(const Dims& d) {
   PyObject* t = PyTuple_New(static_cast<Py_ssize_t>(d.size()));
@@ -336,7 +347,8 @@ PyObject* get_matrix_transposed(PyObject* o, void*) {
 }
 PyObject* get_adjoint(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) {
-    require(t.ndim() == 2 || t.ndim() == 0, "H", "input", ErrorKind::Shape, "expected a matrix, got shape ", t.sizes(), "; use mH for batches");
+    require(t.ndim() == 2 || t.ndim() == 0, "H", "input", ErrorKind::Shape, "expected a matrix, got shape ", t.sizes(),
+            "; use mH for batches");
     return wrap(ops::t(t));
   });
 }
@@ -362,8 +374,10 @@ PyGetSetDef getset[] = {
     {"ndim", get_ndim, nullptr, "Number of dimensions.", nullptr},
     {"dtype", get_dtype, nullptr, "Element type.", nullptr},
     {"device", get_device, nullptr, "Where the data lives.", nullptr},
-    {"requires_grad", get_requires_grad, set_requires_grad_attr, "Whether operations on the tensor are recorded.", nullptr},
-    {"is_leaf", get_is_leaf, nullptr, "Whether the tensor was made by the user rather than by a recorded operation.", nullptr},
+    {"requires_grad", get_requires_grad, set_requires_grad_attr, "Whether operations on the tensor are recorded.",
+     nullptr},
+    {"is_leaf", get_is_leaf, nullptr, "Whether the tensor was made by the user rather than by a recorded operation.",
+     nullptr},
     {"grad", get_grad, set_grad, "Gradient accumulated by backward(), or None.", nullptr},
     {"_grad", get_grad, set_grad, nullptr, nullptr},
     {"grad_fn", get_grad_fn, nullptr, "The recorded operation that made the tensor, or None.", nullptr},
@@ -374,7 +388,8 @@ PyGetSetDef getset[] = {
     {"retains_grad", get_retains_grad, nullptr, nullptr, nullptr},
     {"T", get_transposed, nullptr, "The tensor with its axes reversed.", nullptr},
     {"mT", get_matrix_transposed, nullptr, "The tensor with its last two axes swapped.", nullptr},
-    {"mH", get_matrix_transposed, nullptr, "The tensor with its last two axes swapped (there are no complex dtypes).", nullptr},
+    {"mH", get_matrix_transposed, nullptr, "The tensor with its last two axes swapped (there are no complex dtypes).",
+     nullptr},
     {"H", get_adjoint, nullptr, "The transpose of a matrix (there are no complex dtypes).", nullptr},
     {"itemsize", get_itemsize, nullptr, "Bytes per element.", nullptr},
     {"nbytes", get_nbytes, nullptr, "Bytes of all elements.", nullptr},
@@ -387,7 +402,8 @@ PyObject* make_subclass(PyObject*, PyObject* args) {
     PyObject *cls, *data;
     int requires_grad = 0;
     if (!PyArg_ParseTuple(args, "OO|p", &cls, &data, &requires_grad)) return nullptr;
-    if (!PyType_Check(cls) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(cls), g_tensor_type) || !is_tensor(data)) {
+    if (!PyType_Check(cls) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(cls), g_tensor_type) ||
+        !is_tensor(data)) {
       PyErr_SetString(PyExc_TypeError, "[_make_subclass] expected a subclass of Tensor and a tensor");
       return nullptr;
     }
@@ -404,9 +420,12 @@ PyObject* item(PyObject* o, PyObject*) {
   return guarded([&]() -> PyObject* {
     const Scalar s = ops::item(as_tensor(o));
     switch (s.kind) {
-      case Scalar::Kind::Bool: return PyBool_FromLong(s.i != 0);
-      case Scalar::Kind::Int: return PyLong_FromLongLong(s.i);
-      default: return PyFloat_FromDouble(s.f);
+      case Scalar::Kind::Bool:
+        return PyBool_FromLong(s.i != 0);
+      case Scalar::Kind::Int:
+        return PyLong_FromLongLong(s.i);
+      default:
+        return PyFloat_FromDouble(s.f);
     }
   });
 }
@@ -443,15 +462,18 @@ PyCFunction as_cfunction(F* f) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f));
 }
 PyMethodDef methods[] = {
-    {"_make_subclass", make_subclass, METH_VARARGS | METH_STATIC, "(cls, data, requires_grad=False) -> instance of cls sharing data"},
+    {"_make_subclass", make_subclass, METH_VARARGS | METH_STATIC,
+     "(cls, data, requires_grad=False) -> instance of cls sharing data"},
     {"data_ptr", data_ptr, METH_NOARGS, "Address of the first element."},
     {"numel", numel, METH_NOARGS, "Number of elements."},
     {"nelement", numel, METH_NOARGS, "Number of elements."},
     {"item", item, METH_NOARGS, "The single element as a Python number."},
     {"size", as_cfunction(size_method), METH_VARARGS | METH_KEYWORDS, "Sizes, or the size of one dimension."},
-    {"stride", as_cfunction(stride_method), METH_VARARGS | METH_KEYWORDS, "Strides in elements, or the stride of one dimension."},
+    {"stride", as_cfunction(stride_method), METH_VARARGS | METH_KEYWORDS,
+     "Strides in elements, or the stride of one dimension."},
     {"storage_offset", storage_offset, METH_NOARGS, "Position of the first element in the storage, in elements."},
-    {"is_contiguous", as_cfunction(is_contiguous), METH_VARARGS | METH_KEYWORDS, "Whether elements are row-major without gaps."},
+    {"is_contiguous", as_cfunction(is_contiguous), METH_VARARGS | METH_KEYWORDS,
+     "Whether elements are row-major without gaps."},
     {"is_inference", is_inference, METH_NOARGS, "Whether the tensor was made in inference mode."},
     {nullptr, nullptr, 0, nullptr}};
 
@@ -554,7 +576,9 @@ PyObject* set_held(PyObject*& slot, PyObject* value) {
 }
 PyObject* set_repr(PyObject*, PyObject* f) { return set_held(g_repr, f); }
 PyObject* set_size_class(PyObject*, PyObject* c) { return set_held(g_size_class, c); }
-PyMethodDef module_functions[] = {{"_set_repr", set_repr, METH_O, nullptr}, {"_set_size_class", set_size_class, METH_O, nullptr}, {nullptr, nullptr, 0, nullptr}};
+PyMethodDef module_functions[] = {{"_set_repr", set_repr, METH_O, nullptr},
+                                  {"_set_size_class", set_size_class, METH_O, nullptr},
+                                  {nullptr, nullptr, 0, nullptr}};
 }  // namespace
 
 void init_tensor_type(PyObject* m) {
@@ -563,7 +587,8 @@ void init_tensor_type(PyObject* m) {
   g_tensor_type = reinterpret_cast<PyTypeObject*>(t);
   // NumPy must hand `array + tensor` to us.
   const Object priority(PyLong_FromLong(1000));
-  if (PyObject_SetAttrString(m, "Tensor", t) < 0 || PyObject_SetAttrString(t, "__array_priority__", priority.get()) < 0 ||
+  if (PyObject_SetAttrString(m, "Tensor", t) < 0 ||
+      PyObject_SetAttrString(t, "__array_priority__", priority.get()) < 0 ||
       PyModule_AddFunctions(m, module_functions) < 0)
     throw PythonError{};
 }

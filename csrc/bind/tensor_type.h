@@ -1,6 +1,7 @@
-// The Python class `Tensor`. It is a plain C type rather than a pybind11 class: the operators are the hottest entry points of the
-// library, and CPython slots reach them in a quarter of the time (see bench/overhead). pybind11 functions still take and return
-// Tensor through the type caster in bind/caster.h. This header stays free of pybind11, which costs seconds in every file.
+// The Python class `Tensor`. It is a plain C type rather than a pybind11 class: the operators are the hottest entry
+// points of the library, and CPython slots reach them in a quarter of the time (see bench/overhead). pybind11 functions
+// still take and return Tensor through the type caster in bind/caster.h. This header stays free of pybind11, which
+// costs seconds in every file.
 #pragma once
 #include <Python.h>
 
@@ -9,15 +10,16 @@
 namespace pydlx::bind {
 
 struct PyTensor {
-  PyObject_HEAD
-  TensorImpl* impl;  // owned reference
+  PyObject_HEAD TensorImpl* impl;  // owned reference
   PyObject* dict;
   PyObject* weakrefs;
 };
 
 extern PyTypeObject* g_tensor_type;
 
-inline bool is_tensor(PyObject* o) { return Py_TYPE(o) == g_tensor_type || PyType_IsSubtype(Py_TYPE(o), g_tensor_type); }
+inline bool is_tensor(PyObject* o) {
+  return Py_TYPE(o) == g_tensor_type || PyType_IsSubtype(Py_TYPE(o), g_tensor_type);
+}
 inline Tensor as_tensor(PyObject* o) { return Tensor(Ref<TensorImpl>(reinterpret_cast<PyTensor*>(o)->impl)); }
 
 // New reference; the same object for the same TensorImpl as long as it lives. An undefined tensor becomes None.

@@ -62,14 +62,17 @@ bool device_from(PyObject* o, Device& d) {
   return true;
 }
 
-Generator* generator_from(PyObject* o) { return Py_TYPE(o) == g_generator_type ? py::handle(o).cast<Generator*>() : nullptr; }
+Generator* generator_from(PyObject* o) {
+  return Py_TYPE(o) == g_generator_type ? py::handle(o).cast<Generator*>() : nullptr;
+}
 
 void init_types(PyObject* module) {
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
   py::class_<PyDType>(m, "dtype", "An element type, such as pydlx.float32.")
       .def_property_readonly("is_floating_point", [](const PyDType& t) { return is_floating(t.value); })
       .def_property_readonly("is_complex", [](const PyDType&) { return false; })
-      .def_property_readonly("is_signed", [](const PyDType& t) { return t.value != DType::Bool && t.value != DType::UInt8; })
+      .def_property_readonly("is_signed",
+                             [](const PyDType& t) { return t.value != DType::Bool && t.value != DType::UInt8; })
       .def_property_readonly("itemsize", [](const PyDType& t) { return itemsize(t.value); })
       .def("__repr__", [](const PyDType& t) { return std::string("pydlx.") + dtype_name(t.value); })
       .def("__reduce__", [](const PyDType& t) { return std::string(dtype_name(t.value)); })
@@ -81,16 +84,22 @@ void init_types(PyObject* module) {
     m.attr(dtype_name(static_cast<DType>(i))) = o;
     g_dtypes[i] = o.release().ptr();
   }
-  for (const auto& [alias, name] : {std::pair("float", "float32"), {"double", "float64"}, {"half", "float16"}, {"long", "int64"},
-                                    {"int", "int32"}, {"short", "int16"}})
+  for (const auto& [alias, name] : {std::pair("float", "float32"),
+                                    {"double", "float64"},
+                                    {"half", "float16"},
+                                    {"long", "int64"},
+                                    {"int", "int32"},
+                                    {"short", "int16"}})
     m.attr(alias) = m.attr(name);
 
-  auto device = py::class_<Device>(m, "device", "Where tensors live: device('cpu'), device('cuda', 0), device('cuda:0').");
+  auto device =
+      py::class_<Device>(m, "device", "Where tensors live: device('cpu'), device('cuda', 0), device('cuda:0').");
   device
       .def(py::init([](py::object type, py::object index) {
              Device d;
              if (!device_from(type.ptr(), d) && !(py::isinstance<py::int_>(type) && index.is_none()))
-               fail("device", "type", ErrorKind::Value, "expected 'cpu', 'cuda' or 'cuda:N', got ", std::string(py::repr(type)));
+               fail("device", "type", ErrorKind::Value, "expected 'cpu', 'cuda' or 'cuda:N', got ",
+                    std::string(py::repr(type)));
              if (py::isinstance<py::int_>(type)) index = type, d.type = DeviceType::CUDA;
              if (!index.is_none()) {
                const auto i = index.cast<std::int64_t>();
@@ -101,7 +110,9 @@ void init_types(PyObject* module) {
            }),
            py::arg("type"), py::arg("index") = py::none())
       .def_property_readonly("type", [](const Device& d) { return d.is_cpu() ? "cpu" : "cuda"; })
-      .def_property_readonly("index", [](const Device& d) -> py::object { return d.is_cpu() ? py::object(py::none()) : py::int_(d.index); })
+      .def_property_readonly(
+          "index",
+          [](const Device& d) -> py::object { return d.is_cpu() ? py::object(py::none()) : py::int_(d.index); })
       .def("__eq__",
            [](const Device& a, py::object b) {
              Device d;
@@ -111,13 +122,17 @@ void init_types(PyObject* module) {
       .def("__str__", &Device::str)
       .def("__repr__",
            [](const Device& d) {
-             return d.is_cpu() ? std::string("device(type='cpu')") : "device(type='cuda', index=" + std::to_string(d.index) + ")";
+             return d.is_cpu() ? std::string("device(type='cpu')")
+                               : "device(type='cuda', index=" + std::to_string(d.index) + ")";
            })
-      .def("__reduce__", [device_class = py::handle(device)](const Device& d) { return py::make_tuple(device_class, py::make_tuple(d.str())); });
+      .def("__reduce__", [device_class = py::handle(device)](const Device& d) {
+        return py::make_tuple(device_class, py::make_tuple(d.str()));
+      });
   device.attr("__module__") = "pydlx";
   g_device_type = reinterpret_cast<PyTypeObject*>(device.ptr());
 
-  auto generator = py::class_<Generator>(m, "Generator", "A stream of random numbers (Philox 4x32-10). Equal seeds give equal bits on every device.");
+  auto generator = py::class_<Generator>(
+      m, "Generator", "A stream of random numbers (Philox 4x32-10). Equal seeds give equal bits on every device.");
   generator
       .def(py::init([](py::object dev) {
              auto g = std::make_unique<Generator>();
@@ -134,13 +149,14 @@ void init_types(PyObject* module) {
           },
           py::arg("seed"), "Restarts the stream; returns the generator.")
       .def("initial_seed", &Generator::initial_seed)
-      .def("seed",
-           [](Generator& g) {
-             const auto s = py::module_::import("secrets").attr("randbits")(63).cast<std::uint64_t>();
-             g.manual_seed(s);
-             return s;
-           },
-           "Seeds from the operating system; returns the seed.")
+      .def(
+          "seed",
+          [](Generator& g) {
+            const auto s = py::module_::import("secrets").attr("randbits")(63).cast<std::uint64_t>();
+            g.manual_seed(s);
+            return s;
+          },
+          "Seeds from the operating system; returns the seed.")
       .def(
           "get_state",
           [](const Generator& g) {
@@ -154,19 +170,23 @@ void init_types(PyObject* module) {
           "set_state",
           [](Generator& g, const Tensor& t) {
             PhiloxState s;
-            require(t.defined() && t.dtype() == DType::UInt8 && t.sizes() == Dims{sizeof s} && t.is_cpu() && t.contiguous_layout(),
-                    "set_state", "new_state", ErrorKind::Value, "expected a uint8 tensor of ", sizeof s, " elements made by get_state()");
+            require(t.defined() && t.dtype() == DType::UInt8 && t.sizes() == Dims{sizeof s} && t.is_cpu() &&
+                        t.contiguous_layout(),
+                    "set_state", "new_state", ErrorKind::Value, "expected a uint8 tensor of ", sizeof s,
+                    " elements made by get_state()");
             std::memcpy(&s, t.data(), sizeof s);
             g.set_state(s);
             return &g;
           },
-          py::arg("new_state"), py::return_value_policy::reference, "Restores a state made by get_state; returns the generator.")
-      .def("clone_state", [](const Generator& g) {
-        auto copy = std::make_unique<Generator>();
-        copy->set_state(g.state());
-        copy->device = g.device;
-        return copy;
-      })
+          py::arg("new_state"), py::return_value_policy::reference,
+          "Restores a state made by get_state; returns the generator.")
+      .def("clone_state",
+           [](const Generator& g) {
+             auto copy = std::make_unique<Generator>();
+             copy->set_state(g.state());
+             copy->device = g.device;
+             return copy;
+           })
       .def("_get_state", [](const Generator& g) { return py::make_tuple(g.state().seed, g.state().offset); })
       .def("_set_state", [](Generator& g, std::uint64_t seed, std::uint64_t offset) { g.set_state({seed, offset}); })
       .def_property_readonly("device", [](const Generator& g) { return g.device; });

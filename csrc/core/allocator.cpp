@@ -1,5 +1,6 @@
-// The caching CPU allocator. Freed blocks stay in free lists by size class, so a training step after the first costs no page faults,
-// which are the largest single cost of CPU training otherwise. Large blocks are 2 MiB aligned and ask for huge pages.
+// The caching CPU allocator. Freed blocks stay in free lists by size class, so a training step after the first costs no
+// page faults, which are the largest single cost of CPU training otherwise. Large blocks are 2 MiB aligned and ask for
+// huge pages.
 #include "core/allocator.h"
 
 #include <sys/mman.h>
@@ -15,13 +16,13 @@ namespace pydlx {
 
 namespace {
 
-constexpr std::size_t kSmall = 4096;           // up to here: classes of 64 bytes, no header
-constexpr std::size_t kHeader = 64;            // larger blocks carry their class in front of the data
-constexpr std::size_t kMapped = 1u << 20;      // from here: own mapping with huge pages
+constexpr std::size_t kSmall = 4096;       // up to here: classes of 64 bytes, no header
+constexpr std::size_t kHeader = 64;        // larger blocks carry their class in front of the data
+constexpr std::size_t kMapped = 1u << 20;  // from here: own mapping with huge pages
 constexpr std::size_t kHugePage = 2u << 20;
 constexpr std::size_t kSmallClasses = kSmall / 64;
 constexpr std::size_t kClasses = kSmallClasses + 52 * 8;  // then eight classes per octave
-constexpr std::size_t kBorrow = 3;             // a request may be served by a block up to three classes (about 40 %) larger
+constexpr std::size_t kBorrow = 3;  // a request may be served by a block up to three classes (about 40 %) larger
 
 struct SizeClass {
   std::size_t index, bytes;
@@ -56,8 +57,7 @@ class SpinLock {
  public:
   void lock() noexcept {
     while (flag_.test_and_set(std::memory_order_acquire))
-      while (flag_.test(std::memory_order_relaxed)) {
-      }
+      while (flag_.test(std::memory_order_relaxed)) {}
   }
   void unlock() noexcept { flag_.clear(std::memory_order_release); }
 
@@ -155,7 +155,9 @@ class CpuAllocator final : public Allocator {
     return b;
   }
 
-  static std::size_t mapped_bytes(std::size_t bytes) { return (bytes + kHeader + kHugePage - 1) / kHugePage * kHugePage; }
+  static std::size_t mapped_bytes(std::size_t bytes) {
+    return (bytes + kHeader + kHugePage - 1) / kHugePage * kHugePage;
+  }
 
   static void* from_system(std::size_t index, std::size_t bytes) {
     if (index < kSmallClasses) return std::aligned_alloc(64, bytes);
@@ -165,7 +167,8 @@ class CpuAllocator final : public Allocator {
     } else {
       // Map one huge page too much and give the unaligned ends back.
       const std::size_t size = mapped_bytes(bytes);
-      auto* raw = static_cast<char*>(mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      auto* raw = static_cast<char*>(
+          mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
       if (raw == MAP_FAILED) return nullptr;
       block = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(raw) + kHugePage - 1) / kHugePage * kHugePage);
       if (block > raw) munmap(raw, static_cast<std::size_t>(block - raw));
@@ -201,8 +204,9 @@ class CpuAllocator final : public Allocator {
 
   [[noreturn]] void out_of_memory(std::size_t nbytes) {
     const AllocatorStats s = stats();
-    fail("allocate", "", ErrorKind::OutOfMemory, "out of CPU memory: requested ", nbytes, " bytes, in use ", std::size_t{s.in_use}, ", cached ",
-         std::size_t{s.reserved - s.in_use}, "; use smaller batches, or free tensors and call empty_cache()");
+    fail("allocate", "", ErrorKind::OutOfMemory, "out of CPU memory: requested ", nbytes, " bytes, in use ",
+         std::size_t{s.in_use}, ", cached ", std::size_t{s.reserved - s.in_use},
+         "; use smaller batches, or free tensors and call empty_cache()");
   }
 
   mutable SpinLock lock_;

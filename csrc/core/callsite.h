@@ -1,5 +1,5 @@
-// The user's source line, kept for error messages. The bindings install a hook that reads the interpreter's current frame; the
-// engine itself knows nothing about Python.
+// The user's source line, kept for error messages. The bindings install a hook that reads the interpreter's current
+// frame; the engine itself knows nothing about Python.
 #pragma once
 #include <string>
 

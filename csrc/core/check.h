@@ -1,5 +1,5 @@
-// Structured errors: "[op] argument: expected ..., got ...". Every exception the engine throws is a pydlx::Error; the bindings turn
-// its kind into a Python class that also derives from the built-in the user would catch.
+// Structured errors: "[op] argument: expected ..., got ...". Every exception the engine throws is a pydlx::Error; the
+// bindings turn its kind into a Python class that also derives from the built-in the user would catch.
 #pragma once
 #include <cstdint>
 #include <exception>

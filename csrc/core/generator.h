@@ -1,5 +1,5 @@
-// Random numbers: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Element i of a draw depends only
-// on (seed, offset + i), so results do not depend on threads or device.
+// Random numbers: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Element i of a
+// draw depends only on (seed, offset + i), so results do not depend on threads or device.
 #pragma once
 #include <cstdint>
 #include <mutex>

@@ -1,5 +1,6 @@
-// Storage-only 16-bit floats. Arithmetic happens in float; the conversions are branch-free so that compilers vectorise them.
-// Everything here is forced inline: these helpers are also used by the per-instruction-set objects, which may export nothing.
+// Storage-only 16-bit floats. Arithmetic happens in float; the conversions are branch-free so that compilers vectorise
+// them. Everything here is forced inline: these helpers are also used by the per-instruction-set objects, which may
+// export nothing.
 #pragma once
 #include <cstdint>
 

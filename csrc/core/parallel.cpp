@@ -50,8 +50,8 @@ int initial_threads() {
   return hardware_threads();
 }
 
-// libgomp's worker threads do not exist in a forked child, and its next team would wait for them forever. A child therefore runs
-// everything on one thread (data loader workers want that anyway).
+// libgomp's worker threads do not exist in a forked child, and its next team would wait for them forever. A child
+// therefore runs everything on one thread (data loader workers want that anyway).
 void after_fork_in_child() {
   g_forked.store(true);
   g_threads.store(1);
@@ -66,7 +66,8 @@ const int g_atfork = [] { return pthread_atfork(nullptr, nullptr, after_fork_in_
 int hardware_threads() noexcept {
   static const int n = [] {
     cpu_set_t set;
-    int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+    int cpus =
+        sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
     return std::clamp(std::min(cpus, cgroup_quota()), 1, kMaxThreads);
   }();
   return n;
@@ -82,7 +83,8 @@ int num_threads() noexcept {
 }
 
 void set_num_threads(int n) {
-  require(n >= 1 && n <= kMaxThreads, "set_num_threads", "n", ErrorKind::Value, "expected 1 to ", kMaxThreads, ", got ", n);
+  require(n >= 1 && n <= kMaxThreads, "set_num_threads", "n", ErrorKind::Value, "expected 1 to ", kMaxThreads, ", got ",
+          n);
   if (g_forked.load()) return;  // see after_fork_in_child
   g_threads.store(n);
 }

@@ -155,7 +155,8 @@ Tensor empty_like(const Tensor& t) { return empty_like(t, t.dtype()); }
 Tensor empty_like(const Tensor& t, DType dtype) {
   if (t.contiguous_layout()) return empty(t.sizes(), dtype, t.device());
   if (is_dense(t.sizes(), t.strides())) return empty_strided(t.sizes(), t.strides(), dtype, t.device());
-  // Keep the axis order of a strided view, without its gaps. Broadcast axes (stride 0) go where a contiguous tensor has them.
+  // Keep the axis order of a strided view, without its gaps. Broadcast axes (stride 0) go where a contiguous tensor has
+  // them.
   for (int i = 0; i < t.ndim(); ++i)
     if (t.strides()[i] == 0 && t.sizes()[i] > 1) return empty(t.sizes(), dtype, t.device());
   Dims strides = contiguous_strides(t.sizes());
@@ -182,31 +183,61 @@ Tensor alias(const Tensor& t) { return alias(t, t.sizes(), t.strides(), t.offset
 
 void store_scalar(void* p, DType dtype, Scalar v) {
   switch (dtype) {
-    case DType::Bool: *static_cast<bool*>(p) = v.is_float() ? v.f != 0 : v.i != 0; break;
-    case DType::UInt8: *static_cast<std::uint8_t*>(p) = static_cast<std::uint8_t>(v.to_int()); break;
-    case DType::Int8: *static_cast<std::int8_t*>(p) = static_cast<std::int8_t>(v.to_int()); break;
-    case DType::Int16: *static_cast<std::int16_t*>(p) = static_cast<std::int16_t>(v.to_int()); break;
-    case DType::Int32: *static_cast<std::int32_t*>(p) = static_cast<std::int32_t>(v.to_int()); break;
-    case DType::Int64: *static_cast<std::int64_t*>(p) = v.to_int(); break;
-    case DType::Float16: *static_cast<Half*>(p) = Half(static_cast<float>(v.to_double())); break;
-    case DType::BFloat16: *static_cast<BFloat16*>(p) = BFloat16(static_cast<float>(v.to_double())); break;
-    case DType::Float32: *static_cast<float*>(p) = static_cast<float>(v.to_double()); break;
-    case DType::Float64: *static_cast<double*>(p) = v.to_double(); break;
+    case DType::Bool:
+      *static_cast<bool*>(p) = v.is_float() ? v.f != 0 : v.i != 0;
+      break;
+    case DType::UInt8:
+      *static_cast<std::uint8_t*>(p) = static_cast<std::uint8_t>(v.to_int());
+      break;
+    case DType::Int8:
+      *static_cast<std::int8_t*>(p) = static_cast<std::int8_t>(v.to_int());
+      break;
+    case DType::Int16:
+      *static_cast<std::int16_t*>(p) = static_cast<std::int16_t>(v.to_int());
+      break;
+    case DType::Int32:
+      *static_cast<std::int32_t*>(p) = static_cast<std::int32_t>(v.to_int());
+      break;
+    case DType::Int64:
+      *static_cast<std::int64_t*>(p) = v.to_int();
+      break;
+    case DType::Float16:
+      *static_cast<Half*>(p) = Half(static_cast<float>(v.to_double()));
+      break;
+    case DType::BFloat16:
+      *static_cast<BFloat16*>(p) = BFloat16(static_cast<float>(v.to_double()));
+      break;
+    case DType::Float32:
+      *static_cast<float*>(p) = static_cast<float>(v.to_double());
+      break;
+    case DType::Float64:
+      *static_cast<double*>(p) = v.to_double();
+      break;
   }
 }
 
 Scalar load_scalar(const void* p, DType dtype) {
   switch (dtype) {
-    case DType::Bool: return *static_cast<const bool*>(p);
-    case DType::UInt8: return static_cast<std::int64_t>(*static_cast<const std::uint8_t*>(p));
-    case DType::Int8: return static_cast<std::int64_t>(*static_cast<const std::int8_t*>(p));
-    case DType::Int16: return static_cast<std::int64_t>(*static_cast<const std::int16_t*>(p));
-    case DType::Int32: return static_cast<std::int64_t>(*static_cast<const std::int32_t*>(p));
-    case DType::Int64: return *static_cast<const std::int64_t*>(p);
-    case DType::Float16: return static_cast<double>(static_cast<float>(*static_cast<const Half*>(p)));
-    case DType::BFloat16: return static_cast<double>(static_cast<float>(*static_cast<const BFloat16*>(p)));
-    case DType::Float32: return static_cast<double>(*static_cast<const float*>(p));
-    case DType::Float64: return *static_cast<const double*>(p);
+    case DType::Bool:
+      return *static_cast<const bool*>(p);
+    case DType::UInt8:
+      return static_cast<std::int64_t>(*static_cast<const std::uint8_t*>(p));
+    case DType::Int8:
+      return static_cast<std::int64_t>(*static_cast<const std::int8_t*>(p));
+    case DType::Int16:
+      return static_cast<std::int64_t>(*static_cast<const std::int16_t*>(p));
+    case DType::Int32:
+      return static_cast<std::int64_t>(*static_cast<const std::int32_t*>(p));
+    case DType::Int64:
+      return *static_cast<const std::int64_t*>(p);
+    case DType::Float16:
+      return static_cast<double>(static_cast<float>(*static_cast<const Half*>(p)));
+    case DType::BFloat16:
+      return static_cast<double>(static_cast<float>(*static_cast<const BFloat16*>(p)));
+    case DType::Float32:
+      return static_cast<double>(*static_cast<const float*>(p));
+    case DType::Float64:
+      return *static_cast<const double*>(p);
   }
   return {};
 }

@@ -1,4 +1,5 @@
-// The tensor: a strided view of a storage, plus what autograd knows about it. `Tensor` is a counted handle, `TensorImpl` the object.
+// The tensor: a strided view of a storage, plus what autograd knows about it. `Tensor` is a counted handle,
+// `TensorImpl` the object.
 #pragma once
 #include <memory>
 #include <utility>
@@ -23,16 +24,16 @@ struct TensorImpl : RefCounted {
   Ref<Storage> storage;
   std::int64_t offset = 0;  // in elements
   std::int64_t numel = 1;
-  Dims sizes, strides;      // strides in elements
+  Dims sizes, strides;  // strides in elements
   DType dtype = DType::Float32;
-  bool contiguous = true;        // row-major without gaps; kept by set_geometry
-  bool requires_grad = false;    // leaf that asks for a gradient, or result of a recorded op
-  bool wrapped_number = false;   // a Python number: takes part in promotion by category only
-  bool inference = false;        // made in inference mode: can never enter a recorded graph
-  bool untracked = false;        // `.data` alias: in-place writes do not advance the version counter
-  Ref<TensorImpl> base;          // the tensor this is a differentiable view of
+  bool contiguous = true;       // row-major without gaps; kept by set_geometry
+  bool requires_grad = false;   // leaf that asks for a gradient, or result of a recorded op
+  bool wrapped_number = false;  // a Python number: takes part in promotion by category only
+  bool inference = false;       // made in inference mode: can never enter a recorded graph
+  bool untracked = false;       // `.data` alias: in-place writes do not advance the version counter
+  Ref<TensorImpl> base;         // the tensor this is a differentiable view of
   std::unique_ptr<AutogradMeta> meta;
-  void* python = nullptr;        // borrowed pointer to the Python object, while there is one
+  void* python = nullptr;  // borrowed pointer to the Python object, while there is one
 
   void set_geometry(Dims new_sizes, Dims new_strides);
   void* data() const noexcept {
@@ -115,7 +116,7 @@ bool partially_overlaps(const Tensor& a, const Tensor& b);
 // Uninitialised tensors. `empty_strided` expects strides for which is_dense holds.
 Tensor empty(const Dims& sizes, DType dtype, Device device = {});
 Tensor empty_strided(const Dims& sizes, const Dims& strides, DType dtype, Device device = {});
-Tensor empty_like(const Tensor& t);                 // keeps the axis order of a dense tensor
+Tensor empty_like(const Tensor& t);  // keeps the axis order of a dense tensor
 Tensor empty_like(const Tensor& t, DType dtype);
 // Another view of the same storage, without any autograd information.
 Tensor alias(const Tensor& t);

@@ -1,7 +1,8 @@
 // Integer matrix products: a cache-blocked loop that any compiler vectorises. Floating types are in gemm/.
+#include "kernels/gemm.h"
+
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -1,16 +1,17 @@
-// Gather and scatter along an indexed axis. Dividing the work and walking the slices is one ordinary function; only the block of
-// (index, row) pairs inside a slice is instantiated per element type and operation.
+// Gather and scatter along an indexed axis. Dividing the work and walking the slices is one ordinary function; only the
+// block of (index, row) pairs inside a slice is instantiated per element type and operation.
+#include "kernels/indexing.h"
+
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/indexing.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
 constexpr std::int64_t kBlock = 16384;  // elements per parallel unit: some 10 us of scattered access
 
-// A block of work inside a slice. With `part_mask`, only indices whose group of 16 falls to `part` are meant: units that share a slice then
-// write to disjoint places, and each place still meets its contributions in ascending order.
+// A block of work inside a slice. With `part_mask`, only indices whose group of 16 falls to `part` are meant: units
+// that share a slice then write to disjoint places, and each place still meets its contributions in ascending order.
 struct Range {
   std::int64_t i0, i1, n0, n1;
   std::int64_t part, part_mask;
@@ -19,9 +20,9 @@ using BlockFn = void (*)(const IndexedRows&, const Range&, char* self, char* den
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Unordered work is cut along the index and the rows. Ordered work keeps the whole index in one unit, so that every element of `self`
-// meets its contributions in ascending order whatever the number of threads: many slices go to different threads whole; otherwise long
-// rows are cut, and rows too short for that are divided by destination.
+// Unordered work is cut along the index and the rows. Ordered work keeps the whole index in one unit, so that every
+// element of `self` meets its contributions in ascending order whatever the number of threads: many slices go to
+// different threads whole; otherwise long rows are cut, and rows too short for that are divided by destination.
 void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) {
   std::int64_t step_i = a.count, step_n = a.row, parts = 1;
   if (!ordered) {
@@ -35,32 +36,34 @@ void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) 
     else if (a.row >= 16 && !own_index)
       while (parts < num_threads() && parts < 16) parts *= 2;  // scanning the index once per part costs less than a row
   }
-  const std::int64_t blocks_n = ceil_div(a.row, step_n), blocks_i = ceil_div(a.count, step_i), per_slice = blocks_n * blocks_i * parts;
+  const std::int64_t blocks_n = ceil_div(a.row, step_n), blocks_i = ceil_div(a.count, step_i),
+                     per_slice = blocks_n * blocks_i * parts;
   const std::int64_t work = step_i * step_n / parts;
-  parallel_for(a.slices * per_slice, work >= kBlock ? 1 : ceil_div(kBlock, work > 0 ? work : 1), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t u = begin; u < end; ++u) {
-      std::int64_t rest = u / per_slice;
-      const std::int64_t part = u % per_slice / parts;
-      char* self = static_cast<char*>(a.self);
-      char* dense = static_cast<char*>(a.dense);
-      const std::int64_t* index = a.index;
-      for (int d = 0; d < a.ndim; ++d) {
-        const std::int64_t k = rest % a.size[d];
-        rest /= a.size[d];
-        self += k * a.self_stride[d] * width;
-        dense += k * a.dense_stride[d] * width;
-        index += k * a.index_stride[d];
-      }
-      Range r;
-      r.i0 = part / blocks_n * step_i;
-      r.n0 = part % blocks_n * step_n;
-      r.i1 = r.i0 + step_i < a.count ? r.i0 + step_i : a.count;
-      r.n1 = r.n0 + step_n < a.row ? r.n0 + step_n : a.row;
-      r.part = u % parts;
-      r.part_mask = parts - 1;
-      block(a, r, self, dense, index);
-    }
-  });
+  parallel_for(a.slices * per_slice, work >= kBlock ? 1 : ceil_div(kBlock, work > 0 ? work : 1),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t u = begin; u < end; ++u) {
+                   std::int64_t rest = u / per_slice;
+                   const std::int64_t part = u % per_slice / parts;
+                   char* self = static_cast<char*>(a.self);
+                   char* dense = static_cast<char*>(a.dense);
+                   const std::int64_t* index = a.index;
+                   for (int d = 0; d < a.ndim; ++d) {
+                     const std::int64_t k = rest % a.size[d];
+                     rest /= a.size[d];
+                     self += k * a.self_stride[d] * width;
+                     dense += k * a.dense_stride[d] * width;
+                     index += k * a.index_stride[d];
+                   }
+                   Range r;
+                   r.i0 = part / blocks_n * step_i;
+                   r.n0 = part % blocks_n * step_n;
+                   r.i1 = r.i0 + step_i < a.count ? r.i0 + step_i : a.count;
+                   r.n1 = r.n0 + step_n < a.row ? r.n0 + step_n : a.row;
+                   r.part = u % parts;
+                   r.part_mask = parts - 1;
+                   block(a, r, self, dense, index);
+                 }
+               });
 }
 
 template <class F, class T>
@@ -156,7 +159,8 @@ void fill(IndexingKernels& k) {
 
 // The unsigned comparison folds both bounds into one.
 bool bad(std::int64_t i, std::int64_t low, std::int64_t high) {
-  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >= static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >=
+         static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
 }
 
 std::int64_t check_index(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
@@ -169,15 +173,15 @@ std::int64_t check_index(const std::int64_t* index, std::int64_t n, std::int64_t
     for (std::int64_t i = b; i < e; ++i)
       if (bad(index[i], low, high)) {
         std::int64_t seen = __atomic_load_n(&first, __ATOMIC_RELAXED);
-        while (i < seen && !__atomic_compare_exchange_n(&first, &seen, i, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-        }
+        while (i < seen && !__atomic_compare_exchange_n(&first, &seen, i, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
         return;
       }
   });
   return first == INT64_MAX ? -1 : first;
 }
 
-std::int64_t add_offsets(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size, std::int64_t step, bool first) {
+std::int64_t add_offsets(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size,
+                         std::int64_t step, bool first) {
   const std::int64_t wrong = check_index(index, n, -size, size);
   if (wrong >= 0) return wrong;
   parallel_for(n, kBlock, [&](std::int64_t b, std::int64_t e) {
@@ -213,7 +217,8 @@ void nonzero(const Nonzero& a) {
     for (std::int64_t k = b; k < e; ++k) {
       const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
       std::int64_t* out = a.out + a.starts[k] * a.ndim;
-      // Positions are first packed without branches (random masks would be mispredicted half the time), then split into coordinates.
+      // Positions are first packed without branches (random masks would be mispredicted half the time), then split into
+      // coordinates.
       constexpr std::int64_t kGroup = 1024;
       std::int64_t found[kGroup + 1];
       for (std::int64_t g = begin; g < end; g += kGroup) {
@@ -250,18 +255,21 @@ void range(const RangeFill& a) {
     T* out = static_cast<T*>(a.out);
     if (a.integral) {
       for (std::int64_t i = b; i < e; ++i)
-        out[i] = static_cast<T>(static_cast<std::int64_t>(static_cast<std::uint64_t>(a.int_start) +
-                                                          static_cast<std::uint64_t>(i) * static_cast<std::uint64_t>(a.int_step)));
+        out[i] = static_cast<T>(
+            static_cast<std::int64_t>(static_cast<std::uint64_t>(a.int_start) +
+                                      static_cast<std::uint64_t>(i) * static_cast<std::uint64_t>(a.int_step)));
       return;
     }
     for (std::int64_t i = b; i < e; ++i) {
       const bool second = a.symmetric && i >= a.n / 2;
-      double v = second ? a.last - static_cast<double>(a.n - 1 - i) * a.step : a.start + static_cast<double>(i) * a.step;
+      double v =
+          second ? a.last - static_cast<double>(a.n - 1 - i) * a.step : a.start + static_cast<double>(i) * a.step;
       if (a.base != 0) v = __builtin_pow(a.base, v);
       if constexpr (functors::type_bit<T> == functors::kFloat)
         out[i] = static_cast<T>(static_cast<functors::compute_t<T>>(v));
       else
-        out[i] = static_cast<T>(v >= -9223372036854775808.0 && v < 9223372036854775808.0 ? static_cast<std::int64_t>(v) : INT64_MIN);
+        out[i] = static_cast<T>(v >= -9223372036854775808.0 && v < 9223372036854775808.0 ? static_cast<std::int64_t>(v)
+                                                                                         : INT64_MIN);
     }
   });
 }
@@ -277,7 +285,8 @@ void triangle(const Triangle& a) {
       const std::int64_t row = r % a.rows;
       std::int64_t cut = row + a.diagonal + (a.upper ? 0 : 1);
       cut = cut < 0 ? 0 : cut > a.cols ? a.cols : cut;
-      const std::size_t head = static_cast<std::size_t>(cut) * sizeof(T), tail = static_cast<std::size_t>(a.cols - cut) * sizeof(T);
+      const std::size_t head = static_cast<std::size_t>(cut) * sizeof(T),
+                        tail = static_cast<std::size_t>(a.cols - cut) * sizeof(T);
       if (a.upper) {
         std::memset(out, 0, head);
         std::memcpy(out + cut, x + cut, tail);
@@ -304,7 +313,8 @@ void fill_widths(IndexingKernels& k) {
 void register_indexing(KernelTable& t) {
   IndexingKernels& k = family<IndexingKernels>(t);
   fill<0, bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, float, double>(k);
-  fill_ranges<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>(k);
+  fill_ranges<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>(
+      k);
   fill_widths<std::uint8_t, std::uint16_t, std::uint32_t, std::uint64_t>(k);
   k.check_index = check_index;
   k.add_offsets = add_offsets;

@@ -3,10 +3,11 @@
 // Every expression holds at most one product next to an addition. Where two products are added the compiler may fuse
 // either into a multiply-add, and a vector loop and its remainder could differ; which of them an element falls into
 // depends on the chunks.
+#include "kernels/optim.h"
+
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
-#include "kernels/optim.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -1,8 +1,10 @@
-// Scans. Each line is walked in order; lines along the last axis run one by one, others 64 neighbouring columns at a time. float32 sums
-// and products are carried in float64, so that a long scan is as accurate at its end as at its start.
+// Scans. Each line is walked in order; lines along the last axis run one by one, others 64 neighbouring columns at a
+// time. float32 sums and products are carried in float64, so that a long scan is as accurate at its end as at its
+// start.
+#include "kernels/scan.h"
+
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/scan.h"
 
 extern "C" {
 double exp(double);
@@ -14,9 +16,16 @@ namespace {
 
 constexpr std::int64_t kColumns = 64;
 
-template <class T> struct CarryOf { using type = double; };
-template <> struct CarryOf<std::int64_t> { using type = std::uint64_t; };  // wraps without undefined behaviour
-template <class T> using carry_t = typename CarryOf<T>::type;
+template <class T>
+struct CarryOf {
+  using type = double;
+};
+template <>
+struct CarryOf<std::int64_t> {
+  using type = std::uint64_t;
+};  // wraps without undefined behaviour
+template <class T>
+using carry_t = typename CarryOf<T>::type;
 
 template <class T>
 struct CumSum {

@@ -1,9 +1,11 @@
-// Softmax and log-softmax. Rows along the last axis are worked on while they sit in the first-level cache; other axes go through blocks of
-// neighbouring columns, so that memory is always read along its fast axis. All arithmetic is in float or double.
+// Softmax and log-softmax. Rows along the last axis are worked on while they sit in the first-level cache; other axes
+// go through blocks of neighbouring columns, so that memory is always read along its fast axis. All arithmetic is in
+// float or double.
+#include "kernels/softmax.h"
+
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
-#include "kernels/softmax.h"
 
 extern "C" {
 double log(double);
@@ -87,7 +89,8 @@ void backward_rows(const Softmax& k) {
       T* dx = static_cast<T*>(k.out) + r * n;
       if constexpr (logarithm) {
         const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]); });
-        for (std::int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(g[i]) - math::exp(static_cast<A>(y[i])) * s);
+        for (std::int64_t i = 0; i < n; ++i)
+          dx[i] = static_cast<T>(static_cast<A>(g[i]) - math::exp(static_cast<A>(y[i])) * s);
       } else {
         const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]) * static_cast<A>(y[i]); });
         for (std::int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(y[i]) * (static_cast<A>(g[i]) - s));

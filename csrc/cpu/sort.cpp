@@ -1,19 +1,21 @@
-// Sorting works on unsigned keys whose order is the order wanted: floats with their bits flipped so that they compare as integers (-0 as 0,
-// every NaN as the largest), everything complemented for descending order. A key and its position form one item:
+// Sorting works on unsigned keys whose order is the order wanted: floats with their bits flipped so that they compare
+// as integers (-0 as 0, every NaN as the largest), everything complemented for descending order. A key and its position
+// form one item:
 //   up to 32-bit elements   (key << 32 | position) in 64 bits; all items differ, so any algorithm is stable
 //   64-bit elements         a pair
-// Short rows are merge sorted, long ones radix sorted byte by byte, skipping bytes in which all keys agree. One very long row is cut into
-// parts, which are sorted and then merged by all threads (merge path: Odeh, Green et al. 2012).
+// Short rows are merge sorted, long ones radix sorted byte by byte, skipping bytes in which all keys agree. One very
+// long row is cut into parts, which are sorted and then merged by all threads (merge path: Odeh, Green et al. 2012).
+#include "kernels/sort.h"
+
 #include "cpu/isa.h"
 #include "functors/types.h"
-#include "kernels/sort.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr std::int64_t kRun = 16;              // insertion-sorted runs
-constexpr std::int64_t kRadix = 1024;          // from here radix sort wins
-constexpr std::int64_t kParallelRow = 65536;   // from here one row is worth several threads
+constexpr std::int64_t kRun = 16;             // insertion-sorted runs
+constexpr std::int64_t kRadix = 1024;         // from here radix sort wins
+constexpr std::int64_t kParallelRow = 65536;  // from here one row is worth several threads
 
 struct Wide {
   std::uint64_t key, at;
@@ -27,24 +29,68 @@ PYDLX_HD unsigned digit(const Wide& a, int d) { return a.key >> (8 * d) & 255; }
 PYDLX_HD std::int64_t position(Narrow a) { return static_cast<std::int64_t>(a & 0xffffffffu); }
 PYDLX_HD std::int64_t position(const Wide& a) { return static_cast<std::int64_t>(a.at); }
 
-template <class T> struct KeyOf;  // unsigned integer of the element's width, and the items it sorts as
-template <> struct KeyOf<std::uint8_t> { using type = std::uint8_t; using Item = Narrow; };
-template <> struct KeyOf<std::int8_t> { using type = std::uint8_t; using Item = Narrow; };
-template <> struct KeyOf<std::int16_t> { using type = std::uint16_t; using Item = Narrow; };
-template <> struct KeyOf<std::int32_t> { using type = std::uint32_t; using Item = Narrow; };
-template <> struct KeyOf<std::int64_t> { using type = std::uint64_t; using Item = Wide; };
-template <> struct KeyOf<Half> { using type = std::uint16_t; using Item = Narrow; };
-template <> struct KeyOf<BFloat16> { using type = std::uint16_t; using Item = Narrow; };
-template <> struct KeyOf<float> { using type = std::uint32_t; using Item = Narrow; };
-template <> struct KeyOf<double> { using type = std::uint64_t; using Item = Wide; };
-template <class T> using key_t = typename KeyOf<T>::type;
-template <class T> using item_t = typename KeyOf<T>::Item;
+template <class T>
+struct KeyOf;  // unsigned integer of the element's width, and the items it sorts as
+template <>
+struct KeyOf<std::uint8_t> {
+  using type = std::uint8_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<std::int8_t> {
+  using type = std::uint8_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<std::int16_t> {
+  using type = std::uint16_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<std::int32_t> {
+  using type = std::uint32_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<std::int64_t> {
+  using type = std::uint64_t;
+  using Item = Wide;
+};
+template <>
+struct KeyOf<Half> {
+  using type = std::uint16_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<BFloat16> {
+  using type = std::uint16_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<float> {
+  using type = std::uint32_t;
+  using Item = Narrow;
+};
+template <>
+struct KeyOf<double> {
+  using type = std::uint64_t;
+  using Item = Wide;
+};
+template <class T>
+using key_t = typename KeyOf<T>::type;
+template <class T>
+using item_t = typename KeyOf<T>::Item;
 
-template <class T> constexpr int exponent_bits = 0;  // floats only
-template <> constexpr int exponent_bits<Half> = 5;
-template <> constexpr int exponent_bits<BFloat16> = 8;
-template <> constexpr int exponent_bits<float> = 8;
-template <> constexpr int exponent_bits<double> = 11;
+template <class T>
+constexpr int exponent_bits = 0;  // floats only
+template <>
+constexpr int exponent_bits<Half> = 5;
+template <>
+constexpr int exponent_bits<BFloat16> = 8;
+template <>
+constexpr int exponent_bits<float> = 8;
+template <>
+constexpr int exponent_bits<double> = 11;
 
 template <class T>
 PYDLX_HD bool is_nan(T x) {
@@ -53,7 +99,8 @@ PYDLX_HD bool is_nan(T x) {
   } else {
     using U = key_t<T>;
     constexpr U sign = U(U(1) << (8 * sizeof(U) - 1)), magnitude = U(sign - 1);
-    constexpr U infinity = U(magnitude >> (8 * sizeof(U) - 1 - exponent_bits<T>) << (8 * sizeof(U) - 1 - exponent_bits<T>));
+    constexpr U infinity =
+        U(magnitude >> (8 * sizeof(U) - 1 - exponent_bits<T>) << (8 * sizeof(U) - 1 - exponent_bits<T>));
     return (bit_cast<U>(x) & magnitude) > infinity;
   }
 }
@@ -80,7 +127,8 @@ PYDLX_HD item_t<T> item_of(T x, std::int64_t i, bool descending) {
     return static_cast<Narrow>(key_of(x, descending)) << 32 | static_cast<Narrow>(i);
 }
 
-// ---- sorting items ---------------------------------------------------------------------------------------------------------------
+// ---- sorting items
+// ---------------------------------------------------------------------------------------------------------------
 
 template <class E>
 void insertion(E* a, std::int64_t n) {
@@ -180,7 +228,8 @@ void sort_row_parallel(E* a, E* b, std::int64_t n) {
   while (parts < num_threads() && n / (2 * parts) >= kParallelRow / 2) parts *= 2;
   const std::int64_t length = (n + parts - 1) / parts;
   parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) sort_items(a + p * length, b + p * length, n - p * length < length ? n - p * length : length);
+    for (std::int64_t p = begin; p < end; ++p)
+      sort_items(a + p * length, b + p * length, n - p * length < length ? n - p * length : length);
   });
   E *from = a, *to = b;
   for (std::int64_t w = length; w < n; w *= 2) {
@@ -195,8 +244,8 @@ void sort_row_parallel(E* a, E* b, std::int64_t n) {
   if (from != a) std::memcpy(static_cast<void*>(a), from, static_cast<std::size_t>(n) * sizeof(E));
 }
 
-// Puts the k + 1 smallest items in front, the item of rank k last among them. Quickselect with median-of-three pivots; a run of bad pivots
-// falls back to sorting.
+// Puts the k + 1 smallest items in front, the item of rank k last among them. Quickselect with median-of-three pivots;
+// a run of bad pivots falls back to sorting.
 template <class E>
 void select_items(E* a, E* b, std::int64_t n, std::int64_t k) {
   std::int64_t low = 0, high = n - 1;
@@ -206,7 +255,8 @@ void select_items(E* a, E* b, std::int64_t n, std::int64_t k) {
       return;
     }
     const E x = a[low], y = a[low + (high - low) / 2], z = a[high];
-    const E pivot = before(x, y) ? (before(y, z) ? y : (before(x, z) ? z : x)) : (before(x, z) ? x : (before(y, z) ? z : y));
+    const E pivot =
+        before(x, y) ? (before(y, z) ? y : (before(x, z) ? z : x)) : (before(x, z) ? x : (before(y, z) ? z : y));
     std::int64_t i = low, j = high;
     while (i <= j) {
       while (before(a[i], pivot)) ++i;
@@ -227,7 +277,8 @@ void select_items(E* a, E* b, std::int64_t n, std::int64_t k) {
   insertion(a + low, high - low + 1);
 }
 
-// ---- rows ------------------------------------------------------------------------------------------------------------------------
+// ---- rows
+// ------------------------------------------------------------------------------------------------------------------------
 
 PYDLX_HD std::int64_t row_grain(std::int64_t n) { return n >= 2048 ? 1 : 2048 / (n + 1) + 1; }
 
@@ -277,8 +328,9 @@ void sort_rows(const Sort& s) {
   });
 }
 
-// The k first items of the sorted row. Candidates gather in a buffer of twice k; when it is full, selection throws away all but k, and the
-// worst survivor becomes the bar that later elements must pass. Most blocks of a long row fail it in one vectorised comparison.
+// The k first items of the sorted row. Candidates gather in a buffer of twice k; when it is full, selection throws away
+// all but k, and the worst survivor becomes the bar that later elements must pass. Most blocks of a long row fail it in
+// one vectorised comparison.
 template <class T>
 void topk_rows(const Sort& s) {
   const T* in = static_cast<const T*>(s.in);

@@ -91,7 +91,8 @@ struct Binary<BinaryOp::fmin> {
   }
 };
 
-// Integer division never traps: the ops refuse a zero divisor beforehand, and division by -1 is a negation, which wraps.
+// Integer division never traps: the ops refuse a zero divisor beforehand, and division by -1 is a negation, which
+// wraps.
 template <class T>
 PYDLX_HD T negated(T a) {
   return static_cast<T>(0 - static_cast<std::uint64_t>(a));
@@ -168,7 +169,8 @@ struct Binary<BinaryOp::pow> {
       return math::pow(a, b);
     } else {
       // Negative powers of integers are 0 except for 1 and -1.
-      if (b < 0) return a == T(1) ? T(1) : (a == static_cast<T>(-1) ? ((b & 1) != 0 ? static_cast<T>(-1) : T(1)) : T(0));
+      if (b < 0)
+        return a == T(1) ? T(1) : (a == static_cast<T>(-1) ? ((b & 1) != 0 ? static_cast<T>(-1) : T(1)) : T(0));
       std::uint64_t base = static_cast<std::uint64_t>(a), result = 1;
       for (std::uint64_t n = static_cast<std::uint64_t>(b); n != 0; n >>= 1) {
         if ((n & 1) != 0) result *= base;
@@ -313,11 +315,47 @@ struct Ternary<TernaryOp::lerp> {
   }
 };
 
-template <> struct Compare<CompareOp::eq> { template <class T> PYDLX_HD static bool apply(T a, T b, const double*) { return a == b; } };
-template <> struct Compare<CompareOp::ne> { template <class T> PYDLX_HD static bool apply(T a, T b, const double*) { return a != b; } };
-template <> struct Compare<CompareOp::lt> { template <class T> PYDLX_HD static bool apply(T a, T b, const double*) { return a < b; } };
-template <> struct Compare<CompareOp::le> { template <class T> PYDLX_HD static bool apply(T a, T b, const double*) { return a <= b; } };
-template <> struct Compare<CompareOp::gt> { template <class T> PYDLX_HD static bool apply(T a, T b, const double*) { return a > b; } };
-template <> struct Compare<CompareOp::ge> { template <class T> PYDLX_HD static bool apply(T a, T b, const double*) { return a >= b; } };
+template <>
+struct Compare<CompareOp::eq> {
+  template <class T>
+  PYDLX_HD static bool apply(T a, T b, const double*) {
+    return a == b;
+  }
+};
+template <>
+struct Compare<CompareOp::ne> {
+  template <class T>
+  PYDLX_HD static bool apply(T a, T b, const double*) {
+    return a != b;
+  }
+};
+template <>
+struct Compare<CompareOp::lt> {
+  template <class T>
+  PYDLX_HD static bool apply(T a, T b, const double*) {
+    return a < b;
+  }
+};
+template <>
+struct Compare<CompareOp::le> {
+  template <class T>
+  PYDLX_HD static bool apply(T a, T b, const double*) {
+    return a <= b;
+  }
+};
+template <>
+struct Compare<CompareOp::gt> {
+  template <class T>
+  PYDLX_HD static bool apply(T a, T b, const double*) {
+    return a > b;
+  }
+};
+template <>
+struct Compare<CompareOp::ge> {
+  template <class T>
+  PYDLX_HD static bool apply(T a, T b, const double*) {
+    return a >= b;
+  }
+};
 
 }  // namespace pydlx::functors

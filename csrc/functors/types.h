@@ -12,9 +12,19 @@ inline constexpr unsigned type_bit = dtype_category(DTypeOf<T>::value) == 0   ? 
                                                                               : kFloat;
 
 // 16-bit floats are storage formats: arithmetic happens in float.
-template <class T> struct ComputeOf { using type = T; };
-template <> struct ComputeOf<Half> { using type = float; };
-template <> struct ComputeOf<BFloat16> { using type = float; };
-template <class T> using compute_t = typename ComputeOf<T>::type;
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<Half> {
+  using type = float;
+};
+template <>
+struct ComputeOf<BFloat16> {
+  using type = float;
+};
+template <class T>
+using compute_t = typename ComputeOf<T>::type;
 
 }  // namespace pydlx::functors

@@ -9,8 +9,8 @@ namespace pydlx {
 
 // Moves elements between a dense operand and the positions of `self` that an index picks along one axis:
 //   self[s, index[s, i, n], n]  <->  dense[s, i, n]     for all slices s, i < count, n < row.
-// The index is shared by slices or rows where its strides are 0; an index that several axes were folded into holds plain element
-// offsets (self_step 1). Negative indices count from self_size. All indices were checked before.
+// The index is shared by slices or rows where its strides are 0; an index that several axes were folded into holds
+// plain element offsets (self_step 1). Negative indices count from self_size. All indices were checked before.
 struct IndexedRows {
   void* self = nullptr;
   void* dense = nullptr;
@@ -67,8 +67,8 @@ struct IndexingKernels {
   // Position of the first index outside [low, high), or -1.
   std::int64_t (*check_index)(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) = nullptr;
   // out[i] (+)= wrap(index[i]) * step; returns the position of the first index outside [-size, size), or -1.
-  std::int64_t (*add_offsets)(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size, std::int64_t step,
-                              bool first) = nullptr;
+  std::int64_t (*add_offsets)(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size,
+                              std::int64_t step, bool first) = nullptr;
   IndexedRowsFn gather[kWidths] = {};   // dense <- self
   IndexedRowsFn scatter[kWidths] = {};  // self <- dense
   IndexedRowsFn scatter_reduce[static_cast<int>(ScatterOp::COUNT)][kDTypeCount] = {};

@@ -11,8 +11,8 @@ struct Scan {
   void* out = nullptr;
   std::int64_t* index = nullptr;  // cummax, cummin: where each value came from
   std::int64_t outer = 1, n = 0, inner = 1;
-  bool reverse = false;           // start from the end
-  bool exclusive = false;         // out[i] does not include in[i]
+  bool reverse = false;    // start from the end
+  bool exclusive = false;  // out[i] does not include in[i]
 };
 
 enum class ScanOp : int { sum, prod, logsumexp, max, min, COUNT };

@@ -7,8 +7,8 @@
 namespace pydlx {
 
 struct Softmax {
-  const void* in = nullptr;   // forward: x; backward: the gradient
-  const void* y = nullptr;    // backward: the forward result
+  const void* in = nullptr;  // forward: x; backward: the gradient
+  const void* y = nullptr;   // backward: the forward result
   void* out = nullptr;
   std::int64_t outer = 1, n = 0, inner = 1;
 };
@@ -16,7 +16,7 @@ struct Softmax {
 using SoftmaxFn = void (*)(const Softmax&);
 
 struct SoftmaxKernels {
-  SoftmaxFn forward[2][kDTypeCount] = {};   // [0] softmax, [1] log_softmax
+  SoftmaxFn forward[2][kDTypeCount] = {};  // [0] softmax, [1] log_softmax
   SoftmaxFn backward[2][kDTypeCount] = {};
 };
 

@@ -1,5 +1,5 @@
-// Sorting, selection and searching along the last axis of contiguous rows. NaN counts as larger than everything; equal elements keep
-// their order, so every result is unique whatever the algorithm or the number of threads.
+// Sorting, selection and searching along the last axis of contiguous rows. NaN counts as larger than everything; equal
+// elements keep their order, so every result is unique whatever the algorithm or the number of threads.
 #pragma once
 #include <cstdint>
 
@@ -12,19 +12,19 @@ struct Sort {
   void* values = nullptr;         // sort: [rows, n]; select: [rows, k], or [rows] for kth
   std::int64_t* index = nullptr;  // like values
   std::int64_t rows = 0, n = 0;
-  std::int64_t k = 0;             // topk: how many; kth: 0-based rank
+  std::int64_t k = 0;  // topk: how many; kth: 0-based rank
   bool descending = false;
-  bool nan_first = false;         // kth: a row with NaN gives its first NaN (median)
-  void* workspace = nullptr;      // `workspace_bytes` for every thread
+  bool nan_first = false;     // kth: a row with NaN gives its first NaN (median)
+  void* workspace = nullptr;  // `workspace_bytes` for every thread
   std::int64_t workspace_bytes = 0;
 };
 
 // Lower (or upper) bounds of values in sorted rows. One sorted row serves all values when sorted_rows is 1.
 struct SearchSorted {
-  const void* sorted = nullptr;   // [sorted_rows, n]
-  const void* values = nullptr;   // [rows, m]
+  const void* sorted = nullptr;          // [sorted_rows, n]
+  const void* values = nullptr;          // [rows, m]
   const std::int64_t* sorter = nullptr;  // [sorted_rows, n]: positions that sort the rows, or null
-  std::int64_t* out = nullptr;    // [rows, m]
+  std::int64_t* out = nullptr;           // [rows, m]
   std::int64_t sorted_rows = 1, rows = 1, n = 0, m = 0;
   bool right = false;
 };
@@ -33,7 +33,7 @@ struct SearchSorted {
 struct Bincount {
   const std::int64_t* in = nullptr;
   const void* weights = nullptr;
-  void* out = nullptr;            // int64, or the weights' dtype; zero on entry
+  void* out = nullptr;  // int64, or the weights' dtype; zero on entry
   std::int64_t n = 0, bins = 0;
 };
 

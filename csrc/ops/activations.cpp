@@ -1,9 +1,9 @@
 #include "ops/activations.h"
 
+#include "kernels/pointwise.h"
 #include "ops/elementwise_op.h"
 #include "ops/math.h"
 #include "ops/views.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

@@ -4,12 +4,12 @@
 #include <limits>
 
 #include "autograd/node.h"
+#include "kernels/indexing.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/index.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 
@@ -19,7 +19,8 @@ void run_range(const char* op, const Tensor& out, RangeFill r) {
   r.out = out.data();
   r.n = out.numel();
   if (r.n == 0) return;
-  kernel_or_fail(kernels<IndexingKernels>(out.device()).range[static_cast<int>(out.dtype())], op, out.device(), out.dtype())(r);
+  kernel_or_fail(kernels<IndexingKernels>(out.device()).range[static_cast<int>(out.dtype())], op, out.device(),
+                 out.dtype())(r);
 }
 
 std::int64_t count_of(double n, const char* op) {
@@ -35,14 +36,15 @@ Tensor arange(Scalar start, Scalar end, Scalar step, std::optional<DType> wanted
   const DType dtype = wanted ? *wanted : integral ? DType::Int64 : default_dtype();
   require(dtype != DType::Bool, op, "dtype", ErrorKind::DType, "expected a number type, got bool");
   for (const auto& [v, name] : {std::pair(start, "start"), std::pair(end, "end"), std::pair(step, "step")})
-    require(!v.is_float() || std::isfinite(v.f), op, name, ErrorKind::Value, "expected a finite number, got ", v.to_double());
+    require(!v.is_float() || std::isfinite(v.f), op, name, ErrorKind::Value, "expected a finite number, got ",
+            v.to_double());
   require(step.is_float() ? step.f != 0 : step.i != 0, op, "step", ErrorKind::Value, "expected a non-zero step");
   const bool up = step.to_double() > 0;
   RangeFill r;
   std::int64_t n = 0;
   if (integral) {
-    require(up ? end.i >= start.i : end.i <= start.i, op, "end", ErrorKind::Value, "expected an end on the side of the step, got start ",
-            start.i, ", end ", end.i, ", step ", step.i);
+    require(up ? end.i >= start.i : end.i <= start.i, op, "end", ErrorKind::Value,
+            "expected an end on the side of the step, got start ", start.i, ", end ", end.i, ", step ", step.i);
     // Distance and step as unsigned numbers: exact even from INT64_MIN to INT64_MAX.
     const auto span = up ? static_cast<std::uint64_t>(end.i) - static_cast<std::uint64_t>(start.i)
                          : static_cast<std::uint64_t>(start.i) - static_cast<std::uint64_t>(end.i);
@@ -53,8 +55,8 @@ Tensor arange(Scalar start, Scalar end, Scalar step, std::optional<DType> wanted
     n = static_cast<std::int64_t>(count);
   } else {
     const double a = start.to_double(), b = end.to_double(), s = step.to_double();
-    require(up ? b >= a : b <= a, op, "end", ErrorKind::Value, "expected an end on the side of the step, got start ", a, ", end ", b,
-            ", step ", s);
+    require(up ? b >= a : b <= a, op, "end", ErrorKind::Value, "expected an end on the side of the step, got start ", a,
+            ", end ", b, ", step ", s);
     n = count_of(std::ceil((b - a) / s), op);
   }
   if (is_integral(dtype)) {  // fractions are dropped from start and step before stepping, as in PyTorch
@@ -97,7 +99,8 @@ Tensor logspace(Scalar start, Scalar end, std::int64_t steps, double base, DType
 }
 
 Tensor eye(std::int64_t rows, std::int64_t cols, DType dtype, Device device) {
-  require(rows >= 0 && cols >= 0, "eye", "n", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ", cols);
+  require(rows >= 0 && cols >= 0, "eye", "n", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ",
+          cols);
   Tensor out = full({rows, cols}, 0, dtype, device);
   fill_raw(alias(out, {std::min(rows, cols)}, {cols + 1}, 0), 1);
   return out;
@@ -105,8 +108,8 @@ Tensor eye(std::int64_t rows, std::int64_t cols, DType dtype, Device device) {
 
 Tensor empty_with_strides(const Dims& sizes, const Dims& strides, DType dtype, Device device) {
   const char* op = "empty_strided";
-  require(sizes.size() == strides.size(), op, "stride", ErrorKind::Shape, "expected one stride per size (", sizes.size(), "), got ",
-          strides.size());
+  require(sizes.size() == strides.size(), op, "stride", ErrorKind::Shape, "expected one stride per size (",
+          sizes.size(), "), got ", strides.size());
   const std::int64_t n = checked_numel(sizes, op);
   std::int64_t span = n > 0 ? 1 : 0;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -129,7 +132,8 @@ Tensor triangle(const char* op, const Tensor& x, std::int64_t diagonal, bool upp
     t.rows = x.size(-2);
     t.cols = x.size(-1);
     t.batch = out.numel() / (t.rows * t.cols);
-    t.diagonal = std::clamp<std::int64_t>(diagonal, -t.rows, t.cols);  // beyond that nothing changes, and sums cannot overflow
+    t.diagonal =
+        std::clamp<std::int64_t>(diagonal, -t.rows, t.cols);  // beyond that nothing changes, and sums cannot overflow
     t.upper = upper;
     kernel_or_fail(kernels<IndexingKernels>(x.device()).triangle[width_index(x.dtype())], op, x.device(), x.dtype())(t);
   }
@@ -138,8 +142,10 @@ Tensor triangle(const char* op, const Tensor& x, std::int64_t diagonal, bool upp
   return out;
 }
 
-Tensor triangle_indices(const char* op, std::int64_t rows, std::int64_t cols, std::int64_t offset, DType dtype, Device device, bool upper) {
-  require(rows >= 0 && cols >= 0, op, "row", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ", cols);
+Tensor triangle_indices(const char* op, std::int64_t rows, std::int64_t cols, std::int64_t offset, DType dtype,
+                        Device device, bool upper) {
+  require(rows >= 0 && cols >= 0, op, "row", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ",
+          cols);
   const Tensor mask = triangle(op, full({rows, cols}, 1, DType::Bool, device), offset, upper);
   return to_dtype(contiguous(transpose(nonzero(mask), 0, 1)), dtype);
 }

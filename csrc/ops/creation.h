@@ -6,7 +6,8 @@
 
 namespace pydlx::ops {
 
-// Integers stay exact when start, end and step are integers and the dtype is integral. ceil((end - start) / step) elements.
+// Integers stay exact when start, end and step are integers and the dtype is integral. ceil((end - start) / step)
+// elements.
 Tensor arange(Scalar start, Scalar end, Scalar step, std::optional<DType> dtype, Device device);
 // `steps` values from start to end, both included; computed from both ends so that the last one is exact.
 Tensor linspace(Scalar start, Scalar end, std::int64_t steps, DType dtype, Device device);

@@ -34,7 +34,8 @@ int family_number(const char* key, std::size_t size) {
   const std::lock_guard lock(r.mutex);
   for (std::size_t i = 0; i < r.families.size(); ++i)
     if (r.families[i].key == key) return static_cast<int>(i);
-  require(r.families.size() < kMaxFamilies, "kernels", "", ErrorKind::Runtime, "expected at most ", kMaxFamilies, " kernel families");
+  require(r.families.size() < kMaxFamilies, "kernels", "", ErrorKind::Runtime, "expected at most ", kMaxFamilies,
+          " kernel families");
   r.families.push_back({key, size});
   return static_cast<int>(r.families.size()) - 1;
 }
@@ -110,8 +111,8 @@ std::vector<const char*> cpu_isas() { return cpu_tables().available(); }
 void set_cpu_isa(const char* name) { cpu_tables().select(name); }
 
 void missing_kernel(const char* op, Device device, DType dtype) {
-  fail(op, "input", ErrorKind::DType, "expected a supported dtype; there is no ", device.is_cpu() ? "CPU" : "CUDA", " kernel for ",
-       dtype);
+  fail(op, "input", ErrorKind::DType, "expected a supported dtype; there is no ", device.is_cpu() ? "CPU" : "CUDA",
+       " kernel for ", dtype);
 }
 
 Device common_device(const char* op, std::initializer_list<const Tensor*> tensors) {

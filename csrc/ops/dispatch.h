@@ -32,7 +32,8 @@ Fn kernel_or_fail(Fn fn, const char* op, Device device, DType dtype) {
   return fn;
 }
 
-// All defined tensors must share a device; 0-d CPU tensors may join any device (they become immediates). Returns that device.
+// All defined tensors must share a device; 0-d CPU tensors may join any device (they become immediates). Returns that
+// device.
 Device common_device(const char* op, std::initializer_list<const Tensor*> tensors);
 
 }  // namespace pydlx

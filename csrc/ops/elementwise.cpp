@@ -1,19 +1,20 @@
 #include "ops/elementwise.h"
 
 #include "autograd/node.h"
+#include "kernels/pointwise.h"
 #include "ops/elementwise_op.h"
-#include "ops/pointwise.h"
 #include "ops/math.h"
+#include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 
 using detail::binary_op;
 using detail::fit;
 
-// ---- creation and copies ---------------------------------------------------------------------------------------------------------
+// ---- creation and copies
+// ---------------------------------------------------------------------------------------------------------
 
 Tensor full(const Dims& sizes, Scalar value, DType dtype, Device device) {
   Tensor t = empty(sizes, dtype, device);
@@ -84,13 +85,14 @@ Tensor& copy_(Tensor& target, const Tensor& source) {
 }
 
 Tensor& fill_(Tensor& target, const Tensor& value) {
-  require(value.numel() == 1 && value.ndim() == 0, "fill_", "value", ErrorKind::Shape, "expected a 0-d tensor or a number, got shape ",
-          value.sizes());
+  require(value.numel() == 1 && value.ndim() == 0, "fill_", "value", ErrorKind::Shape,
+          "expected a 0-d tensor or a number, got shape ", value.sizes());
   return copy_(target, value);
 }
 Tensor& zero_(Tensor& target) { return fill_(target, wrap_scalar(std::int64_t{0})); }
 
-// ---- unary -----------------------------------------------------------------------------------------------------------------------
+// ---- unary
+// -----------------------------------------------------------------------------------------------------------------------
 
 Tensor neg(const Tensor& x) {
   Tensor y = run_unary(UnaryOp::neg, "neg", x, false);
@@ -107,7 +109,8 @@ Tensor abs(const Tensor& x) {
 
 Tensor exp(const Tensor& x) {
   Tensor y = run_unary(UnaryOp::exp, "exp", x, true);
-  if (any_requires_grad(x)) record("exp", y, {&x}, [y = Saved(y, 0)](Backward& bw) { bw.set(0, mul(bw.grad(), y.get(bw))); });
+  if (any_requires_grad(x))
+    record("exp", y, {&x}, [y = Saved(y, 0)](Backward& bw) { bw.set(0, mul(bw.grad(), y.get(bw))); });
   return y;
 }
 
@@ -127,7 +130,8 @@ Tensor relu_backward(const Tensor& g, const Tensor& y) {
   const Tensor mask = detach(y);
   Tensor r = run_binary(BinaryOp::relu_backward, "relu_backward", g, mask, false);
   if (any_requires_grad(g))
-    record("relu_backward", r, {&g}, [y = save(mask)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+    record("relu_backward", r, {&g},
+           [y = save(mask)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
   return r;
 }
 }  // namespace
@@ -146,14 +150,16 @@ Tensor& relu_(Tensor& x) {
   Edge edge = wanted ? gradient_edge(x) : Edge{};
   run_unary(UnaryOp::relu, "relu_", x, false, true);
   if (wanted) {
-    auto node = make_node("relu_", {&before}, [y = Saved(x, 0)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+    auto node = make_node("relu_", {&before},
+                          [y = Saved(x, 0)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
     node->edge_begin()[0] = std::move(edge);
     set_history_inplace(x, node);
   }
   return x;
 }
 
-// ---- binary ----------------------------------------------------------------------------------------------------------------------
+// ---- binary
+// ----------------------------------------------------------------------------------------------------------------------
 
 Tensor sum_to(const Tensor& g, const Dims& sizes) {
   if (g.sizes() == sizes) return g;
@@ -207,7 +213,8 @@ Tensor mul_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
 
 Tensor div_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
   return binary_op(BinaryOp::div, name, a, b, true, inplace, [&] {
-    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), a = save_if(b.requires_grad(), a), b = save(b)](Backward& bw) {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), a = save_if(b.requires_grad(), a),
+            b = save(b)](Backward& bw) {
       const Tensor d = b.get(bw);
       if (bw.needs(0)) bw.set(0, fit(div(bw.grad(), d), sa, da));
       if (bw.needs(1)) bw.set(1, fit(neg(mul(bw.grad(), div(div(a.get(bw), d), d))), sb, db));
@@ -218,15 +225,16 @@ Tensor div_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
 // max/min: the gradient goes to the operand that was chosen, half to each on ties (PyTorch's convention).
 Tensor extremum(BinaryOp op, const char* name, const Tensor& a, const Tensor& b) {
   return binary_op(op, name, a, b, false, false, [&] {
-    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), op, a = save(a), b = save(b)](Backward& bw) {
-      const Tensor x = a.get(bw), y = b.get(bw);
-      const Tensor half = wrap_scalar(0.5), zero = wrap_scalar(std::int64_t{0});
-      const Tensor tie = where(eq(x, y), mul(bw.grad(), half), zero);
-      const Tensor first = op == BinaryOp::maximum ? gt(x, y) : lt(x, y);
-      const Tensor second = op == BinaryOp::maximum ? lt(x, y) : gt(x, y);
-      if (bw.needs(0)) bw.set(0, fit(add(where(first, bw.grad(), zero), tie), sa, da));
-      if (bw.needs(1)) bw.set(1, fit(add(where(second, bw.grad(), zero), tie), sb, db));
-    };
+    return
+        [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), op, a = save(a), b = save(b)](Backward& bw) {
+          const Tensor x = a.get(bw), y = b.get(bw);
+          const Tensor half = wrap_scalar(0.5), zero = wrap_scalar(std::int64_t{0});
+          const Tensor tie = where(eq(x, y), mul(bw.grad(), half), zero);
+          const Tensor first = op == BinaryOp::maximum ? gt(x, y) : lt(x, y);
+          const Tensor second = op == BinaryOp::maximum ? lt(x, y) : gt(x, y);
+          if (bw.needs(0)) bw.set(0, fit(add(where(first, bw.grad(), zero), tie), sa, da));
+          if (bw.needs(1)) bw.set(1, fit(add(where(second, bw.grad(), zero), tie), sb, db));
+        };
   });
 }
 
@@ -264,7 +272,8 @@ Tensor& div_(Tensor& a, const Tensor& b) {
   return a;
 }
 
-// ---- comparison ------------------------------------------------------------------------------------------------------------------
+// ---- comparison
+// ------------------------------------------------------------------------------------------------------------------
 
 Tensor eq(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::eq, "eq", a, b); }
 Tensor ne(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::ne, "ne", a, b); }
@@ -274,12 +283,13 @@ Tensor gt(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::gt, 
 Tensor ge(const Tensor& a, const Tensor& b) { return run_compare(CompareOp::ge, "ge", a, b); }
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
-  require(condition.dtype() == DType::Bool, "where", "condition", ErrorKind::DType, "expected a bool tensor, got ", condition.dtype(),
-          "; compare with 0 first");
+  require(condition.dtype() == DType::Bool, "where", "condition", ErrorKind::DType, "expected a bool tensor, got ",
+          condition.dtype(), "; compare with 0 first");
   const Device device = common_device("where", {&condition, &a, &b});
   const DType dtype = result_type({&a, &b});
   const Dims sizes = broadcast_sizes("where", {&condition, &a, &b});
-  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(device).where[static_cast<int>(dtype)], "where", device, dtype);
+  const auto fn =
+      kernel_or_fail(kernels<PointwiseKernels>(device).where[static_cast<int>(dtype)], "where", device, dtype);
   const Tensor x = detach(to_dtype(detach(a), dtype)), y = detach(to_dtype(detach(b), dtype));
   Tensor out = elementwise_output(sizes, dtype, device, {&x, &y, &condition});
   if (out.numel() > 0) {

@@ -8,15 +8,17 @@ namespace pydlx::ops {
 Tensor zeros_like(const Tensor& x);
 Tensor ones_like(const Tensor& x);
 Tensor full(const Dims& sizes, Scalar value, DType dtype, Device device);
-Tensor clone(const Tensor& x);                                // same layout
-Tensor contiguous(const Tensor& x);                           // x itself when already row-major
-Tensor clone_as(const Tensor& x, const Tensor& layout_like);  // values of x in the dtype and layout of another tensor; no gradient
+Tensor clone(const Tensor& x);       // same layout
+Tensor contiguous(const Tensor& x);  // x itself when already row-major
+Tensor clone_as(const Tensor& x,
+                const Tensor& layout_like);  // values of x in the dtype and layout of another tensor; no gradient
 Tensor clone_with_strides(const Tensor& x, const Dims& strides);
-Tensor to_dtype(const Tensor& x, DType dtype);                // x itself when the dtype is already right
-// What kernels that serve float32 and float64 only read: row-major, 16-bit floats widened to float32. Carries no gradient.
+Tensor to_dtype(const Tensor& x, DType dtype);  // x itself when the dtype is already right
+// What kernels that serve float32 and float64 only read: row-major, 16-bit floats widened to float32. Carries no
+// gradient.
 Tensor wide_operand(const Tensor& x);
 Tensor& copy_(Tensor& target, const Tensor& source);
-Tensor& fill_(Tensor& target, const Tensor& value);           // value is 0-d
+Tensor& fill_(Tensor& target, const Tensor& value);  // value is 0-d
 Tensor& zero_(Tensor& target);
 
 // Arithmetic.
@@ -29,7 +31,7 @@ Tensor& relu_(Tensor& x);
 Tensor add(const Tensor& a, const Tensor& b, Scalar alpha = 1);  // a + alpha b
 Tensor sub(const Tensor& a, const Tensor& b, Scalar alpha = 1);
 Tensor mul(const Tensor& a, const Tensor& b);
-Tensor div(const Tensor& a, const Tensor& b);                    // true division
+Tensor div(const Tensor& a, const Tensor& b);  // true division
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
 Tensor& add_(Tensor& a, const Tensor& b, Scalar alpha = 1);

@@ -2,9 +2,9 @@
 // math.cpp, logic.cpp and activations.cpp.
 #pragma once
 #include "autograd/node.h"
+#include "kernels/pointwise.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops::detail {
 

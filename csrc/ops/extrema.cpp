@@ -1,12 +1,12 @@
 #include "ops/extrema.h"
 
 #include "autograd/node.h"
+#include "kernels/reduce.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/reduce_core.h"
 #include "ops/views.h"
-#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 
@@ -30,21 +30,26 @@ Tensor extremum(ReduceOp op, const char* name, const Tensor& x, const ReducePlan
   return y;
 }
 
-std::pair<Tensor, Tensor> extremum_along(ReduceOp op, const char* name, const Tensor& x, std::int64_t axis, bool keepdim) {
+std::pair<Tensor, Tensor> extremum_along(ReduceOp op, const char* name, const Tensor& x, std::int64_t axis,
+                                         bool keepdim) {
   const ReducePlan plan = reduce_plan(name, x.sizes(), Dims{wrap_axis(axis, x.ndim(), name)}, keepdim);
   require_elements(name, x, plan);
   Tensor index, values = run_reduce(op, name, x, plan, x.dtype(), {}, &index, DType::Int64, true);
   if (is_floating(x.dtype()) && any_requires_grad(x))
-    record(name, values, {&x}, [is = x.sizes(), index, wide = plan.wide, axis = x.ndim() ? static_cast<int>(plan.axes[0]) : 0](Backward& bw) {
-      bw.set(0, scatter_one(restore_axes(bw.grad(), wide), restore_axes(index, wide), is, axis));
-    });
+    record(
+        name, values, {&x},
+        [is = x.sizes(), index, wide = plan.wide, axis = x.ndim() ? static_cast<int>(plan.axes[0]) : 0](Backward& bw) {
+          bw.set(0, scatter_one(restore_axes(bw.grad(), wide), restore_axes(index, wide), is, axis));
+        });
   return {values, index};
 }
 
 Tensor position(ReduceOp op, const char* name, const Tensor& input, std::optional<std::int64_t> axis, bool keepdim) {
-  require(input.dtype() != DType::Bool, name, "input", ErrorKind::DType, "expected numbers, got bool; convert it first, for example with .to(pydlx.uint8)");
+  require(input.dtype() != DType::Bool, name, "input", ErrorKind::DType,
+          "expected numbers, got bool; convert it first, for example with .to(pydlx.uint8)");
   const Tensor x = axis ? detach(input) : contiguous(detach(input));
-  const ReducePlan plan = reduce_plan(name, x.sizes(), axis ? Axes(Dims{wrap_axis(*axis, x.ndim(), name)}) : std::nullopt, keepdim);
+  const ReducePlan plan =
+      reduce_plan(name, x.sizes(), axis ? Axes(Dims{wrap_axis(*axis, x.ndim(), name)}) : std::nullopt, keepdim);
   require_elements(name, x, plan);
   Tensor index;
   run_reduce(op, name, x, plan, x.dtype(), {}, &index, DType::Int64, true);
@@ -53,17 +58,34 @@ Tensor position(ReduceOp op, const char* name, const Tensor& input, std::optiona
 
 }  // namespace
 
-Tensor amax(const Tensor& x, const Dims& axes, bool keepdim) { return extremum(ReduceOp::amax, "amax", x, reduce_plan("amax", x.sizes(), axes, keepdim)); }
-Tensor amin(const Tensor& x, const Dims& axes, bool keepdim) { return extremum(ReduceOp::amin, "amin", x, reduce_plan("amin", x.sizes(), axes, keepdim)); }
+Tensor amax(const Tensor& x, const Dims& axes, bool keepdim) {
+  return extremum(ReduceOp::amax, "amax", x, reduce_plan("amax", x.sizes(), axes, keepdim));
+}
+Tensor amin(const Tensor& x, const Dims& axes, bool keepdim) {
+  return extremum(ReduceOp::amin, "amin", x, reduce_plan("amin", x.sizes(), axes, keepdim));
+}
 std::pair<Tensor, Tensor> aminmax(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim) {
-  const ReducePlan plan = reduce_plan("aminmax", x.sizes(), axis ? Axes(Dims{wrap_axis(*axis, x.ndim(), "aminmax")}) : std::nullopt, keepdim);
+  const ReducePlan plan = reduce_plan("aminmax", x.sizes(),
+                                      axis ? Axes(Dims{wrap_axis(*axis, x.ndim(), "aminmax")}) : std::nullopt, keepdim);
   return {extremum(ReduceOp::amin, "aminmax", x, plan), extremum(ReduceOp::amax, "aminmax", x, plan)};
 }
-Tensor max_all(const Tensor& x) { return extremum(ReduceOp::amax, "max", x, reduce_plan("max", x.sizes(), std::nullopt, false)); }
-Tensor min_all(const Tensor& x) { return extremum(ReduceOp::amin, "min", x, reduce_plan("min", x.sizes(), std::nullopt, false)); }
-std::pair<Tensor, Tensor> max_along(const Tensor& x, std::int64_t axis, bool keepdim) { return extremum_along(ReduceOp::argmax, "max", x, axis, keepdim); }
-std::pair<Tensor, Tensor> min_along(const Tensor& x, std::int64_t axis, bool keepdim) { return extremum_along(ReduceOp::argmin, "min", x, axis, keepdim); }
-Tensor argmax(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim) { return position(ReduceOp::argmax, "argmax", x, axis, keepdim); }
-Tensor argmin(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim) { return position(ReduceOp::argmin, "argmin", x, axis, keepdim); }
+Tensor max_all(const Tensor& x) {
+  return extremum(ReduceOp::amax, "max", x, reduce_plan("max", x.sizes(), std::nullopt, false));
+}
+Tensor min_all(const Tensor& x) {
+  return extremum(ReduceOp::amin, "min", x, reduce_plan("min", x.sizes(), std::nullopt, false));
+}
+std::pair<Tensor, Tensor> max_along(const Tensor& x, std::int64_t axis, bool keepdim) {
+  return extremum_along(ReduceOp::argmax, "max", x, axis, keepdim);
+}
+std::pair<Tensor, Tensor> min_along(const Tensor& x, std::int64_t axis, bool keepdim) {
+  return extremum_along(ReduceOp::argmin, "min", x, axis, keepdim);
+}
+Tensor argmax(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim) {
+  return position(ReduceOp::argmax, "argmax", x, axis, keepdim);
+}
+Tensor argmin(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim) {
+  return position(ReduceOp::argmin, "argmin", x, axis, keepdim);
+}
 
 }  // namespace pydlx::ops

@@ -16,7 +16,8 @@ Tensor min_all(const Tensor& x);
 // Values and positions along one axis; the gradient goes to the chosen element.
 std::pair<Tensor, Tensor> max_along(const Tensor& x, std::int64_t axis, bool keepdim);
 std::pair<Tensor, Tensor> min_along(const Tensor& x, std::int64_t axis, bool keepdim);
-Tensor argmax(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim);  // no axis: position in the flattened tensor
+Tensor argmax(const Tensor& x, std::optional<std::int64_t> axis,
+              bool keepdim);  // no axis: position in the flattened tensor
 Tensor argmin(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim);
 
 }  // namespace pydlx::ops

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include "ops/index_rows.h"
-#include "ops/reduce.h"
 #include "kernels/indexing.h"
 #include "kernels/pointwise.h"
+#include "ops/index_rows.h"
+#include "ops/reduce.h"
 
 namespace pydlx::ops {
 
@@ -32,12 +32,12 @@ Tensor true_positions(const char* op, const Tensor& mask, bool flat) {
 
 // Advanced indices resolved against one tensor: a list of offsets, and where the broadcast axes go in the result.
 struct Plan {
-  Tensor index;                        // contiguous int64
+  Tensor index;  // contiguous int64
   std::int64_t self_size = 0, self_step = 0;
-  bool distinct = false;               // comes from a mask: no position twice
-  Dims lookup;                         // broadcast sizes of the indices
-  Dims other_sizes, other_strides;     // axes that were not indexed
-  int before = 0;                      // how many of them come before the broadcast axes
+  bool distinct = false;            // comes from a mask: no position twice
+  Dims lookup;                      // broadcast sizes of the indices
+  Dims other_sizes, other_strides;  // axes that were not indexed
+  int before = 0;                   // how many of them come before the broadcast axes
 
   Dims result_sizes() const {
     Dims s;
@@ -59,22 +59,25 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
   for (const Tensor& t : indices) defined += t.defined();
   for (const Tensor& t : indices) {
     const int span = t.defined() && is_mask(t) ? t.ndim() : 1;
-    require(axis + span <= x.ndim(), op, "index", ErrorKind::Index, "too many indices for a tensor of shape ", x.sizes());
+    require(axis + span <= x.ndim(), op, "index", ErrorKind::Index, "too many indices for a tensor of shape ",
+            x.sizes());
     if (!t.defined()) {
       ++axis;
       continue;
     }
-    require(!is_floating(t.dtype()), op, "index", ErrorKind::Index, "expected integers or bools as an index, got ", t.dtype());
-    require(t.device() == x.device() || t.is_cpu(), op, "index", ErrorKind::Device, "expected an index on ", x.device(), ", got ",
-            t.device());
+    require(!is_floating(t.dtype()), op, "index", ErrorKind::Index, "expected integers or bools as an index, got ",
+            t.dtype());
+    require(t.device() == x.device() || t.is_cpu(), op, "index", ErrorKind::Device, "expected an index on ", x.device(),
+            ", got ", t.device());
     if (is_mask(t)) {
       require(t.ndim() > 0, op, "index", ErrorKind::Index, "expected a mask with at least one dimension");
       for (int k = 0; k < span; ++k)
-        require(t.sizes()[k] == x.sizes()[axis + k], op, "index", ErrorKind::Index, "the mask of shape ", t.sizes(), " does not match shape ",
-                x.sizes(), " at axis ", axis + k);
+        require(t.sizes()[k] == x.sizes()[axis + k], op, "index", ErrorKind::Index, "the mask of shape ", t.sizes(),
+                " does not match shape ", x.sizes(), " at axis ", axis + k);
       ++masks;
       bool one_step = defined == 1;
-      for (int k = axis; k + 1 < axis + span; ++k) one_step = one_step && x.strides()[k] == x.strides()[k + 1] * x.sizes()[k + 1];
+      for (int k = axis; k + 1 < axis + span; ++k)
+        one_step = one_step && x.strides()[k] == x.strides()[k + 1] * x.sizes()[k + 1];
       if (one_step) {
         flat_mask = t;
         flat_axes = span;
@@ -126,8 +129,8 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
       if (fresh) p.index = empty(p.lookup, DType::Int64, x.device());
       if (index.numel() == 0) continue;
       const auto fn = kernel_or_fail(kernels<IndexingKernels>(x.device()).add_offsets, op, x.device(), DType::Int64);
-      const std::int64_t wrong = fn(p.index.data_as<std::int64_t>(), index.data_as<std::int64_t>(), index.numel(), x.sizes()[i],
-                                    x.strides()[i], fresh);
+      const std::int64_t wrong = fn(p.index.data_as<std::int64_t>(), index.data_as<std::int64_t>(), index.numel(),
+                                    x.sizes()[i], x.strides()[i], fresh);
       if (wrong >= 0) range_error(op, index, wrong, -x.sizes()[i], x.sizes(), i);
       p.self_size = 0;  // offsets are never negative
       p.self_step = 1;
@@ -140,7 +143,8 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
   return p;
 }
 
-// The kernel arguments for `x` and a dense operand of the result's sizes whose broadcast axes can be walked in one step.
+// The kernel arguments for `x` and a dense operand of the result's sizes whose broadcast axes can be walked in one
+// step.
 IndexedRows rows_of(const Plan& p, const Tensor& x, const Tensor& dense, std::int64_t dense_step) {
   IndexedRows r;
   r.self = x.data();
@@ -154,7 +158,8 @@ IndexedRows rows_of(const Plan& p, const Tensor& x, const Tensor& dense, std::in
   r.distinct = p.distinct;
   OtherAxes axes;
   const int n = p.other_sizes.ndim(), k = p.lookup.ndim();
-  for (int i = 0; i < n; ++i) axes.add(p.other_sizes[i], p.other_strides[i], dense.strides()[i < p.before ? i : i + k], 0);
+  for (int i = 0; i < n; ++i)
+    axes.add(p.other_sizes[i], p.other_strides[i], dense.strides()[i < p.before ? i : i + k], 0);
   axes.inner = n - p.before;
   set_axes(r, axes);
   return r;
@@ -186,7 +191,9 @@ bool fill_masked(const char* op, const Tensor& x, const TensorList& indices, con
       ++axis;
     }
   }
-  if (!mask || shares_memory(*mask, x) || value.numel() != 1 || mask->ndim() == 0 || axis + mask->ndim() > x.ndim() || !(mask->device() == x.device())) return false;
+  if (!mask || shares_memory(*mask, x) || value.numel() != 1 || mask->ndim() == 0 || axis + mask->ndim() > x.ndim() ||
+      !(mask->device() == x.device()))
+    return false;
   Dims shape = Dims::filled(x.sizes().size(), 1);
   for (int i = 0; i < mask->ndim(); ++i) {
     if (mask->sizes()[i] != x.sizes()[axis + i]) return false;  // reported by the general path
@@ -194,7 +201,8 @@ bool fill_masked(const char* op, const Tensor& x, const TensorList& indices, con
   }
   if (x.numel() == 0) return true;
   const Tensor m = reshape(detach(*mask), shape), v = reshape(value, {}), self = detach(x);
-  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(x.device()).where[static_cast<int>(x.dtype())], op, x.device(), x.dtype());
+  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(x.device()).where[static_cast<int>(x.dtype())], op,
+                                 x.device(), x.dtype());
   Elementwise e;
   build_elementwise(e, self, {&m, &v, &self});
   fn(e);
@@ -241,13 +249,16 @@ TensorList get_all(const std::vector<Saved>& saved, const Backward& bw) {
 // The adjoint of index: zeros with g added at the indexed positions. Its own gradient is index again.
 Tensor index_backward(const Tensor& g, const Dims& sizes, const TensorList& indices) {
   Tensor out = full(sizes, 0, g.dtype(), g.device());
-  accumulate_wide(out, [&](const Tensor& t) { put_raw("index_backward", t, indices, to_dtype(detach(g), t.dtype()), true); });
+  accumulate_wide(
+      out, [&](const Tensor& t) { put_raw("index_backward", t, indices, to_dtype(detach(g), t.dtype()), true); });
   if (any_requires_grad(g))
-    record("index_backward", out, {&g}, [s = save_all(indices)](Backward& bw) { bw.set(0, index(bw.grad(), get_all(s, bw))); });
+    record("index_backward", out, {&g},
+           [s = save_all(indices)](Backward& bw) { bw.set(0, index(bw.grad(), get_all(s, bw))); });
   return out;
 }
 
-Tensor index_put_impl(const char* name, const Tensor& x, const TensorList& indices, const Tensor& values, bool accumulate, bool inplace) {
+Tensor index_put_impl(const char* name, const Tensor& x, const TensorList& indices, const Tensor& values,
+                      bool accumulate, bool inplace) {
   return write_op(
       name, x, values, inplace,
       [&](const Tensor& target, const Tensor& v) {
@@ -257,7 +268,8 @@ Tensor index_put_impl(const char* name, const Tensor& x, const TensorList& indic
       [&] {
         return [s = save_all(indices), sizes = values.sizes(), dtype = values.dtype(), accumulate](Backward& bw) {
           const TensorList at = get_all(s, bw);
-          if (bw.needs(0)) bw.set(0, accumulate ? bw.grad() : index_put(bw.grad(), at, wrap_scalar(std::int64_t{0}), false));
+          if (bw.needs(0))
+            bw.set(0, accumulate ? bw.grad() : index_put(bw.grad(), at, wrap_scalar(std::int64_t{0}), false));
           if (bw.needs(1)) {
             Tensor g = index(bw.grad(), at);
             Dims wanted = sizes;
@@ -289,7 +301,8 @@ Tensor& index_put_(Tensor& x, const TensorList& indices, const Tensor& values, b
   return x;
 }
 
-// ---- one index for all slices ------------------------------------------------------------------------------------------------------
+// ---- one index for all slices
+// ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -311,12 +324,14 @@ void check_source(const char* op, const Tensor& x, int dim, const Tensor& index,
           op, "source", ErrorKind::Shape, "expected shape ", want, ", got ", source.sizes());
 }
 
-Tensor add_impl(const char* name, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor& source, Scalar alpha, bool inplace) {
+Tensor add_impl(const char* name, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor& source,
+                Scalar alpha, bool inplace) {
   const int dim = wrap_axis(axis, x.ndim(), name);
   const Tensor i = shared_index(name, x, dim, index, inplace ? x : Tensor());
   check_source(name, x, dim, index, source);
   const bool scaled = alpha.is_float() ? alpha.f != 1 : alpha.i != 1;
-  require(!alpha.is_float() || is_floating(x.dtype()), name, "alpha", ErrorKind::DType, "expected an integer for integer tensors");
+  require(!alpha.is_float() || is_floating(x.dtype()), name, "alpha", ErrorKind::DType,
+          "expected an integer for integer tensors");
   return write_op(
       name, x, source, inplace,
       [&](const Tensor& target, const Tensor& s) {
@@ -337,7 +352,8 @@ Tensor add_impl(const char* name, const Tensor& x, std::int64_t axis, const Tens
       });
 }
 
-Tensor copy_impl(const char* name, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor& source, bool inplace) {
+Tensor copy_impl(const char* name, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor& source,
+                 bool inplace) {
   const int dim = wrap_axis(axis, x.ndim(), name);
   const Tensor i = shared_index(name, x, dim, index, inplace ? x : Tensor());
   check_source(name, x, dim, index, source);
@@ -353,15 +369,19 @@ Tensor copy_impl(const char* name, const Tensor& x, std::int64_t axis, const Ten
       });
 }
 
-Tensor fill_impl(const char* name, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor& value, bool inplace) {
+Tensor fill_impl(const char* name, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor& value,
+                 bool inplace) {
   const int dim = wrap_axis(axis, x.ndim(), name);
   const Tensor i = shared_index(name, x, dim, index, inplace ? x : Tensor());
-  require(value.ndim() == 0, name, "value", ErrorKind::Shape, "expected a number or a 0-d tensor, got shape ", value.sizes());
+  require(value.ndim() == 0, name, "value", ErrorKind::Shape, "expected a number or a 0-d tensor, got shape ",
+          value.sizes());
   Dims sizes = x.ndim() == 0 ? Dims{1} : x.sizes();
   sizes[dim] = i.numel();
   return write_op(
       name, x, value, inplace,
-      [&](const Tensor& t, const Tensor& v) { run_scatter(name, along_shared(with_axis(t), dim, i, expand(v, sizes)), t); },
+      [&](const Tensor& t, const Tensor& v) {
+        run_scatter(name, along_shared(with_axis(t), dim, i, expand(v, sizes)), t);
+      },
       [&] {
         return [i = save(index), dim, dtype = value.dtype()](Backward& bw) {
           const Tensor at = i.get(bw);
@@ -415,31 +435,39 @@ Tensor& index_fill_(Tensor& x, std::int64_t dim, const Tensor& index, const Tens
   return x;
 }
 
-// ---- finding elements --------------------------------------------------------------------------------------------------------------
+// ---- finding elements
+// --------------------------------------------------------------------------------------------------------------
 
 Tensor nonzero(const Tensor& x) { return true_positions("nonzero", x, false); }
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
-  require(mask.dtype() == DType::Bool, "masked_select", "mask", ErrorKind::DType, "expected a bool tensor, got ", mask.dtype());
+  require(mask.dtype() == DType::Bool, "masked_select", "mask", ErrorKind::DType, "expected a bool tensor, got ",
+          mask.dtype());
   const Dims sizes = broadcast_sizes("masked_select", {&x, &mask});
-  const Tensor xs = with_axis(x.sizes() == sizes ? x : expand(x, sizes)), m = with_axis(mask.sizes() == sizes ? mask : expand(mask, sizes));
+  const Tensor xs = with_axis(x.sizes() == sizes ? x : expand(x, sizes)),
+               m = with_axis(mask.sizes() == sizes ? mask : expand(mask, sizes));
   return index(xs, {m});
 }
 
 Tensor repeat_positions(const Tensor& repeats, std::optional<std::int64_t> output_size) {
   const char* op = "repeat_interleave";
-  require(is_integral(repeats.dtype()), op, "repeats", ErrorKind::DType, "expected an integer tensor, got ", repeats.dtype());
-  require(repeats.ndim() <= 1, op, "repeats", ErrorKind::Shape, "expected a number or a 1-d tensor, got shape ", repeats.sizes());
+  require(is_integral(repeats.dtype()), op, "repeats", ErrorKind::DType, "expected an integer tensor, got ",
+          repeats.dtype());
+  require(repeats.ndim() <= 1, op, "repeats", ErrorKind::Shape, "expected a number or a 1-d tensor, got shape ",
+          repeats.sizes());
   const Tensor r = contiguous(to_dtype(detach(repeats), DType::Int64));
   if (r.numel() == 0) return empty({0}, DType::Int64, r.device());
   const auto& k = kernels<IndexingKernels>(r.device());
-  const std::int64_t wrong = kernel_or_fail(k.check_index, op, r.device(), r.dtype())(r.data_as<std::int64_t>(), r.numel(), 0, std::int64_t{1} << 40);
-  require(wrong < 0, op, "repeats", ErrorKind::Value, "expected counts between 0 and 2^40, got another at position ", wrong);
+  const std::int64_t wrong = kernel_or_fail(k.check_index, op, r.device(), r.dtype())(
+      r.data_as<std::int64_t>(), r.numel(), 0, std::int64_t{1} << 40);
+  require(wrong < 0, op, "repeats", ErrorKind::Value, "expected counts between 0 and 2^40, got another at position ",
+          wrong);
   const std::int64_t total = item(sum(r, {}, false)).to_int();
-  require(!output_size || *output_size == total, op, "output_size", ErrorKind::Value, "expected the sum of repeats, ", total, ", got ",
-          output_size.value_or(0));
+  require(!output_size || *output_size == total, op, "output_size", ErrorKind::Value, "expected the sum of repeats, ",
+          total, ", got ", output_size.value_or(0));
   Tensor out = empty({total}, DType::Int64, r.device());
-  kernel_or_fail(k.repeat_index, op, r.device(), r.dtype())(r.data_as<std::int64_t>(), r.numel(), out.data_as<std::int64_t>());
+  kernel_or_fail(k.repeat_index, op, r.device(), r.dtype())(r.data_as<std::int64_t>(), r.numel(),
+                                                            out.data_as<std::int64_t>());
   return out;
 }
 

@@ -1,5 +1,6 @@
-// Reading and writing at computed positions. Indices are checked by the kernels; a bad one raises IndexError naming its value, its
-// position and the size it must fit. Contributions to one element are always added in ascending order of the index.
+// Reading and writing at computed positions. Indices are checked by the kernels; a bad one raises IndexError naming its
+// value, its position and the size it must fit. Contributions to one element are always added in ascending order of the
+// index.
 #pragma once
 #include <optional>
 #include <string>
@@ -9,9 +10,9 @@
 
 namespace pydlx::ops {
 
-// Advanced indexing: one entry per leading axis of x, undefined for "all of it". Integer tensors broadcast together; a bool tensor
-// stands for the coordinates of its true elements. Adjacent indices are replaced in place by the broadcast axes, separated ones move
-// them to the front.
+// Advanced indexing: one entry per leading axis of x, undefined for "all of it". Integer tensors broadcast together; a
+// bool tensor stands for the coordinates of its true elements. Adjacent indices are replaced in place by the broadcast
+// axes, separated ones move them to the front.
 Tensor index(const Tensor& x, const TensorList& indices);
 Tensor& index_put_(Tensor& x, const TensorList& indices, const Tensor& values, bool accumulate);
 Tensor index_put(const Tensor& x, const TensorList& indices, const Tensor& values, bool accumulate);
@@ -33,10 +34,10 @@ Tensor& scatter_(Tensor& x, std::int64_t dim, const Tensor& index, const Tensor&
 Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source);
 Tensor& scatter_add_(Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source);
 // reduce: "sum", "prod", "mean", "amax", "amin".
-Tensor scatter_reduce(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, const std::string& reduce,
-                      bool include_self);
-Tensor& scatter_reduce_(Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, const std::string& reduce,
-                        bool include_self);
+Tensor scatter_reduce(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                      const std::string& reduce, bool include_self);
+Tensor& scatter_reduce_(Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                        const std::string& reduce, bool include_self);
 
 Tensor take(const Tensor& x, const Tensor& index);  // x flattened, at index
 Tensor take_along_dim(const Tensor& x, const Tensor& indices, std::optional<std::int64_t> dim);

@@ -1,4 +1,5 @@
 #include "ops/index_rows.h"
+
 #include "kernels/indexing.h"
 
 namespace pydlx::ops {
@@ -9,15 +10,17 @@ Tensor prepare_index(const char* op, const Tensor& index) {
   return contiguous(to_dtype(detach(index), DType::Int64));
 }
 
-void range_error(const char* op, const Tensor& index, std::int64_t position, std::int64_t low, const Dims& sizes, int axis) {
+void range_error(const char* op, const Tensor& index, std::int64_t position, std::int64_t low, const Dims& sizes,
+                 int axis) {
   const auto value = item(select(reshape(index, {-1}), 0, position)).to_int();
-  fail(op, "index", ErrorKind::Index, "expected indices in [", low, ", ", sizes[axis] - 1, "] for axis ", axis, " of shape ", sizes, ", got ",
-       value, " at position ", position);
+  fail(op, "index", ErrorKind::Index, "expected indices in [", low, ", ", sizes[axis] - 1, "] for axis ", axis,
+       " of shape ", sizes, ", got ", value, " at position ", position);
 }
 
 void check_range(const char* op, const Tensor& index, std::int64_t low, const Dims& sizes, int axis) {
   if (index.numel() == 0) return;
-  const auto fn = kernel_or_fail(kernels<IndexingKernels>(index.device()).check_index, op, index.device(), DType::Int64);
+  const auto fn =
+      kernel_or_fail(kernels<IndexingKernels>(index.device()).check_index, op, index.device(), DType::Int64);
   const std::int64_t wrong = fn(index.data_as<std::int64_t>(), index.numel(), low, sizes[axis]);
   if (wrong >= 0) range_error(op, index, wrong, low, sizes, axis);
 }
@@ -35,7 +38,8 @@ void set_axes(IndexedRows& r, const OtherAxes& axes) {
     r.slices *= size;
     if (!fresh) {
       const int k = r.ndim - 1;
-      if (s == r.self_stride[k] * r.size[k] && d == r.dense_stride[k] * r.size[k] && x == r.index_stride[k] * r.size[k]) {
+      if (s == r.self_stride[k] * r.size[k] && d == r.dense_stride[k] * r.size[k] &&
+          x == r.index_stride[k] * r.size[k]) {
         r.size[k] *= size;
         continue;
       }
@@ -106,10 +110,14 @@ bool has_work(const IndexedRows& r) { return r.count > 0 && r.row > 0 && r.slice
 }  // namespace
 
 void run_gather(const char* op, const IndexedRows& r, const Tensor& self) {
-  if (has_work(r)) kernel_or_fail(kernels<IndexingKernels>(self.device()).gather[width_index(self.dtype())], op, self.device(), self.dtype())(r);
+  if (has_work(r))
+    kernel_or_fail(kernels<IndexingKernels>(self.device()).gather[width_index(self.dtype())], op, self.device(),
+                   self.dtype())(r);
 }
 void run_scatter(const char* op, const IndexedRows& r, const Tensor& self) {
-  if (has_work(r)) kernel_or_fail(kernels<IndexingKernels>(self.device()).scatter[width_index(self.dtype())], op, self.device(), self.dtype())(r);
+  if (has_work(r))
+    kernel_or_fail(kernels<IndexingKernels>(self.device()).scatter[width_index(self.dtype())], op, self.device(),
+                   self.dtype())(r);
 }
 void run_reduce(const char* op, ScatterOp how, const IndexedRows& r, const Tensor& self) {
   if (!has_work(r)) return;

@@ -1,5 +1,5 @@
-// What the indexing ops share: preparing indices, describing the geometry of an IndexedRows kernel, and the in-place / out-of-place
-// pair of every op that writes.
+// What the indexing ops share: preparing indices, describing the geometry of an IndexedRows kernel, and the in-place /
+// out-of-place pair of every op that writes.
 #pragma once
 #include "autograd/node.h"
 #include "kernels/indexing.h"
@@ -14,7 +14,8 @@ namespace pydlx::ops {
 Tensor prepare_index(const char* op, const Tensor& index);
 // IndexError unless all values lie in [low, sizes[axis]).
 void check_range(const char* op, const Tensor& index, std::int64_t low, const Dims& sizes, int axis);
-[[noreturn]] void range_error(const char* op, const Tensor& index, std::int64_t position, std::int64_t low, const Dims& sizes, int axis);
+[[noreturn]] void range_error(const char* op, const Tensor& index, std::int64_t position, std::int64_t low,
+                              const Dims& sizes, int axis);
 
 // Axes beside the indexed one, outermost first; the last `inner` of them lie inside the indexed axis.
 struct OtherAxes {
@@ -49,8 +50,8 @@ void accumulate_wide(const Tensor& self, F f) {
 
 inline bool shares_memory(const Tensor& a, const Tensor& b) { return a.impl()->storage == b.impl()->storage; }
 
-// Runs `raw(target, source)` on a copy of x or on x itself; `backward` makes the gradient formula for inputs {x, source}. The source
-// reaches `raw` detached and in x's dtype, and never shares memory with the target.
+// Runs `raw(target, source)` on a copy of x or on x itself; `backward` makes the gradient formula for inputs {x,
+// source}. The source reaches `raw` detached and in x's dtype, and never shares memory with the target.
 template <class Raw, class MakeBackward>
 Tensor write_op(const char* name, const Tensor& x, const Tensor& source, bool inplace, Raw raw, MakeBackward backward) {
   const bool wanted = is_floating(x.dtype()) && any_requires_grad(x, source);

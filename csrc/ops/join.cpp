@@ -21,8 +21,9 @@ DType joined_dtype(const TensorList& tensors) {
 void check_list(const char* op, const TensorList& tensors) {
   require(!tensors.empty(), op, "tensors", ErrorKind::Value, "expected at least one tensor");
   for (const Tensor& t : tensors)
-    require(t.device() == tensors[0].device(), op, "tensors", ErrorKind::Device, "expected all tensors on one device, got ",
-            tensors[0].device(), " and ", t.device(), "; move one with .to()");
+    require(t.device() == tensors[0].device(), op, "tensors", ErrorKind::Device,
+            "expected all tensors on one device, got ", tensors[0].device(), " and ", t.device(),
+            "; move one with .to()");
 }
 
 // PyTorch's leniency: a tensor of shape (0,) joins anything and adds nothing.
@@ -39,7 +40,8 @@ Tensor cat(const TensorList& tensors, std::int64_t axis) {
       model = &t;
       break;
     }
-  require(model->ndim() > 0, op, "tensors", ErrorKind::Shape, "expected at least one dimension, got a 0-d tensor; use stack()");
+  require(model->ndim() > 0, op, "tensors", ErrorKind::Shape,
+          "expected at least one dimension, got a 0-d tensor; use stack()");
   const int dim = wrap_axis(axis, model->ndim(), op);
   Dims sizes = model->sizes();
   sizes[dim] = 0;
@@ -48,8 +50,8 @@ Tensor cat(const TensorList& tensors, std::int64_t axis) {
     if (is_blank(t)) continue;
     bool fits = t.ndim() == model->ndim();
     for (int i = 0; fits && i < t.ndim(); ++i) fits = i == dim || t.sizes()[i] == sizes[i];
-    require(fits, op, "tensors", ErrorKind::Shape, "expected sizes that agree with ", model->sizes(), " apart from axis ", dim, ", got ", t.sizes(),
-            " at position ", k);
+    require(fits, op, "tensors", ErrorKind::Shape, "expected sizes that agree with ", model->sizes(),
+            " apart from axis ", dim, ", got ", t.sizes(), " at position ", k);
     sizes[dim] = checked_add(sizes[dim], t.sizes()[dim], op);
   }
   Tensor out = empty(sizes, joined_dtype(tensors), model->device());
@@ -87,8 +89,8 @@ Tensor stack(const TensorList& tensors, std::int64_t axis) {
   const Dims& one = tensors[0].sizes();
   const int dim = wrap_axis(axis, one.ndim() + 1, op);
   for (std::size_t k = 0; k < tensors.size(); ++k)
-    require(tensors[k].sizes() == one, op, "tensors", ErrorKind::Shape, "expected equal shapes, got ", one, " and ", tensors[k].sizes(),
-            " at position ", k);
+    require(tensors[k].sizes() == one, op, "tensors", ErrorKind::Shape, "expected equal shapes, got ", one, " and ",
+            tensors[k].sizes(), " at position ", k);
   Dims sizes = one;
   sizes.insert(dim, static_cast<std::int64_t>(tensors.size()));
   Tensor out = empty(sizes, joined_dtype(tensors), tensors[0].device());
@@ -142,7 +144,8 @@ Tensor block_diag(const TensorList& matrices) {
   check_list("block_diag", matrices);
   std::int64_t cols = 0;
   for (const Tensor& m : matrices) {
-    require(m.ndim() <= 2, "block_diag", "tensors", ErrorKind::Shape, "expected at most two dimensions, got shape ", m.sizes());
+    require(m.ndim() <= 2, "block_diag", "tensors", ErrorKind::Shape, "expected at most two dimensions, got shape ",
+            m.sizes());
     cols += m.ndim() == 0 ? 1 : m.sizes().back();
   }
   // Each block row is padded with zeros on both sides.
@@ -152,13 +155,15 @@ Tensor block_diag(const TensorList& matrices) {
   for (const Tensor& m : matrices) {
     const Tensor b = at_least(m, 2);
     const std::int64_t h = b.sizes()[0], w = b.sizes()[1];
-    rows.push_back(cat({full({h, left}, 0, dtype, m.device()), b, full({h, cols - left - w}, 0, dtype, m.device())}, 1));
+    rows.push_back(
+        cat({full({h, left}, 0, dtype, m.device()), b, full({h, cols - left - w}, 0, dtype, m.device())}, 1));
     left += w;
   }
   return cat(rows, 0);
 }
 
-// ---- splitting -----------------------------------------------------------------------------------------------------------------------
+// ---- splitting
+// -----------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -207,7 +212,8 @@ int split_axis(const char* op, const Tensor& x, std::int64_t dim) {
 TensorList split(const Tensor& x, std::int64_t size, std::int64_t axis) {
   const int dim = split_axis("split", x, axis);
   const std::int64_t n = x.sizes()[dim];
-  require(size > 0 || (size == 0 && n == 0), "split", "split_size_or_sections", ErrorKind::Value, "expected a positive size, got ", size);
+  require(size > 0 || (size == 0 && n == 0), "split", "split_size_or_sections", ErrorKind::Value,
+          "expected a positive size, got ", size);
   Dims lengths;
   for (std::int64_t left = n; left > 0; left -= size) lengths.push_back(std::min(size, left));
   if (lengths.empty()) lengths.push_back(0);
@@ -221,14 +227,15 @@ TensorList split_with_sizes(const Tensor& x, const Dims& lengths, std::int64_t a
     require(n >= 0, "split_with_sizes", "split_sizes", ErrorKind::Value, "expected non-negative sizes, got ", lengths);
     total = checked_add(total, n, "split_with_sizes");
   }
-  require(total == x.sizes()[dim], "split_with_sizes", "split_sizes", ErrorKind::Value, "expected sizes that sum to ", x.sizes()[dim],
-          " (axis ", dim, " of shape ", x.sizes(), "), got ", lengths);
+  require(total == x.sizes()[dim], "split_with_sizes", "split_sizes", ErrorKind::Value, "expected sizes that sum to ",
+          x.sizes()[dim], " (axis ", dim, " of shape ", x.sizes(), "), got ", lengths);
   return pieces("split_with_sizes", x, dim, lengths);
 }
 
 TensorList tensor_split(const Tensor& x, std::int64_t sections, std::int64_t axis) {
   const int dim = split_axis("tensor_split", x, axis);
-  require(sections > 0, "tensor_split", "sections", ErrorKind::Value, "expected a positive number of sections, got ", sections);
+  require(sections > 0, "tensor_split", "sections", ErrorKind::Value, "expected a positive number of sections, got ",
+          sections);
   const std::int64_t n = x.sizes()[dim];
   Dims lengths;
   for (std::int64_t i = 0; i < sections; ++i) lengths.push_back(n / sections + (i < n % sections));
@@ -237,7 +244,8 @@ TensorList tensor_split(const Tensor& x, std::int64_t sections, std::int64_t axi
 
 TensorList tensor_split_at(const Tensor& x, const Dims& indices, std::int64_t axis) {
   const int dim = split_axis("tensor_split", x, axis);
-  // Cuts beyond the end or before the previous one give empty pieces, as slicing does. Pieces may overlap when cuts go back.
+  // Cuts beyond the end or before the previous one give empty pieces, as slicing does. Pieces may overlap when cuts go
+  // back.
   const std::int64_t n = x.sizes()[dim];
   TensorList out;
   std::int64_t start = 0;
@@ -281,12 +289,14 @@ TensorList unbind(const Tensor& x, std::int64_t axis) {
 TensorList meshgrid(const TensorList& tensors, const std::string& indexing) {
   const char* op = "meshgrid";
   check_list(op, tensors);
-  require(indexing == "ij" || indexing == "xy", op, "indexing", ErrorKind::Value, "expected 'ij' or 'xy', got '", indexing, "'");
+  require(indexing == "ij" || indexing == "xy", op, "indexing", ErrorKind::Value, "expected 'ij' or 'xy', got '",
+          indexing, "'");
   const bool swap = indexing == "xy" && tensors.size() >= 2;
   Dims grid;
   for (const Tensor& t : tensors) {
     require(t.ndim() <= 1, op, "tensors", ErrorKind::Shape, "expected 0-d or 1-d tensors, got shape ", t.sizes());
-    require(t.dtype() == tensors[0].dtype(), op, "tensors", ErrorKind::DType, "expected equal dtypes, got ", tensors[0].dtype(), " and ", t.dtype());
+    require(t.dtype() == tensors[0].dtype(), op, "tensors", ErrorKind::DType, "expected equal dtypes, got ",
+            tensors[0].dtype(), " and ", t.dtype());
     grid.push_back(t.numel());
   }
   TensorList out;
@@ -302,7 +312,8 @@ TensorList meshgrid(const TensorList& tensors, const std::string& indexing) {
 Tensor cartesian_prod(const TensorList& tensors) {
   check_list("cartesian_prod", tensors);
   for (const Tensor& t : tensors)
-    require(t.ndim() == 1, "cartesian_prod", "tensors", ErrorKind::Shape, "expected 1-d tensors, got shape ", t.sizes());
+    require(t.ndim() == 1, "cartesian_prod", "tensors", ErrorKind::Shape, "expected 1-d tensors, got shape ",
+            t.sizes());
   if (tensors.size() == 1) return tensors[0];
   TensorList columns;
   for (const Tensor& g : meshgrid(tensors, "ij")) columns.push_back(reshape(g, {-1}));

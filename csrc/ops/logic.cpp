@@ -2,11 +2,11 @@
 
 #include <limits>
 
+#include "kernels/pointwise.h"
 #include "ops/elementwise_op.h"
 #include "ops/math.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

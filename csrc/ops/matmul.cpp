@@ -1,11 +1,11 @@
 #include "ops/matmul.h"
 
 #include "autograd/node.h"
+#include "kernels/gemm.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/gemm.h"
 
 namespace pydlx::ops {
 

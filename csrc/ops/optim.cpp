@@ -2,10 +2,10 @@
 
 #include <cmath>
 
+#include "kernels/optim.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
-#include "kernels/optim.h"
 
 namespace pydlx::ops {
 

@@ -1,12 +1,12 @@
 #include "ops/pair_loss.h"
 
 #include "autograd/node.h"
+#include "kernels/pair_loss.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
-#include "kernels/pair_loss.h"
 
 namespace pydlx::ops {
 

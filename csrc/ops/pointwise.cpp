@@ -96,7 +96,8 @@ void order_and_merge(Elementwise& e) {
 
 }  // namespace
 
-void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs, std::optional<DType> compute) {
+void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs,
+                       std::optional<DType> compute) {
   e.numel = out.numel();
   e.operands = 1 + static_cast<int>(inputs.size());
   e.data[0] = out.data();
@@ -152,9 +153,11 @@ Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::in
 
 void copy_raw(const Tensor& out, const Tensor& src) {
   if (out.numel() == 0) return;
-  if (!(out.device() == src.device())) fail("copy_", "", ErrorKind::Device, "expected tensors on one device, got ", out.device(), " and ", src.device());
-  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(out.device()).copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
-                                 "copy_", out.device(), src.dtype());
+  if (!(out.device() == src.device()))
+    fail("copy_", "", ErrorKind::Device, "expected tensors on one device, got ", out.device(), " and ", src.device());
+  const auto fn = kernel_or_fail(
+      kernels<PointwiseKernels>(out.device()).copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
+      "copy_", out.device(), src.dtype());
   Elementwise e;
   build_elementwise(e, out, {&src});
   fn(e);
@@ -176,17 +179,19 @@ Tensor converted(const Tensor& t, DType dtype) {
 }
 
 void check_inplace_result(const char* name, const Tensor& target, const Dims& sizes, DType result) {
-  require(target.sizes() == sizes, name, "input", ErrorKind::Shape, "expected an in-place result of shape ", target.sizes(),
-          ", got operands that broadcast to ", sizes);
-  require(dtype_category(result) <= dtype_category(target.dtype()), name, "input", ErrorKind::DType, "the result type ", result,
-          " cannot be stored in a ", target.dtype(), " tensor; use the out-of-place form");
+  require(target.sizes() == sizes, name, "input", ErrorKind::Shape, "expected an in-place result of shape ",
+          target.sizes(), ", got operands that broadcast to ", sizes);
+  require(dtype_category(result) <= dtype_category(target.dtype()), name, "input", ErrorKind::DType, "the result type ",
+          result, " cannot be stored in a ", target.dtype(), " tensor; use the out-of-place form");
 }
 
-// Runs `fn` on converted inputs; writes through a temporary when the target has another dtype or overlaps an input. Undefined inputs
-// are absent.
-Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device, const Tensor* target,
-              const PointwiseParams& params, const Tensor& a, const Tensor& b = {}, const Tensor& c = {}) {
-  const Tensor x = converted(a, compute), y = b.defined() ? converted(b, compute) : Tensor(), z = c.defined() ? converted(c, compute) : Tensor();
+// Runs `fn` on converted inputs; writes through a temporary when the target has another dtype or overlaps an input.
+// Undefined inputs are absent.
+Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device,
+              const Tensor* target, const PointwiseParams& params, const Tensor& a, const Tensor& b = {},
+              const Tensor& c = {}) {
+  const Tensor x = converted(a, compute), y = b.defined() ? converted(b, compute) : Tensor(),
+               z = c.defined() ? converted(c, compute) : Tensor();
   Tensor out;
   bool direct = target && target->dtype() == out_dtype;
   for (const Tensor* t : {&x, &y, &z}) direct = direct && !(t->defined() && partially_overlaps(*target, *t));
@@ -212,8 +217,9 @@ Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compu
 Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, bool inplace, PointwiseParams params) {
   const DType compute = to_float ? float_type(x.dtype()) : x.dtype();
   if (inplace) check_inplace_result(name, x, x.sizes(), compute);
-  const auto fn = kernel_or_fail(kernels<PointwiseKernels>(x.device()).unary[static_cast<int>(op)][static_cast<int>(compute)], name,
-                                 x.device(), compute);
+  const auto fn =
+      kernel_or_fail(kernels<PointwiseKernels>(x.device()).unary[static_cast<int>(op)][static_cast<int>(compute)], name,
+                     x.device(), compute);
   return launch(fn, name, x.sizes(), compute, compute, x.device(), inplace ? &x : nullptr, params, x);
 }
 
@@ -222,8 +228,8 @@ Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& 
   const Device device = common_device(name, {&a, &b});
   DType compute = a.dtype() == b.dtype() && !a.is_wrapped_number() ? a.dtype() : result_type({&a, &b});
   if (to_float) compute = float_type(compute);
-  const auto fn =
-      kernel_or_fail(kernels<PointwiseKernels>(device).binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+  const auto fn = kernel_or_fail(
+      kernels<PointwiseKernels>(device).binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
   if (a.sizes() == b.sizes()) {
     if (inplace) check_inplace_result(name, a, a.sizes(), compute);
     return launch(fn, name, a.sizes(), compute, compute, device, inplace ? &a : nullptr, params, a, b);
@@ -237,17 +243,19 @@ Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor
   const Device device = common_device(name, {&a, &b});
   const DType compute = result_type({&a, &b});
   const auto fn =
-      kernel_or_fail(kernels<PointwiseKernels>(device).compare[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+      kernel_or_fail(kernels<PointwiseKernels>(device).compare[static_cast<int>(op)][static_cast<int>(compute)], name,
+                     device, compute);
   return launch(fn, name, broadcast_sizes(name, a.sizes(), b.sizes()), compute, DType::Bool, device, nullptr, {}, a, b);
 }
 
-Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor& b, const Tensor& c, bool to_float, bool inplace,
-                   PointwiseParams params) {
+Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor& b, const Tensor& c, bool to_float,
+                   bool inplace, PointwiseParams params) {
   const Device device = common_device(name, {&a, &b, &c});
   DType compute = result_type({&a, &b, &c});
   if (to_float) compute = float_type(compute);
   const auto fn =
-      kernel_or_fail(kernels<PointwiseKernels>(device).ternary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+      kernel_or_fail(kernels<PointwiseKernels>(device).ternary[static_cast<int>(op)][static_cast<int>(compute)], name,
+                     device, compute);
   const Dims sizes = broadcast_sizes(name, {&a, &b, &c});
   if (inplace) check_inplace_result(name, a, sizes, compute);
   return launch(fn, name, sizes, compute, compute, device, inplace ? &a : nullptr, params, a, b, c);

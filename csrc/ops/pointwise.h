@@ -1,11 +1,11 @@
-// The driver of all elementwise ops: promotion, broadcasting, output allocation, axis merging, and the call of one kernel.
-// The ops themselves (with their gradients) are in elementwise.h, activations.h, ...
+// The driver of all elementwise ops: promotion, broadcasting, output allocation, axis merging, and the call of one
+// kernel. The ops themselves (with their gradients) are in elementwise.h, activations.h, ...
 #pragma once
 #include <initializer_list>
 #include <optional>
 
-#include "ops/dispatch.h"
 #include "kernels/pointwise.h"
+#include "ops/dispatch.h"
 
 namespace pydlx {
 
@@ -13,7 +13,8 @@ namespace pydlx {
 Dims broadcast_sizes(const char* op, const Dims& a, const Dims& b);
 Dims broadcast_sizes(const char* op, std::initializer_list<const Tensor*> tensors);
 
-// Result dtype by PyTorch's rules: dimensioned tensors first, then 0-d tensors, then Python numbers may raise the category.
+// Result dtype by PyTorch's rules: dimensioned tensors first, then 0-d tensors, then Python numbers may raise the
+// category.
 DType result_type(std::initializer_list<const Tensor*> tensors);
 // The floating type an op that has no integer form computes in.
 inline DType float_type(DType t) { return is_floating(t) ? t : default_dtype(); }
@@ -30,14 +31,17 @@ struct PointwiseParams {
   double p[4] = {};
 };
 
-// y = op(x). With `inplace`, the result is written into x. Integer input is promoted to the default float type when `to_float`.
-Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, bool inplace = false, PointwiseParams params = {});
-// out = op(a, b) after promotion and broadcasting. With `inplace` the result is written into a, whose dtype and shape stay.
+// y = op(x). With `inplace`, the result is written into x. Integer input is promoted to the default float type when
+// `to_float`.
+Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, bool inplace = false,
+                 PointwiseParams params = {});
+// out = op(a, b) after promotion and broadcasting. With `inplace` the result is written into a, whose dtype and shape
+// stay.
 Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace = false,
                   PointwiseParams params = {});
 // The target of an in-place ternary op is its first operand.
-Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor& b, const Tensor& c, bool to_float, bool inplace = false,
-                   PointwiseParams params = {});
+Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor& b, const Tensor& c, bool to_float,
+                   bool inplace = false, PointwiseParams params = {});
 Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor& b);
 
 // out <- src with conversion and broadcasting, no autograd, no version bump.

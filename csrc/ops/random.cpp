@@ -4,11 +4,11 @@
 
 #include "autograd/node.h"
 #include "core/philox.h"
+#include "kernels/pointwise.h"
 #include "kernels/random.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
-#include "kernels/pointwise.h"
 
 namespace pydlx::ops {
 

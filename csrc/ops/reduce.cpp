@@ -5,6 +5,7 @@
 
 #include "autograd/mode.h"
 #include "autograd/node.h"
+#include "kernels/reduce.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/math.h"
@@ -12,7 +13,6 @@
 #include "ops/reduce_core.h"
 #include "ops/scan.h"
 #include "ops/views.h"
-#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 
@@ -35,7 +35,8 @@ Tensor reduce_or(double identity, ReduceOp op, const char* name, const Tensor& x
 
 }  // namespace
 
-// ---- sums and means --------------------------------------------------------------------------------------------------------------
+// ---- sums and means
+// --------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -85,12 +86,13 @@ Tensor nanmean(const Tensor& input, const Axes& axes, bool keepdim, MaybeDType d
   return div(nansum(x, axes, keepdim), to_dtype(sum(eq(d, d), axes, keepdim, std::nullopt), x.dtype()));
 }
 
-// ---- products --------------------------------------------------------------------------------------------------------------------
+// ---- products
+// --------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
-// d prod / dx_i is the product of the other elements. Without zeros that is y / x; with zeros it is built from products over the parts
-// before and after each element.
+// d prod / dx_i is the product of the other elements. Without zeros that is y / x; with zeros it is built from products
+// over the parts before and after each element.
 Tensor prod_backward(const Tensor& g, const Tensor& x, const Tensor& y, int axis, bool create_graph) {
   const Tensor d = detach(x);
   if (!item(any(eq(d, zero()), std::nullopt, false)).to_int()) return div(mul(g, y), x);
@@ -99,7 +101,8 @@ Tensor prod_backward(const Tensor& g, const Tensor& x, const Tensor& y, int axis
   const Tensor at = axis_positions(n, axis, x.ndim(), x.device());
   Tensor total;
   for (std::int64_t i = 0; i < n; ++i) {
-    const Tensor others = mul(prod(narrow(x, axis, 0, i), axis, true), prod(narrow(x, axis, i + 1, n - i - 1), axis, true));
+    const Tensor others =
+        mul(prod(narrow(x, axis, 0, i), axis, true), prod(narrow(x, axis, i + 1, n - i - 1), axis, true));
     const Tensor part = where(eq(at, wrap_scalar(i)), mul(g, others), zero());
     total = total.defined() ? add(total, part) : part;
   }
@@ -113,8 +116,11 @@ Tensor prod_over(const Tensor& x, const ReducePlan& plan) {
       const Tensor t = x.get(bw);
       if (t.numel() == 0) return bw.set(0, zeros_like(t));
       if (t.ndim() == 0) return bw.set(0, bw.grad());
-      if (axes.size() == 1) return bw.set(0, prod_backward(restore_axes(bw.grad(), wide), t, restore_axes(y.get(bw), wide), static_cast<int>(axes[0]), bw.create_graph));
-      const Tensor flat = prod_backward(reshape(bw.grad(), {1}), reshape(t, {-1}), reshape(y.get(bw), {1}), 0, bw.create_graph);
+      if (axes.size() == 1)
+        return bw.set(0, prod_backward(restore_axes(bw.grad(), wide), t, restore_axes(y.get(bw), wide),
+                                       static_cast<int>(axes[0]), bw.create_graph));
+      const Tensor flat =
+          prod_backward(reshape(bw.grad(), {1}), reshape(t, {-1}), reshape(y.get(bw), {1}), 0, bw.create_graph);
       bw.set(0, reshape(flat, t.sizes()));
     });
   return y;
@@ -131,12 +137,15 @@ Tensor prod(const Tensor& input, std::int64_t axis, bool keepdim, MaybeDType dty
   return prod_over(x, reduce_plan("prod", x.sizes(), Dims{axis}, keepdim));
 }
 
-// ---- variance --------------------------------------------------------------------------------------------------------------------
+// ---- variance
+// --------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
-// var or std with its mean. d var / dx = 2 (x - mean) / (n - correction); std divides that by 2 std, and is flat where std is 0.
-std::pair<Tensor, Tensor> moments(const char* name, const Tensor& x, const Axes& axes, std::optional<Scalar> given, bool keepdim, bool root) {
+// var or std with its mean. d var / dx = 2 (x - mean) / (n - correction); std divides that by 2 std, and is flat where
+// std is 0.
+std::pair<Tensor, Tensor> moments(const char* name, const Tensor& x, const Axes& axes, std::optional<Scalar> given,
+                                  bool keepdim, bool root) {
   require_floating(name, x);
   const double correction = given ? given->to_double() : 1.0;
   const ReducePlan plan = reduce_plan(name, x.sizes(), axes, keepdim);
@@ -173,8 +182,12 @@ std::pair<Tensor, Tensor> moments(const char* name, const Tensor& x, const Axes&
 
 }  // namespace
 
-Tensor var(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) { return moments("var", x, axes, c, keepdim, false).first; }
-Tensor std_dev(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) { return moments("std", x, axes, c, keepdim, true).first; }
+Tensor var(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) {
+  return moments("var", x, axes, c, keepdim, false).first;
+}
+Tensor std_dev(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) {
+  return moments("std", x, axes, c, keepdim, true).first;
+}
 std::pair<Tensor, Tensor> var_mean(const Tensor& x, const Axes& axes, std::optional<Scalar> c, bool keepdim) {
   return moments("var_mean", x, axes, c, keepdim, false);
 }
@@ -182,7 +195,8 @@ std::pair<Tensor, Tensor> std_mean(const Tensor& x, const Axes& axes, std::optio
   return moments("std_mean", x, axes, c, keepdim, true);
 }
 
-// ---- norms -----------------------------------------------------------------------------------------------------------------------
+// ---- norms
+// -----------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -213,17 +227,23 @@ Tensor vector_norm(const Tensor& input, Scalar order, const Axes& axes, bool kee
   const double p = order.to_double();
   const ReducePlan plan = reduce_plan(name, x.sizes(), axes, keepdim);
   const bool extreme = std::isinf(p);
-  require(plan.n > 0 || p >= 0, name, "input", ErrorKind::Shape, "expected elements to reduce for p = ", p, ", got shape ", x.sizes());
-  require(plan.n > 0 || !extreme, name, "input", ErrorKind::Shape, "expected elements to reduce for p = inf, got shape ", x.sizes());
+  require(plan.n > 0 || p >= 0, name, "input", ErrorKind::Shape, "expected elements to reduce for p = ", p,
+          ", got shape ", x.sizes());
+  require(plan.n > 0 || !extreme, name, "input", ErrorKind::Shape,
+          "expected elements to reduce for p = inf, got shape ", x.sizes());
   if (p == 0) return to_dtype(reduce_or(0, ReduceOp::nonzero, name, x, plan, DType::Int64, {0.0}), x.dtype());
   if (p != 1 && p != 2 && !extreme) return general_norm(x, p, plan);
-  const ReduceOp op = p == 1 ? ReduceOp::norm1 : p == 2 ? ReduceOp::norm2 : p > 0 ? ReduceOp::amax_abs : ReduceOp::amin_abs;
+  const ReduceOp op = p == 1   ? ReduceOp::norm1
+                      : p == 2 ? ReduceOp::norm2
+                      : p > 0  ? ReduceOp::amax_abs
+                               : ReduceOp::amin_abs;
   Tensor y = reduce_or(0, op, name, x, plan, x.dtype());
   if (any_requires_grad(x))
     record(name, y, {&x}, [x = save(x), y = Saved(y, 0), plan, p](Backward& bw) {
       const Tensor t = x.get(bw), r = restore_axes(y.get(bw), plan.wide), g = restore_axes(bw.grad(), plan.wide);
       if (p == 1) return bw.set(0, mul(g, sign_of(t)));
-      if (p == 2) return bw.set(0, where(eq(r, zero()), zero(), mul(t, div(g, r))));  // flat at the origin, as in PyTorch
+      if (p == 2)
+        return bw.set(0, where(eq(r, zero()), zero(), mul(t, div(g, r))));  // flat at the origin, as in PyTorch
       const Tensor hit = to_dtype(eq(abs(detach(t)), detach(r)), t.dtype());
       bw.set(0, mul(div(g, sum(hit, plan.axes, true)), mul(sign_of(t), hit)));
     });
@@ -241,7 +261,8 @@ Tensor logsumexp(const Tensor& input, const Dims& axes, bool keepdim) {
   return y;
 }
 
-// ---- truth -----------------------------------------------------------------------------------------------------------------------
+// ---- truth
+// -----------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -256,7 +277,8 @@ Tensor truth(const char* name, const Tensor& x, const Axes& axes, bool keepdim, 
 Tensor any(const Tensor& x, const Axes& axes, bool keepdim) { return truth("any", x, axes, keepdim, 1); }
 Tensor all(const Tensor& x, const Axes& axes, bool keepdim) { return truth("all", x, axes, keepdim, 2); }
 Tensor count_nonzero(const Tensor& x, const Axes& axes) {
-  return reduce_or(0, ReduceOp::nonzero, "count_nonzero", x, reduce_plan("count_nonzero", x.sizes(), axes, false), DType::Int64, {0.0});
+  return reduce_or(0, ReduceOp::nonzero, "count_nonzero", x, reduce_plan("count_nonzero", x.sizes(), axes, false),
+                   DType::Int64, {0.0});
 }
 
 }  // namespace pydlx::ops

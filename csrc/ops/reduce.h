@@ -1,5 +1,6 @@
-// Sums, products, means, variances, norms and truth reductions. `axes` absent or empty means all; `keepdim` keeps reduced axes as size 1;
-// `dtype` converts the input first. Integers and bools sum in int64. Everything that yields floats is differentiable to any order.
+// Sums, products, means, variances, norms and truth reductions. `axes` absent or empty means all; `keepdim` keeps
+// reduced axes as size 1; `dtype` converts the input first. Integers and bools sum in int64. Everything that yields
+// floats is differentiable to any order.
 #pragma once
 #include <optional>
 #include <string>

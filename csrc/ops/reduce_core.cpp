@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include "autograd/mode.h"
+#include "kernels/reduce.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/scan.h"
 #include "ops/views.h"
-#include "kernels/reduce.h"
 
 namespace pydlx::ops {
 
@@ -16,10 +16,11 @@ namespace {
 bool contains(const Dims& axes, int a) { return std::find(axes.begin(), axes.end(), a) != axes.end(); }
 
 // Adds an axis to a list that is kept innermost first, merging it with the previous one where the strides allow.
-void add_axis(int& ndim, std::int64_t* size, std::int64_t* stride, std::int64_t* out_stride, std::int64_t n, std::int64_t s,
-              std::int64_t o) {
+void add_axis(int& ndim, std::int64_t* size, std::int64_t* stride, std::int64_t* out_stride, std::int64_t n,
+              std::int64_t s, std::int64_t o) {
   if (n == 1) return;
-  if (ndim > 0 && s == stride[ndim - 1] * size[ndim - 1] && (!out_stride || o == out_stride[ndim - 1] * size[ndim - 1])) {
+  if (ndim > 0 && s == stride[ndim - 1] * size[ndim - 1] &&
+      (!out_stride || o == out_stride[ndim - 1] * size[ndim - 1])) {
     size[ndim - 1] *= n;
     return;
   }
@@ -75,15 +76,16 @@ ReducePlan reduce_plan(const char* op, const Dims& sizes, const std::optional<Di
   return p;
 }
 
-Tensor run_reduce(ReduceOp op, const char* name, const Tensor& x, const ReducePlan& plan, DType out_dtype, std::initializer_list<double> params,
-                  Tensor* second, DType second_dtype, bool ordered) {
+Tensor run_reduce(ReduceOp op, const char* name, const Tensor& x, const ReducePlan& plan, DType out_dtype,
+                  std::initializer_list<double> params, Tensor* second, DType second_dtype, bool ordered) {
   Tensor wide = empty(plan.wide, out_dtype, x.device());
   Tensor wide2 = second ? empty(plan.wide, second_dtype, x.device()) : Tensor();
   if (wide.numel() > 0) {
     Reduce r = describe(x, plan.axes, wide, ordered);
     if (second) r.out2 = wide2.data();
     std::copy(params.begin(), params.end(), r.param);
-    kernel_or_fail(kernels<ReduceKernels>(x.device()).reduce[static_cast<int>(op)][static_cast<int>(x.dtype())], name, x.device(), x.dtype())(r);
+    kernel_or_fail(kernels<ReduceKernels>(x.device()).reduce[static_cast<int>(op)][static_cast<int>(x.dtype())], name,
+                   x.device(), x.dtype())(r);
   }
   if (second) *second = alias(wide2, plan.sizes, contiguous_strides(plan.sizes), 0);
   return alias(wide, plan.sizes, contiguous_strides(plan.sizes), 0);

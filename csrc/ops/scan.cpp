@@ -22,7 +22,8 @@ namespace {
 Tensor zero() { return wrap_scalar(std::int64_t{0}); }
 
 // Runs a scan kernel along `axis` (already wrapped); no gradient.
-Tensor run_scan(ScanOp op, const char* name, const Tensor& input, int axis, bool reverse = false, bool exclusive = false, Tensor* index = nullptr) {
+Tensor run_scan(ScanOp op, const char* name, const Tensor& input, int axis, bool reverse = false,
+                bool exclusive = false, Tensor* index = nullptr) {
   const Tensor x = contiguous(detach(input));
   Tensor y = empty(x.sizes(), x.dtype(), x.device());
   if (index) *index = empty(x.sizes(), DType::Int64, x.device());
@@ -36,7 +37,8 @@ Tensor run_scan(ScanOp op, const char* name, const Tensor& input, int axis, bool
   for (int i = axis + 1; i < x.ndim(); ++i) k.inner *= x.sizes()[i];
   k.reverse = reverse;
   k.exclusive = exclusive;
-  kernel_or_fail(kernels<ScanKernels>(x.device()).scan[static_cast<int>(op)][static_cast<int>(x.dtype())], name, x.device(), x.dtype())(k);
+  kernel_or_fail(kernels<ScanKernels>(x.device()).scan[static_cast<int>(op)][static_cast<int>(x.dtype())], name,
+                 x.device(), x.dtype())(k);
   return y;
 }
 
@@ -47,7 +49,8 @@ Tensor summable(const Tensor& x, std::optional<DType> dtype) {
 // Integer scans run in int64 and are then narrowed to the dtype that was asked for.
 template <class F>
 Tensor scan_as(const Tensor& x, std::optional<DType> dtype, F run) {
-  if (dtype && !is_floating(*dtype) && *dtype != DType::Int64) return to_dtype(run(to_dtype(to_dtype(x, *dtype), DType::Int64)), *dtype);
+  if (dtype && !is_floating(*dtype) && *dtype != DType::Int64)
+    return to_dtype(run(to_dtype(to_dtype(x, *dtype), DType::Int64)), *dtype);
   return run(summable(x, dtype));
 }
 
@@ -87,7 +90,8 @@ Tensor cumprod_backward(const Tensor& g, const Tensor& x, const Tensor& y, int a
   // Products with the first zero of each line taken out, only up to the second one.
   const Tensor without = run_scan(ScanOp::prod, "cumprod", where(first, one, d), axis);
   const Tensor plain = div(run_scan(ScanOp::sum, "cumprod", mul(g, y), axis, true), where(before, d, one));
-  const Tensor skipped = run_scan(ScanOp::sum, "cumprod", where(ge(zeros_so_far, one), mul(g, without), zero()), axis, true);
+  const Tensor skipped =
+      run_scan(ScanOp::sum, "cumprod", where(ge(zeros_so_far, one), mul(g, without), zero()), axis, true);
   return where(before, plain, where(first, skipped, zero()));
 }
 
@@ -112,7 +116,8 @@ Tensor cumprod(const Tensor& input, std::int64_t wanted, std::optional<DType> dt
     if (is_floating(x.dtype()) && any_requires_grad(x))
       record("cumprod", y, {&x}, [x = save(x), y = Saved(y, 0), axis](Backward& bw) {
         const Tensor t = x.get(bw);
-        bw.set(0, t.ndim() == 0 || t.numel() == 0 ? bw.grad() : cumprod_backward(bw.grad(), t, y.get(bw), axis, bw.create_graph));
+        bw.set(0, t.ndim() == 0 || t.numel() == 0 ? bw.grad()
+                                                  : cumprod_backward(bw.grad(), t, y.get(bw), axis, bw.create_graph));
       });
     return y;
   });
@@ -120,7 +125,9 @@ Tensor cumprod(const Tensor& input, std::int64_t wanted, std::optional<DType> dt
 
 namespace {
 
-Tensor log_sum_exp_scan(const Tensor& x, int axis, bool reverse) { return run_scan(ScanOp::logsumexp, "logcumsumexp", x, axis, reverse); }
+Tensor log_sum_exp_scan(const Tensor& x, int axis, bool reverse) {
+  return run_scan(ScanOp::logsumexp, "logcumsumexp", x, axis, reverse);
+}
 
 // dx_i = exp(x_i) sum_{k >= i} g_k exp(-y_k)
 Tensor logcumsumexp_backward(const Tensor& g, const Tensor& x, const Tensor& y, int axis, bool create_graph) {
@@ -148,7 +155,9 @@ Tensor logcumsumexp(const Tensor& x, std::int64_t wanted) {
   if (any_requires_grad(x))
     record(op, y, {&x}, [x = save(x), y = Saved(y, 0), axis](Backward& bw) {
       const Tensor t = x.get(bw);
-      bw.set(0, t.numel() == 0 || t.ndim() == 0 ? bw.grad() : logcumsumexp_backward(bw.grad(), t, y.get(bw), axis, bw.create_graph));
+      bw.set(0, t.numel() == 0 || t.ndim() == 0
+                    ? bw.grad()
+                    : logcumsumexp_backward(bw.grad(), t, y.get(bw), axis, bw.create_graph));
     });
   return y;
 }
@@ -170,8 +179,12 @@ std::pair<Tensor, Tensor> cumulative_extremum(ScanOp op, const char* name, const
 
 }  // namespace
 
-std::pair<Tensor, Tensor> cummax(const Tensor& x, std::int64_t axis) { return cumulative_extremum(ScanOp::max, "cummax", x, axis); }
-std::pair<Tensor, Tensor> cummin(const Tensor& x, std::int64_t axis) { return cumulative_extremum(ScanOp::min, "cummin", x, axis); }
+std::pair<Tensor, Tensor> cummax(const Tensor& x, std::int64_t axis) {
+  return cumulative_extremum(ScanOp::max, "cummax", x, axis);
+}
+std::pair<Tensor, Tensor> cummin(const Tensor& x, std::int64_t axis) {
+  return cumulative_extremum(ScanOp::min, "cummin", x, axis);
+}
 
 Tensor diff(const Tensor& input, std::int64_t order, std::int64_t wanted, const Tensor& prepend, const Tensor& append) {
   require(input.ndim() > 0, "diff", "input", ErrorKind::Shape, "expected at least one dimension, got a 0-d tensor");

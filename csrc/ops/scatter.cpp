@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/indexing.h"
 #include "ops/index.h"
 #include "ops/index_rows.h"
-#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 
@@ -16,21 +16,23 @@ struct Call {
   Tensor index;
 };
 
-Call prepare(const char* op, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor* source, const Tensor& target = {}) {
+Call prepare(const char* op, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor* source,
+             const Tensor& target = {}) {
   const int dim = wrap_axis(axis, x.ndim(), op);
   const Dims xs = x.ndim() == 0 ? Dims{1} : x.sizes(), is = index.ndim() == 0 ? Dims{1} : index.sizes();
   if (index.numel() > 0) {
-    require(xs.size() == is.size(), op, "index", ErrorKind::Shape, "expected ", xs.size(), " dimensions like the input, got shape ",
-            index.sizes());
+    require(xs.size() == is.size(), op, "index", ErrorKind::Shape, "expected ", xs.size(),
+            " dimensions like the input, got shape ", index.sizes());
     for (std::size_t i = 0; i < xs.size(); ++i)
-      require(static_cast<int>(i) == dim || is[i] <= xs[i], op, "index", ErrorKind::Shape, "expected a shape no larger than the input's ",
-              x.sizes(), " apart from axis ", dim, ", got ", index.sizes());
+      require(static_cast<int>(i) == dim || is[i] <= xs[i], op, "index", ErrorKind::Shape,
+              "expected a shape no larger than the input's ", x.sizes(), " apart from axis ", dim, ", got ",
+              index.sizes());
     if (source && source->ndim() > 0) {
-      require(source->sizes().size() == is.size(), op, "src", ErrorKind::Shape, "expected ", is.size(), " dimensions like the index, got shape ",
-              source->sizes());
+      require(source->sizes().size() == is.size(), op, "src", ErrorKind::Shape, "expected ", is.size(),
+              " dimensions like the index, got shape ", source->sizes());
       for (std::size_t i = 0; i < is.size(); ++i)
-        require(is[i] <= source->sizes()[i], op, "src", ErrorKind::Shape, "expected a shape at least as large as the index's ", index.sizes(),
-                ", got ", source->sizes());
+        require(is[i] <= source->sizes()[i], op, "src", ErrorKind::Shape,
+                "expected a shape at least as large as the index's ", index.sizes(), ", got ", source->sizes());
     }
   }
   Tensor i = prepare_index(op, index);
@@ -60,13 +62,15 @@ void scatter_raw(const char* name, const Tensor& t, const Call& c, const Tensor&
 void reduce_raw(const char* name, ScatterOp how, const Tensor& target, const Call& c, const Tensor& source) {
   if (c.index.numel() == 0) return;
   accumulate_wide(target, [&](const Tensor& t) {
-    run_reduce(name, how, along_axis(with_axis(t), c.dim, c.index, to_dtype(source_for(source, c.index), t.dtype())), t);
+    run_reduce(name, how, along_axis(with_axis(t), c.dim, c.index, to_dtype(source_for(source, c.index), t.dtype())),
+               t);
   });
 }
 
 Tensor zero() { return wrap_scalar(std::int64_t{0}); }
 
-Tensor scatter_impl(const char* name, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, bool inplace) {
+Tensor scatter_impl(const char* name, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                    bool inplace) {
   const Call c = prepare(name, x, dim, index, &source, inplace ? x : Tensor());
   return write_op(
       name, x, source, inplace, [&](const Tensor& t, const Tensor& s) { scatter_raw(name, t, c, s); },
@@ -79,7 +83,8 @@ Tensor scatter_impl(const char* name, const Tensor& x, std::int64_t dim, const T
       });
 }
 
-Tensor scatter_add_impl(const char* name, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, bool inplace) {
+Tensor scatter_add_impl(const char* name, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                        bool inplace) {
   const Call c = prepare(name, x, dim, index, &source, inplace ? x : Tensor());
   return write_op(
       name, x, source, inplace, [&](const Tensor& t, const Tensor& s) { reduce_raw(name, ScatterOp::sum, t, c, s); },
@@ -109,27 +114,39 @@ Scalar neutral(Reduction r, DType t) {
   const bool low = r == Reduction::amax;
   if (is_floating(t)) return low ? -std::numeric_limits<double>::infinity() : std::numeric_limits<double>::infinity();
   switch (t) {
-    case DType::Bool: return std::int64_t{low ? 0 : 1};
-    case DType::UInt8: return std::int64_t{low ? 0 : 255};
-    case DType::Int8: return std::int64_t{low ? -128 : 127};
-    case DType::Int16: return std::int64_t{low ? -32768 : 32767};
-    case DType::Int32: return low ? std::int64_t{std::numeric_limits<std::int32_t>::min()} : std::int64_t{std::numeric_limits<std::int32_t>::max()};
-    default: return low ? std::numeric_limits<std::int64_t>::min() : std::numeric_limits<std::int64_t>::max();
+    case DType::Bool:
+      return std::int64_t{low ? 0 : 1};
+    case DType::UInt8:
+      return std::int64_t{low ? 0 : 255};
+    case DType::Int8:
+      return std::int64_t{low ? -128 : 127};
+    case DType::Int16:
+      return std::int64_t{low ? -32768 : 32767};
+    case DType::Int32:
+      return low ? std::int64_t{std::numeric_limits<std::int32_t>::min()}
+                 : std::int64_t{std::numeric_limits<std::int32_t>::max()};
+    default:
+      return low ? std::numeric_limits<std::int64_t>::min() : std::numeric_limits<std::int64_t>::max();
   }
 }
 
 ScatterOp kernel_of(Reduction r) {
   switch (r) {
-    case Reduction::prod: return ScatterOp::prod;
-    case Reduction::amax: return ScatterOp::amax;
-    case Reduction::amin: return ScatterOp::amin;
-    default: return ScatterOp::sum;
+    case Reduction::prod:
+      return ScatterOp::prod;
+    case Reduction::amax:
+      return ScatterOp::amax;
+    case Reduction::amin:
+      return ScatterOp::amin;
+    default:
+      return ScatterOp::sum;
   }
 }
 
 // How many values met at each element, at least 1.
 Tensor contributions(const Tensor& like, const Call& c, bool include_self) {
-  Tensor n = full(like.sizes(), include_self ? 1 : 0, is_floating(like.dtype()) ? DType::Float32 : DType::Int64, like.device());
+  Tensor n = full(like.sizes(), include_self ? 1 : 0, is_floating(like.dtype()) ? DType::Float32 : DType::Int64,
+                  like.device());
   reduce_raw("scatter_reduce", ScatterOp::sum, n, c, wrap_scalar(Scalar(std::int64_t{1}), n.dtype()));
   return maximum(n, wrap_scalar(std::int64_t{1}));
 }
@@ -152,13 +169,15 @@ void divide_raw(const Tensor& t, const Tensor& n) {
 
 Tensor as_float(const Tensor& mask, DType dtype) { return to_dtype(mask, dtype); }
 
-Tensor reduce_impl(const char* name, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, const std::string& reduce,
-                   bool include_self, bool inplace) {
+Tensor reduce_impl(const char* name, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                   const std::string& reduce, bool include_self, bool inplace) {
   const Reduction how = parse_reduction(name, reduce);
   const Call c = prepare(name, x, dim, index, &source, inplace ? x : Tensor());
   const bool wanted = any_requires_grad(x, source);
-  require(!wanted || !inplace || how == Reduction::sum || how == Reduction::mean || !(x.requires_grad() && GradMode::enabled()), name, "input",
-          ErrorKind::Gradient, "the gradient of '", reduce, "' needs the old values; use the out-of-place form");
+  require(!wanted || !inplace || how == Reduction::sum || how == Reduction::mean ||
+              !(x.requires_grad() && GradMode::enabled()),
+          name, "input", ErrorKind::Gradient, "the gradient of '", reduce,
+          "' needs the old values; use the out-of-place form");
   const auto raw = [&](const Tensor& t, const Tensor& s) {
     if (!include_self) scatter_raw(name, t, c, wrap_scalar(neutral(how, t.dtype()), t.dtype()));
     reduce_raw(name, kernel_of(how), t, c, s);
@@ -166,8 +185,8 @@ Tensor reduce_impl(const char* name, const Tensor& x, std::int64_t dim, const Te
   };
   const Tensor before = wanted && inplace ? clone(detach(x)) : x;
   return write_op(name, x, source, inplace, raw, [&] {
-    return [i = save(index), d = c.dim, how, include_self, reduce, x = save(before), src = save(source), sizes = source.sizes(),
-            dtype = source.dtype()](Backward& bw) {
+    return [i = save(index), d = c.dim, how, include_self, reduce, x = save(before), src = save(source),
+            sizes = source.sizes(), dtype = source.dtype()](Backward& bw) {
       const Tensor at = i.get(bw), g = bw.grad();
       Tensor gx, gs;  // gs has the index's sizes
       if (how == Reduction::sum) {
@@ -181,7 +200,8 @@ Tensor reduce_impl(const char* name, const Tensor& x, std::int64_t dim, const Te
         const Tensor self = x.get(bw);
         Tensor s = src.get(bw);
         if (s.ndim() == 0) s = expand(s, at.sizes());
-        if (s.sizes() != at.sizes()) s = as_strided(contiguous(s), at.sizes(), contiguous_strides(s.sizes()), contiguous(s).offset());
+        if (s.sizes() != at.sizes())
+          s = as_strided(contiguous(s), at.sizes(), contiguous_strides(s.sizes()), contiguous(s).offset());
         const Tensor one = wrap_scalar(std::int64_t{1});
         if (how == Reduction::prod) {
           // Products without the factor itself; a single zero source is replaced by 1, two make the gradient vanish.
@@ -189,16 +209,19 @@ Tensor reduce_impl(const char* name, const Tensor& x, std::int64_t dim, const Te
           gx = div(mul(g, scatter_reduce(nonzero_self, d, at, s, "prod", include_self)), nonzero_self);
           if (bw.needs(1)) {
             const Tensor is_zero = eq(s, zero());
-            const Tensor zeros = scatter_add(full(self.sizes(), 0, s.dtype(), s.device()), d, at, as_float(is_zero, s.dtype()));
+            const Tensor zeros =
+                scatter_add(full(self.sizes(), 0, s.dtype(), s.device()), d, at, as_float(is_zero, s.dtype()));
             const Tensor alone = eq(mul(as_float(is_zero, s.dtype()), gather(zeros, d, at)), one);
             const Tensor others = scatter_reduce(self, d, at, where(alone, one, s), "prod", include_self);
             const Tensor result = scatter_reduce(self, d, at, s, "prod", include_self);
-            gs = where(alone, gather(mul(g, others), d, at), div(gather(mul(g, result), d, at), where(is_zero, one, s)));
+            gs =
+                where(alone, gather(mul(g, others), d, at), div(gather(mul(g, result), d, at), where(is_zero, one, s)));
           }
         } else {
           // Shared evenly between all values that equal the extremum.
           const Tensor result = detach(scatter_reduce(detach(self), d, at, detach(s), reduce, include_self));
-          const Tensor self_hit = as_float(eq(detach(self), result), g.dtype()), source_hit = as_float(eq(detach(s), gather(result, d, at)), g.dtype());
+          const Tensor self_hit = as_float(eq(detach(self), result), g.dtype()),
+                       source_hit = as_float(eq(detach(s), gather(result, d, at)), g.dtype());
           const Tensor kept = include_self ? self_hit : scatter(self_hit, d, at, zero());
           const Tensor share = div(g, maximum(scatter_add(kept, d, at, source_hit), one));
           gx = mul(self_hit, share);
@@ -240,17 +263,18 @@ Tensor& scatter_add_(Tensor& x, std::int64_t dim, const Tensor& index, const Ten
   scatter_add_impl("scatter_add_", x, dim, index, source, true);
   return x;
 }
-Tensor scatter_reduce(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, const std::string& reduce,
-                      bool include_self) {
+Tensor scatter_reduce(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                      const std::string& reduce, bool include_self) {
   return reduce_impl("scatter_reduce", x, dim, index, source, reduce, include_self, false);
 }
-Tensor& scatter_reduce_(Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source, const std::string& reduce,
-                        bool include_self) {
+Tensor& scatter_reduce_(Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source,
+                        const std::string& reduce, bool include_self) {
   reduce_impl("scatter_reduce_", x, dim, index, source, reduce, include_self, true);
   return x;
 }
 
-// ---- flattened forms -----------------------------------------------------------------------------------------------------------------
+// ---- flattened forms
+// -----------------------------------------------------------------------------------------------------------------
 
 Tensor take(const Tensor& x, const Tensor& i) {
   const Tensor at = prepare_index("take", i);
@@ -260,7 +284,8 @@ Tensor take(const Tensor& x, const Tensor& i) {
 Tensor take_along_dim(const Tensor& x, const Tensor& indices, std::optional<std::int64_t> axis) {
   const char* op = "take_along_dim";
   if (!axis) return gather(reshape(x, {-1}), 0, reshape(indices, {-1}));
-  require(x.ndim() == indices.ndim(), op, "indices", ErrorKind::Shape, "expected ", x.ndim(), " dimensions, got shape ", indices.sizes());
+  require(x.ndim() == indices.ndim(), op, "indices", ErrorKind::Shape, "expected ", x.ndim(), " dimensions, got shape ",
+          indices.sizes());
   const int dim = wrap_axis(*axis, x.ndim(), op);
   Dims a = x.sizes(), b = indices.sizes();
   if (x.ndim() > 0) a[dim] = b[dim] = 1;
@@ -274,8 +299,8 @@ Tensor take_along_dim(const Tensor& x, const Tensor& indices, std::optional<std:
 
 Tensor put(const Tensor& x, const Tensor& i, const Tensor& source, bool accumulate) {
   const Tensor at = reshape(prepare_index("put", i), {-1});
-  require(source.numel() == at.numel(), "put", "source", ErrorKind::Shape, "expected ", at.numel(), " elements like the index, got ",
-          source.numel());
+  require(source.numel() == at.numel(), "put", "source", ErrorKind::Shape, "expected ", at.numel(),
+          " elements like the index, got ", source.numel());
   return reshape(index_put(reshape(x, {-1}), {at}, reshape(source, {-1}), accumulate), x.sizes());
 }
 Tensor& put_(Tensor& x, const Tensor& i, const Tensor& source, bool accumulate) {
@@ -286,13 +311,15 @@ Tensor& put_(Tensor& x, const Tensor& i, const Tensor& source, bool accumulate) 
 Tensor masked_scatter(const Tensor& x, const Tensor& mask, const Tensor& source) {
   const char* op = "masked_scatter";
   require(mask.dtype() == DType::Bool, op, "mask", ErrorKind::DType, "expected a bool tensor, got ", mask.dtype());
-  require(source.dtype() == x.dtype(), op, "source", ErrorKind::DType, "expected ", x.dtype(), " like the input, got ", source.dtype());
+  require(source.dtype() == x.dtype(), op, "source", ErrorKind::DType, "expected ", x.dtype(), " like the input, got ",
+          source.dtype());
   const Dims sizes = broadcast_sizes(op, {&x, &mask});
-  const Tensor target = with_axis(x.sizes() == sizes ? x : expand(x, sizes)), m = with_axis(mask.sizes() == sizes ? mask : expand(mask, sizes));
+  const Tensor target = with_axis(x.sizes() == sizes ? x : expand(x, sizes)),
+               m = with_axis(mask.sizes() == sizes ? mask : expand(mask, sizes));
   const Tensor at = nonzero(reshape(m, {-1}));
   const std::int64_t count = at.sizes()[0];
-  require(source.numel() >= count, op, "source", ErrorKind::Shape, "expected at least ", count, " elements (one per true mask element), got ",
-          source.numel());
+  require(source.numel() >= count, op, "source", ErrorKind::Shape, "expected at least ", count,
+          " elements (one per true mask element), got ", source.numel());
   const Tensor values = narrow(reshape(source, {-1}), 0, 0, count);
   return reshape(index_put(reshape(target, {-1}), {reshape(at, {-1})}, values, false), sizes);
 }

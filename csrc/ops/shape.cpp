@@ -13,11 +13,13 @@
 
 namespace pydlx::ops {
 
-// ---- views ---------------------------------------------------------------------------------------------------------------------------
+// ---- views
+// ---------------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
-// Adjoint of unfold: each window's gradient is added where the window was, one position inside the window (or one window) at a time.
+// Adjoint of unfold: each window's gradient is added where the window was, one position inside the window (or one
+// window) at a time.
 Tensor unfold_backward(const Tensor& g, const Dims& sizes, int dim, std::int64_t size, std::int64_t step) {
   Tensor out = full(sizes, 0, g.dtype(), g.device());
   const int last = g.ndim() - 1;
@@ -46,7 +48,8 @@ Tensor unfold_backward(const Tensor& g, const Dims& sizes, int dim, std::int64_t
     }
   }
   if (any_requires_grad(g))
-    record("unfold_backward", out, {&g}, [dim, size, step](Backward& bw) { bw.set(0, unfold(bw.grad(), dim, size, step)); });
+    record("unfold_backward", out, {&g},
+           [dim, size, step](Backward& bw) { bw.set(0, unfold(bw.grad(), dim, size, step)); });
   return out;
 }
 
@@ -79,7 +82,8 @@ Tensor diagonal(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::in
   require(a != b, op, "dim2", ErrorKind::Value, "expected two different axes, got ", dim1, " and ", dim2);
   const std::int64_t rows = x.sizes()[a], cols = x.sizes()[b];
   offset = std::clamp(offset, -rows, cols);
-  const std::int64_t n = std::max<std::int64_t>(offset >= 0 ? std::min(rows, cols - offset) : std::min(rows + offset, cols), 0);
+  const std::int64_t n =
+      std::max<std::int64_t>(offset >= 0 ? std::min(rows, cols - offset) : std::min(rows + offset, cols), 0);
   const Dims dense = contiguous_strides(x.sizes());
   Window w;
   w.offset = x.offset();
@@ -101,12 +105,13 @@ Tensor diagonal(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::in
 
 Tensor movedim(const Tensor& x, const Dims& source, const Dims& destination) {
   const char* op = "movedim";
-  require(source.size() == destination.size(), op, "destination", ErrorKind::Value, "expected as many axes as in source ", source, ", got ",
-          destination);
+  require(source.size() == destination.size(), op, "destination", ErrorKind::Value,
+          "expected as many axes as in source ", source, ", got ", destination);
   Dims order = Dims::filled(x.sizes().size(), -1);
   std::vector<bool> moved(x.ndim() + 1);
   for (std::size_t i = 0; i < source.size(); ++i) {
-    const int s = wrap_axis(source[i], x.ndim(), op, "source"), d = wrap_axis(destination[i], x.ndim(), op, "destination");
+    const int s = wrap_axis(source[i], x.ndim(), op, "source"),
+              d = wrap_axis(destination[i], x.ndim(), op, "destination");
     if (x.ndim() == 0) continue;
     require(!moved[s], op, "source", ErrorKind::Value, "axis ", s, " appears more than once in ", source);
     require(order[d] < 0, op, "destination", ErrorKind::Value, "axis ", d, " appears more than once in ", destination);
@@ -155,8 +160,9 @@ Tensor unflatten(const Tensor& x, std::int64_t axis, const Dims& wanted) {
   const std::int64_t n = x.sizes()[dim];
   Dims inner = wanted;
   if (unknown >= 0 && known > 0 && n % known == 0) inner[unknown] = n / known, known = n;
-  require(known == n && std::all_of(inner.begin(), inner.end(), [](auto s) { return s >= 0; }), op, "sizes", ErrorKind::Shape,
-          "expected sizes that multiply to ", n, " (axis ", dim, " of shape ", x.sizes(), "), got ", wanted);
+  require(known == n && std::all_of(inner.begin(), inner.end(), [](auto s) { return s >= 0; }), op, "sizes",
+          ErrorKind::Shape, "expected sizes that multiply to ", n, " (axis ", dim, " of shape ", x.sizes(), "), got ",
+          wanted);
   Dims sizes = x.sizes();
   sizes.erase(dim);
   for (int i = 0; i < inner.ndim(); ++i) sizes.insert(dim + i, inner[i]);
@@ -165,12 +171,14 @@ Tensor unflatten(const Tensor& x, std::int64_t axis, const Dims& wanted) {
 }
 
 Tensor t(const Tensor& x) {
-  require(x.ndim() <= 2, "t", "input", ErrorKind::Shape, "expected at most two dimensions, got shape ", x.sizes(), "; use transpose()");
+  require(x.ndim() <= 2, "t", "input", ErrorKind::Shape, "expected at most two dimensions, got shape ", x.sizes(),
+          "; use transpose()");
   return x.ndim() < 2 ? view(x, x.sizes()) : transpose(x, 0, 1);
 }
 
 Tensor adjoint(const Tensor& x) {
-  require(x.ndim() >= 2, "adjoint", "input", ErrorKind::Shape, "expected at least two dimensions, got shape ", x.sizes());
+  require(x.ndim() >= 2, "adjoint", "input", ErrorKind::Shape, "expected at least two dimensions, got shape ",
+          x.sizes());
   return transpose(x, -2, -1);
 }
 
@@ -180,9 +188,10 @@ Tensor view_dtype(const Tensor& x, DType dtype) {
   Dims sizes = x.sizes(), strides = x.strides();
   std::int64_t offset = x.offset();
   if (from != to) {
-    require(x.ndim() > 0, op, "dtype", ErrorKind::Shape, "expected a dtype of ", from, " bytes for a 0-d tensor, got ", dtype);
-    require(strides.back() == 1 || sizes.back() <= 1, op, "dtype", ErrorKind::Shape, "expected a last axis with stride 1, got strides ", strides,
-            "; use contiguous()");
+    require(x.ndim() > 0, op, "dtype", ErrorKind::Shape, "expected a dtype of ", from, " bytes for a 0-d tensor, got ",
+            dtype);
+    require(strides.back() == 1 || sizes.back() <= 1, op, "dtype", ErrorKind::Shape,
+            "expected a last axis with stride 1, got strides ", strides, "; use contiguous()");
     if (from > to) {
       const std::int64_t k = from / to;
       for (auto& s : strides) s *= k;
@@ -192,8 +201,8 @@ Tensor view_dtype(const Tensor& x, DType dtype) {
       const std::int64_t k = to / from;
       bool fits = sizes.back() % k == 0 && offset % k == 0;
       for (int i = 0; i + 1 < x.ndim(); ++i) fits = fits && (strides[i] % k == 0 || sizes[i] <= 1);
-      require(fits, op, "dtype", ErrorKind::Shape, "expected a last axis, strides and offset divisible by ", k, " to view ", x.dtype(), " as ", dtype,
-              ", got shape ", sizes, " with strides ", strides);
+      require(fits, op, "dtype", ErrorKind::Shape, "expected a last axis, strides and offset divisible by ", k,
+              " to view ", x.dtype(), " as ", dtype, ", got shape ", sizes, " with strides ", strides);
       for (auto& s : strides) s /= k;
       offset /= k;
       sizes.back() /= k;
@@ -214,7 +223,8 @@ Tensor at_least(const Tensor& x, int ndim) {
   return x.ndim() == 1 ? unsqueeze(unsqueeze(x, 0), -1) : unsqueeze(x, -1);
 }
 
-// ---- the same tensor with new geometry -----------------------------------------------------------------------------------------------
+// ---- the same tensor with new geometry
+// -----------------------------------------------------------------------------------------------
 
 namespace {
 // Gives x the geometry and the history of a view of it.
@@ -236,9 +246,11 @@ Tensor& t_(Tensor& x) { return become("t_", x, t(x)); }
 
 Tensor& resize_(Tensor& x, const Dims& sizes) {
   const char* op = "resize_";
-  require(!x.requires_grad(), op, "input", ErrorKind::Gradient, "expected a tensor without gradient; use reshape() or detach() first");
+  require(!x.requires_grad(), op, "input", ErrorKind::Gradient,
+          "expected a tensor without gradient; use reshape() or detach() first");
   const std::int64_t n = checked_numel(sizes, op);
-  const std::int64_t bytes = checked_mul(checked_add(n, x.offset(), op), static_cast<std::int64_t>(itemsize(x.dtype())), op);
+  const std::int64_t bytes =
+      checked_mul(checked_add(n, x.offset(), op), static_cast<std::int64_t>(itemsize(x.dtype())), op);
   TensorImpl& impl = *x.impl();
   if (static_cast<std::size_t>(bytes) > impl.storage->nbytes) {
     // The old elements keep their places, the new ones are zero.
@@ -253,15 +265,16 @@ Tensor& resize_(Tensor& x, const Dims& sizes) {
   return x;
 }
 
-// ---- copies --------------------------------------------------------------------------------------------------------------------------
+// ---- copies
+// --------------------------------------------------------------------------------------------------------------------------
 
 Tensor diag_embed(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::int64_t dim2) {
   const char* op = "diag_embed";
   require(x.ndim() >= 1, op, "input", ErrorKind::Shape, "expected at least one dimension, got a 0-d tensor");
   const int a = wrap_axis(dim1, x.ndim() + 1, op, "dim1"), b = wrap_axis(dim2, x.ndim() + 1, op, "dim2");
   require(a != b, op, "dim2", ErrorKind::Value, "expected two different axes, got ", dim1, " and ", dim2);
-  require(offset > -(std::int64_t{1} << 40) && offset < (std::int64_t{1} << 40), op, "offset", ErrorKind::Value, "expected an offset within 2^40, got ",
-          offset);
+  require(offset > -(std::int64_t{1} << 40) && offset < (std::int64_t{1} << 40), op, "offset", ErrorKind::Value,
+          "expected an offset within 2^40, got ", offset);
   const std::int64_t n = x.sizes().back() + std::abs(offset);
   Dims sizes = x.sizes();
   sizes.resize(sizes.size() - 1);
@@ -269,12 +282,14 @@ Tensor diag_embed(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::
   sizes.insert(std::max(a, b), n);
   Tensor out = full(sizes, 0, x.dtype(), x.device());
   if (x.numel() > 0) copy_raw(detach(diagonal(out, offset, a, b)), x);
-  if (any_requires_grad(x)) record(op, out, {&x}, [offset, a, b](Backward& bw) { bw.set(0, diagonal(bw.grad(), offset, a, b)); });
+  if (any_requires_grad(x))
+    record(op, out, {&x}, [offset, a, b](Backward& bw) { bw.set(0, diagonal(bw.grad(), offset, a, b)); });
   return out;
 }
 
 Tensor diag(const Tensor& x, std::int64_t k) {
-  require(x.ndim() == 1 || x.ndim() == 2, "diag", "input", ErrorKind::Shape, "expected one or two dimensions, got shape ", x.sizes());
+  require(x.ndim() == 1 || x.ndim() == 2, "diag", "input", ErrorKind::Shape,
+          "expected one or two dimensions, got shape ", x.sizes());
   return x.ndim() == 1 ? diag_embed(x, k, 0, 1) : clone(diagonal(x, k, 0, 1));
 }
 
@@ -284,14 +299,15 @@ template <class F>
 Tensor replaced(const char* op, const Tensor& x, const Tensor& src, F of) {
   Tensor out = clone(x);
   Tensor part = of(out);
-  require(src.sizes() == part.sizes(), op, "src", ErrorKind::Shape, "expected shape ", part.sizes(), ", got ", src.sizes());
+  require(src.sizes() == part.sizes(), op, "src", ErrorKind::Shape, "expected shape ", part.sizes(), ", got ",
+          src.sizes());
   copy_(part, src);
   return out;
 }
 }  // namespace
 
-Tensor slice_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::optional<std::int64_t> start, std::optional<std::int64_t> end,
-                     std::int64_t step) {
+Tensor slice_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::optional<std::int64_t> start,
+                     std::optional<std::int64_t> end, std::int64_t step) {
   return replaced("slice_scatter", x, src, [&](const Tensor& t) {
     return slice(t, dim, start.value_or(0), end.value_or(std::numeric_limits<std::int64_t>::max()), step);
   });
@@ -317,7 +333,8 @@ Tensor flip(const Tensor& x, const Dims& wanted) {
   std::int64_t offset = x.offset();
   for (auto d : wanted) {
     const int a = wrap_axis(d, x.ndim(), "flip", "dims");
-    require(std::find(axes.begin(), axes.end(), a) == axes.end(), "flip", "dims", ErrorKind::Value, "axis ", a, " appears more than once in ", wanted);
+    require(std::find(axes.begin(), axes.end(), a) == axes.end(), "flip", "dims", ErrorKind::Value, "axis ", a,
+            " appears more than once in ", wanted);
     axes.push_back(a);
     if (x.ndim() == 0 || x.numel() == 0) continue;
     offset += (x.sizes()[a] - 1) * strides[a];
@@ -332,10 +349,12 @@ Tensor flip(const Tensor& x, const Dims& wanted) {
 Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes) {
   const char* op = "roll";
   if (axes.empty()) {
-    require(shifts.size() == 1, op, "shifts", ErrorKind::Value, "expected one shift when dims is not given, got ", shifts);
+    require(shifts.size() == 1, op, "shifts", ErrorKind::Value, "expected one shift when dims is not given, got ",
+            shifts);
     return reshape(roll(reshape(x, {-1}), shifts, {0}), x.sizes());
   }
-  require(shifts.size() == axes.size(), op, "shifts", ErrorKind::Value, "expected one shift per axis, got ", shifts, " for ", axes);
+  require(shifts.size() == axes.size(), op, "shifts", ErrorKind::Value, "expected one shift per axis, got ", shifts,
+          " for ", axes);
   Tensor r = x;
   for (std::size_t i = 0; i < axes.size(); ++i) {
     const int a = wrap_axis(axes[i], x.ndim(), op, "dims");
@@ -354,17 +373,23 @@ Tensor rot90(const Tensor& x, std::int64_t k, const Dims& dims) {
   const int a = wrap_axis(dims[0], x.ndim(), op, "dims"), b = wrap_axis(dims[1], x.ndim(), op, "dims");
   require(a != b, op, "dims", ErrorKind::Value, "expected two different axes, got ", dims);
   switch ((k % 4 + 4) % 4) {
-    case 1: return transpose(flip(x, {b}), a, b);
-    case 2: return flip(x, {a, b});
-    case 3: return transpose(flip(x, {a}), a, b);
-    default: return clone(x);
+    case 1:
+      return transpose(flip(x, {b}), a, b);
+    case 2:
+      return flip(x, {a, b});
+    case 3:
+      return transpose(flip(x, {a}), a, b);
+    default:
+      return clone(x);
   }
 }
 
 Tensor repeat(const Tensor& x, const Dims& counts) {
   const char* op = "repeat";
-  require(counts.ndim() >= x.ndim(), op, "repeats", ErrorKind::Shape, "expected at least ", x.ndim(), " counts, got ", counts);
-  require(2 * counts.ndim() <= kMaxDims, op, "repeats", ErrorKind::Shape, "expected at most ", kMaxDims / 2, " counts, got ", counts);
+  require(counts.ndim() >= x.ndim(), op, "repeats", ErrorKind::Shape, "expected at least ", x.ndim(), " counts, got ",
+          counts);
+  require(2 * counts.ndim() <= kMaxDims, op, "repeats", ErrorKind::Shape, "expected at most ", kMaxDims / 2,
+          " counts, got ", counts);
   const int lead = counts.ndim() - x.ndim();
   Dims split, spread, result;
   for (int i = 0; i < counts.ndim(); ++i) {
@@ -385,12 +410,14 @@ Tensor tile(const Tensor& x, const Dims& counts) {
   return repeat(x, c);
 }
 
-Tensor repeat_interleave(const Tensor& x, const Tensor& repeats, std::optional<std::int64_t> axis, std::optional<std::int64_t> output_size) {
+Tensor repeat_interleave(const Tensor& x, const Tensor& repeats, std::optional<std::int64_t> axis,
+                         std::optional<std::int64_t> output_size) {
   const char* op = "repeat_interleave";
   const Tensor source = axis && x.ndim() > 0 ? x : reshape(x, {-1});
   const int dim = axis ? wrap_axis(*axis, source.ndim(), op) : 0;
   if (repeats.numel() == 1) {  // one count for all: a broadcast copy
-    require(is_integral(repeats.dtype()), op, "repeats", ErrorKind::DType, "expected an integer, got ", repeats.dtype());
+    require(is_integral(repeats.dtype()), op, "repeats", ErrorKind::DType, "expected an integer, got ",
+            repeats.dtype());
     const std::int64_t n = item(reshape(repeats, {})).to_int();
     require(n >= 0, op, "repeats", ErrorKind::Value, "expected a non-negative count, got ", n);
     Dims spread = source.sizes(), result = source.sizes();
@@ -398,8 +425,9 @@ Tensor repeat_interleave(const Tensor& x, const Tensor& repeats, std::optional<s
     result[dim] = checked_mul(result[dim], n, op);
     return reshape(contiguous(clone(expand(unsqueeze(source, dim + 1), spread))), result);
   }
-  require(repeats.ndim() == 1 && repeats.numel() == source.sizes()[dim], op, "repeats", ErrorKind::Shape, "expected one count or ",
-          source.sizes()[dim], " (axis ", dim, " of shape ", source.sizes(), "), got shape ", repeats.sizes());
+  require(repeats.ndim() == 1 && repeats.numel() == source.sizes()[dim], op, "repeats", ErrorKind::Shape,
+          "expected one count or ", source.sizes()[dim], " (axis ", dim, " of shape ", source.sizes(), "), got shape ",
+          repeats.sizes());
   return index_select(source, dim, repeat_positions(repeats, output_size));
 }
 

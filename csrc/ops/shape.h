@@ -25,7 +25,8 @@ TensorList chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim);
 TensorList unbind(const Tensor& x, std::int64_t dim);
 
 // Views.
-Tensor unfold(const Tensor& x, std::int64_t dim, std::int64_t size, std::int64_t step);  // windows; appended as last axis
+Tensor unfold(const Tensor& x, std::int64_t dim, std::int64_t size,
+              std::int64_t step);  // windows; appended as last axis
 Tensor diagonal(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::int64_t dim2);
 Tensor movedim(const Tensor& x, const Dims& source, const Dims& destination);
 Tensor flatten(const Tensor& x, std::int64_t start, std::int64_t end);
@@ -47,8 +48,8 @@ Tensor& resize_(Tensor& x, const Dims& sizes);
 Tensor diag_embed(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::int64_t dim2);
 Tensor diag(const Tensor& x, std::int64_t diagonal);
 // x with a slice, a select or a diagonal replaced by src.
-Tensor slice_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::optional<std::int64_t> start, std::optional<std::int64_t> end,
-                     std::int64_t step);
+Tensor slice_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::optional<std::int64_t> start,
+                     std::optional<std::int64_t> end, std::int64_t step);
 Tensor select_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::int64_t index);
 Tensor diagonal_scatter(const Tensor& x, const Tensor& src, std::int64_t offset, std::int64_t dim1, std::int64_t dim2);
 Tensor& fill_diagonal_(Tensor& x, const Tensor& value);
@@ -58,7 +59,8 @@ Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes);
 Tensor rot90(const Tensor& x, std::int64_t k, const Dims& axes);
 Tensor repeat(const Tensor& x, const Dims& counts);
 Tensor tile(const Tensor& x, const Dims& counts);
-Tensor repeat_interleave(const Tensor& x, const Tensor& repeats, std::optional<std::int64_t> dim, std::optional<std::int64_t> output_size);
+Tensor repeat_interleave(const Tensor& x, const Tensor& repeats, std::optional<std::int64_t> dim,
+                         std::optional<std::int64_t> output_size);
 TensorList meshgrid(const TensorList& tensors, const std::string& indexing);
 Tensor cartesian_prod(const TensorList& tensors);
 Tensor combinations(const Tensor& x, std::int64_t r, bool with_replacement);

@@ -36,11 +36,13 @@ Tensor softmax_backward(const Tensor& g, const Tensor& y, int axis, bool logarit
   k.in = gc.data();
   k.y = yc.data();
   k.out = dx.data();
-  kernel_or_fail(kernels<SoftmaxKernels>(y.device()).backward[logarithm][static_cast<int>(y.dtype())], "softmax_backward", y.device(), y.dtype())(k);
+  kernel_or_fail(kernels<SoftmaxKernels>(y.device()).backward[logarithm][static_cast<int>(y.dtype())],
+                 "softmax_backward", y.device(), y.dtype())(k);
   return dx;
 }
 
-Tensor softmax_impl(const char* name, const Tensor& input, std::int64_t wanted, std::optional<DType> dtype, bool logarithm) {
+Tensor softmax_impl(const char* name, const Tensor& input, std::int64_t wanted, std::optional<DType> dtype,
+                    bool logarithm) {
   const Tensor x = with_dtype(input, dtype);
   require_floating(name, x);
   const int axis = wrap_axis(wanted, x.ndim(), name);
@@ -50,7 +52,8 @@ Tensor softmax_impl(const char* name, const Tensor& input, std::int64_t wanted, 
     Softmax k = describe(xc, axis);
     k.in = xc.data();
     k.out = y.data();
-    kernel_or_fail(kernels<SoftmaxKernels>(x.device()).forward[logarithm][static_cast<int>(x.dtype())], name, x.device(), x.dtype())(k);
+    kernel_or_fail(kernels<SoftmaxKernels>(x.device()).forward[logarithm][static_cast<int>(x.dtype())], name,
+                   x.device(), x.dtype())(k);
   }
   if (any_requires_grad(x))
     record(name, y, {&x}, [y = Saved(y, 0), axis, logarithm](Backward& bw) {
@@ -62,8 +65,14 @@ Tensor softmax_impl(const char* name, const Tensor& input, std::int64_t wanted, 
 
 }  // namespace
 
-Tensor softmax(const Tensor& x, std::int64_t axis, std::optional<DType> dtype) { return softmax_impl("softmax", x, axis, dtype, false); }
-Tensor log_softmax(const Tensor& x, std::int64_t axis, std::optional<DType> dtype) { return softmax_impl("log_softmax", x, axis, dtype, true); }
-Tensor softmin(const Tensor& x, std::int64_t axis, std::optional<DType> dtype) { return softmax(neg(with_dtype(x, dtype)), axis, std::nullopt); }
+Tensor softmax(const Tensor& x, std::int64_t axis, std::optional<DType> dtype) {
+  return softmax_impl("softmax", x, axis, dtype, false);
+}
+Tensor log_softmax(const Tensor& x, std::int64_t axis, std::optional<DType> dtype) {
+  return softmax_impl("log_softmax", x, axis, dtype, true);
+}
+Tensor softmin(const Tensor& x, std::int64_t axis, std::optional<DType> dtype) {
+  return softmax(neg(with_dtype(x, dtype)), axis, std::nullopt);
+}
 
 }  // namespace pydlx::ops

@@ -32,7 +32,9 @@ Tensor rows_of(const Tensor& x, int axis) {
   return contiguous(axis == x.ndim() - 1 || x.ndim() == 0 ? d : transpose(d, axis, -1));
 }
 // The way back: a fresh row-major tensor with the last axis at `axis`.
-Tensor from_rows(const Tensor& y, int axis) { return axis == y.ndim() - 1 || y.ndim() == 0 ? y : contiguous(transpose(y, axis, -1)); }
+Tensor from_rows(const Tensor& y, int axis) {
+  return axis == y.ndim() - 1 || y.ndim() == 0 ? y : contiguous(transpose(y, axis, -1));
+}
 
 struct Rows {
   Tensor workspace;
@@ -40,7 +42,8 @@ struct Rows {
 };
 Rows describe(const char* op, const Tensor& x, std::int64_t n) {
   // Elements of up to 32 bits sort together with a 32-bit position.
-  require(n <= std::int64_t{0xffffffff}, op, "input", ErrorKind::Value, "expected at most 2^32 - 1 elements along the axis, got ", n);
+  require(n <= std::int64_t{0xffffffff}, op, "input", ErrorKind::Value,
+          "expected at most 2^32 - 1 elements along the axis, got ", n);
   Rows r;
   const SortKernels& table = kernels<SortKernels>(x.device());
   r.k.workspace_bytes = kernel_or_fail(table.workspace_bytes, op, x.device(), x.dtype())(n);
@@ -65,12 +68,14 @@ void record_pick(const char* name, Tensor& values, const Tensor& x, const Tensor
 }
 
 // The element of 0-based rank k of every row, as if reduced with keepdim.
-std::pair<Tensor, Tensor> kth(const char* name, const Tensor& x, std::int64_t k, int axis, bool keepdim, bool nan_first) {
+std::pair<Tensor, Tensor> kth(const char* name, const Tensor& x, std::int64_t k, int axis, bool keepdim,
+                              bool nan_first) {
   const ReducePlan plan = reduce_plan(name, x.sizes(), Dims{axis}, keepdim);
   const Tensor rows = rows_of(x, axis);
   Tensor values = empty(plan.wide, x.dtype(), x.device()), index = empty(plan.wide, DType::Int64, x.device());
   if (values.numel() > 0) {
-    // With the axis of size 1, moving it is only a reinterpretation when it was last; otherwise results come in the moved order.
+    // With the axis of size 1, moving it is only a reinterpretation when it was last; otherwise results come in the
+    // moved order.
     Dims moved = plan.wide;
     if (x.ndim() > 0) std::swap(moved[axis], moved[moved.ndim() - 1]);
     Tensor v = empty(moved, x.dtype(), x.device()), i = empty(moved, DType::Int64, x.device());
@@ -95,7 +100,8 @@ Tensor flat(const Tensor& x) { return reshape(x, {-1}); }
 
 }  // namespace
 
-// ---- sorting and selection -------------------------------------------------------------------------------------------------------
+// ---- sorting and selection
+// -------------------------------------------------------------------------------------------------------
 
 std::pair<Tensor, Tensor> sort(const Tensor& x, std::int64_t wanted, bool descending, bool) {
   const int axis = wrap_axis(wanted, x.ndim(), "sort");
@@ -107,7 +113,8 @@ std::pair<Tensor, Tensor> sort(const Tensor& x, std::int64_t wanted, bool descen
     r.k.values = values.data();
     r.k.index = index.data_as<std::int64_t>();
     r.k.descending = descending;
-    kernel_or_fail(kernels<SortKernels>(x.device()).sort[static_cast<int>(x.dtype())], "sort", x.device(), x.dtype())(r.k);
+    kernel_or_fail(kernels<SortKernels>(x.device()).sort[static_cast<int>(x.dtype())], "sort", x.device(),
+                   x.dtype())(r.k);
   }
   values = from_rows(values, axis);
   index = from_rows(index, axis);
@@ -115,7 +122,9 @@ std::pair<Tensor, Tensor> sort(const Tensor& x, std::int64_t wanted, bool descen
   return {values, index};
 }
 
-Tensor argsort(const Tensor& x, std::int64_t axis, bool descending, bool stable) { return sort(detach(x), axis, descending, stable).second; }
+Tensor argsort(const Tensor& x, std::int64_t axis, bool descending, bool stable) {
+  return sort(detach(x), axis, descending, stable).second;
+}
 Tensor msort(const Tensor& x) { return sort(x, 0, false, true).first; }
 
 std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t wanted, bool largest, bool) {
@@ -132,7 +141,8 @@ std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t wan
     r.k.index = index.data_as<std::int64_t>();
     r.k.k = k;
     r.k.descending = largest;
-    kernel_or_fail(kernels<SortKernels>(x.device()).topk[static_cast<int>(x.dtype())], "topk", x.device(), x.dtype())(r.k);
+    kernel_or_fail(kernels<SortKernels>(x.device()).topk[static_cast<int>(x.dtype())], "topk", x.device(),
+                   x.dtype())(r.k);
   }
   values = from_rows(values, axis);
   index = from_rows(index, axis);
@@ -147,12 +157,14 @@ std::pair<Tensor, Tensor> kthvalue(const Tensor& x, std::int64_t k, std::int64_t
   return kth("kthvalue", x, k - 1, axis, keepdim, false);
 }
 
-// ---- order statistics ------------------------------------------------------------------------------------------------------------
+// ---- order statistics
+// ------------------------------------------------------------------------------------------------------------
 
 std::pair<Tensor, Tensor> median_along(const Tensor& x, std::int64_t wanted, bool keepdim) {
   const int axis = wrap_axis(wanted, x.ndim(), "median");
   const std::int64_t n = x.ndim() == 0 ? 1 : x.sizes()[axis];
-  require(n > 0, "median", "dim", ErrorKind::Index, "expected at least one element along the axis, got shape ", x.sizes());
+  require(n > 0, "median", "dim", ErrorKind::Index, "expected at least one element along the axis, got shape ",
+          x.sizes());
   return kth("median", x, (n - 1) / 2, axis, keepdim, true);
 }
 Tensor median(const Tensor& x) {
@@ -166,7 +178,8 @@ Tensor median(const Tensor& x) {
 std::pair<Tensor, Tensor> nanmedian_along(const Tensor& x, std::int64_t wanted, bool keepdim) {
   const int axis = wrap_axis(wanted, x.ndim(), "nanmedian");
   if (x.ndim() == 0 || !is_floating(x.dtype())) return median_along(x, axis, keepdim);
-  require(x.sizes()[axis] > 0, "nanmedian", "dim", ErrorKind::Index, "expected at least one element along the axis, got shape ", x.sizes());
+  require(x.sizes()[axis] > 0, "nanmedian", "dim", ErrorKind::Index,
+          "expected at least one element along the axis, got shape ", x.sizes());
   // NaN sorts last, so the middle of the others is found by counting them.
   const auto [values, index] = sort(x, axis, false, true);
   const Tensor d = detach(x), count = sum(to_dtype(eq(d, d), DType::Int64), Dims{axis}, true);
@@ -180,9 +193,11 @@ std::pair<Tensor, Tensor> mode(const Tensor& x, std::int64_t wanted, bool keepdi
   const int axis = wrap_axis(wanted, x.ndim(), "mode");
   if (x.ndim() == 0) return {clone(x), full({}, 0, DType::Int64, x.device())};
   const std::int64_t n = x.sizes()[axis];
-  require(n > 0, "mode", "dim", ErrorKind::Index, "expected at least one element along the axis, got shape ", x.sizes());
+  require(n > 0, "mode", "dim", ErrorKind::Index, "expected at least one element along the axis, got shape ",
+          x.sizes());
   const auto [values, index] = sort(detach(x), axis, false, true);
-  // Length of the run of equals up to each sorted position; the first longest run wins, and its end is the last occurrence.
+  // Length of the run of equals up to each sorted position; the first longest run wins, and its end is the last
+  // occurrence.
   const Tensor at = axis_positions(n, axis, x.ndim(), x.device());
   Tensor start = full(x.sizes(), 0, DType::Int64, x.device());
   if (n > 1) {
@@ -197,12 +212,14 @@ std::pair<Tensor, Tensor> mode(const Tensor& x, std::int64_t wanted, bool keepdi
   return keepdim ? std::pair(v, i) : std::pair(squeeze(v, {axis}), squeeze(i, {axis}));
 }
 
-Tensor quantile(const Tensor& input, const Tensor& q, std::optional<std::int64_t> wanted, bool keepdim, const std::string& how) {
+Tensor quantile(const Tensor& input, const Tensor& q, std::optional<std::int64_t> wanted, bool keepdim,
+                const std::string& how) {
   const char* op = "quantile";
-  require(input.dtype() == DType::Float32 || input.dtype() == DType::Float64, op, "input", ErrorKind::DType, "expected float32 or float64, got ", input.dtype());
+  require(input.dtype() == DType::Float32 || input.dtype() == DType::Float64, op, "input", ErrorKind::DType,
+          "expected float32 or float64, got ", input.dtype());
   require(q.ndim() <= 1, op, "q", ErrorKind::Shape, "expected a number or a 1-d tensor, got shape ", q.sizes());
-  require(how == "linear" || how == "lower" || how == "higher" || how == "midpoint" || how == "nearest", op, "interpolation", ErrorKind::Value,
-          "expected linear, lower, higher, midpoint or nearest, got '", how, "'");
+  require(how == "linear" || how == "lower" || how == "higher" || how == "midpoint" || how == "nearest", op,
+          "interpolation", ErrorKind::Value, "expected linear, lower, higher, midpoint or nearest, got '", how, "'");
   require(input.numel() > 0, op, "input", ErrorKind::Shape, "expected at least one element, got shape ", input.sizes());
   const Tensor qd = to_dtype(detach(q), input.dtype());
   const Tensor inside = all(logical_and(ge(qd, integer(0)), le(qd, integer(1))), std::nullopt, false);
@@ -217,8 +234,11 @@ Tensor quantile(const Tensor& input, const Tensor& q, std::optional<std::int64_t
   const Tensor rank = mul(reshape(qd, {-1}), wrap_scalar(static_cast<double>(n - 1)));
   const Tensor low = how == "nearest" ? round(rank, 0) : how == "higher" ? ceil(rank) : floor(rank);
   const Tensor high = how == "linear" || how == "midpoint" ? ceil(rank) : low;
-  const Tensor weight = how == "midpoint" ? mul(sub(high, low), wrap_scalar(0.5)) : how == "linear" ? sub(rank, low) : zeros_like(rank);
-  const Tensor a = index_select(sorted, -1, to_dtype(low, DType::Int64)), b = index_select(sorted, -1, to_dtype(high, DType::Int64));
+  const Tensor weight = how == "midpoint" ? mul(sub(high, low), wrap_scalar(0.5))
+                        : how == "linear" ? sub(rank, low)
+                                          : zeros_like(rank);
+  const Tensor a = index_select(sorted, -1, to_dtype(low, DType::Int64)),
+               b = index_select(sorted, -1, to_dtype(high, DType::Int64));
   Tensor y = lerp(a, b, weight);
   const Tensor last = detach(narrow(sorted, -1, n - 1, 1));
   y = where(ne(last, last), wrap_scalar(std::numeric_limits<double>::quiet_NaN()), y);
@@ -229,18 +249,20 @@ Tensor quantile(const Tensor& input, const Tensor& q, std::optional<std::int64_t
     for (int i = 0; i < y.ndim(); ++i)
       if (i != axis) order.push_back(i);
     y = permute(y, order);
-    if (keepdim) y = wanted ? unsqueeze(y, axis + 1) : reshape(y, [&] {
-      Dims s = Dims::filled(input.ndim() + 1, 1);
-      s[0] = q.numel();
-      return s;
-    }());
+    if (keepdim)
+      y = wanted ? unsqueeze(y, axis + 1) : reshape(y, [&] {
+        Dims s = Dims::filled(input.ndim() + 1, 1);
+        s[0] = q.numel();
+        return s;
+      }());
     return contiguous(y);
   }
   if (!keepdim) return contiguous(squeeze(y, {axis}));
   return wanted ? contiguous(y) : reshape(y, Dims::filled(input.ndim(), 1));
 }
 
-// ---- unique ----------------------------------------------------------------------------------------------------------------------
+// ---- unique
+// ----------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -253,8 +275,10 @@ std::tuple<Tensor, Tensor, Tensor> groups(const Tensor& items, const Tensor& fre
   const Tensor group = sub(cumsum(fresh, 0, std::nullopt), integer(1));
   Tensor inverse = group;
   if (order.defined()) inverse = scatter(full({n}, 0, DType::Int64, device), 0, order, group);
-  const Tensor ends = cat({narrow(starts, 0, std::min<std::int64_t>(1, starts.numel()), std::max<std::int64_t>(starts.numel() - 1, 0)),
-                           full({std::min<std::int64_t>(1, n)}, n, DType::Int64, device)}, 0);
+  const Tensor ends =
+      cat({narrow(starts, 0, std::min<std::int64_t>(1, starts.numel()), std::max<std::int64_t>(starts.numel() - 1, 0)),
+           full({std::min<std::int64_t>(1, n)}, n, DType::Int64, device)},
+          0);
   return {index_select(items, 0, starts), inverse, sub(ends, starts)};
 }
 
@@ -312,31 +336,42 @@ std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& input, std::
   return {contiguous(movedim(u, {0}, {axis})), inverse, counts};
 }
 
-// ---- searching and counting ------------------------------------------------------------------------------------------------------
+// ---- searching and counting
+// ------------------------------------------------------------------------------------------------------
 
-Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, bool right, const std::optional<std::string>& side, const Tensor& sorter) {
+Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, bool right,
+                    const std::optional<std::string>& side, const Tensor& sorter) {
   const char* op = "searchsorted";
   if (side) {
-    require(*side == "left" || *side == "right", op, "side", ErrorKind::Value, "expected 'left' or 'right', got '", *side, "'");
-    require(!(right && *side == "left"), op, "side", ErrorKind::Value, "expected no contradiction with right=True, got 'left'");
+    require(*side == "left" || *side == "right", op, "side", ErrorKind::Value, "expected 'left' or 'right', got '",
+            *side, "'");
+    require(!(right && *side == "left"), op, "side", ErrorKind::Value,
+            "expected no contradiction with right=True, got 'left'");
     right = *side == "right";
   }
-  require(sorted.ndim() > 0, op, "sorted_sequence", ErrorKind::Shape, "expected at least one dimension, got a 0-d tensor");
+  require(sorted.ndim() > 0, op, "sorted_sequence", ErrorKind::Shape,
+          "expected at least one dimension, got a 0-d tensor");
   if (sorted.ndim() > 1) {
     bool match = values.ndim() == sorted.ndim();
     for (int i = 0; match && i < sorted.ndim() - 1; ++i) match = sorted.sizes()[i] == values.sizes()[i];
-    require(match, op, "input", ErrorKind::Shape, "expected the leading sizes of ", sorted.sizes(), ", got shape ", values.sizes());
+    require(match, op, "input", ErrorKind::Shape, "expected the leading sizes of ", sorted.sizes(), ", got shape ",
+            values.sizes());
   }
   const Device device = common_device(op, {&sorted, &values});
-  const DType dtype = promote(sorted.dtype(), values.is_wrapped_number() && dtype_category(values.dtype()) <= dtype_category(sorted.dtype()) ? sorted.dtype() : values.dtype());
+  const DType dtype = promote(
+      sorted.dtype(), values.is_wrapped_number() && dtype_category(values.dtype()) <= dtype_category(sorted.dtype())
+                          ? sorted.dtype()
+                          : values.dtype());
   const Tensor s = contiguous(to_dtype(detach(sorted), dtype)), v = contiguous(to_dtype(detach(values), dtype));
   Tensor order;
   if (sorter.defined()) {
-    require(sorter.sizes() == sorted.sizes(), op, "sorter", ErrorKind::Shape, "expected shape ", sorted.sizes(), ", got ", sorter.sizes());
+    require(sorter.sizes() == sorted.sizes(), op, "sorter", ErrorKind::Shape, "expected shape ", sorted.sizes(),
+            ", got ", sorter.sizes());
     require(sorter.dtype() == DType::Int64, op, "sorter", ErrorKind::DType, "expected int64, got ", sorter.dtype());
     order = contiguous(sorter);
     if (order.numel() > 0) {
-      const bool in_range = item(amin(order, {}, false)).to_int() >= 0 && item(amax(order, {}, false)).to_int() < sorted.sizes().back();
+      const bool in_range =
+          item(amin(order, {}, false)).to_int() >= 0 && item(amax(order, {}, false)).to_int() < sorted.sizes().back();
       require(in_range, op, "sorter", ErrorKind::Index, "expected positions in [0, ", sorted.sizes().back(), ")");
     }
   }
@@ -358,7 +393,8 @@ Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, 
 }
 
 Tensor bucketize(const Tensor& values, const Tensor& boundaries, bool out_int32, bool right) {
-  require(boundaries.ndim() == 1, "bucketize", "boundaries", ErrorKind::Shape, "expected a 1-d tensor, got shape ", boundaries.sizes());
+  require(boundaries.ndim() == 1, "bucketize", "boundaries", ErrorKind::Shape, "expected a 1-d tensor, got shape ",
+          boundaries.sizes());
   return searchsorted(boundaries, values, out_int32, right, std::nullopt, Tensor());
 }
 
@@ -378,7 +414,8 @@ Tensor count_into(const char* op, const Tensor& in, const Tensor& weights, std::
   k.bins = bins;
   const auto fn = weights.defined() ? table.weigh[static_cast<int>(dtype)] : table.count;
   const std::int64_t bad = kernel_or_fail(fn, op, in.device(), dtype)(k);
-  require(bad < 0, op, "input", ErrorKind::Value, "expected values in [0, ", bins, "), found another at position ", bad);
+  require(bad < 0, op, "input", ErrorKind::Value, "expected values in [0, ", bins, "), found another at position ",
+          bad);
   return out;
 }
 
@@ -392,7 +429,8 @@ Tensor bincount(const Tensor& x, const Tensor& weights, std::int64_t minlength) 
   const Tensor in = contiguous(to_dtype(x, DType::Int64));
   Tensor w;
   if (weights.defined()) {
-    require(weights.sizes() == x.sizes(), op, "weights", ErrorKind::Shape, "expected shape ", x.sizes(), ", got ", weights.sizes());
+    require(weights.sizes() == x.sizes(), op, "weights", ErrorKind::Shape, "expected shape ", x.sizes(), ", got ",
+            weights.sizes());
     w = detach(weights);
     w = contiguous(w.dtype() == DType::Float32 ? w : to_dtype(w, DType::Float64));
   }
@@ -418,12 +456,15 @@ Tensor histc(const Tensor& x, std::int64_t bins, Scalar from, Scalar to) {
     low -= 1;
     high += 1;
   }
-  require(std::isfinite(low) && std::isfinite(high) && low < high, op, "min", ErrorKind::Value, "expected a finite range with min < max, got [", low, ", ", high, "]");
+  require(std::isfinite(low) && std::isfinite(high) && low < high, op, "min", ErrorKind::Value,
+          "expected a finite range with min < max, got [", low, ", ", high, "]");
   // In float64: the bin of a float32 value is then never off by rounding of the scale.
   const Tensor wide = to_dtype(d, DType::Float64);
   const Tensor inside = logical_and(ge(wide, wrap_scalar(low)), le(wide, wrap_scalar(high)));
   const Tensor kept = masked_select(wide, inside);
-  const Tensor bin = to_dtype(floor(mul(div(sub(kept, wrap_scalar(low)), wrap_scalar(high - low)), wrap_scalar(static_cast<double>(bins)))), DType::Int64);
+  const Tensor bin = to_dtype(
+      floor(mul(div(sub(kept, wrap_scalar(low)), wrap_scalar(high - low)), wrap_scalar(static_cast<double>(bins)))),
+      DType::Int64);
   return to_dtype(count_into(op, contiguous(minimum(bin, integer(bins - 1))), Tensor(), bins), x.dtype());
 }
 

@@ -1,5 +1,5 @@
-// Sorting, selection, order statistics, unique values, searching and counting. NaN counts as larger than everything; equal elements keep
-// their order. Gradients go to the elements the values came from.
+// Sorting, selection, order statistics, unique values, searching and counting. NaN counts as larger than everything;
+// equal elements keep their order. Gradients go to the elements the values came from.
 #pragma once
 #include <optional>
 #include <string>
@@ -24,15 +24,18 @@ std::pair<Tensor, Tensor> nanmedian_along(const Tensor& x, std::int64_t axis, bo
 // The most frequent element (the smallest of several) and its last position.
 std::pair<Tensor, Tensor> mode(const Tensor& x, std::int64_t axis, bool keepdim);
 // interpolation: "linear", "lower", "higher", "midpoint", "nearest". q is 0-d or 1-d; a 1-d q adds a leading axis.
-Tensor quantile(const Tensor& x, const Tensor& q, std::optional<std::int64_t> axis, bool keepdim, const std::string& interpolation);
+Tensor quantile(const Tensor& x, const Tensor& q, std::optional<std::int64_t> axis, bool keepdim,
+                const std::string& interpolation);
 
-// Sorted distinct values, where each input element is among them, and how often each occurs. With an axis: distinct slices along it.
+// Sorted distinct values, where each input element is among them, and how often each occurs. With an axis: distinct
+// slices along it.
 std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& x, std::optional<std::int64_t> axis);
 // Runs of equal neighbours collapsed.
 std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& x, std::optional<std::int64_t> axis);
 
 // First position in each sorted row whose element is >= the value (right: > the value).
-Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, bool right, const std::optional<std::string>& side, const Tensor& sorter);
+Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, bool right,
+                    const std::optional<std::string>& side, const Tensor& sorter);
 Tensor bucketize(const Tensor& values, const Tensor& boundaries, bool out_int32, bool right);
 Tensor bincount(const Tensor& x, const Tensor& weights, std::int64_t minlength);
 Tensor histc(const Tensor& x, std::int64_t bins, Scalar low, Scalar high);

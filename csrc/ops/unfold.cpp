@@ -1,12 +1,12 @@
 #include "ops/unfold.h"
 
 #include "autograd/node.h"
+#include "kernels/pool.h"
 #include "kernels/resample.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
-#include "kernels/pool.h"
 
 namespace pydlx::ops {
 

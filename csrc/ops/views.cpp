@@ -30,10 +30,10 @@ std::int64_t reach(const Dims& sizes, const Dims& strides) {
 // A flat zero buffer that covers a window which starts at `offset`; windows index it after subtracting that offset.
 Tensor window_buffer(const Tensor& like, std::int64_t span) { return full({span}, 0, like.dtype(), like.device()); }
 
-// Adjoint of as_strided: adds the window's gradient into the geometry of the input. Both geometries are laid over one flat buffer that
-// spans them; overlapping windows (unfold) accumulate, overlapping inputs (expand) share what arrived.
-Tensor as_strided_backward(const Tensor& g, const Dims& in_sizes, const Dims& in_strides, std::int64_t in_offset, const Dims& sizes,
-                           const Dims& strides, std::int64_t offset) {
+// Adjoint of as_strided: adds the window's gradient into the geometry of the input. Both geometries are laid over one
+// flat buffer that spans them; overlapping windows (unfold) accumulate, overlapping inputs (expand) share what arrived.
+Tensor as_strided_backward(const Tensor& g, const Dims& in_sizes, const Dims& in_strides, std::int64_t in_offset,
+                           const Dims& sizes, const Dims& strides, std::int64_t offset) {
   const std::int64_t low = std::min(in_offset, offset);
   const std::int64_t high = std::max(in_offset + reach(in_sizes, in_strides), offset + reach(sizes, strides));
   Tensor buffer = window_buffer(g, std::max<std::int64_t>(high - low + 1, 0));
@@ -86,14 +86,17 @@ Tensor as_strided_backward(const Tensor& g, const Dims& in_sizes, const Dims& in
 
 Tensor as_strided(const Tensor& x, const Dims& sizes, const Dims& strides, std::int64_t offset) {
   checked_numel(sizes, "as_strided");
-  require(sizes.size() == strides.size(), "as_strided", "stride", ErrorKind::Shape, "expected one stride per size (", sizes.size(),
-          "), got ", strides.size());
-  for (auto s : strides) require(s >= 0, "as_strided", "stride", ErrorKind::Value, "expected non-negative strides, got ", strides);
-  require(offset >= 0, "as_strided", "storage_offset", ErrorKind::Value, "expected a non-negative offset, got ", offset);
+  require(sizes.size() == strides.size(), "as_strided", "stride", ErrorKind::Shape, "expected one stride per size (",
+          sizes.size(), "), got ", strides.size());
+  for (auto s : strides)
+    require(s >= 0, "as_strided", "stride", ErrorKind::Value, "expected non-negative strides, got ", strides);
+  require(offset >= 0, "as_strided", "storage_offset", ErrorKind::Value, "expected a non-negative offset, got ",
+          offset);
   const std::int64_t last = checked_add(offset, reach(sizes, strides), "as_strided");
   const auto capacity = static_cast<std::int64_t>(x.impl()->storage->nbytes / itemsize(x.dtype()));
-  require(last < capacity || last < offset, "as_strided", "size", ErrorKind::Shape, "the window ", sizes, " with strides ", strides,
-          " at offset ", offset, " reaches element ", last, ", but the storage holds ", capacity);
+  require(last < capacity || last < offset, "as_strided", "size", ErrorKind::Shape, "the window ", sizes,
+          " with strides ", strides, " at offset ", offset, " reaches element ", last, ", but the storage holds ",
+          capacity);
   return view_op("as_strided", x, sizes, strides, offset,
                  [is = x.sizes(), ist = x.strides(), io = x.offset(), sizes, strides, offset](Backward& bw) {
                    bw.set(0, as_strided_backward(bw.grad(), is, ist, io, sizes, strides, offset));
@@ -107,8 +110,10 @@ Ref<Node> as_strided_node(const Tensor& base, const Dims& sizes, const Dims& str
                    });
 }
 
-Tensor as_strided_scatter(const Tensor& x, const Tensor& src, const Dims& sizes, const Dims& strides, std::int64_t offset) {
-  require(src.sizes() == sizes, "as_strided_scatter", "src", ErrorKind::Shape, "expected shape ", sizes, ", got ", src.sizes());
+Tensor as_strided_scatter(const Tensor& x, const Tensor& src, const Dims& sizes, const Dims& strides,
+                          std::int64_t offset) {
+  require(src.sizes() == sizes, "as_strided_scatter", "src", ErrorKind::Shape, "expected shape ", sizes, ", got ",
+          src.sizes());
   Tensor out;
   {
     const GradModeGuard off(false);
@@ -117,15 +122,16 @@ Tensor as_strided_scatter(const Tensor& x, const Tensor& src, const Dims& sizes,
     copy_raw(window, src);
   }
   if (any_requires_grad(x, src))
-    record("as_strided_scatter", out, {&x, &src}, [sizes, strides, offset = offset - x.offset(), layout = out.strides()](Backward& bw) {
-      // The window is described in the memory of x; a gradient may arrive in any other layout.
-      const Tensor g = bw.grad().strides() == layout ? bw.grad() : clone_with_strides(bw.grad(), layout);
-      if (bw.needs(0)) {
-        const Tensor zero = full(sizes, 0, g.dtype(), g.device());
-        bw.set(0, as_strided_scatter(g, zero, sizes, strides, offset + g.offset()));
-      }
-      if (bw.needs(1)) bw.set(1, clone(as_strided(g, sizes, strides, offset + g.offset())));
-    });
+    record("as_strided_scatter", out, {&x, &src},
+           [sizes, strides, offset = offset - x.offset(), layout = out.strides()](Backward& bw) {
+             // The window is described in the memory of x; a gradient may arrive in any other layout.
+             const Tensor g = bw.grad().strides() == layout ? bw.grad() : clone_with_strides(bw.grad(), layout);
+             if (bw.needs(0)) {
+               const Tensor zero = full(sizes, 0, g.dtype(), g.device());
+               bw.set(0, as_strided_scatter(g, zero, sizes, strides, offset + g.offset()));
+             }
+             if (bw.needs(1)) bw.set(1, clone(as_strided(g, sizes, strides, offset + g.offset())));
+           });
   return out;
 }
 
@@ -146,13 +152,17 @@ Dims infer_sizes(const char* op, const Tensor& x, const Dims& wanted) {
     }
   }
   if (unknown >= 0) {
-    require(known != 0, op, "shape", ErrorKind::Shape, "cannot infer the -1 in ", wanted, " because the other sizes multiply to 0");
-    require(x.numel() % known == 0, op, "shape", ErrorKind::Shape, "expected sizes for ", x.numel(), " elements, got ", wanted);
+    require(known != 0, op, "shape", ErrorKind::Shape, "cannot infer the -1 in ", wanted,
+            " because the other sizes multiply to 0");
+    require(x.numel() % known == 0, op, "shape", ErrorKind::Shape, "expected sizes for ", x.numel(), " elements, got ",
+            wanted);
     sizes[unknown] = x.numel() / known;
   } else {
-    require(known == x.numel(), op, "shape", ErrorKind::Shape, "expected sizes for ", x.numel(), " elements, got ", wanted);
+    require(known == x.numel(), op, "shape", ErrorKind::Shape, "expected sizes for ", x.numel(), " elements, got ",
+            wanted);
   }
-  require(sizes.ndim() <= kMaxDims, op, "shape", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions, got ", sizes.ndim());
+  require(sizes.ndim() <= kMaxDims, op, "shape", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions, got ",
+          sizes.ndim());
   return sizes;
 }
 
@@ -188,7 +198,8 @@ bool view_strides(const Dims& old_sizes, const Dims& old_strides, const Dims& si
 }
 
 Tensor viewed(const char* op, const Tensor& x, const Dims& sizes, const Dims& strides) {
-  return view_op(op, x, sizes, strides, x.offset(), [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
+  return view_op(op, x, sizes, strides, x.offset(),
+                 [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
 }
 
 }  // namespace
@@ -196,8 +207,8 @@ Tensor viewed(const char* op, const Tensor& x, const Dims& sizes, const Dims& st
 Tensor view(const Tensor& x, const Dims& wanted) {
   const Dims sizes = infer_sizes("view", x, wanted);
   Dims strides;
-  require(view_strides(x.sizes(), x.strides(), sizes, strides), "view", "shape", ErrorKind::Shape, "a view of shape ", sizes,
-          " is impossible for a tensor of shape ", x.sizes(), " with strides ", x.strides(), "; use reshape()");
+  require(view_strides(x.sizes(), x.strides(), sizes, strides), "view", "shape", ErrorKind::Shape, "a view of shape ",
+          sizes, " is impossible for a tensor of shape ", x.sizes(), " with strides ", x.strides(), "; use reshape()");
   return viewed("view", x, sizes, strides);
 }
 
@@ -210,24 +221,27 @@ Tensor reshape(const Tensor& x, const Dims& wanted) {
 }
 
 Tensor expand(const Tensor& x, const Dims& wanted) {
-  require(wanted.ndim() >= x.ndim(), "expand", "size", ErrorKind::Shape, "expected at least ", x.ndim(), " sizes, got ", wanted);
-  require(wanted.ndim() <= kMaxDims, "expand", "size", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions, got ",
-          wanted.ndim());
+  require(wanted.ndim() >= x.ndim(), "expand", "size", ErrorKind::Shape, "expected at least ", x.ndim(), " sizes, got ",
+          wanted);
+  require(wanted.ndim() <= kMaxDims, "expand", "size", ErrorKind::Shape, "expected at most ", kMaxDims,
+          " dimensions, got ", wanted.ndim());
   Dims sizes = wanted, strides = Dims::filled(wanted.size(), 0);
   const int lead = wanted.ndim() - x.ndim();
   for (int i = 0; i < wanted.ndim(); ++i) {
     if (i < lead) {
-      require(sizes[i] >= 0, "expand", "size", ErrorKind::Shape, "expected non-negative sizes for new axes, got ", wanted);
+      require(sizes[i] >= 0, "expand", "size", ErrorKind::Shape, "expected non-negative sizes for new axes, got ",
+              wanted);
       continue;
     }
     const auto old = x.sizes()[i - lead];
     if (sizes[i] == -1) sizes[i] = old;
-    require(sizes[i] == old || (old == 1 && sizes[i] >= 0), "expand", "size", ErrorKind::Shape, "expected sizes that match ", x.sizes(),
-            " or expand its axes of size 1, got ", wanted);
+    require(sizes[i] == old || (old == 1 && sizes[i] >= 0), "expand", "size", ErrorKind::Shape,
+            "expected sizes that match ", x.sizes(), " or expand its axes of size 1, got ", wanted);
     strides[i] = sizes[i] == old ? x.strides()[i - lead] : 0;
   }
   checked_numel(sizes, "expand");
-  return view_op("expand", x, sizes, strides, x.offset(), [is = x.sizes()](Backward& bw) { bw.set(0, sum_to(bw.grad(), is)); });
+  return view_op("expand", x, sizes, strides, x.offset(),
+                 [is = x.sizes()](Backward& bw) { bw.set(0, sum_to(bw.grad(), is)); });
 }
 
 Tensor permute(const Tensor& x, const Dims& order) {
@@ -240,7 +254,8 @@ Tensor permute(const Tensor& x, const Dims& order) {
     sizes.push_back(x.sizes()[a]);
     strides.push_back(x.strides()[a]);
   }
-  return view_op("permute", x, sizes, strides, x.offset(), [inverse](Backward& bw) { bw.set(0, permute(bw.grad(), inverse)); });
+  return view_op("permute", x, sizes, strides, x.offset(),
+                 [inverse](Backward& bw) { bw.set(0, permute(bw.grad(), inverse)); });
 }
 
 Tensor transpose(const Tensor& x, std::int64_t a, std::int64_t b) {
@@ -250,7 +265,8 @@ Tensor transpose(const Tensor& x, std::int64_t a, std::int64_t b) {
     std::swap(sizes[i], sizes[j]);
     std::swap(strides[i], strides[j]);
   }
-  return view_op("transpose", x, sizes, strides, x.offset(), [i, j](Backward& bw) { bw.set(0, transpose(bw.grad(), i, j)); });
+  return view_op("transpose", x, sizes, strides, x.offset(),
+                 [i, j](Backward& bw) { bw.set(0, transpose(bw.grad(), i, j)); });
 }
 
 Tensor squeeze(const Tensor& x, const Dims& wanted) {
@@ -262,7 +278,8 @@ Tensor squeeze(const Tensor& x, const Dims& wanted) {
     sizes.push_back(x.sizes()[i]);
     strides.push_back(x.strides()[i]);
   }
-  return view_op("squeeze", x, sizes, strides, x.offset(), [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
+  return view_op("squeeze", x, sizes, strides, x.offset(),
+                 [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
 }
 
 Tensor unsqueeze(const Tensor& x, std::int64_t axis) {
@@ -272,7 +289,8 @@ Tensor unsqueeze(const Tensor& x, std::int64_t axis) {
   sizes.insert(a, 1);
   strides.insert(a, step);
   require(sizes.ndim() <= kMaxDims, "unsqueeze", "dim", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions");
-  return view_op("unsqueeze", x, sizes, strides, x.offset(), [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
+  return view_op("unsqueeze", x, sizes, strides, x.offset(),
+                 [is = x.sizes()](Backward& bw) { bw.set(0, reshape(bw.grad(), is)); });
 }
 
 Tensor window_backward(const Tensor& g, const Dims& in_sizes, const Dims& dense_strides, std::int64_t dense_offset) {
@@ -289,16 +307,18 @@ Tensor window_backward(const Tensor& g, const Dims& in_sizes, const Dims& dense_
 Tensor window(const char* name, const Tensor& x, Window w) {
   Tensor v = make_view(x, std::move(w.sizes), std::move(w.strides), w.offset);
   if (any_requires_grad(x))
-    record(name, v, {&x}, [is = x.sizes(), strides = std::move(w.dense_strides), offset = w.dense_offset](Backward& bw) {
-      bw.set(0, window_backward(bw.grad(), is, strides, offset));
-    });
+    record(name, v, {&x},
+           [is = x.sizes(), strides = std::move(w.dense_strides), offset = w.dense_offset](Backward& bw) {
+             bw.set(0, window_backward(bw.grad(), is, strides, offset));
+           });
   return v;
 }
 
 Tensor slice(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_t stop, std::int64_t step) {
   require(x.ndim() > 0, "slice", "input", ErrorKind::Index, "expected at least one dimension, got a 0-d tensor");
   const int a = wrap_axis(axis, x.ndim(), "slice");
-  require(step > 0, "slice", "step", ErrorKind::Value, "expected a positive step, got ", step, "; use flip() to reverse");
+  require(step > 0, "slice", "step", ErrorKind::Value, "expected a positive step, got ", step,
+          "; use flip() to reverse");
   const std::int64_t n = x.sizes()[a];
   auto clip = [n](std::int64_t i) { return i < 0 ? std::max<std::int64_t>(i + n, 0) : std::min(i, n); };
   start = clip(start);
@@ -318,8 +338,8 @@ Tensor select(const Tensor& x, std::int64_t axis, std::int64_t index) {
   require(x.ndim() > 0, "select", "input", ErrorKind::Index, "expected at least one dimension, got a 0-d tensor");
   const int a = wrap_axis(axis, x.ndim(), "select");
   const std::int64_t n = x.sizes()[a];
-  require(index >= -n && index < n, "select", "index", ErrorKind::Index, "expected an index in [", -n, ", ", n - 1, "] for axis ", a,
-          " of shape ", x.sizes(), ", got ", index);
+  require(index >= -n && index < n, "select", "index", ErrorKind::Index, "expected an index in [", -n, ", ", n - 1,
+          "] for axis ", a, " of shape ", x.sizes(), ", got ", index);
   if (index < 0) index += n;
   Dims sizes = x.sizes(), strides = x.strides(), dense = contiguous_strides(x.sizes());
   const std::int64_t offset = x.offset() + index * strides[a], dense_offset = index * dense[a];
@@ -333,16 +353,19 @@ Tensor narrow(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64
   require(x.ndim() > 0, "narrow", "input", ErrorKind::Index, "expected at least one dimension, got a 0-d tensor");
   const int a = wrap_axis(axis, x.ndim(), "narrow");
   const std::int64_t n = x.sizes()[a];
-  require(start >= -n && start <= n, "narrow", "start", ErrorKind::Index, "expected a start in [", -n, ", ", n, "], got ", start);
+  require(start >= -n && start <= n, "narrow", "start", ErrorKind::Index, "expected a start in [", -n, ", ", n,
+          "], got ", start);
   if (start < 0) start += n;
-  require(length >= 0 && length <= n - start, "narrow", "length", ErrorKind::Value, "expected a length in [0, ", n - start,
-          "] after start ", start, " on an axis of size ", n, ", got ", length);
+  require(length >= 0 && length <= n - start, "narrow", "length", ErrorKind::Value, "expected a length in [0, ",
+          n - start, "] after start ", start, " on an axis of size ", n, ", got ", length);
   return slice(x, a, start, start + length, 1);
 }
 
 Scalar item(const Tensor& x) {
-  require(x.numel() == 1, "item", "input", ErrorKind::Value, "expected a tensor with one element, got shape ", x.sizes());
-  require(x.is_cpu(), "item", "input", ErrorKind::Device, "expected a CPU tensor, got ", x.device(), "; move it with .cpu()");
+  require(x.numel() == 1, "item", "input", ErrorKind::Value, "expected a tensor with one element, got shape ",
+          x.sizes());
+  require(x.is_cpu(), "item", "input", ErrorKind::Device, "expected a CPU tensor, got ", x.device(),
+          "; move it with .cpu()");
   return load_scalar(x.data(), x.dtype());
 }
 

@@ -82,7 +82,9 @@ CASES = [
     row("var/correction", lambda T, x: x.var((0, 2), correction=3, keepdim=True), normal(5, 4, 6)),
     row("short/sum", lambda T, x: (x.sum(2), x.var(2), x.logsumexp(2)), normal(3, 131, 10)),
     row("short/max", lambda T, x: (*x.max(1), x.amin(1), x.any(1)), ties(200, 7), dtypes=HALF, grad=False, exact=True),
-    row("short/int", lambda T, x: (x.sum(1), x.argmin(1)), integers(-9, 9, 131, 5, dtype="int8"), grad=False, exact=True),
+    row(
+        "short/int", lambda T, x: (x.sum(1), x.argmin(1)), integers(-9, 9, 131, 5, dtype="int8"), grad=False, exact=True
+    ),
     row("var/one", lambda T, x: x.var(1, correction=0), normal(4, 1)),
     row("std", lambda T, x: x.std(), normal(45)),
     row("std/dim", lambda T, x: x.std(0, False, True), normal(45, 5)),
@@ -95,7 +97,9 @@ CASES = [
     row("norm/2", lambda T, x: x.norm(2, dim=1, keepdim=True), normal(33, 5)),
     row("norm/2-zero", lambda T, x: (x * 0).norm(2, 1), normal(3, 5), second=False),
     row("norm/3", lambda T, x: x.norm(3, 1), away_from([0], 0.1, 5, 7)),
-    row("norm/half", lambda T, x: x.norm(0.5, (0, 1), keepdim=True), away_from([0], 0.1, 5, 7), tolerance=4),  # squares the relative error of pow
+    row(
+        "norm/half", lambda T, x: x.norm(0.5, (0, 1), keepdim=True), away_from([0], 0.1, 5, 7), tolerance=4
+    ),  # squares the relative error of pow
     row("norm/3-zero", lambda T, x: (x * 0).norm(3, 1), normal(3, 5), second=False),
     row("norm/0", lambda T, x: x.norm(0, 1), zeros_at((4, 5), 2, 9), grad=False),
     row("norm/inf", lambda T, x: x.norm(math.inf, 1), distinct(6, 7)),
@@ -106,19 +110,45 @@ CASES = [
     row("logsumexp/dims", lambda T, x: T.logsumexp(x, (0, 2)), normal(3, 4, 5)),
     row("logsumexp/long", lambda T, x: T.logsumexp(x, 0), normal(40_001), grad=False),
     row("logsumexp/huge", lambda T, x: T.logsumexp(x * 1e4, 0), normal(5, 40), dtypes=("float64",)),
-    row("logsumexp/infinite", lambda T, x: T.logsumexp(x / 0.0, 1), lambda rng: np.array([[-1.0, -2.0], [1.0, -1.0]]), grad=False),
-    row("any", lambda T, x: (x.any(), x.any(1), x.all(), x.all(0, keepdim=True)), booleans(5, 7), grad=False, exact=True),
+    row(
+        "logsumexp/infinite",
+        lambda T, x: T.logsumexp(x / 0.0, 1),
+        lambda rng: np.array([[-1.0, -2.0], [1.0, -1.0]]),
+        grad=False,
+    ),
+    row(
+        "any", lambda T, x: (x.any(), x.any(1), x.all(), x.all(0, keepdim=True)), booleans(5, 7), grad=False, exact=True
+    ),
     row("any/float", lambda T, x: (x.any(0), x.all(0)), ties(4, 600), grad=False, exact=True),
     row("any/nan", lambda T, x: (x * 0).any(1), nan_at(5), grad=False, exact=True),
     row("any/empty", lambda T, x: (x.any(), x.all(), x.any(0), x.all(0)), normal(0, 3), grad=False, exact=True),
     row("any/uint8", lambda T, x: (x.any(), x.all()), integers(0, 2, 30, dtype="uint8"), grad=False, exact=True),
-    row("count_nonzero", lambda T, x: (T.count_nonzero(x), T.count_nonzero(x, dim=(0, 1)), x.count_nonzero(1)), ties(6, 7, 5), grad=False, exact=True),
-    row("amax", lambda T, x: x.amax(), distinct(31, 65), dtypes=("float32", "float64", "float16", "bfloat16"), exact=True, grad=False),
+    row(
+        "count_nonzero",
+        lambda T, x: (T.count_nonzero(x), T.count_nonzero(x, dim=(0, 1)), x.count_nonzero(1)),
+        ties(6, 7, 5),
+        grad=False,
+        exact=True,
+    ),
+    row(
+        "amax",
+        lambda T, x: x.amax(),
+        distinct(31, 65),
+        dtypes=("float32", "float64", "float16", "bfloat16"),
+        exact=True,
+        grad=False,
+    ),
     row("amax/dims", lambda T, x: x.amax((0, 2)), distinct(5, 4, 7)),
     row("amin/columns", lambda T, x: x.amin(0, keepdim=True), distinct(131, 5)),
     row("amax/ties", lambda T, x: x.amax(1), ties(5, 30), grad=False, exact=True),
     row("amax/nan", lambda T, x: (x.amax(1), x.amin(0)), nan_at(0, 13), grad=False, exact=True),
-    row("amax/int", lambda T, x: (x.amax(1), x.amin(0), x.amax()), integers(-128, 127, 130, 9, dtype="int8"), grad=False, exact=True),
+    row(
+        "amax/int",
+        lambda T, x: (x.amax(1), x.amin(0), x.amax()),
+        integers(-128, 127, 130, 9, dtype="int8"),
+        grad=False,
+        exact=True,
+    ),
     row("amax/bool", lambda T, x: x.amax(1), booleans(5, 3), grad=False, exact=True),
     row("aminmax", lambda T, x: T.aminmax(x, dim=1), distinct(5, 9)),
     row("aminmax/all", lambda T, x: x.aminmax(), distinct(5, 9)),
@@ -135,7 +165,13 @@ CASES = [
     row("max/bool", lambda T, x: (*x.max(1), *x.min(0)), booleans(5, 6), grad=False, exact=True),
     row("max/other", lambda T, a, b: (T.max(a, b), a.min(b)), (normal(5, 3), normal(3))),
     row("max/0d", lambda T, x: (*x.max(0), x.argmax()), normal(), exact=True),
-    row("argmax", lambda T, x: (x.argmax(), x.argmax(0), x.argmin(1, keepdim=True), x.argmin()), distinct(70, 130), grad=False, exact=True),
+    row(
+        "argmax",
+        lambda T, x: (x.argmax(), x.argmax(0), x.argmin(1, keepdim=True), x.argmin()),
+        distinct(70, 130),
+        grad=False,
+        exact=True,
+    ),
     row("argmax/nan", lambda T, x: (x.argmax(), x.argmin(1)), nan_at(7, 13), grad=False, exact=True),
     row("argmax/middle", lambda T, x: (x.argmax(1), x.argmax()), ties(4, 33, 5), grad=False, exact=True),
     row("argmax/keepdim", lambda T, x: x.argmax(keepdim=True), distinct(3, 4), grad=False, exact=True),
@@ -144,7 +180,13 @@ CASES = [
     row("cumsum/middle", lambda T, x: T.cumsum(x, dim=-2), normal(3, 40, 5)),
     row("cumsum/0d", lambda T, x: x.cumsum(0), normal()),
     row("cumsum/empty", lambda T, x: x.cumsum(0), normal(0, 3)),
-    row("cumsum/int", lambda T, x: (x.cumsum(0), x.cumsum(1, dtype=T.int32)), integers(-9, 9, 7, 8, dtype="int16"), grad=False, exact=True),
+    row(
+        "cumsum/int",
+        lambda T, x: (x.cumsum(0), x.cumsum(1, dtype=T.int32)),
+        integers(-9, 9, 7, 8, dtype="int16"),
+        grad=False,
+        exact=True,
+    ),
     row("cumsum/bool", lambda T, x: (x.cumsum(0), x.cumsum(0, dtype=T.float32)), booleans(30), grad=False, exact=True),
     row("cumprod", lambda T, x: x.cumprod(1), uniform(0.5, 1.5, 4, 12), dtypes=("float32", "float64")),
     row("cumprod/zeros", lambda T, x: x.cumprod(1), zeros_at((4, 6), 2, 4, 6, 17)),
@@ -154,7 +196,9 @@ CASES = [
 
 ERRORS = [
     ErrorCase("sum/axis", lambda T: T.from_numpy(np.ones((2, 3))).sum(2), IndexError, r"\[sum\] dim: .*got 2"),
-    ErrorCase("sum/twice", lambda T: T.from_numpy(np.ones((2, 3))).sum((0, -2)), ValueError, r"\[sum\] dim: .*more than once"),
+    ErrorCase(
+        "sum/twice", lambda T: T.from_numpy(np.ones((2, 3))).sum((0, -2)), ValueError, r"\[sum\] dim: .*more than once"
+    ),
     ErrorCase("mean/int", lambda T: T.from_numpy(np.ones(3, "int64")).mean(), TypeError, r"\[mean\] input: .*int64"),
     ErrorCase("amax/empty", lambda T: T.from_numpy(np.ones((0, 3))).amax(0), IndexError, r"\[amax\] dim: .*\(0, 3\)"),
     ErrorCase("max/empty", lambda T: T.from_numpy(np.ones((0,))).max(), IndexError, r"\[max\]"),

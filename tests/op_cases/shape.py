@@ -17,11 +17,22 @@ def row(name, fn, inputs=None, **options):
 
 
 CASES = [
-    row("cat", lambda T, a, b, c: T.cat([a, b, c], 1) * 2, [normal(3, 2, 4), normal(3, 0, 4), normal(3, 5, 4)], dtypes=HALVES),
+    row(
+        "cat",
+        lambda T, a, b, c: T.cat([a, b, c], 1) * 2,
+        [normal(3, 2, 4), normal(3, 0, 4), normal(3, 5, 4)],
+        dtypes=HALVES,
+    ),
     row("cat/last", lambda T, a, b: T.concat((a, b), dim=-1) * 3, [normal(7, 3), normal(7, 1)]),
     row("cat/blank", lambda T, a, b: T.concatenate([a, b], 1) * 2, [normal(0), normal(3, 4)]),
     row("cat/mixed", lambda T, a, b: T.cat([a, b]), [normal(3), integers(0, 9, 4)], grad_inputs=[0]),
-    row("cat/int", lambda T, a, b: T.cat([a, b], 0), [integers(-5, 5, 3, 2), integers(-5, 5, 1, 2, dtype="int32")], grad=False, exact=True),
+    row(
+        "cat/int",
+        lambda T, a, b: T.cat([a, b], 0),
+        [integers(-5, 5, 3, 2), integers(-5, 5, 1, 2, dtype="int32")],
+        grad=False,
+        exact=True,
+    ),
     row("stack", lambda T, a, b: T.stack([a, b], -1) * 2, [normal(3, 4), normal(3, 4)]),
     row("stack/0d", lambda T, a, b: T.stack((a, b)) * 2, [normal(), normal()]),
     row("hstack", lambda T, a, b: T.hstack([a, b]) * 2, [normal(3, 2), normal(3, 1)]),
@@ -103,14 +114,26 @@ CASES = [
     row("tile/short", lambda T, x: T.tile(x, (2,)) * 2, [normal(2, 3)]),
     row("repeat_interleave", lambda T, x: x.repeat_interleave(3, dim=1) * 2),
     row("repeat_interleave/flat", lambda T, x: T.repeat_interleave(x, 2) * 2, [normal(2, 3)]),
-    row("repeat_interleave/counts", lambda T, x, n: T.repeat_interleave(x, n, dim=1) * 2, [X, integers(0, 4, 5)], grad_inputs=[0]),
+    row(
+        "repeat_interleave/counts",
+        lambda T, x, n: T.repeat_interleave(x, n, dim=1) * 2,
+        [X, integers(0, 4, 5)],
+        grad_inputs=[0],
+    ),
     row("slice_scatter", lambda T, x, s: x.slice_scatter(s, 1, 1, None, 2) * 2, [X, normal(4, 2, 6)]),
     row("select_scatter", lambda T, x, s: T.select_scatter(x, s, 2, -1) * 2, [X, normal(4, 5)]),
     row("diagonal_scatter", lambda T, x, s: T.diagonal_scatter(x, s, 1, 0, 2) * 2, [X, normal(5, 4)]),
     row("fill_diagonal_", lambda T, x: (x * 1).fill_diagonal_(3.0) * x, [normal(4, 6)]),
     row("tril_", lambda T, x: (x * 1).tril_(1) * x),
     row("narrow/middle", lambda T, x: x.narrow(1, 2, 2) * x.narrow(1, 0, 2)),
-    row("view/dtype", lambda T, x: x.view(T.int32), [integers(-(2**60), 2**60, 4, 3)], grad=False, exact=True, layouts=False),
+    row(
+        "view/dtype",
+        lambda T, x: x.view(T.int32),
+        [integers(-(2**60), 2**60, 4, 3)],
+        grad=False,
+        exact=True,
+        layouts=False,
+    ),
 ]
 
 
@@ -124,7 +147,12 @@ def error(name, fn, kind, match):
 
 ERRORS = [
     error("cat/nothing", lambda T: T.cat([]), ValueError, r"\[cat\] tensors: expected at least one"),
-    error("cat/shape", lambda T: T.cat([T.ones(2, 3), T.ones(2, 4)]), ValueError, r"\[cat\].*\(2, 3\).*\(2, 4\) at position 1"),
+    error(
+        "cat/shape",
+        lambda T: T.cat([T.ones(2, 3), T.ones(2, 4)]),
+        ValueError,
+        r"\[cat\].*\(2, 3\).*\(2, 4\) at position 1",
+    ),
     error("cat/0d", lambda T: T.cat([T.ones(()), T.ones(())]), ValueError, r"stack"),
     error("cat/text", lambda T: T.cat("ab"), TypeError, r"\[cat\] tensors"),
     error("stack/shape", lambda T: T.stack([T.ones(2), T.ones(3)]), ValueError, r"\[stack\]"),
@@ -142,7 +170,12 @@ ERRORS = [
     error("unflatten/size", lambda T: T.ones(6).unflatten(0, (4, -1)), ValueError, r"multiply to 6"),
     error("movedim/twice", lambda T: T.ones(2, 3).movedim((0, 0), (0, 1)), ValueError, r"\[movedim\]"),
     error("squeeze_/leaf", lambda T: T.ones(1, requires_grad=True).squeeze_(), RuntimeError, r"\[squeeze_\].*leaf"),
-    error("split/inplace", lambda T: (T.ones(4, requires_grad=True) * 2).split(2)[0].mul_(2), RuntimeError, r"several outputs"),
+    error(
+        "split/inplace",
+        lambda T: (T.ones(4, requires_grad=True) * 2).split(2)[0].mul_(2),
+        RuntimeError,
+        r"several outputs",
+    ),
     error("meshgrid/indexing", lambda T: T.meshgrid(T.ones(2), indexing="zz"), ValueError, r"'zz'"),
     error("view/dtype", lambda T: T.ones(3, dtype=T.uint8).view(T.int32), ValueError, r"divisible by 4"),
     error("block_diag/3d", lambda T: T.block_diag(T.ones(1, 1, 1)), ValueError, r"\[block_diag\]"),

@@ -21,7 +21,12 @@ CASES = [
     Case("softmax/short", lambda T, x: (x.softmax(1), x.log_softmax(1)), args(normal(131, 10)), dtypes=HALF),
     Case("softmax/wide", lambda T, x: x.softmax(1), args(uniform(-80, 80, 2, 5003))),
     Case("softmax/extreme", lambda T, x: T.softmax(x * 1e30, 1), args(normal(5, 33)), grad=False),
-    Case("softmax/infinite", lambda T, x: (T.softmax(x, 1), T.softmax(x, 0), T.log_softmax(x, 1)), args(masked), grad=False),
+    Case(
+        "softmax/infinite",
+        lambda T, x: (T.softmax(x, 1), T.softmax(x, 0), T.log_softmax(x, 1)),
+        args(masked),
+        grad=False,
+    ),
     Case("softmax/dtype", lambda T, x: T.softmax(x, 1, dtype=T.float64), args(normal(5, 9))),
     Case("softmax/0d", lambda T, x: x.softmax(0), args(normal())),
     Case("softmax/empty", lambda T, x: x.softmax(0), args(normal(0, 3))),
@@ -33,5 +38,10 @@ CASES = [
 
 ERRORS = [
     ErrorCase("softmax/axis", lambda T: T.softmax(T.from_numpy(np.ones((2, 3))), 2), IndexError, r"\[softmax\] dim"),
-    ErrorCase("softmax/int", lambda T: T.softmax(T.from_numpy(np.ones(3, "int64")), 0), TypeError, r"\[softmax\] input: .*int64"),
+    ErrorCase(
+        "softmax/int",
+        lambda T: T.softmax(T.from_numpy(np.ones(3, "int64")), 0),
+        TypeError,
+        r"\[softmax\] input: .*int64",
+    ),
 ]

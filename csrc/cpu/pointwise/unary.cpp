@@ -6,6 +6,8 @@
 
 namespace pydlx::PYDLX_ISA {
 
-void register_unary(KernelTable& t) { fill_unary<UnaryOp{}, UnaryOp::exp, Unary>(family<PointwiseKernels>(t), AllTypes{}); }
+void register_unary(KernelTable& t) {
+  fill_unary<UnaryOp{}, UnaryOp::exp, Unary>(family<PointwiseKernels>(t), AllTypes{});
+}
 
 }  // namespace pydlx::PYDLX_ISA

@@ -63,10 +63,22 @@ struct AbsFold : Base {
 };
 
 // Integers as wide as the elements, so that comparison masks fit both.
-template <std::size_t bytes> struct LaneOf { using type = std::int64_t; };
-template <> struct LaneOf<4> { using type = std::int32_t; };
-template <> struct LaneOf<2> { using type = std::int16_t; };
-template <> struct LaneOf<1> { using type = std::int16_t; };  // counts up to kChunk
+template <std::size_t bytes>
+struct LaneOf {
+  using type = std::int64_t;
+};
+template <>
+struct LaneOf<4> {
+  using type = std::int32_t;
+};
+template <>
+struct LaneOf<2> {
+  using type = std::int16_t;
+};
+template <>
+struct LaneOf<1> {
+  using type = std::int16_t;
+};  // counts up to kChunk
 
 // Value and first position. F is MaxFold or MinFold.
 template <class F, class A>
@@ -108,7 +120,8 @@ struct ArgExtremum {
     }
     return {v, pos + i};
   }
-  __attribute__((noinline)) static void cols(const A* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t pos, State* s) {
+  __attribute__((noinline)) static void cols(const A* x, std::int64_t rows, std::int64_t row_stride, int width,
+                                             std::int64_t lane_stride, std::int64_t pos, State* s) {
     A best[kColumns];
     Lane at[kColumns];
     for (int l = 0; l < width; ++l) best[l] = x[l * lane_stride], at[l] = 0;
@@ -155,7 +168,8 @@ struct Nonzero {
       for (std::int64_t i = 0; i < n; ++i) count = static_cast<Lane>(count + (x[i * stride] != T(0)));
     return count;
   }
-  __attribute__((noinline)) static void cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t, State* s) {
+  __attribute__((noinline)) static void cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width,
+                                             std::int64_t lane_stride, std::int64_t, State* s) {
     Lane count[kColumns] = {};
     for (std::int64_t i = 0; i < rows; ++i) {
       const T* p = x + i * row_stride;

@@ -1,4 +1,5 @@
-// log(sum exp x) in one pass over memory: each chunk gives its maximum and the sum relative to it; chunks are merged by rescaling.
+// log(sum exp x) in one pass over memory: each chunk gives its maximum and the sum relative to it; chunks are merged by
+// rescaling.
 #include "cpu/reduce/walk.h"
 #include "functors/math.h"
 #include "kernels/reduce.h"
@@ -56,7 +57,8 @@ struct LogSumExp {
       for (int l = 0; l < w; ++l) lane[l] += lane[l + w];
     return {m, lane[0]};
   }
-  __attribute__((noinline)) static void cols(const A* x, std::int64_t all, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t, State* states) {
+  __attribute__((noinline)) static void cols(const A* x, std::int64_t all, std::int64_t row_stride, int width,
+                                             std::int64_t lane_stride, std::int64_t, State* states) {
     for (std::int64_t r0 = 0; r0 < all; r0 += kRows / 4, x += kRows / 4 * row_stride) {
       const std::int64_t rows = least(kRows / 4, all - r0);
       A max[kColumns], sum[kColumns];
@@ -76,7 +78,8 @@ struct LogSumExp {
   }
   template <class Out>
   PYDLX_HD static void finish(const Reduce& r, State s, std::int64_t at) {
-    static_cast<Out*>(r.out)[at] = static_cast<Out>(static_cast<A>(log(static_cast<double>(s.sum)) + static_cast<double>(pivot(s.max))));
+    static_cast<Out*>(r.out)[at] =
+        static_cast<Out>(static_cast<A>(log(static_cast<double>(s.sum)) + static_cast<double>(pivot(s.max))));
   }
 };
 

@@ -1,5 +1,5 @@
-// Sums, products, norms and moments. Whatever the input's precision, floating sums are carried in double: memory, not arithmetic, sets the
-// pace, and the result is then within one rounding of exact.
+// Sums, products, norms and moments. Whatever the input's precision, floating sums are carried in double: memory, not
+// arithmetic, sets the pace, and the result is then within one rounding of exact.
 #include "cpu/reduce/walk.h"
 #include "functors/math.h"
 #include "kernels/reduce.h"
@@ -66,8 +66,9 @@ struct Norm2Fold : Additive {
   }
 };
 
-// Count, mean and sum of squared deviations. Each chunk is centred on its own mean in a second pass over the cached data, and chunks
-// are merged by Chan, Golub and LeVeque's update (1979) in double, so nothing cancels and memory is read once.
+// Count, mean and sum of squared deviations. Each chunk is centred on its own mean in a second pass over the cached
+// data, and chunks are merged by Chan, Golub and LeVeque's update (1979) in double, so nothing cancels and memory is
+// read once.
 template <class A>
 struct Var {
   using In = A;
@@ -118,7 +119,8 @@ struct Var {
     }
     return centred(static_cast<double>(n), pivot, sum, square);
   }
-  __attribute__((noinline)) static void cols(const A* x, std::int64_t all, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t, State* states) {
+  __attribute__((noinline)) static void cols(const A* x, std::int64_t all, std::int64_t row_stride, int width,
+                                             std::int64_t lane_stride, std::int64_t, State* states) {
     // A quarter of the usual rows at a time: the block is read twice and should still be cached the second time.
     for (std::int64_t r0 = 0; r0 < all; r0 += kRows / 4, x += kRows / 4 * row_stride) {
       const std::int64_t rows = least(kRows / 4, all - r0);
@@ -143,9 +145,11 @@ struct Var {
         }
       }
       // All columns of a block have seen the same number of rows, so the weights are shared.
-      const double n = states[0].n, m = static_cast<double>(rows), total = n + m, w = m / total, nw = n * w, inverse = 1 / m;
+      const double n = states[0].n, m = static_cast<double>(rows), total = n + m, w = m / total, nw = n * w,
+                   inverse = 1 / m;
       for (int l = 0; l < width; ++l) {
-        const double s = sum[l], mean = pivot[l] + s * inverse, m2 = square[l] - s * s * inverse, delta = mean - states[l].mean;
+        const double s = sum[l], mean = pivot[l] + s * inverse, m2 = square[l] - s * s * inverse,
+                     delta = mean - states[l].mean;
         states[l] = {total, states[l].mean + delta * w, states[l].m2 + (m2 < 0 ? 0.0 : m2) + delta * delta * nw};
       }
     }

@@ -1,7 +1,9 @@
-// The reduction driver. Geometry, blocking, threads and the combination of partial states are written once here, on type-erased states;
-// an operation supplies the inner loops (see Engine). Order of accumulation, a function of the geometry alone:
-//   rows:    the reduced axis is the fast one. Chunks of 4096 elements, combined by a binary tree; long rows are cut into segments.
-//   columns: a kept axis is the fast one. Blocks of 512 columns, 128 rows at a time; tall matrices are cut into segments of rows.
+// The reduction driver. Geometry, blocking, threads and the combination of partial states are written once here, on
+// type-erased states; an operation supplies the inner loops (see Engine). Order of accumulation, a function of the
+// geometry alone:
+//   rows:    the reduced axis is the fast one. Chunks of 4096 elements, combined by a binary tree; long rows are cut
+//   into segments. columns: a kept axis is the fast one. Blocks of 512 columns, 128 rows at a time; tall matrices are
+//   cut into segments of rows.
 #pragma once
 #include "cpu/isa.h"
 #include "functors/types.h"
@@ -10,11 +12,11 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr std::int64_t kChunk = 4096;         // 16 KiB of float: two passes over a chunk stay in the first-level cache
-constexpr std::int64_t kColumns = 512;        // 2 KiB of float per row keeps prefetchers and the TLB busy on wide matrices
+constexpr std::int64_t kChunk = 4096;   // 16 KiB of float: two passes over a chunk stay in the first-level cache
+constexpr std::int64_t kColumns = 512;  // 2 KiB of float per row keeps prefetchers and the TLB busy on wide matrices
 constexpr std::int64_t kRows = 128;
 constexpr std::int64_t kGrainElements = 32768;
-constexpr int kMaxState = 24;                 // bytes
+constexpr int kMaxState = 24;  // bytes
 constexpr int kMaxSegments = 32;
 
 struct Engine {
@@ -25,15 +27,17 @@ struct Engine {
   // state <- merge(state, chunk of n <= kChunk elements starting at flat position pos)
   void (*row)(const void* x, std::int64_t n, std::int64_t stride, std::int64_t pos, void* state);
   // states[l] <- merge(states[l], the rows of column l)
-  void (*cols)(const void* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t pos, void* states);
+  void (*cols)(const void* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride,
+               std::int64_t pos, void* states);
   void (*merge)(void* into, const void* from, std::int64_t n);
   void (*finish)(const Reduce& r, const void* states, std::int64_t n, std::int64_t offset, std::int64_t stride);
   // `count` whole rows that fit in one chunk, start to finish.
-  void (*rows)(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n, std::int64_t stride, std::int64_t offset,
-               std::int64_t out_stride);
+  void (*rows)(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n,
+               std::int64_t stride, std::int64_t offset, std::int64_t out_stride);
 };
 
-// Combines a stream of equally weighted partial states as a binary counter does: level k holds the merge of 2^k of them.
+// Combines a stream of equally weighted partial states as a binary counter does: level k holds the merge of 2^k of
+// them.
 struct Tree {
   alignas(16) char level[40][kMaxState];
   std::uint64_t used = 0;
@@ -57,7 +61,8 @@ struct Tree {
 }
 
 // Element offset of flat position `i` in axes listed innermost first.
-inline __attribute__((always_inline)) std::int64_t offset_of(std::int64_t i, int ndim, const std::int64_t* size, const std::int64_t* stride) {
+inline __attribute__((always_inline)) std::int64_t offset_of(std::int64_t i, int ndim, const std::int64_t* size,
+                                                             const std::int64_t* stride) {
   std::int64_t o = 0;
   for (int d = 0; d < ndim; ++d) {
     o += i % size[d] * stride[d];
@@ -69,8 +74,10 @@ inline __attribute__((always_inline)) std::int64_t offset_of(std::int64_t i, int
 inline __attribute__((always_inline)) std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline __attribute__((always_inline)) std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-// Merges inner positions [begin, end) of the row at x into `state`, in pieces of at most kChunk that do not cross an inner axis.
-[[maybe_unused]] void reduce_range(const Reduce& r, const Engine& e, const char* x, std::int64_t begin, std::int64_t end, void* state) {
+// Merges inner positions [begin, end) of the row at x into `state`, in pieces of at most kChunk that do not cross an
+// inner axis.
+[[maybe_unused]] void reduce_range(const Reduce& r, const Engine& e, const char* x, std::int64_t begin,
+                                   std::int64_t end, void* state) {
   const std::int64_t run = r.inner_ndim == 0 ? 1 : r.inner_size[0], stride = r.inner_ndim == 0 ? 0 : r.inner_stride[0];
   for (std::int64_t i = begin; i < end;) {
     const std::int64_t n = least(least(run - i % run, end - i), kChunk);
@@ -97,17 +104,31 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
     alignas(64) char states[kShortBlock * kMaxState];
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t group = b / blocks, c0 = b % blocks * kShortBlock, count = least(axis - c0, kShortBlock);
-      const char* x = static_cast<const char*>(r.in) +
-                      (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * step) * e.in_size;
+      const char* x =
+          static_cast<const char*>(r.in) +
+          (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * step) * e.in_size;
       switch (e.in_size) {
-        case 1: transpose_block(reinterpret_cast<std::uint8_t*>(buffer), reinterpret_cast<const std::uint8_t*>(x), count, step, n, stride); break;
-        case 2: transpose_block(reinterpret_cast<std::uint16_t*>(buffer), reinterpret_cast<const std::uint16_t*>(x), count, step, n, stride); break;
-        case 4: transpose_block(reinterpret_cast<std::uint32_t*>(buffer), reinterpret_cast<const std::uint32_t*>(x), count, step, n, stride); break;
-        default: transpose_block(reinterpret_cast<std::uint64_t*>(buffer), reinterpret_cast<const std::uint64_t*>(x), count, step, n, stride);
+        case 1:
+          transpose_block(reinterpret_cast<std::uint8_t*>(buffer), reinterpret_cast<const std::uint8_t*>(x), count,
+                          step, n, stride);
+          break;
+        case 2:
+          transpose_block(reinterpret_cast<std::uint16_t*>(buffer), reinterpret_cast<const std::uint16_t*>(x), count,
+                          step, n, stride);
+          break;
+        case 4:
+          transpose_block(reinterpret_cast<std::uint32_t*>(buffer), reinterpret_cast<const std::uint32_t*>(x), count,
+                          step, n, stride);
+          break;
+        default:
+          transpose_block(reinterpret_cast<std::uint64_t*>(buffer), reinterpret_cast<const std::uint64_t*>(x), count,
+                          step, n, stride);
       }
       e.init(states, count);
       e.cols(buffer, n, count, static_cast<int>(count), 1, 0, states);
-      e.finish(r, states, count, offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0], r.out_stride[0]);
+      e.finish(r, states, count,
+               offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0],
+               r.out_stride[0]);
     }
   });
 }
@@ -119,11 +140,13 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
   if (r.inner_ndim <= 1 && n <= kChunk) {
     parallel_for(r.outer_numel, most(kGrainElements / n, 1), [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t axis = r.outer_ndim == 0 ? 1 : r.outer_size[0];
-      const std::int64_t step = r.outer_ndim == 0 ? 0 : r.outer_stride[0], out_step = r.outer_ndim == 0 ? 0 : r.out_stride[0];
+      const std::int64_t step = r.outer_ndim == 0 ? 0 : r.outer_stride[0],
+                         out_step = r.outer_ndim == 0 ? 0 : r.out_stride[0];
       for (std::int64_t o = begin; o < end;) {
         const std::int64_t count = least(axis - o % axis, end - o);
         e.rows(r, in + offset_of(o, r.outer_ndim, r.outer_size, r.outer_stride) * e.in_size, count, step, n,
-               r.inner_ndim == 0 ? 1 : r.inner_stride[0], offset_of(o, r.outer_ndim, r.outer_size, r.out_stride), out_step);
+               r.inner_ndim == 0 ? 1 : r.inner_stride[0], offset_of(o, r.outer_ndim, r.outer_size, r.out_stride),
+               out_step);
         o += count;
       }
     });
@@ -160,12 +183,14 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
 }
 
 // Merges inner positions [begin, end) of `width` columns at x into states[width].
-[[maybe_unused]] void reduce_block(const Reduce& r, const Engine& e, const char* x, std::int64_t begin, std::int64_t end, int width, void* states) {
+[[maybe_unused]] void reduce_block(const Reduce& r, const Engine& e, const char* x, std::int64_t begin,
+                                   std::int64_t end, int width, void* states) {
   const std::int64_t lane = r.outer_stride[0];
   const std::int64_t run = r.inner_ndim == 0 ? 1 : r.inner_size[0], stride = r.inner_ndim == 0 ? 0 : r.inner_stride[0];
   std::int64_t i = begin;
   // Narrow dense matrices: lay several rows side by side so that vectors are full, then fold them.
-  if (!e.indexed && r.inner_ndim == 1 && lane == 1 && stride == width && width <= kColumns / 8 && end - begin >= kColumns) {
+  if (!e.indexed && r.inner_ndim == 1 && lane == 1 && stride == width && width <= kColumns / 8 &&
+      end - begin >= kColumns) {
     const std::int64_t fold = kColumns / width;
     alignas(64) char wide[kColumns * kMaxState];
     e.init(wide, fold * width);
@@ -178,7 +203,8 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
   }
   while (i < end) {
     const std::int64_t rows = least(least(run - i % run, end - i), kRows);
-    e.cols(x + offset_of(i, r.inner_ndim, r.inner_size, r.inner_stride) * e.in_size, rows, stride, width, lane, i, states);
+    e.cols(x + offset_of(i, r.inner_ndim, r.inner_size, r.inner_stride) * e.in_size, rows, stride, width, lane, i,
+           states);
     i += rows;
   }
 }
@@ -195,7 +221,8 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
   auto finish = [&](std::int64_t unit, const void* states) {
     const std::int64_t group = unit / blocks, c0 = unit % blocks * kColumns;
     e.finish(r, states, least(columns - c0, kColumns),
-             offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0], r.out_stride[0]);
+             offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0],
+             r.out_stride[0]);
   };
   parallel_for(units * segments, most(kGrainElements / (length * width), 1), [&](std::int64_t begin, std::int64_t end) {
     alignas(64) char local[kColumns * kMaxState];
@@ -205,8 +232,11 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
       const int w = static_cast<int>(least(columns - c0, kColumns));
       char* states = segments == 1 ? local : scratch + task * block_bytes;
       e.init(states, w);
-      reduce_block(r, e, in + (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * r.outer_stride[0]) * e.in_size,
-                   first, last, w, states);
+      reduce_block(
+          r, e,
+          in + (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * r.outer_stride[0]) *
+                   e.in_size,
+          first, last, w, states);
       if (segments == 1) finish(unit, states);
     }
   });
@@ -221,7 +251,8 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
 
 // inner_numel > 0 and outer_numel > 0.
 [[maybe_unused]] void reduce_walk(const Reduce& r, const Engine& e) {
-  const bool columns = r.outer_ndim > 0 && (r.inner_ndim == 0 || (r.outer_stride[0] < r.inner_stride[0] && r.outer_size[0] > 1));
+  const bool columns =
+      r.outer_ndim > 0 && (r.inner_ndim == 0 || (r.outer_stride[0] < r.inner_stride[0] && r.outer_size[0] > 1));
   if (columns)
     reduce_columns(r, e);
   else
@@ -252,7 +283,8 @@ inline __attribute__((always_inline)) vec_t<A> load(const T* p) {
   }
 }
 
-// Folds n <= kChunk mapped values with F::combine. F works on scalars and on vectors alike: map, combine, and identity<A>().
+// Folds n <= kChunk mapped values with F::combine. F works on scalars and on vectors alike: map, combine, and
+// identity<A>().
 template <class F, class A, class T>
 inline __attribute__((always_inline)) A fold_row(const T* x, std::int64_t n, std::int64_t stride) {
   constexpr int lanes = VectorOf<A>::lanes;
@@ -283,7 +315,8 @@ inline __attribute__((always_inline)) A fold_row(const T* x, std::int64_t n, std
 
 // part[l] <- fold of the rows of column l, four rows at a time.
 template <class F, class A, class T>
-inline __attribute__((always_inline)) void fold_cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, A* part) {
+inline __attribute__((always_inline)) void fold_cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width,
+                                                     std::int64_t lane_stride, A* part) {
   for (int l = 0; l < width; ++l) part[l] = F::template identity<A>();
   std::int64_t i = 0;
   if (lane_stride == 1)
@@ -291,8 +324,9 @@ inline __attribute__((always_inline)) void fold_cols(const T* x, std::int64_t ro
       const T *p0 = x + i * row_stride, *p1 = p0 + row_stride, *p2 = p1 + row_stride, *p3 = p2 + row_stride;
 #pragma omp simd
       for (int l = 0; l < width; ++l)
-        part[l] = F::combine(part[l], F::combine(F::combine(F::map(static_cast<A>(p0[l])), F::map(static_cast<A>(p1[l]))),
-                                                 F::combine(F::map(static_cast<A>(p2[l])), F::map(static_cast<A>(p3[l])))));
+        part[l] =
+            F::combine(part[l], F::combine(F::combine(F::map(static_cast<A>(p0[l])), F::map(static_cast<A>(p1[l]))),
+                                           F::combine(F::map(static_cast<A>(p2[l])), F::map(static_cast<A>(p3[l])))));
     }
   for (; i < rows; ++i) {
     const T* p = x + i * row_stride;
@@ -309,9 +343,10 @@ __attribute__((noinline)) void widen(A* to, const T* x, std::int64_t n, std::int
     for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(x[i * stride]);
 }
 
-// The Engine of an operation O on elements of type T with results of type Out. O gives In, State, indexed, init(), row(), cols(), merge()
-// and finish<Out>() for one state. Where T is not O::In, pieces are first widened into a buffer in the first-level cache: only widening is
-// instantiated for every storage type, which keeps this folder quick to compile.
+// The Engine of an operation O on elements of type T with results of type Out. O gives In, State, indexed, init(),
+// row(), cols(), merge() and finish<Out>() for one state. Where T is not O::In, pieces are first widened into a buffer
+// in the first-level cache: only widening is instantiated for every storage type, which keeps this folder quick to
+// compile.
 template <class O, class T, class Out>
 struct EngineOf {
   using In = typename O::In;
@@ -334,7 +369,8 @@ struct EngineOf {
   static void row(const void* x, std::int64_t n, std::int64_t stride, std::int64_t pos, void* s) {
     *static_cast<State*>(s) = O::merge(*static_cast<State*>(s), row_of(static_cast<const T*>(x), n, stride, pos));
   }
-  static void cols(const void* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t pos, void* s) {
+  static void cols(const void* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride,
+                   std::int64_t pos, void* s) {
     const T* p = static_cast<const T*>(x);
     if constexpr (direct) {
       O::cols(p, rows, row_stride, width, lane_stride, pos, static_cast<State*>(s));
@@ -343,7 +379,8 @@ struct EngineOf {
       In buffer[kGroup * kColumns];
       for (std::int64_t i = 0; i < rows; i += kGroup) {
         const std::int64_t group = least(kGroup, rows - i);
-        for (std::int64_t k = 0; k < group; ++k) widen(buffer + k * width, p + (i + k) * row_stride, width, lane_stride);
+        for (std::int64_t k = 0; k < group; ++k)
+          widen(buffer + k * width, p + (i + k) * row_stride, width, lane_stride);
         O::cols(buffer, group, width, width, 1, pos + i, static_cast<State*>(s));
       }
     }
@@ -354,12 +391,14 @@ struct EngineOf {
     for (std::int64_t i = 0; i < n; ++i) into[i] = O::merge(into[i], from[i]);
   }
   static void finish(const Reduce& r, const void* s, std::int64_t n, std::int64_t offset, std::int64_t stride) {
-    for (std::int64_t i = 0; i < n; ++i) O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i * stride);
+    for (std::int64_t i = 0; i < n; ++i)
+      O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i * stride);
   }
-  static void rows(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n, std::int64_t stride, std::int64_t offset,
-                   std::int64_t out_stride) {
+  static void rows(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n,
+                   std::int64_t stride, std::int64_t offset, std::int64_t out_stride) {
     const T* p = static_cast<const T*>(x);
-    for (std::int64_t i = 0; i < count; ++i) O::template finish<Out>(r, row_of(p + i * step, n, stride, 0), offset + i * out_stride);
+    for (std::int64_t i = 0; i < count; ++i)
+      O::template finish<Out>(r, row_of(p + i * step, n, stride, 0), offset + i * out_stride);
   }
   static void run(const Reduce& r) {
     reduce_walk(r, Engine{sizeof(T), sizeof(State), O::indexed, init, row, cols, merge, finish, rows});
@@ -374,9 +413,11 @@ struct Fold {
   static constexpr bool indexed = false;
   PYDLX_HD static State init() { return F::template identity<A>(); }
   PYDLX_HD static State merge(State a, State b) { return F::combine(a, b); }
-  __attribute__((noinline)) static State row(const T* x, std::int64_t n, std::int64_t stride, std::int64_t) { return fold_row<F, A>(x, n, stride); }
-  __attribute__((noinline)) static void cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width, std::int64_t lane_stride, std::int64_t,
-                                             State* s) {
+  __attribute__((noinline)) static State row(const T* x, std::int64_t n, std::int64_t stride, std::int64_t) {
+    return fold_row<F, A>(x, n, stride);
+  }
+  __attribute__((noinline)) static void cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width,
+                                             std::int64_t lane_stride, std::int64_t, State* s) {
     A part[kColumns];
     fold_cols<F>(x, rows, row_stride, width, lane_stride, part);
     for (int l = 0; l < width; ++l) s[l] = F::combine(s[l], part[l]);
