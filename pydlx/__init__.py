@@ -18,5 +18,5 @@ _C._set_repr(_tensor_str.tensor_repr)
 
 from . import autograd, cuda, functional, random  # isort: skip
 from .functional import *  # isort: skip  # noqa: F403
-from . import io, optim, utils  # isort: skip
+from . import io, nn, optim, utils  # isort: skip
 from .io import load, load_file, safe_open, save, save_file  # isort: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copy_module
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,8 @@ def _rebuild(cls: type[Tensor], data: bytes, dtype: Any, shape: tuple[int, ...],
     array = np.frombuffer(bytearray(data), dtype=np.uint8)
     flat = _C.from_numpy(array)
     made = flat.view(dtype).reshape(shape) if array.size else _C.empty(shape, dtype=dtype)
-    return Tensor._make_subclass(cls, made, requires_grad)
+    rebuilt: Tensor = Tensor._make_subclass(cls, made, requires_grad)
+    return rebuilt
 
 
 def _bytes_of(tensor: Tensor) -> bytes:
@@ -103,13 +105,11 @@ def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
         return memo[id(self)]  # type: ignore[no-any-return]
     if self.requires_grad and not self.is_leaf:
         raise RuntimeError("[deepcopy] only leaf tensors can be deep-copied; use clone() or detach() first")
-    copy = Tensor._make_subclass(type(self), self.detach().clone(), self.requires_grad)
+    copy: Tensor = Tensor._make_subclass(type(self), self.detach().clone(), self.requires_grad)
     memo[id(self)] = copy
     if self.grad is not None:
         copy.grad = self.grad.detach().clone()
     for key, value in self.__dict__.items():
-        import copy as copy_module
-
         copy.__dict__[key] = copy_module.deepcopy(value, memo)
     return copy
 

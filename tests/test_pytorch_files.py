@@ -232,7 +232,7 @@ def test_fuzz_pickles(changes):
     try:
         pydlx.load(archive(bytes(changed), PARTS))
     except ValueError as error:
-        assert str(error).startswith("[load]")  # noqa: PT017
+        assert str(error).startswith("[load]")
 
 
 @settings(max_examples=150, deadline=None)
@@ -245,4 +245,4 @@ def test_fuzz_opcodes(codes):
     try:
         pydlx.load(archive(b"\x80\x02" + b"".join(codes) + b"."))
     except ValueError as error:
-        assert str(error).startswith("[load]")  # noqa: PT017
+        assert str(error).startswith("[load]")

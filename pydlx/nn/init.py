@@ -152,7 +152,8 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         tensor.zero_()
         for group in range(groups):
             for d in range(min(out, tensor.shape[1])):
-                tensor[(group * out + d, d, *middle)] = 1
+                position = (group * out + d, d, *middle)
+                tensor[position] = 1
     return tensor
 
 

@@ -11,7 +11,7 @@ __all__ = ["embedding", "embedding_bag"]
 
 
 def _checked_padding(op: str, padding_idx: int | None, weight: Tensor) -> int | None:
-    rows = weight.shape[0]
+    rows = int(weight.shape[0])
     if padding_idx is None:
         return None
     if not -rows <= padding_idx < rows:

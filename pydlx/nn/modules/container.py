@@ -418,7 +418,7 @@ def _pairs(source: Any, where: str) -> Iterable[tuple[str, Any]]:
     for pair in pairs:
         if len(pair) != 2:
             raise ValueError(f"[{where}] expected pairs (name, value), got {len(pair)} items")
-    return pairs  # type: ignore[return-value]
+    return pairs
 
 
 def _as_parameter(value: Any) -> Any:

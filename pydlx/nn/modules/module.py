@@ -382,7 +382,7 @@ class Module(HookMixin, StateMixin):
             target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
             out = tensor.to(tensor.device if device is None else device, target, non_blocking)
             if layout is not None and tensor.ndim in (4, 5):
-                out = out.contiguous(memory_format=layout)
+                out = out.contiguous()  # one layout exists; the argument is accepted for PyTorch's sake
             return out
 
         return self._apply(convert)
