@@ -62,17 +62,20 @@ class _Formatter:
         if not floating:
             self.width = max((len(str(v)) for v in values), default=1)
             return
-        finite = [abs(v) for v in values if math.isfinite(v) and v != 0]
+        # Zeros, NaN and infinities have no say in the format or the width, as in PyTorch.
+        telling = [v for v in values if math.isfinite(v) and v != 0]
+        finite = [abs(v) for v in telling]
+        self.whole = True
         if finite:
             high, low = max(finite), min(finite)
-            self.whole = all(v == math.ceil(v) for v in values if math.isfinite(v))
+            self.whole = all(v == math.ceil(v) for v in telling)
             if self.whole:
                 self.scientific = (high / low > 1000.0 and high > 1.0e8) or high > 1.0e8
             else:
                 self.scientific = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
         if _options.sci_mode is not None:
             self.scientific = _options.sci_mode
-        self.width = max((len(self._plain(v)) for v in values), default=1)
+        self.width = max((len(self._plain(v)) for v in telling), default=1)
 
     def _plain(self, value: Any) -> str:
         if not self.floating:

@@ -71,7 +71,7 @@ def test_saved_memory_is_freed_as_nodes_finish():
     during = T.memory_stats()["in_use"]
     y.backward()
     x.grad = None
-    assert during - before >= 2 << 20
+    assert during - before >= 1 << 20
     assert T.memory_stats()["in_use"] - before < 1 << 16
 
 
@@ -219,7 +219,8 @@ def test_backward_inside_a_hook():
     x, z = leaf(2.0), leaf(3.0)
 
     def hook(grad):
-        (z * z).sum().backward()
+        with T.enable_grad():
+            (z * z).sum().backward()
 
     y = x * x
     y.register_hook(hook)

@@ -89,6 +89,7 @@ STRATEGIES = {
     "Tensor": tensors(),
     "Operand": st.one_of(tensors(), numbers),
     "Tensor[]": st.lists(tensors(), max_size=4),
+    "Tensor[*]": st.lists(tensors(), max_size=4),
     "Number": numbers,
     "int": integers,
     "float": numbers,

@@ -223,6 +223,8 @@ bool any_requires_grad(const TensorList& ts) {
 
 void check_inplace(const Tensor& t, const char* op) {
   const TensorImpl& impl = *t.impl();
+  require(!impl.storage->read_only, op, "input", ErrorKind::Runtime,
+          "expected a writable tensor, got one that shares read-only memory; use clone() first");
   require(!may_self_overlap(impl.sizes, impl.strides), op, "input", ErrorKind::Runtime,
           "expected a tensor whose elements are all distinct in memory, got an expanded view of shape ", impl.sizes,
           "; use clone() before writing to it");
