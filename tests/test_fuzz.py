@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import pydlx
 from pydlx import _C
 
-EXAMPLES = int(os.environ.get("PYDLX_FUZZ_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("PYDLX_FUZZ_EXAMPLES", "8"))
 EXPECTED = (
     ValueError,
     TypeError,

@@ -201,13 +201,16 @@ Tensor sub_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
   });
 }
 
-// The first operand as backward needs it: an in-place op is about to overwrite it, so it is copied then (as PyTorch does).
-Saved save_first(const Tensor& a, bool wanted, bool inplace) { return save_if(wanted, wanted && inplace ? clone(a) : a); }
+// The first operand as backward needs it: an in-place op is about to overwrite it, so it is copied then (as PyTorch
+// does).
+Saved save_first(const Tensor& a, bool wanted, bool inplace) {
+  return save_if(wanted, wanted && inplace ? clone(a) : a);
+}
 
 Tensor mul_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
   return binary_op(BinaryOp::mul, name, a, b, false, inplace, [&] {
-    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), a = save_first(a, b.requires_grad(), inplace),
-            b = save_if(a.requires_grad(), b)](Backward& bw) {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(),
+            a = save_first(a, b.requires_grad(), inplace), b = save_if(a.requires_grad(), b)](Backward& bw) {
       if (bw.needs(0)) bw.set(0, fit(mul(bw.grad(), b.get(bw)), sa, da));
       if (bw.needs(1)) bw.set(1, fit(mul(bw.grad(), a.get(bw)), sb, db));
     };
@@ -216,8 +219,8 @@ Tensor mul_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
 
 Tensor div_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
   return binary_op(BinaryOp::div, name, a, b, true, inplace, [&] {
-    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), a = save_first(a, b.requires_grad(), inplace),
-            b = save(b)](Backward& bw) {
+    return [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(),
+            a = save_first(a, b.requires_grad(), inplace), b = save(b)](Backward& bw) {
       const Tensor d = b.get(bw);
       if (bw.needs(0)) bw.set(0, fit(div(bw.grad(), d), sa, da));
       if (bw.needs(1)) bw.set(1, fit(neg(mul(bw.grad(), div(div(a.get(bw), d), d))), sb, db));

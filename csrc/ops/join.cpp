@@ -237,6 +237,9 @@ TensorList tensor_split(const Tensor& x, std::int64_t sections, std::int64_t axi
   require(sections > 0, "tensor_split", "sections", ErrorKind::Value, "expected a positive number of sections, got ",
           sections);
   const std::int64_t n = x.sizes()[dim];
+  require(sections <= std::max<std::int64_t>(n, 65536), "tensor_split", "sections", ErrorKind::Value,
+          "expected at most ", std::max<std::int64_t>(n, 65536), " sections for an axis of size ", n, ", got ",
+          sections);
   Dims lengths;
   for (std::int64_t i = 0; i < sections; ++i) lengths.push_back(n / sections + (i < n % sections));
   return pieces("tensor_split", x, dim, lengths);
