@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 import pydlx
 from pydlx import cli
 
+# Away from the source tree, whose pydlx/ has no extension module: children must import the installed package.
+ELSEWHERE = tempfile.gettempdir()
+
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "pydlx.cli", *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "pydlx.cli", *arguments], capture_output=True, text=True, timeout=300, cwd=ELSEWHERE
+    )
 
 
 def test_info(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -15,11 +16,18 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 FILES = ["confusion_matrix.png", "learning_curves.png", "metrics.jsonl", "misclassified.png", "model.safetensors"]
 
+# Away from the source tree, whose pydlx/ has no extension module: children must import the installed package.
+ELSEWHERE = tempfile.gettempdir()
+
 
 def short(out, threads, seed=1, epochs=2):
     arguments = ["demo", "digits", "--quiet", "--epochs", epochs, "--seed", seed, "--threads", threads, "--out", out]
     done = subprocess.run(
-        [sys.executable, "-m", "pydlx.cli", *map(str, arguments)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "pydlx.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ELSEWHERE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

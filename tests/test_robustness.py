@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -12,11 +13,19 @@ import pytest
 
 import pydlx as T
 
+# Away from the source tree, whose pydlx/ has no extension module: children must import the installed package.
+ELSEWHERE = tempfile.gettempdir()
+
 
 def run_script(code, timeout=60, **environment):
     env = {**os.environ, **environment}
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout, env=env
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+        cwd=ELSEWHERE,
     )
 
 
