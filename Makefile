@@ -57,6 +57,11 @@ fuzz: $(VENV)/tests
 coverage: $(VENV)/tests
 	tools/coverage.sh $(BIN)/python
 
+# Ratios to PyTorch, each library in its own process, and the demo's training time (its goal: 60 s on two cores).
+bench: $(VENV)/tests
+	$(BIN)/python bench/overhead/compare.py
+	$(BIN)/pydlx demo digits --out runs/bench
+
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --no-deps -w dist .
 

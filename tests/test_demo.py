@@ -92,4 +92,3 @@ def test_reload_check_notices_a_different_model(tmp_path):
 def test_full_run_reaches_its_goal(tmp_path, seed):
     result = digits.run(digits.Settings(seed=seed, out=tmp_path, progress=False))
     assert result.test_accuracy >= 0.985
-    assert result.seconds < 60

@@ -173,7 +173,7 @@ def test_infinite_parameter_without_decay():
 
 
 def test_no_parameters():
-    _C.fused_adam_([], [], [], [], [], 1, 0.1, 0.9, 0.99, 1e-8, 0.0, False, False, False)
+    assert _C.fused_adam_([], [], [], [], [], 1, 0.1, 0.9, 0.99, 1e-8, 0.0, False, False, False) is None
 
 
 ADAM = (1, 0.1, 0.9, 0.99, 1e-8, 0.0, False, False, False)
