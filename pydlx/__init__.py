@@ -6,7 +6,6 @@ from ._C import Tensor, get_num_threads, set_num_threads
 from ._namespace import *  # noqa: F403
 from ._size import Size
 
-from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
 from . import _tensor_str  # isort: skip
 from ._tensor_str import set_printoptions
 from .autograd import enable_grad, inference_mode, is_grad_enabled, is_inference_mode_enabled, no_grad, set_grad_enabled
@@ -19,4 +18,5 @@ _C._set_repr(_tensor_str.tensor_repr)
 from . import autograd, cuda, functional, random  # isort: skip
 from .functional import *  # isort: skip  # noqa: F403
 from . import io, nn, optim, utils  # isort: skip
+from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
 from .io import load, load_file, safe_open, save, save_file  # isort: skip

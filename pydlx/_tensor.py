@@ -8,37 +8,32 @@ from typing import Any
 
 from . import _C
 from ._C import Tensor
+from .utils.hooks import RemovableHandle
 
 
-class RemovableHandle:
-    """What registering a hook returns; ``remove()`` takes the hook away. Also a context manager."""
+class _TensorHook(RemovableHandle):
+    """Handle of a hook that the engine keeps, under a number, with the tensor's gradient history."""
 
-    def __init__(self, remove: Callable[[], None]) -> None:
-        self._remove: Callable[[], None] | None = remove
+    __slots__ = ("_number", "_tensor")
+
+    def __init__(self, tensor: Tensor, number: int) -> None:
+        super().__init__({})
+        self._tensor = tensor
+        self._number = number
 
     def remove(self) -> None:
-        """Removes the hook; more calls do nothing."""
-        if self._remove is not None:
-            self._remove()
-            self._remove = None
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.remove()
+        """Takes the hook out; a second call does nothing."""
+        _C._remove_hook(self._tensor, self._number)
 
 
 def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Calls ``hook(grad)`` when the gradient of this tensor is computed; a returned tensor replaces the gradient."""
-    number = _C._add_hook(self, hook)
-    return RemovableHandle(lambda: _C._remove_hook(self, number))
+    return _TensorHook(self, _C._add_hook(self, hook))
 
 
 def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
     """Calls ``hook(tensor)`` after a gradient was added to this leaf's ``.grad``."""
-    number = _C._add_post_accumulate_hook(self, hook)
-    return RemovableHandle(lambda: _C._remove_hook(self, number))
+    return _TensorHook(self, _C._add_post_accumulate_hook(self, hook))
 
 
 def numpy(self: Tensor, *, force: bool = False) -> Any:

@@ -61,7 +61,7 @@ class _ConvNd(Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        each = _ntuple(self._axes, "each")
+        each = _ntuple(self._axes)
         if groups <= 0:
             raise ValueError(f"[{name}] groups: expected a positive number, got {groups}")
         if in_channels % groups:

@@ -9,6 +9,7 @@ from ..._C import Tensor, empty
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
+from ._affine import Affine
 from .module import Module
 
 __all__ = ["GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
@@ -18,7 +19,7 @@ def _shape_of(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     return (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
 
 
-class LayerNorm(Module):
+class LayerNorm(Affine):
     """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axes (Ba et al., 2016).
 
     Args:
@@ -27,9 +28,6 @@ class LayerNorm(Module):
         elementwise_affine: learn ``weight`` (from one) and ``bias`` (from zero). Default: ``True``.
         bias: learn ``bias``. Default: ``True``.
     """
-
-    weight: Tensor | None
-    bias: Tensor | None
 
     def __init__(
         self,
@@ -44,17 +42,8 @@ class LayerNorm(Module):
         self.normalized_shape = _shape_of(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        for name, wanted in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
-            value = Parameter(empty(self.normalized_shape, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, value)
+        self._register_affine(self.normalized_shape, elementwise_affine, elementwise_affine and bias, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Scale 1, shift 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Same shape as the input."""
@@ -68,7 +57,7 @@ class LayerNorm(Module):
         )
 
 
-class GroupNorm(Module):
+class GroupNorm(Affine):
     """Normalises each of ``num_groups`` groups of channels of each sample (Wu and He, 2018).
 
     Args:
@@ -78,9 +67,6 @@ class GroupNorm(Module):
         affine: learn a scale (from one) and a shift (from zero) per channel. Default: ``True``.
         bias: learn the shift. Default: ``True``.
     """
-
-    weight: Tensor | None
-    bias: Tensor | None
 
     def __init__(
         self,
@@ -102,17 +88,8 @@ class GroupNorm(Module):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            value = Parameter(empty(num_channels, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, value)
+        self._register_affine(num_channels, affine, affine and bias, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Scale 1, shift 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Same shape as the input."""

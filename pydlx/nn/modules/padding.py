@@ -40,7 +40,7 @@ class _PadNd(Module):
 
     def __init__(self, padding: Any) -> None:
         super().__init__()
-        self.padding = _ntuple(2 * self._axes, "padding")(padding)
+        self.padding = _ntuple(2 * self._axes)(padding)
 
     def forward(self, input: Tensor) -> Tensor:
         """The input with its last axes enlarged."""

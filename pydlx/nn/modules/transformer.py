@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from ..._C import Tensor, full, triu
 from .. import functional as F
@@ -65,26 +65,9 @@ def _looks_causal(mask: Tensor | None, is_causal: bool | None, length: int) -> b
 
 
 class _Layer(Module):
-    """The feed-forward block and activation of both kinds of layer."""
+    """What both kinds of layer share: attentions, the feed-forward block, one normalisation and dropout for each."""
 
-    linear1: Linear
-    linear2: Linear
-    dropout: Dropout
-    activation: Callable[[Tensor], Tensor]
-
-    def _expand(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))  # type: ignore[no-any-return]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__.setdefault("activation", F.relu)
-
-
-class TransformerEncoderLayer(_Layer):
-    __doc__ = (
-        "Self-attention and a feed-forward block, each with a residual connection and layer normalisation.\n"
-        + _LAYER_ARGS
-    )
+    _attentions: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -101,19 +84,47 @@ class TransformerEncoderLayer(_Layer):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, **factory
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, **factory)
+        factory = {"bias": bias, "device": device, "dtype": dtype}
+        blocks = range(1, len(self._attentions) + 2)
+        for name in self._attentions:
+            self.add_module(
+                name, MultiheadAttention(d_model, nhead, dropout=dropout, batch_first=batch_first, **factory)
+            )
+        self.linear1 = Linear(d_model, dim_feedforward, **factory)
         self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, **factory)
+        self.linear2 = Linear(dim_feedforward, d_model, **factory)
         self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **factory)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **factory)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
+        for i in blocks:
+            self.add_module(f"norm{i}", LayerNorm(d_model, layer_norm_eps, **factory))
+        for i in blocks:
+            self.add_module(f"dropout{i}", Dropout(dropout))
         self.activation = _activation(activation)
+
+    def _attend(
+        self, attention: Module, x: Tensor, memory: Tensor, mask: Tensor | None, padding: Tensor | None, causal: bool
+    ) -> Tensor:
+        out, _ = attention(
+            x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=causal
+        )
+        return out  # type: ignore[no-any-return]
+
+    def _sa_block(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool) -> Tensor:
+        return self.dropout1(self._attend(self.self_attn, x, x, mask, padding, is_causal))  # type: ignore[no-any-return]
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))  # type: ignore[no-any-return]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("activation", F.relu)
+
+
+class TransformerEncoderLayer(_Layer):
+    __doc__ = (
+        "Self-attention and a feed-forward block, each with a residual connection and layer normalisation.\n"
+        + _LAYER_ARGS
+    )
+    _attentions = ("self_attn",)
 
     def forward(
         self,
@@ -130,10 +141,6 @@ class TransformerEncoderLayer(_Layer):
         x = self.norm1(x + self._sa_block(x, src_mask, src_key_padding_mask, is_causal))
         return self.norm2(x + self._ff_block(x))  # type: ignore[no-any-return]
 
-    def _sa_block(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool) -> Tensor:
-        out = self.self_attn(x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal)
-        return self.dropout1(out[0])  # type: ignore[no-any-return]
-
     def _ff_block(self, x: Tensor) -> Tensor:
         return self.dropout2(self._expand(x))  # type: ignore[no-any-return]
 
@@ -143,40 +150,7 @@ class TransformerDecoderLayer(_Layer):
         "Self-attention, attention to the encoder's output and a feed-forward block, each with a residual connection "
         "and layer normalisation.\n" + _LAYER_ARGS
     )
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: Any = F.relu,
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        factory = {"device": device, "dtype": dtype}
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, batch_first=batch_first, bias=bias, **factory
-        )
-        self.multihead_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, batch_first=batch_first, bias=bias, **factory
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, **factory)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, **factory)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **factory)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **factory)
-        self.norm3 = LayerNorm(d_model, layer_norm_eps, bias=bias, **factory)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
-        self.dropout3 = Dropout(dropout)
-        self.activation = _activation(activation)
+    _attentions = ("self_attn", "multihead_attn")
 
     def forward(
         self,
@@ -201,17 +175,11 @@ class TransformerDecoderLayer(_Layer):
         x = self.norm2(x + self._mha_block(x, memory, *other))
         return self.norm3(x + self._ff_block(x))  # type: ignore[no-any-return]
 
-    def _sa_block(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool) -> Tensor:
-        out = self.self_attn(x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal)
-        return self.dropout1(out[0])  # type: ignore[no-any-return]
-
     def _mha_block(
         self, x: Tensor, memory: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool
     ) -> Tensor:
-        out = self.multihead_attn(
-            x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
-        )
-        return self.dropout2(out[0])  # type: ignore[no-any-return]
+        out = self._attend(self.multihead_attn, x, memory, mask, padding, is_causal)
+        return self.dropout2(out)  # type: ignore[no-any-return]
 
     def _ff_block(self, x: Tensor) -> Tensor:
         return self.dropout3(self._expand(x))  # type: ignore[no-any-return]
