@@ -167,13 +167,13 @@ def test_killed_worker_is_noticed():
 
 @needs_fork
 def test_timeout():
-    loader = DataLoader(Numbers(8, lambda: time.sleep(60), at=4), 4, num_workers=2, timeout=0.5, **FORK)
+    loader = DataLoader(Numbers(8, lambda: time.sleep(60), at=4), 4, num_workers=2, timeout=1.5, **FORK)
     iterator = iter(loader)
     next(iterator)
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"\[DataLoader\] worker 1: expected a batch within timeout=0.5 s"):
+    with pytest.raises(RuntimeError, match=r"\[DataLoader\] worker 1: expected a batch within timeout=1.5 s"):
         next(iterator)
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 50
 
 
 @needs_fork
