@@ -1,6 +1,10 @@
 // The extension module pydlx._C.
 #include <pybind11/pybind11.h>
+#if PY_VERSION_HEX < 0x030b0000
+#include <frameobject.h>
+#endif
 
+#include <cstdio>
 #include <set>
 
 #include "bind/autograd.h"
@@ -12,6 +16,7 @@
 #include "bind_families.h"  // generated: declares bind_<family> for every bind/ops_<family>.cpp, and bind_all
 #include "core/allocator.h"
 #include "core/parallel.h"
+#include "core/verbose.h"
 #include "ops/dispatch.h"
 
 namespace pydlx::bind {
@@ -40,7 +45,11 @@ CallSite current_site() {
     last = code;
   }
   Py_DECREF(code);
+#if PY_VERSION_HEX < 0x030b0000  // the accessor came with 3.11; 3.10 counts two-byte instructions
+  return {code, f->f_lasti * 2};
+#else
   return {code, PyFrame_GetLasti(f)};
+#endif
 }
 
 std::string describe_site(CallSite site) {
@@ -111,6 +120,10 @@ PYBIND11_MODULE(_C, m) {
       set_python_error();
     }
   });
+
+  if (verbose_on)
+    std::fprintf(stderr, "pydlx: %s; %d threads; BLAS %s\n", describe_cpu_path().c_str(), num_threads(),
+                 PYDLX_BLAS_NAME);
 
   m.def("build_info", &build_info, "Version, compiler, BLAS, CPU path, threads.");
   m.def("memory_stats", &memory_stats, "Bytes in use, cached and at peak of the CPU allocator.");

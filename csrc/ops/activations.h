@@ -4,7 +4,6 @@
 #include <string>
 
 #include "core/tensor.h"
-#include "kernels/gemm.h"
 
 namespace pydlx::ops {
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "autograd/node.h"
+#include "core/verbose.h"
 #include "kernels/attention.h"
 #include "ops/dispatch.h"
 #include "ops/dropout.h"
@@ -180,6 +181,16 @@ Tensor native(const Inputs& given) {
   return out;
 }
 
+// Why the tiled kernel cannot serve, or null when it can.
+const char* tiled_refusal(const Inputs& in, const Tensor& mask, double dropout_p) {
+  if (dropout_p != 0) return "dropout on the weights";
+  if (in.q.numel() == 0 || in.v.numel() == 0) return "empty operands";
+  if (any_requires_grad(mask)) return "the mask needs a gradient";
+  if (!kernels<AttentionKernels>(in.q.device()).forward[static_cast<int>(in.q.dtype())])
+    return "written for float32 only";
+  return nullptr;
+}
+
 // Leading axes as exactly two: missing ones are added, surplus ones merged into the first.
 Tensor to_four(const Tensor& t, const Dims& lead, std::int64_t heads) {
   Dims full = lead;
@@ -258,9 +269,14 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
     const Tensor m = expand(mask.dtype() == DType::Bool ? mask : to_dtype(mask, query.dtype()), mask_sizes);
     in.mask = to_four(m, lead, heads);
   }
-  const bool fast = dropout_p == 0 && in.q.numel() > 0 && in.v.numel() > 0 && !any_requires_grad(mask) &&
-                    kernels<AttentionKernels>(query.device()).forward[static_cast<int>(query.dtype())];
-  const Tensor out = fast ? native(in) : composed(in, dropout_p);
+  const char* refusal = tiled_refusal(in, mask, dropout_p);
+  const VerboseCall call(kName);
+  if (verbose_on)
+    verbose_note(" %s q %s k %s (%s): %s%s", dtype_name(query.dtype()), to_text(in.q.sizes()).c_str(),
+                 to_text(in.k.sizes()).c_str(), kernels_for(query.device()).name,
+                 refusal ? "composed of products and softmax; not the tiled kernel: " : "tiled kernel",
+                 refusal ? refusal : "");
+  const Tensor out = refusal ? composed(in, dropout_p) : native(in);
   return out.sizes() == out_sizes ? out : reshape(out, out_sizes);
 }
 

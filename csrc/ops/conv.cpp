@@ -1,6 +1,7 @@
 #include "ops/conv.h"
 
 #include "autograd/node.h"
+#include "core/verbose.h"
 #include "kernels/conv.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
@@ -38,6 +39,8 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
   return g;
 }
 
+constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradient"};
+
 // Runs one pass; the tensor it writes is made here and returned in the dtype of the operands.
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0) {
@@ -46,6 +49,11 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device());
   if (out.numel() > 0) {
+    const VerboseCall call(op);
+    if (verbose_on)
+      verbose_note(" %s x %s w %s y %s (%s): pass %s", dtype_name(a.dtype()), to_text(g.x_sizes).c_str(),
+                   to_text(g.w_sizes).c_str(), to_text(g.y_sizes).c_str(), kernels_for(a.device()).name,
+                   kPassName[static_cast<int>(pass)]);
     const auto& table = kernels<ConvKernels>(a.device());
     const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
     const auto run = kernel_or_fail(table.run[p][t], op, a.device(), a0.dtype());

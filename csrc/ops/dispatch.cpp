@@ -6,6 +6,7 @@
 #include <mutex>
 #include <new>
 
+#include "blas/blas.h"
 #include "core/allocator.h"
 #include "cpu_families.h"  // generated: declares register_<family> for every csrc/cpu/<family>.cpp and instruction set
 
@@ -68,6 +69,7 @@ struct CpuTables {
       if (i > 0) inherit(tables[i], tables[i - 1]);
       tables[i].name = kIsaNames[i];
       fill_cpu_table(i, tables[i]);
+      register_blas(tables[i]);
       current = &tables[i];
     }
     if (const char* forced = std::getenv("PYDLX_CPU_ISA"); forced && *forced) select(forced);
@@ -109,6 +111,21 @@ const KernelTable& kernels_for(Device device) {
 
 std::vector<const char*> cpu_isas() { return cpu_tables().available(); }
 void set_cpu_isa(const char* name) { cpu_tables().select(name); }
+
+std::string describe_cpu_path() {
+  const std::string chosen = kernels_for({}).name;
+  std::string text = "CPU path " + chosen;
+  const char* forced = std::getenv("PYDLX_CPU_ISA");
+  bool wider = false;
+  for (const char* name : kIsaNames) {
+    if (wider) {
+      text += std::string("; not ") + name + ": ";
+      text += machine_has(name) ? "PYDLX_CPU_ISA=" + std::string(forced ? forced : "") : "this processor lacks it";
+    }
+    wider |= chosen == name;
+  }
+  return text;
+}
 
 void missing_kernel(const char* op, Device device, DType dtype) {
   fail(op, "input", ErrorKind::DType, "expected a supported dtype; there is no ", device.is_cpu() ? "CPU" : "CUDA",

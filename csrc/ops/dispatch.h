@@ -1,10 +1,10 @@
 // From an op to the kernel table of a device.
 #pragma once
+#include <string>
 #include <vector>
 
 #include "core/tensor.h"
 #include "kernels.h"
-#include "kernels/norm.h"
 
 namespace pydlx {
 
@@ -21,6 +21,9 @@ const Family& kernels(Device device) {
 // CPU instruction-set paths this machine can run, best last: "generic", "avx2", "avx512".
 std::vector<const char*> cpu_isas();
 void set_cpu_isa(const char* name);  // for tests; ValueError for a path the machine cannot run
+
+// For PYDLX_VERBOSE: the instruction set in use, and why not a wider one.
+std::string describe_cpu_path();
 
 [[noreturn]] void missing_kernel(const char* op, Device device, DType dtype);
 

@@ -1,7 +1,6 @@
 // Dropout and its variants. What is kept for backward is the place in the random stream, never a mask.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/random.h"
 
 namespace pydlx::ops {
 

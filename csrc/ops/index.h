@@ -6,7 +6,6 @@
 #include <string>
 
 #include "core/tensor.h"
-#include "kernels/indexing.h"
 
 namespace pydlx::ops {
 

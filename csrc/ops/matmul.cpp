@@ -1,6 +1,7 @@
 #include "ops/matmul.h"
 
 #include "autograd/node.h"
+#include "core/verbose.h"
 #include "kernels/gemm.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
@@ -10,7 +11,15 @@
 namespace pydlx::ops {
 
 void run_gemm(const char* op, const Gemm& g, DType dtype, Device device) {
-  kernel_or_fail(kernels<GemmKernels>(device).gemm[static_cast<int>(dtype)], op, device, dtype)(g);
+  const VerboseCall call(op);
+  if (verbose_on)
+    verbose_note(" %s m=%lld n=%lld k=%lld batch=%lld (%s)", dtype_name(dtype), static_cast<long long>(g.m),
+                 static_cast<long long>(g.n), static_cast<long long>(g.k), static_cast<long long>(g.batch),
+                 kernels_for(device).name);
+  const GemmKernels& table = kernels<GemmKernels>(device);
+  const int t = static_cast<int>(dtype);
+  if (table.library[t] && table.library[t](g)) return;
+  kernel_or_fail(table.gemm[t], op, device, dtype)(g);
 }
 
 namespace {

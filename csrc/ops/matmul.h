@@ -1,7 +1,10 @@
 // Matrix products. All are differentiable, to any order, and take any strides without copying where the kernels can.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/gemm.h"
+
+namespace pydlx {
+struct Gemm;
+}
 
 namespace pydlx::ops {
 

@@ -4,10 +4,16 @@
 #include <initializer_list>
 #include <optional>
 
-#include "kernels/pointwise.h"
 #include "ops/dispatch.h"
 
 namespace pydlx {
+
+// Declared in kernels/pointwise.h, which only the users of single ops include: a new op then rebuilds little.
+enum class UnaryOp : int;
+enum class BinaryOp : int;
+enum class TernaryOp : int;
+enum class CompareOp : int;
+struct Elementwise;
 
 // Sizes of the broadcast of `a` and `b` (NumPy rules).
 Dims broadcast_sizes(const char* op, const Dims& a, const Dims& b);

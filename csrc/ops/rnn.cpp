@@ -4,6 +4,8 @@
 
 #include "autograd/engine.h"
 #include "autograd/node.h"
+#include "kernels/gemm.h"
+#include "kernels/pointwise.h"
 #include "ops/dispatch.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"

@@ -3,7 +3,6 @@
 #include <optional>
 
 #include "core/tensor.h"
-#include "kernels/softmax.h"
 
 namespace pydlx::ops {
 

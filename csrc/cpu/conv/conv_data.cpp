@@ -2,6 +2,7 @@
 // panel[r, pixel], where the panel is gathered 64 pixels at a time into the L2 cache. The input gradient of a strided
 // convolution is one such product per stride phase (pixels with equal index modulo the stride see the same taps), so no
 // multiplication by an inserted zero ever happens.
+#include "core/verbose.h"
 #include "cpu/conv/tile.h"
 #include "kernels/conv.h"
 
@@ -225,7 +226,9 @@ void run_products(const ConvShape& shape, std::int64_t phases, const At& at) {
   at(0, p0);  // the first phase has the most pixels
   const double depth = static_cast<double>(p0.source.rows()) + 1;
   const std::int64_t channels = p0.source.channels, m_total = p0.m;
-  if (m_total == 1 || (channels == 1 && m_total <= 4)) {
+  const bool thin = m_total == 1 || (channels == 1 && m_total <= 4);  // a product would be mostly padding
+  if (verbose_on) verbose_note(thin ? ", row by row; not a product: too few channels" : ", implicit product in tiles");
+  if (thin) {
     const std::int64_t lines = p0.source.lattice[0] * p0.source.lattice[1];
     const double work = 2 * depth * static_cast<double>(p0.source.lattice[2]);
     const std::int64_t units = phases * shape.batch * shape.groups * m_total * lines;

@@ -5,6 +5,7 @@
 // tiles therefore never changes a bit.
 #pragma once
 #include "core/scratch.h"
+#include "core/verbose.h"
 #include "cpu/gemm/pack.h"
 #include "kernels/gemm.h"
 
@@ -190,6 +191,26 @@ void inner_region(const Gemm& g, const Plan& plan, const T* a, const T* b, T* c,
     inner_rows<T, 1>(g, a, lda, b, g.b_col, c, c_i, c_j, bias, bias_i, bias_j, g.m, j0, j1);
 }
 
+// What was chosen and why not inner products, for PYDLX_VERBOSE.
+template <class T>
+__attribute__((cold, noinline)) void describe_plan(const Gemm& g, const Plan& plan, bool flipped, std::int64_t cuts) {
+  if (plan.inner) {
+    verbose_note(": inner products along K%s%s", flipped ? ", operands exchanged" : "",
+                 plan.pack_a ? ", A packed" : "");
+  } else {
+    verbose_note(": %d x %d register tiles, %s, %s, K blocks of %lld; ", kTileRows, kTileColumns<T>,
+                 plan.pack_a ? "A packed" : "A in place", plan.pack_b ? "B packed" : "B in place",
+                 static_cast<long long>(plan.kc));
+    if (g.k < 2 * kLanesOf<T>)
+      verbose_note("not inner products: K below %d", 2 * kLanesOf<T>);
+    else if (g.b_row != 1 || (g.b_col == 1 && g.n != 1))
+      verbose_note("not inner products: columns of B are not contiguous");
+    else
+      verbose_note("not inner products: more than %d rows", static_cast<int>(kShort));
+  }
+  verbose_note("; %lld piece%s", static_cast<long long>(g.batch * cuts), g.batch * cuts == 1 ? "" : "s");
+}
+
 template <class T>
 void gemm_typed(const Gemm& given) {
   if (given.m <= 0 || given.n <= 0 || given.batch <= 0) return;
@@ -251,6 +272,8 @@ void gemm_typed(const Gemm& given) {
     }
   }
   const std::int64_t cuts = rows_cut * cols_cut;
+  if (verbose_on) [[unlikely]]
+    describe_plan<T>(g, plan, flip || flip_vector, cuts);
   const double piece = weight / static_cast<double>(cuts);
   const std::int64_t grain = piece >= 1 ? 1 : static_cast<std::int64_t>(1 / (piece + 1e-6)) + 1;
   const T* bias = static_cast<const T*>(g.bias);

@@ -1,5 +1,6 @@
 // 16-bit floats: both operands are widened to float32 once, multiplied in float32, and the result is rounded once.
 #include "core/scratch.h"
+#include "core/verbose.h"
 #include "cpu/gemm/gemm.h"
 #include "kernels/gemm.h"
 
@@ -34,6 +35,7 @@ void gemm_half(const Gemm& g) {
   const std::size_t need = static_cast<std::size_t>(g.k * g.n + rows_max * g.k + rows_max * g.n + g.n);
   float* wide_b = static_cast<float*>(thread_scratch(ScratchSlot::gemm_convert, need * sizeof(float)));
   if (!wide_b) {
+    if (verbose_on) verbose_note(": plain loops; not widened: no scratch memory");
     for (std::int64_t batch = 0; batch < g.batch; ++batch)
       for (std::int64_t i = 0; i < g.m; ++i)
         for (std::int64_t j = 0; j < g.n; ++j) {
@@ -49,6 +51,7 @@ void gemm_half(const Gemm& g) {
         }
     return;
   }
+  if (verbose_on) verbose_note(": widened to float32, %lld rows at a time", static_cast<long long>(rows_max));
   float *wide_a = wide_b + g.k * g.n, *wide_c = wide_a + rows_max * g.k, *bias = wide_c + rows_max * g.n;
   if (g.bias)
     for (std::int64_t j = 0; j < g.n; ++j) bias[j] = static_cast<float>(static_cast<const T*>(g.bias)[j]);
