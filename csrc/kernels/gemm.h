@@ -24,6 +24,9 @@ using GemmFn = void (*)(const Gemm&);
 
 struct GemmKernels {
   GemmFn gemm[kDTypeCount] = {};
+  // The same from an external library, tried first. False, with nothing written, when it does not serve this product;
+  // the answer follows from the geometry alone.
+  bool (*library[kDTypeCount])(const Gemm&) = {};
 };
 
 }  // namespace pydlx
