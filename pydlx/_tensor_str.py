@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from . import _C
 from ._C import Tensor
 
 
-@dataclass
-class _Options:
-    precision: int = 4
-    threshold: int = 1000
-    edgeitems: int = 3
-    linewidth: int = 80
-    sci_mode: bool | None = None
+class _Options:  # not a dataclass: that module doubles the time of `import pydlx`
+    def __init__(self, precision: int = 4, threshold: int = 1000, edgeitems: int = 3) -> None:
+        self.precision, self.threshold, self.edgeitems, self.linewidth = precision, threshold, edgeitems, 80
+        self.sci_mode: bool | None = None
 
 
 _options = _Options()

@@ -7,7 +7,7 @@ give equal numbers for any number of threads.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +38,7 @@ def manual_seed(seed: int) -> Generator:
 
 def seed() -> int:
     """Seeds the default stream from the operating system and returns the seed."""
-    value = secrets.randbits(63)
+    value = int.from_bytes(os.urandom(8), "little") >> 1
     default_generator.manual_seed(value)
     return value
 

@@ -7,8 +7,7 @@ Source: the format description at https://github.com/huggingface/safetensors.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import bfloat16, dtype, float16, float32, float64, int8, int16, int32, int64, uint8
 from .. import bool as bool_
@@ -35,8 +34,7 @@ _INT64_MAX = 2**63 - 1
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where one tensor lies: name of its dtype, shape, and the bytes [begin, end) of the data section."""
 
     kind: str

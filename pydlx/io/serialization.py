@@ -12,7 +12,6 @@ from .. import Tensor
 from .. import device as Device
 from .._size import Size
 from ._atomic import write_atomically
-from ._pytorch import read_checkpoint
 from ._structure import decode, encode
 from .safetensors import load_from, serialize
 
@@ -85,6 +84,8 @@ def _read(file: Any, map_location: str | Device | None, verify: bool) -> Any:
     magic = file.read(4)
     file.seek(start)
     if magic == b"PK\x03\x04":
+        from ._pytorch import read_checkpoint  # needs zipfile, which is slow to import
+
         return _move(read_checkpoint(file), map_location)
     if magic[:1] == b"\x80":
         raise ValueError(

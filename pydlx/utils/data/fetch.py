@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .collate import default_collate
 from .dataset import IterableDataset, TensorDataset
@@ -12,8 +11,7 @@ from .dataset import IterableDataset, TensorDataset
 __all__ = ["Fetcher", "WorkerInfo", "become_worker", "get_worker_info"]
 
 
-@dataclass(frozen=True)
-class WorkerInfo:
+class WorkerInfo(NamedTuple):
     """Who a worker is: ``id`` in [0, ``num_workers``), its ``seed``, and its copy of the ``dataset``."""
 
     id: int
