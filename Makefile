@@ -57,9 +57,10 @@ fuzz: $(VENV)/tests
 coverage: $(VENV)/tests
 	tools/coverage.sh $(BIN)/python
 
-# Ratios to PyTorch, each library in its own process, and the demo's training time (its goal: 60 s on two cores).
+# Every family beside PyTorch, each library in its own process (docs/benchmarks.md), and the demo's training time (its goal: 60 s on two
+# cores). `make bench FAMILY=gemm` runs one family.
 bench: $(VENV)/tests
-	$(BIN)/python bench/overhead/compare.py
+	$(BIN)/pydlx bench $(FAMILY) --json runs/bench/result.json --plot runs/bench
 	$(BIN)/pydlx demo digits --out runs/bench
 
 # A manylinux wheel with the libraries it needs inside, checked and tried in a virtual environment that has only NumPy.

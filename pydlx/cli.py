@@ -40,7 +40,7 @@ def _run_info(args: argparse.Namespace) -> int:
         "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **_cpu(),
+        **__config__.cpu(),
         **__config__.info(),
         "threads": pydlx.get_num_threads(),
         "cuda_available": pydlx.cuda.is_available(),
@@ -52,22 +52,6 @@ def _run_info(args: argparse.Namespace) -> int:
     for key, value in facts.items():
         print(f"{key.replace('_', ' '):<{width}}  {_readable(value)}")
     return 0
-
-
-def _cpu() -> dict[str, Any]:
-    """Name of the processor and the vector extensions it offers, where the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            facts = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
-    except OSError:
-        return {"cpu": platform.processor() or platform.machine()}
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    wanted = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512", "avx_vnni", "amx", "neon", "asimd", "sve")
-    return {
-        "cpu": facts.get("model name", platform.machine()),
-        "cpu_features": [flag for flag in flags if flag.startswith(wanted)],
-    }
 
 
 def _readable(value: Any) -> str:
@@ -104,7 +88,15 @@ def _run_digits(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: list[Callable[[Any], None]] = [_add_info, _add_demo]
+def _add_bench(commands: Any) -> None:
+    from .bench import command
+
+    parser = commands.add_parser("bench", help="measure pydlx beside PyTorch or another peer")
+    command.add_options(parser)
+    parser.set_defaults(run=command.run_command)
+
+
+COMMANDS: list[Callable[[Any], None]] = [_add_info, _add_demo, _add_bench]
 
 
 def build_parser() -> argparse.ArgumentParser:

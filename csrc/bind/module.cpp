@@ -17,6 +17,7 @@
 #include "core/allocator.h"
 #include "core/parallel.h"
 #include "core/verbose.h"
+#include "kernels/probe.h"
 #include "ops/dispatch.h"
 
 namespace pydlx::bind {
@@ -89,6 +90,31 @@ py::dict memory_stats() {
   return d;
 }
 
+// ---- limits of the machine, for the benchmark program (pydlx.bench.limits)
+
+const ProbeKernels& probe() { return kernels<ProbeKernels>({}); }
+
+// One-dimensional float32 tensors keep the probes' loops trivial; anything else is a mistake of the caller.
+void check_probe(const char* op, const char* argument, const Tensor& t, std::int64_t n, std::int64_t repeats) {
+  require(t.defined() && t.dtype() == DType::Float32 && t.contiguous_layout() && t.numel() == n, op, argument,
+          ErrorKind::Value, "expected a contiguous float32 tensor of ", n, " elements");
+  require(repeats >= 0, op, "repeats", ErrorKind::Value, "expected at least 0, got ", repeats);
+}
+
+double probe_fma(std::int64_t rounds) {
+  require(rounds >= 0, "_probe_fma", "rounds", ErrorKind::Value, "expected at least 0, got ", rounds);
+  return probe().fma(rounds);
+}
+void probe_read(const Tensor& from, std::int64_t repeats) {
+  check_probe("_probe_read", "source", from, from.defined() ? from.numel() : 0, repeats);
+  probe().read(from.data_as<float>(), from.numel(), repeats);
+}
+void probe_copy(const Tensor& to, const Tensor& from, std::int64_t repeats) {
+  check_probe("_probe_copy", "source", from, from.defined() ? from.numel() : 0, repeats);
+  check_probe("_probe_copy", "target", to, from.numel(), repeats);
+  probe().copy(to.data_as<float>(), from.data_as<float>(), from.numel(), repeats);
+}
+
 }  // namespace
 
 }  // namespace pydlx::bind
@@ -131,6 +157,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
+  m.def("_probe_fma", &probe_fma);
+  m.def("_probe_read", &probe_read);
+  m.def("_probe_copy", &probe_copy);
   m.def("_set_cpu_isa", [](const std::string& s) { set_cpu_isa(s.c_str()); });
   m.def("get_default_dtype", [] { return py::reinterpret_steal<py::object>(dtype_object(default_dtype())); });
   m.def("set_default_dtype", [](py::handle h) {

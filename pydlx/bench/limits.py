@@ -1,0 +1,102 @@
+"""What this machine can do at most: peak arithmetic and bandwidth, measured by native loops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .rows import Row
+
+__all__ = ["caches", "level_of", "measure", "shortest_time"]
+
+LEVELS = ("l2", "l3", "memory")
+_SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def caches() -> dict[str, int]:
+    """Bytes of the second-level cache of one core and of the whole third-level cache, as the system tells."""
+    found = {"l2": 1 << 20, "l3": 32 << 20}  # where the system does not tell
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level, size = ((index / name).read_text().strip() for name in ("level", "size"))
+        except OSError:
+            continue
+        if f"l{level}" in found:
+            found[f"l{level}"] = int(size[:-1]) * _SIZES[size[-1]]
+    return found
+
+
+def _best_rate(run: Callable[[int], float], seconds: float = 0.25) -> float:
+    """Largest work per second of ``run(repeats)``, which returns the work it has done."""
+    repeats, best = 1, 0.0
+    while True:  # long enough that starting the threads does not count
+        start = time.perf_counter()
+        run(repeats)
+        if time.perf_counter() - start > seconds / 80:  # and short enough to fall between disturbances
+            break
+        repeats *= 2
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        start = time.perf_counter()
+        work = run(repeats)
+        best = max(best, work / (time.perf_counter() - start))
+    return float(best)
+
+
+def measure(pydlx: Any) -> dict[str, Any]:
+    """Peak of one thread and of all threads (flop/s), and bytes per second of reading and copying at every level."""
+    native, threads = pydlx._C, pydlx.get_num_threads()
+    sizes = caches()
+    # Half a cache, so that what else lives there does not push the data out. Memory: eight times the last cache, at
+    # most 512 MB.
+    footprint = {
+        "l2": threads * sizes["l2"] // 2,
+        "l3": max(sizes["l3"] // 2, threads * sizes["l2"] * 2),
+        "memory": min(8 * sizes["l3"], 1 << 29),
+    }
+    result: dict[str, Any] = {"threads": threads, "caches": sizes}
+    pydlx.set_num_threads(1)
+    result["fma_one_thread"] = _best_rate(native._probe_fma)
+    pydlx.set_num_threads(threads)
+    result["fma"] = _best_rate(native._probe_fma)
+    for level in LEVELS:
+        source = pydlx.zeros(footprint[level] // 4)
+        half = source.numel() // 2
+        low, high = source[:half], source[half:]
+
+        def read(repeats: int, source: Any = source) -> float:
+            native._probe_read(source, repeats)
+            return 4.0 * int(source.numel()) * repeats
+
+        def copy(repeats: int, low: Any = low, high: Any = high, count: int = half) -> float:
+            native._probe_copy(low, high, repeats)
+            return 8.0 * count * repeats
+
+        result[level] = {"read": _best_rate(read), "copy": _best_rate(copy)}
+    return result
+
+
+def level_of(footprint: float, limits: Mapping[str, Any]) -> str:
+    """Where ``footprint`` bytes live while a row is called again and again."""
+    sizes = limits["caches"]
+    if footprint <= 0.75 * limits["threads"] * sizes["l2"]:
+        return "l2"
+    return "l3" if footprint <= 0.75 * sizes["l3"] else "memory"
+
+
+def shortest_time(row: Row, limits: Mapping[str, Any]) -> tuple[float, str]:
+    """The least seconds that the machine's limits allow a row, and which limit that is ("fma", "l2", "l3", "memory").
+
+    Reads and writes pair up at the speed of a copy; what is left over moves at the speed of reading, or, for writes, at
+    that of a copy, half of whose traffic is writing.
+    """
+    compute = row.flops / limits["fma"]
+    level = level_of(row.footprint, limits)
+    rate = limits[level]
+    pairs = min(row.reads, row.writes)
+    moving = (
+        2 * pairs / rate["copy"] + (row.reads - pairs) / rate["read"] + 2 * max(0.0, row.writes - pairs) / rate["copy"]
+    )
+    return (compute, "fma") if compute >= moving else (moving, level)

@@ -1,0 +1,134 @@
+"""Matrix products: square, linear layers, skinny, matrix-vector, batched, transposed, odd sizes, other dtypes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..inputs import Inputs
+from ..rows import Row, forward, training
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
+
+def _cost(batch: int, m: int, k: int, n: int, size: int = 4) -> tuple[float, float, float]:
+    """Arithmetic, bytes read and bytes written."""
+    return 2.0 * batch * m * k * n, float(size * batch * (m * k + k * n)), float(size * batch * m * n)
+
+
+def _matmul(m: int, k: int, n: int, layout: str = "nn", dtype: str = "float32") -> Row:
+    """A (m, k) times B (k, n); "t" in ``layout`` marks an operand stored transposed."""
+    given = None if dtype == "float32" else dtype
+
+    def inputs(x: Inputs) -> list[Any]:
+        a = x.normal(k, m, dtype=given).t() if layout[0] == "t" else x.normal(m, k, dtype=given)
+        b = x.normal(n, k, dtype=given).t() if layout[1] == "t" else x.normal(k, n, dtype=given)
+        return [a, b]
+
+    shape = f"{m}" if m == k == n else f"{m}x{k}x{n}"
+    name = f"matmul {shape}" + (f" {layout}" if layout != "nn" else "") + (f" {dtype}" if given else "")
+    return Row(name, forward(lambda T, a, b: a @ b, inputs), *_cost(1, m, k, n, _BYTES[dtype]))
+
+
+def _linear(rows: int, features: int, outputs: int, note: str = "", train: bool = False) -> Row:
+    def inputs(x: Inputs) -> list[Any]:
+        return [
+            x.normal(rows, features),
+            x.normal(outputs, features, scale=1 / math.sqrt(features)),
+            x.normal(outputs),
+        ]
+
+    def linear(T: Any, x: Any, w: Any, b: Any) -> Any:
+        return T.nn.functional.linear(x, w, b)
+
+    name = f"linear {rows}x{features}->{outputs}" + (f" ({note})" if note else "") + (" fwd+bwd" if train else "")
+    make: Callable[..., Any] = training if train else forward
+    sweeps = 3 if train else 1
+    flops, read, written = _cost(1, rows, features, outputs)
+    return Row(name, make(linear, inputs), sweeps * flops, sweeps * read, sweeps * written)
+
+
+def _bmm(batch: tuple[int, ...], m: int, k: int, n: int, layout: str = "nn") -> Row:
+    def inputs(x: Inputs) -> list[Any]:
+        a = x.normal(*batch, k, m).transpose(-1, -2) if layout[0] == "t" else x.normal(*batch, m, k)
+        b = x.normal(*batch, n, k).transpose(-1, -2) if layout[1] == "t" else x.normal(*batch, k, n)
+        return [a, b]
+
+    name = f"batched {'x'.join(map(str, batch))} of {m}x{k}x{n}" + (f" {layout}" if layout != "nn" else "")
+    return Row(name, forward(lambda T, a, b: T.matmul(a, b), inputs), *_cost(math.prod(batch), m, k, n))
+
+
+def _broadcast(batch: int, m: int, k: int, n: int) -> Row:
+    return Row(
+        f"broadcast {batch} of {m}x{k} @ {k}x{n}",
+        forward(lambda T, a, b: T.matmul(a, b), lambda x: [x.normal(batch, 1, m, k), x.normal(k, n)]),
+        flops=2.0 * batch * m * k * n,
+        reads=4.0 * (batch * m * k + k * n),
+        writes=4.0 * batch * m * n,
+    )
+
+
+def _matvec(m: int, n: int, transposed: bool = False) -> Row:
+    def inputs(x: Inputs) -> list[Any]:
+        a = x.normal(n, m).t() if transposed else x.normal(m, n)
+        return [a, x.normal(n)]
+
+    return Row(
+        f"matvec {m}x{n}" + (" t" if transposed else ""),
+        forward(lambda T, a, v: T.mv(a, v), inputs),
+        flops=2.0 * m * n,
+        reads=4.0 * (m * n + n),
+        writes=4.0 * m,
+    )
+
+
+def rows() -> list[Row]:
+    square = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
+    odd = (7, 31, 63, 65, 127, 129, 257, 509, 1021)
+    return [
+        *(_matmul(n, n, n) for n in square),
+        *(_matmul(n, n, n) for n in odd),
+        *(_matmul(512, 512, 512, layout) for layout in ("nt", "tn", "tt")),
+        *(_matmul(100, 300, 200, layout) for layout in ("nn", "nt", "tn", "tt")),
+        _matmul(1000, 1000, 1000),
+        _matmul(2000, 17, 2000),
+        _matmul(17, 2000, 17),
+        _matmul(64, 4096, 64),
+        _matmul(2048, 64, 2048, "nt"),
+        _matmul(1024, 1024, 1024, dtype="bfloat16"),
+        _matmul(256, 256, 256, dtype="bfloat16"),
+        _matmul(512, 512, 512, dtype="float16"),
+        _matmul(512, 512, 512, dtype="float64"),
+        _linear(32, 784, 512),
+        _linear(128, 1024, 4096),
+        _linear(4096, 64, 4096),
+        _linear(1, 4096, 4096),
+        _linear(2, 4096, 4096),
+        _linear(4, 4096, 4096),
+        _linear(8, 4096, 4096),
+        _linear(16, 1024, 1024),
+        _linear(64, 400, 120, "LeNet"),
+        _linear(16, 9216, 4096, "AlexNet fc6"),
+        _linear(32, 2048, 1000, "ResNet-50 head"),
+        _linear(1024, 768, 2304, "GPT-2 qkv"),
+        _linear(1024, 768, 3072, "GPT-2 mlp up"),
+        _linear(1024, 3072, 768, "GPT-2 mlp down"),
+        _linear(128, 768, 50257, "GPT-2 head"),
+        _linear(197, 768, 3072, "ViT-B mlp"),
+        _linear(32, 784, 512, train=True),
+        _linear(128, 1024, 4096, train=True),
+        _linear(1024, 768, 3072, "GPT-2 mlp up", train=True),
+        _linear(512, 768, 768, "BERT out", train=True),
+        _matvec(4096, 4096),
+        _matvec(4096, 4096, True),
+        _matvec(512, 512),
+        _matvec(997, 1013),
+        _bmm((96,), 128, 64, 128, "nt"),
+        _bmm((8, 12), 64, 64, 64),
+        _bmm((256,), 16, 16, 16),
+        _bmm((64,), 33, 47, 65),
+        _bmm((12,), 1024, 64, 1024, "nt"),
+        _bmm((32,), 1, 512, 512),
+        _broadcast(32, 128, 64, 64),
+    ]
