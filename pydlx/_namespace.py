@@ -185,8 +185,9 @@ def _from_array(data: Any) -> Tensor:
     import numpy as np
 
     array = np.asarray(data)
-    if any(s < 0 for s in array.strides) or not array.dtype.isnative:
-        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    strided = all(s >= 0 and s % (array.itemsize or 1) == 0 for s in array.strides)
+    if not (strided and array.flags.aligned and array.dtype.isnative):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         raise TypeError(f"[tensor] data: expected a dtype pydlx has, got {array.dtype}; convert with astype('int64')")
     return _C.from_numpy(array)
@@ -216,19 +217,20 @@ def promote_types(type1: Any, type2: Any) -> Any:
     return _C.add(_C.empty((1,), dtype=type1), _C.empty((1,), dtype=type2)).dtype
 
 
-_PRECISIONS = ("highest", "high", "medium")
+_matmul_precision = "high"
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """``"highest"``: only algorithms that form the products and sums of the definition; ``"high"`` (default): also Winograd
-    convolution with accurate points; ``"medium"``: also reduced-precision operands, on devices with units for them."""
-    if precision not in _PRECISIONS:
+    """``"highest"``: only algorithms that keep every digit; ``"high"`` (default): also Winograd convolution with accurate points;
+    ``"medium"``: also reduced-precision operands."""
+    global _matmul_precision
+    if precision not in ("highest", "high", "medium"):
         raise ValueError(
             f"[set_float32_matmul_precision] precision: expected 'highest', 'high' or 'medium', got {precision!r}"
         )
-    _C._set_matmul_precision(_PRECISIONS.index(precision))
+    _matmul_precision = precision
 
 
 def get_float32_matmul_precision() -> str:
     """The current setting of ``set_float32_matmul_precision``."""
-    return _PRECISIONS[_C._matmul_precision()]
+    return _matmul_precision

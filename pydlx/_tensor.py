@@ -76,7 +76,7 @@ def _rebuild(cls: type[Tensor], data: bytes, dtype: Any, shape: tuple[int, ...],
 
     array = np.frombuffer(bytearray(data), dtype=np.uint8)
     flat = _C.from_numpy(array)
-    made = flat.view(dtype).reshape(shape) if array.size else _C.empty(shape, dtype=dtype)
+    made = _C.empty(shape, dtype=dtype) if 0 in shape else flat.view(dtype).reshape(shape)
     rebuilt: Tensor = Tensor._make_subclass(cls, made, requires_grad)
     return rebuilt
 

@@ -347,6 +347,29 @@ def copy_into_a_view(lib, a, b):
     return x
 
 
+def views_follow_a_base_that_came_to_require_gradients(lib, a, b):
+    x = lib.zeros(4, dtype=lib.float64)
+    before, window = x[:2], x[1:]
+    window.add_(b)
+    assert before.requires_grad and not before.is_leaf
+    return before * a[:, :2] + window[1:]
+
+
+def views_of_a_base_that_was_written_whole(lib, a, b):
+    x = lib.ones(2, 3, dtype=lib.float64)
+    row, transposed = x[0], x.t()
+    x.mul_(a)
+    return row * b + transposed.sum(1)
+
+
+def double_write_into_overlapping_windows(lib, a, b):
+    x = a * 0.1
+    x[0, :2].mul_(b[:2])
+    x[:, 1:].mul_(b[1:])
+    x[0, 1:].sigmoid_()
+    return x
+
+
 def relu_in_place(lib, a, b):
     x = a - 3
     x.relu_()
@@ -363,12 +386,46 @@ def relu_in_place(lib, a, b):
         transposed_write,
         chained_inplace,
         copy_into_a_view,
+        views_follow_a_base_that_came_to_require_gradients,
+        views_of_a_base_that_was_written_whole,
+        double_write_into_overlapping_windows,
         relu_in_place,
     ],
     ids=lambda p: p.__name__,
 )
 def test_in_place_programs_match_pytorch(program):
     run_both(program)
+
+
+def test_retain_grad_follows_changes_in_place():
+    def program(lib, view):
+        x = lib.ones(3, dtype=lib.float64, requires_grad=True)
+        y = (x * 2)[:2] if view else x * 2
+        y.retain_grad()
+        y.mul_(3)
+        (y * y).sum().backward()
+        return y.grad.tolist(), x.grad.tolist()
+
+    for view in (False, True):
+        assert program(T, view) == program(torch, view)
+
+
+def test_views_made_without_recording_refuse_recorded_writes():
+    for source in (lambda x: x, lambda x: x * 1):
+        base = source(leaf(1.0, 2.0))
+        with T.no_grad():
+            view = base[:1]
+        with pytest.raises(T.GradientError, match="view"):
+            view.mul_(2)
+        with T.no_grad():
+            view.mul_(2)
+        assert base[0].item() == 2.0
+
+
+def test_an_input_named_twice_counts_once():
+    x = leaf(1.0, 2.0)
+    (x * 3).sum().backward(inputs=[x, x])
+    assert numbers(x.grad) == [3.0, 3.0]
 
 
 def test_changing_a_saved_tensor_names_both_operations_and_lines():

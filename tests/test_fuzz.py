@@ -68,14 +68,20 @@ def tensors(draw):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         array = np.asarray(values).astype("float32" if dtype in ("bfloat16", "float16") else dtype)
+    if dtype == "bool" and kind == "huge":  # bytes that are neither 0 nor 1, as uninitialised or foreign memory holds
+        array = rng.integers(0, 256, shape).astype("uint8").view("bool")
     tensor = pydlx.from_numpy(np.array(array)).to(getattr(pydlx, dtype))
-    layout = draw(st.sampled_from(["plain", "transposed", "expanded", "strided"]))
+    layout = draw(st.sampled_from(["plain", "transposed", "expanded", "strided", "windows", "gaps"]))
     if layout == "transposed" and tensor.ndim >= 2:
         tensor = tensor.transpose(0, -1)
     elif layout == "expanded" and tensor.ndim >= 1 and tensor.shape[0] == 1:
         tensor = tensor.expand(3, *tuple(tensor.shape)[1:])
     elif layout == "strided" and tensor.ndim >= 1:
         tensor = tensor[::2]
+    elif layout == "windows" and tensor.ndim >= 1 and tensor.shape[-1] >= 2:
+        tensor = tensor.unfold(-1, 2, 1)  # elements that lie in several rows
+    elif layout == "gaps" and tensor.ndim >= 1 and dtype != "bfloat16":
+        tensor = pydlx.from_numpy(np.repeat(np.asarray(tensor), 2, axis=-1)[..., ::2])  # its storage has no owner
     if tensor.dtype.is_floating_point and draw(st.booleans()):
         tensor = tensor.detach().requires_grad_(True)
     return tensor
@@ -127,8 +133,26 @@ def parameters(signature):
         yield name, kind.rstrip("?"), bool(default), keyword_only
 
 
+def related(data, tensor):
+    """The tensor itself, or another view of its memory."""
+    how = data.draw(st.sampled_from(["same", "alias", "row", "strided", "transposed", "expanded", "bytes"]))
+    if how == "same" or tensor.ndim == 0 or tensor.shape[0] == 0:
+        return tensor
+    if how == "row":
+        return tensor[0]
+    if how == "strided":
+        return tensor[::2]
+    if how == "transposed":
+        return tensor.transpose(0, -1)
+    if how == "expanded":
+        return tensor[:1].expand(3, *tuple(tensor.shape)[1:])
+    if how == "bytes" and tensor.is_contiguous():
+        return tensor.detach().view(pydlx.uint8)
+    return tensor.detach()
+
+
 def draw_call(data, signature):
-    args, kwargs = [], {}
+    args, kwargs, met = [], {}, []
     positional = True
     for name, kind, optional, keyword_only in parameters(signature.removesuffix(" [out]")):
         if optional and data.draw(st.booleans()):
@@ -139,16 +163,24 @@ def draw_call(data, signature):
             strategy = st.one_of(integers, st.lists(integers, min_size=n, max_size=n), st.lists(integers, max_size=5))
         else:
             strategy = STRATEGIES[kind]
-        value = data.draw(wrong if data.draw(st.integers(0, 30)) == 0 else strategy)
+        if met and kind in ("Tensor", "Operand") and data.draw(st.integers(0, 4)) == 0:
+            value = related(data, data.draw(st.sampled_from(met)))
+        else:
+            value = data.draw(wrong if data.draw(st.integers(0, 30)) == 0 else strategy)
+        met += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, pydlx.Tensor)]
         if positional and not keyword_only and kind != "int[*]":
             args.append(value)
         else:
             positional = False
             kwargs[name] = value
+    if signature.endswith("[out]") and data.draw(st.integers(0, 2)) == 0:
+        given = [pydlx.empty(0), pydlx.empty(0, dtype=pydlx.float64), *met]
+        out = related(data, data.draw(st.sampled_from(given))) if data.draw(st.booleans()) else data.draw(tensors())
+        kwargs["out"] = out if data.draw(st.integers(0, 5)) else (out, out)
     return args, kwargs
 
 
-def exercise(result):
+def exercise(data, result):
     """Uses a result: prints it, and runs backward when it can."""
     for r in result if isinstance(result, (tuple, list)) else [result]:
         if not isinstance(r, pydlx.Tensor) or r.numel() > 10_000:
@@ -156,7 +188,7 @@ def exercise(result):
         repr(r)
         if r.requires_grad and r.dtype.is_floating_point:
             try:
-                r.backward(pydlx.ones_like(r))
+                r.backward(pydlx.ones_like(r), create_graph=data.draw(st.booleans()))
             except EXPECTED as error:
                 assert str(error).startswith("["), f"message without op name: {error!r}"
 
@@ -182,7 +214,7 @@ def test_every_op_survives(name):
         except EXPECTED as error:
             assert str(error).startswith("["), f"{name}{args, kwargs}: message without op name: {error!r}"
             return
-        exercise(result)
+        exercise(data, result)
 
     run()
     # The process is still sound.

@@ -91,6 +91,9 @@ class Pass {
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       require(inputs[i].requires_grad(), op, "inputs", ErrorKind::Gradient,
               "expected tensors that require gradients; number ", i, " does not");
+      if (accumulate_ && std::any_of(inputs.begin(), inputs.begin() + static_cast<std::ptrdiff_t>(i),
+                                     [&](const Tensor& t) { return t.is_same(inputs[i]); }))
+        continue;  // named twice, added once
       Edge e = gradient_edge(inputs[i]);
       wanted_.push_back(e);
       captures_.push_back({e.node.get(), e.input_nr, i, &inputs[i]});
@@ -182,11 +185,23 @@ class Pass {
     std::push_heap(ready_.begin(), ready_.end(), older_);
   }
 
+  // A gradient in the dtype of what it belongs to; any other shape is an error.
+  static Tensor fitted(const Edge& e, Tensor g) {
+    const auto dtype = static_cast<DType>(e.geometry & 15);
+    if (g.dtype() != dtype) g = ops::to_dtype(g, dtype);
+    require(geometry_key(*g.impl()) == e.geometry, e.node->name, "", ErrorKind::Gradient,
+            "expected a gradient of the shape of the operation's result, got ", g.sizes());
+    return g;
+  }
+
   void deliver(const Edge& e, Tensor g) {
     NodeState& st = states_[states_.index(e.node.get())];
     if (st.grads.empty()) st.grads.resize(std::max<std::uint32_t>(st.node->output_count, e.input_nr + 1));
+    if (st.grads.size() <= e.input_nr) st.grads.resize(e.input_nr + 1);
     Tensor& slot = st.grads[e.input_nr];
     if (!g.defined()) return;
+    if (geometry_key(*g.impl()) != e.geometry) [[unlikely]]
+      g = fitted(e, std::move(g));
     if (!slot.defined()) {
       slot = std::move(g);
       return;
@@ -230,8 +245,10 @@ class Pass {
         if (anomaly_checks_nan()) check_nan(*n, results);
       }
     }
-    if (n->hooks && any)
-      for (std::size_t i = 0; i < n->hooks->post.size(); ++i) n->hooks->post[i].second(results, grads);
+    if (n->hooks && any) {
+      const auto post = n->hooks->post;  // a hook may add hooks
+      for (const auto& [id, hook] : post) hook(results, grads);
+    }
     for (std::size_t i = 0; i < edges.size(); ++i) {
       if (!edges[i].node) continue;
       deliver(edges[i], std::move(results[i]));
@@ -252,7 +269,16 @@ class Pass {
       auto [nr, list] = n.hooks->tensor_hooks[i];
       if (nr < grads.size() && grads[nr].defined()) grads[nr] = list->run(std::move(grads[nr]));
     }
-    for (std::size_t i = 0; i < n.hooks->pre.size(); ++i) n.hooks->pre[i].second(grads);
+    const auto pre = n.hooks->pre;  // a hook may add hooks
+    for (const auto& [id, hook] : pre) {
+      const std::vector<Tensor> before = grads;
+      hook(grads);
+      for (std::size_t i = 0; i < grads.size(); ++i)
+        require(!grads[i].defined() ||
+                    (before[i].defined() && geometry_key(*grads[i].impl()) == geometry_key(*before[i].impl())),
+                "prehook", "", ErrorKind::Gradient, "expected gradients of the shapes and dtypes that came in, got ",
+                grads[i].defined() ? grads[i].sizes() : Dims{}, " for number ", i);
+    }
   }
 
   void check_nan(Node& n, const std::vector<Tensor>& results) {
@@ -263,12 +289,7 @@ class Pass {
   }
 
   void accumulate_into(const Tensor& t, const Tensor& g) {
-    if (!g.defined()) return;
-    Tensor& grad = autograd_meta(t).grad;
-    if (!grad.defined())
-      grad = options_.create_graph ? ops::clone(g) : detach(ops::clone_as(g, t));
-    else
-      grad = options_.create_graph ? ops::add(grad, g) : detach(ops::add(grad, g));
+    if (g.defined()) add_to_grad(t, g, options_.create_graph, false);
   }
 
   // Newest node first: max-heap on the sequence number.

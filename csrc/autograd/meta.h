@@ -1,5 +1,6 @@
 // What autograd stores on a tensor. Allocated only for tensors that need it.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,6 +19,7 @@ struct HookList {
   std::int64_t add(GradHook hook);
   void remove(std::int64_t id);
   Tensor run(Tensor grad) const;
+  void call(const Tensor& t) const;  // every hook with `t`, whatever they return
 };
 
 struct AutogradMeta {
@@ -26,12 +28,11 @@ struct AutogradMeta {
   Tensor grad;
   Node* accumulator = nullptr;     // weak; the node keeps the tensor alive, not the other way round
   std::uint32_t view_version = 0;  // storage version at which grad_fn of a view was last valid
-  bool made_without_grad =
-      false;  // view created in no_grad or from a multi-output op: in-place with gradients is refused
   bool retains_grad = false;
   std::unique_ptr<HookList> leaf_hooks;       // tensor hooks of a leaf, run before accumulation
   std::unique_ptr<HookList> post_accumulate;  // run after accumulation, argument is the tensor itself
   std::shared_ptr<char> alive;                // expires with the tensor; made on demand
+  std::atomic<const void*> adding{nullptr};   // the thread that is adding to `grad`, see add_to_grad
 
   std::weak_ptr<char> alive_token() {
     if (!alive) alive = std::make_shared<char>();

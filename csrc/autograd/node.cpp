@@ -1,7 +1,9 @@
 #include "autograd/node.h"
 
 #include <atomic>
+#include <thread>
 
+#include "core/parallel.h"
 #include "ops/elementwise.h"
 #include "ops/views.h"
 
@@ -60,9 +62,19 @@ void HookList::remove(std::int64_t id) {
 }
 Tensor HookList::run(Tensor grad) const {
   const auto copy = hooks;  // a hook may remove itself
-  for (const auto& [id, hook] : copy)
-    if (Tensor r = hook(grad); r.defined()) grad = std::move(r);
+  for (const auto& [id, hook] : copy) {
+    Tensor r = hook(grad);
+    if (!r.defined()) continue;
+    require(r.sizes() == grad.sizes() && r.dtype() == grad.dtype(), "hook", "", ErrorKind::Gradient,
+            "expected a gradient of shape ", grad.sizes(), " and dtype ", grad.dtype(), ", got ", r.sizes(), " and ",
+            r.dtype());
+    grad = std::move(r);
+  }
   return grad;
+}
+void HookList::call(const Tensor& t) const {
+  const auto copy = hooks;
+  for (const auto& [id, hook] : copy) hook(t);
 }
 
 // ---- saved tensors
@@ -73,6 +85,7 @@ Saved::Saved(const Tensor& t) : version_(t.version()) {
           "inference tensors cannot be saved for backward; make the tensor outside inference_mode, or clone it first");
   if (t.requires_grad() && is_leaf(t)) {
     impl_ = t.ref();
+    output_nr_ = geometry_key(*t.impl());
     return;
   }
   kind_ = Kind::interior;
@@ -97,6 +110,9 @@ Tensor Saved::get(const Backward& bw) const {
          "; expected version ", std::size_t{version_}, ", got ", std::size_t{s.version},
          ". Use the out-of-place form or clone() before changing it");
   }
+  require(kind_ != Kind::leaf || geometry_key(*impl_) == output_nr_, bw.node.name, "", ErrorKind::Gradient,
+          "a tensor needed for the gradient was given data of another shape or dtype: it now has shape ", impl_->sizes,
+          " and dtype ", impl_->dtype, "; change it after backward()");
   if (kind_ == Kind::leaf || !GradMode::enabled()) return Tensor(impl_);
   const Ref<Node> source = kind_ == Kind::output ? Ref<Node>(&bw.node) : grad_fn_;
   if (!source) return Tensor(impl_);
@@ -127,28 +143,65 @@ struct AccumulateGrad final : Node {
     require(g.sizes() == self.sizes(), "backward", "", ErrorKind::Gradient, "expected a gradient of shape ",
             self.sizes(), " for the leaf, got ", g.sizes());
     if (m.leaf_hooks) g = m.leaf_hooks->run(std::move(g));
-    if (!m.grad.defined()) {
-      // Take the buffer over when nobody else can see it; otherwise copy, so that .grad never aliases another tensor.
-      const bool own = !bw.create_graph && g.ref()->use_count() <= 2 && g.impl()->storage->use_count() == 1 &&
-                       g.strides() == self.strides() && g.dtype() == self.dtype() && !g.impl()->wrapped_number;
-      if (own)
-        m.grad = detach(g);
-      else
-        m.grad = bw.create_graph ? ops::clone(g) : detach(ops::clone_as(g, self));
-    } else if (bw.create_graph) {
-      m.grad = ops::add(m.grad, g);
-    } else {
-      GradModeGuard off(false);
-      Tensor target = detach(m.grad);
-      ops::add_(target, g);
-    }
-    if (m.post_accumulate) m.post_accumulate->run(self);
+    add_to_grad(self, g, bw.create_graph, g.ref()->use_count() <= 2);
+    if (m.post_accumulate) m.post_accumulate->call(self);
   }
 
   Ref<TensorImpl> variable;
 };
 
+// Kernels give the interpreter lock up, so two threads may be adding to one `.grad` at a time, and one sum would be
+// lost. A thread that finds the gradient taken waits without that lock, which the other one needs to finish. Finalizers
+// may run in between and come back here on the same thread; those do not wait for themselves.
+class GradLock {
+ public:
+  explicit GradLock(std::atomic<const void*>& owner) : owner_(owner) {
+    static thread_local char self;
+    const void* seen = nullptr;
+    if (owner_.compare_exchange_strong(seen, &self, std::memory_order_acquire)) return;
+    if (seen == &self) {
+      held_ = false;
+      return;
+    }
+    const BlockingHooks& hooks = blocking_hooks();
+    void* token = hooks.release ? hooks.release() : nullptr;
+    do {
+      std::this_thread::yield();
+      seen = nullptr;
+    } while (!owner_.compare_exchange_weak(seen, &self, std::memory_order_acquire));
+    if (token) hooks.acquire(token);
+  }
+  ~GradLock() {
+    if (held_) owner_.store(nullptr, std::memory_order_release);
+  }
+  GradLock(const GradLock&) = delete;
+
+ private:
+  std::atomic<const void*>& owner_;
+  bool held_ = true;
+};
+
 }  // namespace
+
+void add_to_grad(const Tensor& t, const Tensor& g, bool create_graph, bool own) {
+  AutogradMeta& m = autograd_meta(t);
+  Tensor replaced;  // dies after the lock: its memory may belong to Python
+  const GradLock lock(m.adding);
+  if (!m.grad.defined()) {
+    own = own && !create_graph && g.impl()->storage->use_count() == 1 && g.strides() == t.strides() &&
+          g.dtype() == t.dtype() && !g.impl()->wrapped_number;
+    if (own)
+      m.grad = detach(g);
+    else
+      m.grad = create_graph ? ops::clone(g) : detach(ops::clone_as(g, t));
+  } else if (create_graph) {
+    replaced = std::exchange(m.grad, ops::add(m.grad, g));
+  } else {
+    const GradModeGuard off(false);
+    Tensor target = detach(m.grad);
+    ops::add_(target, g);
+  }
+}
 
 AutogradMeta& autograd_meta(const Tensor& t) {
   if (!t.impl()->meta) t.impl()->meta = std::make_unique<AutogradMeta>();
@@ -160,7 +213,11 @@ const Tensor& grad_of(const Tensor& t) {
   return t.impl()->meta ? t.impl()->meta->grad : none;
 }
 
-bool is_leaf(const Tensor& t) { return !t.requires_grad() || !t.impl()->meta || !t.impl()->meta->grad_fn; }
+bool is_leaf(const Tensor& t) {
+  if (!t.requires_grad()) return true;
+  if (t.impl()->base) return !grad_fn_of(t);
+  return !t.impl()->meta || !t.impl()->meta->grad_fn;
+}
 
 void set_requires_grad(const Tensor& t, bool on) {
   if (t.requires_grad() == on) return;
@@ -176,21 +233,32 @@ void set_requires_grad(const Tensor& t, bool on) {
 
 Edge gradient_edge(const Tensor& t) {
   TensorImpl& impl = *t.impl();
-  if (!impl.requires_grad) return {};
+  if (!t.requires_grad()) return {};
   AutogradMeta& m = autograd_meta(t);
   if (impl.base) grad_fn_of(t);  // refresh
-  if (m.grad_fn) return {m.grad_fn, m.output_nr};
-  if (m.accumulator && m.accumulator->try_retain()) return {Ref<Node>::adopt(m.accumulator), 0};
+  const std::uint32_t geometry = geometry_key(impl);
+  if (m.grad_fn) return {m.grad_fn, m.output_nr, geometry};
+  if (m.accumulator && m.accumulator->try_retain()) return {Ref<Node>::adopt(m.accumulator), 0, geometry};
   Ref<Node> node(new AccumulateGrad(t.ref()));
   m.accumulator = node.get();
-  return {std::move(node), 0};
+  return {std::move(node), 0, geometry};
+}
+
+// After a change in place, the gradient to keep is that of the new value.
+static void keep_retaining(const Tensor& t) {
+  AutogradMeta& m = *t.impl()->meta;
+  if (!m.retains_grad) [[likely]]
+    return;
+  m.retains_grad = false;
+  retain_grad(t);
 }
 
 Ref<Node> grad_fn_of(const Tensor& t) {
   TensorImpl& impl = *t.impl();
-  if (!impl.meta) return {};
-  AutogradMeta& m = *impl.meta;
-  if (impl.base && impl.base->requires_grad && m.view_version != impl.storage->version) {
+  const bool follows = impl.base && impl.base->requires_grad && !impl.made_without_grad;
+  if (!impl.meta && !follows) return {};
+  AutogradMeta& m = autograd_meta(t);
+  if (follows && m.view_version != impl.storage->version) {
     const Tensor base(impl.base);
     if (base.impl()->meta && base.impl()->meta->grad_fn) {
       // The base was changed in place since: this view now is a strided window onto the new base.
@@ -199,6 +267,7 @@ Ref<Node> grad_fn_of(const Tensor& t) {
       impl.requires_grad = true;
     }
     m.view_version = impl.storage->version;
+    keep_retaining(t);
   }
   return m.grad_fn;
 }
@@ -209,6 +278,7 @@ void set_history(Tensor& output, const Ref<Node>& node, std::uint32_t output_nr)
   m.output_nr = output_nr;
   m.view_version = output.version();
   output.impl()->requires_grad = true;
+  keep_retaining(output);
 }
 
 bool any_requires_grad(const TensorList& ts) {
@@ -241,7 +311,7 @@ void check_inplace(const Tensor& t, const char* op) {
       fail(op, "input", ErrorKind::Gradient,
            "a view of a leaf tensor that requires grad is being changed in place; wrap the change in no_grad(), or "
            "clone() first");
-    if (impl.meta && impl.meta->made_without_grad && impl.requires_grad)
+    if (impl.made_without_grad && base.requires_grad())
       fail(op, "input", ErrorKind::Gradient,
            "this view came from no_grad mode or from an op with several outputs, so it cannot be changed in place "
            "while gradients "
@@ -274,7 +344,7 @@ struct CopySlices final : Node {
     Tensor window = ops::clone(ops::as_strided(full, sizes, strides, offset + shift));
     std::vector<Tensor> grads{window}, results(inner->edge_count());
     std::vector<char> needed(inner->edge_count());
-    for (std::size_t i = 0; i < needed.size(); ++i) needed[i] = i == 0 ? 1 : bw.needs(i);
+    for (std::size_t i = 0; i < needed.size(); ++i) needed[i] = bw.needs(i);
     Backward sub(*inner, grads, results, needed, bw.create_graph);
     inner->apply(sub);
     for (std::size_t i = 1; i < results.size(); ++i)
@@ -315,6 +385,7 @@ void set_history_inplace(Tensor& changed, const Ref<Node>& node) {
   m.output_nr = 0;
   m.view_version = impl.storage->version;
   impl.requires_grad = true;
+  keep_retaining(changed);
 }
 
 // ---- hooks
@@ -362,9 +433,12 @@ void retain_grad(const Tensor& t) {
   // The hook lives on the node, the node may outlive the tensor: hold the tensor weakly through a promotion that can
   // fail.
   TensorImpl* weak = t.impl();
-  hooks_of(t).add([weak, guard = m.alive_token()](const Tensor& g) -> Tensor {
+  HookList& hooks = hooks_of(t);
+  const Node* source = m.grad_fn.get();
+  hooks.add([weak, source, guard = m.alive_token()](const Tensor& g) -> Tensor {
     if (guard.expired() || !weak->try_retain()) return {};
     const Tensor self(Ref<TensorImpl>::adopt(weak));
+    if (self.impl()->meta->grad_fn.get() != source) return {};  // changed in place since
     Tensor& grad = self.impl()->meta->grad;
     grad = GradMode::enabled() ? g : detach(g);
     return {};

@@ -25,6 +25,7 @@ class Backward;
 struct Edge {
   Ref<Node> node;              // null: this input needs no gradient
   std::uint32_t input_nr = 0;  // which output of `node` the input was
+  std::uint32_t geometry = 0;  // geometry_key of the input: kernels rely on gradients that have its shape and dtype
 };
 
 // Hooks on a node. Rare, so they live behind one pointer.
@@ -172,6 +173,9 @@ void record_many(const char* name, TensorList& outputs, std::initializer_list<co
   for (std::uint32_t i = 0; i < outputs.size(); ++i)
     if (outputs[i].defined() && is_floating(outputs[i].dtype())) set_history(outputs[i], node, i);
 }
+
+// t.grad += g. The first gradient is taken over without a copy when `own` says that nobody else can see it.
+void add_to_grad(const Tensor& t, const Tensor& g, bool create_graph, bool own);
 
 // Leaf bookkeeping.
 AutogradMeta& autograd_meta(const Tensor& t);  // creates it

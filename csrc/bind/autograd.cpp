@@ -47,7 +47,7 @@ TensorList tensors_from(py::handle h, bool none_allowed, const char* op, const c
 }
 
 GradHook python_hook(py::object f) {
-  // The interpreter lock is held whenever hooks run or die: backward never gives it up outside of kernels.
+  // The interpreter lock is held whenever hooks run or die: backward gives it up inside kernels only.
   return [f = std::move(f)](const Tensor& g) -> Tensor {
     const py::object r = f(py::reinterpret_steal<py::object>(wrap(g)));
     if (r.is_none()) return {};
@@ -111,6 +111,8 @@ void init_autograd(PyObject* module) {
       .def("__eq__", [](const PyNode& a, const PyNode& b) { return a.node == b.node; })
       .def("__hash__", [](const PyNode& n) { return reinterpret_cast<std::uintptr_t>(n.node.get()); })
       .def("__repr__", [](const PyNode& n) { return "<" + class_name(*n.node) + ">"; });
+  // Nodes come from recorded operations only; Node.__new__ would make one of nothing.
+  reinterpret_cast<PyTypeObject*>(m.attr("Node").ptr())->tp_new = nullptr;
 
   m.def("_is_grad_enabled", &GradMode::enabled);
   m.def("_set_grad_enabled", &GradMode::set);

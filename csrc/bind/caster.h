@@ -13,7 +13,6 @@ template <>
 struct type_caster<pydlx::Tensor> {
   PYBIND11_TYPE_CASTER(pydlx::Tensor, const_name("Tensor"));
   bool load(handle src, bool) {
-    if (src.is_none()) return true;
     if (!pydlx::bind::is_tensor(src.ptr())) return false;
     value = pydlx::bind::as_tensor(src.ptr());
     return true;

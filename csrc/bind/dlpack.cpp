@@ -6,6 +6,7 @@
 #include "bind/errors.h"
 #include "bind/interchange.h"
 #include "bind/schema.h"
+#include "core/allocator.h"
 
 namespace pydlx::bind {
 
@@ -130,8 +131,11 @@ Tensor import_from(PyObject* capsule, const char* name, const char* used, bool r
   const DType dtype = from_dl(d.dtype);
   require(d.device.device_type == kDLCPU || d.device.device_type == kDLCUDA, "from_dlpack", "x", ErrorKind::Device,
           "expected CPU or CUDA memory, got DLPack device type ", int{d.device.device_type});
-  const Device device{d.device.device_type == kDLCPU ? DeviceType::CPU : DeviceType::CUDA,
-                      static_cast<std::int8_t>(d.device.device_id)};
+  require(d.device.device_id >= 0 && d.device.device_id < 128, "from_dlpack", "x", ErrorKind::Device,
+          "expected a device number from 0 to 127, got ", int{d.device.device_id});
+  const bool cpu = d.device.device_type == kDLCPU;
+  const Device device{cpu ? DeviceType::CPU : DeviceType::CUDA, static_cast<std::int8_t>(cpu ? 0 : d.device.device_id)};
+  allocator_for(device);  // DeviceError when the backend is absent
   require(d.ndim >= 0 && d.ndim <= kMaxDims, "from_dlpack", "x", ErrorKind::Shape, "expected at most ", kMaxDims,
           " dimensions, got ", int{d.ndim});
   Dims sizes(d.shape, static_cast<std::size_t>(d.ndim));
@@ -143,14 +147,18 @@ Tensor import_from(PyObject* capsule, const char* name, const char* used, bool r
     require(strides[i] >= 0, "from_dlpack", "x", ErrorKind::Value, "expected non-negative strides");
     if (n > 0) span = checked_add(span, checked_mul(sizes[i] - 1, strides[i], "from_dlpack"), "from_dlpack");
   }
+  const auto size = static_cast<std::int64_t>(itemsize(dtype));
+  const std::int64_t bytes = n ? checked_mul(span, size, "from_dlpack") : 0;
   char* data = static_cast<char*>(d.data) + d.byte_offset;
   require(n == 0 || d.data, "from_dlpack", "x", ErrorKind::Value, "the capsule has no data");
+  require(n == 0 || reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(size) == 0, "from_dlpack", "x",
+          ErrorKind::Value, "expected aligned memory; pass a copy");
   Ref<TensorImpl> t(new TensorImpl);
   t->dtype = dtype;
   t->set_geometry(std::move(sizes), std::move(strides));
   if (PyCapsule_SetName(capsule, used) < 0) throw PythonError{};  // from here on we own it
   t->storage = foreign_storage(
-      data, n ? static_cast<std::size_t>(span) * itemsize(dtype) : 0, device,
+      data, static_cast<std::size_t>(bytes), device,
       [](void*, std::size_t, void* context) noexcept {
         auto* managed = static_cast<Managed*>(context);
         if (!managed->deleter || !Py_IsInitialized()) return;
@@ -201,6 +209,16 @@ const char* buffer_format(DType t) {
   return table[static_cast<int>(t)];
 }
 
+// Column-major without gaps.
+bool transposed_layout(const Tensor& t) {
+  std::int64_t expected = 1;
+  for (int i = 0; i < t.ndim(); ++i) {
+    if (t.sizes()[i] != 1 && t.strides()[i] != expected) return t.numel() == 0;
+    expected *= t.sizes()[i];
+  }
+  return true;
+}
+
 }  // namespace
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
@@ -219,8 +237,13 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     if (read_only && (flags & PyBUF_WRITABLE)) return refuse("[buffer] the tensor shares read-only memory");
     if (!(flags & PyBUF_STRIDES) && !t.contiguous_layout())
       return refuse("[buffer] expected a contiguous tensor; use .contiguous()");
-    if ((flags & PyBUF_C_CONTIGUOUS) == PyBUF_C_CONTIGUOUS && !t.contiguous_layout())
+    const auto asked = [flags](int what) { return (flags & what) == what; };
+    const bool columns = transposed_layout(t);
+    if ((asked(PyBUF_C_CONTIGUOUS) && !t.contiguous_layout()) ||
+        (asked(PyBUF_ANY_CONTIGUOUS) && !t.contiguous_layout() && !columns))
       return refuse("[buffer] expected a contiguous tensor; use .contiguous()");
+    if (asked(PyBUF_F_CONTIGUOUS) && !columns)
+      return refuse("[buffer] expected column-major order; use .mT.contiguous().mT");
     const int n = t.ndim();
     auto hold = std::make_unique<BufferHold>();
     hold->storage = t.impl()->storage;

@@ -1,4 +1,6 @@
 // autograd.Function: gradients written in Python.
+#include <set>
+
 #include "bind/autograd.h"
 #include "bind/caster.h"
 #include "bind/errors.h"
@@ -17,10 +19,8 @@ struct OutputInfo {
 
 // The Python side is `ctx` (an instance of FunctionCtx) and the user's class with its static method `backward`.
 struct FunctionNode final : Node {
-  FunctionNode(std::string label, py::object cls, py::object ctx)
-      : Node(""), label(std::move(label)), cls(std::move(cls)), ctx(std::move(ctx)) {
-    name = this->label.c_str();
-  }
+  FunctionNode(const std::string& label, py::object cls, py::object ctx)
+      : Node(lasting(label)), cls(std::move(cls)), ctx(std::move(ctx)) {}
   ~FunctionNode() override {
     if (!Py_IsInitialized()) {  // the interpreter is gone: its objects must not be touched
       cls.release();
@@ -72,7 +72,12 @@ struct FunctionNode final : Node {
     }
   }
 
-  std::string label;
+  // The name outlives the node: a tensor remembers which op wrote to it last.
+  static const char* lasting(const std::string& label) {
+    static auto* known = new std::set<std::string>;
+    return known->insert(label).first->c_str();
+  }
+
   py::object cls, ctx;
   std::size_t arguments = 0;
   std::vector<std::size_t> positions;  // edge -> argument of forward
@@ -125,9 +130,10 @@ py::object record_function(py::object cls, py::object ctx, py::tuple args, py::o
     node->outputs.push_back(info(t));
     if (listed(non_differentiable, o) || !is_floating(t.dtype())) continue;
     if (listed(dirty, o)) {
-      bump_version(t, node->name);
       require(!t.impl()->base, node->name, "mark_dirty", ErrorKind::Gradient,
               "views cannot be changed in place by a custom function; clone() first");
+      check_inplace(t, node->name);
+      bump_version(t, node->name);
       set_history(t, Ref<Node>(node.get()), static_cast<std::uint32_t>(i));
       continue;
     }

@@ -26,31 +26,37 @@ std::int64_t as_index(PyObject* o) {
 // One entry of a key, classified before anything is done so that an ellipsis knows how many axes the others take.
 struct Entry {
   enum class Kind { integer, slice, none, ellipsis, truth, tensor } kind;
-  PyObject* object = nullptr;
   std::int64_t value = 0;  // integer, truth
   Tensor tensor;
+  Py_ssize_t start = 0, stop = 0, step = 1;  // slice
 };
 
 bool is_mask(const Tensor& t) { return t.dtype() == DType::Bool || t.dtype() == DType::UInt8; }
 
 Entry classify_tensor(const Tensor& t) {
-  if (t.ndim() > 0) return {Entry::Kind::tensor, nullptr, 0, t};
+  if (t.ndim() > 0) return {Entry::Kind::tensor, 0, t};
   require(!is_floating(t.dtype()), kOp, "", ErrorKind::Index, "expected integers or bools as an index, got a ",
           t.dtype(), " tensor");
   const std::int64_t v = load_scalar(t.data(), t.dtype()).to_int();
-  return {is_mask(t) ? Entry::Kind::truth : Entry::Kind::integer, nullptr, v, {}};
+  return {is_mask(t) ? Entry::Kind::truth : Entry::Kind::integer, v, {}};
 }
 
 Entry classify(PyObject* k) {
   using Kind = Entry::Kind;
-  if (PySlice_Check(k)) return {Kind::slice, k, 0, {}};
-  if (k == Py_None) return {Kind::none, nullptr, 0, {}};
-  if (k == Py_Ellipsis) return {Kind::ellipsis, nullptr, 0, {}};
-  if (PyBool_Check(k)) return {Kind::truth, nullptr, k == Py_True, {}};
+  if (PySlice_Check(k)) {
+    Entry e{Kind::slice, 0, {}};
+    if (PySlice_Unpack(k, &e.start, &e.stop, &e.step) < 0) throw PythonError{};
+    require(e.step > 0, kOp, "", ErrorKind::Value, "expected a positive slice step, got ",
+            static_cast<std::int64_t>(e.step), "; use flip()");
+    return e;
+  }
+  if (k == Py_None) return {Kind::none, 0, {}};
+  if (k == Py_Ellipsis) return {Kind::ellipsis, 0, {}};
+  if (PyBool_Check(k)) return {Kind::truth, k == Py_True, {}};
   if (is_tensor(k)) return classify_tensor(as_tensor(k));
-  if (PyLong_Check(k)) return {Kind::integer, nullptr, as_index(k), {}};
+  if (PyLong_Check(k)) return {Kind::integer, as_index(k), {}};
   if (is_array(k)) return classify_tensor(tensor_from_array(k));
-  if (PyIndex_Check(k)) return {Kind::integer, nullptr, as_index(k), {}};
+  if (PyIndex_Check(k)) return {Kind::integer, as_index(k), {}};
   if (PySequence_Check(k) && !PyUnicode_Check(k) && !PyBytes_Check(k)) {
     Tensor t = tensor_from_data(k, std::nullopt, std::nullopt);
     if (t.numel() == 0 && is_floating(t.dtype())) t = empty(t.sizes(), DType::Int64);  // x[[]]
@@ -74,11 +80,11 @@ std::int64_t axes_taken(const Entry& e) {
 }
 
 // Builds the view that the basic part of a key selects, axis by axis, without intermediate tensors; advanced indices
-// are collected against the axes of that view.
+// are collected against the axes of that view. The whole key is converted before the tensor's geometry is looked at:
+// converting runs Python code (__index__, sequences), which may give the tensor other data.
 class Key {
  public:
-  Key(const Tensor& x, PyObject* key) : x_(x), dense_(contiguous_strides(x.sizes())) {
-    w_.offset = x.offset();
+  Key(const Tensor& x, PyObject* key) : x_(x) {
     PyObject* const* items = &key;
     Py_ssize_t n = 1;
     if (PyTuple_Check(key)) {
@@ -94,6 +100,8 @@ class Key {
       taken += axes_taken(entries.back());
       ellipses += entries.back().kind == Entry::Kind::ellipsis;
     }
+    w_.offset = x.offset();
+    dense_ = contiguous_strides(x.sizes());
     require(ellipses <= 1, kOp, "", ErrorKind::Index, "expected at most one ellipsis");
     require(taken <= x.ndim(), kOp, "", ErrorKind::Index, "too many indices: the tensor has ", x.ndim(),
             " dimensions, got ", taken);
@@ -138,10 +146,7 @@ class Key {
         break;
       }
       case Entry::Kind::slice: {
-        Py_ssize_t start, stop, step;
-        if (PySlice_Unpack(e.object, &start, &stop, &step) < 0) throw PythonError{};
-        require(step > 0, kOp, "", ErrorKind::Value, "expected a positive slice step, got ",
-                static_cast<std::int64_t>(step), "; use flip()");
+        Py_ssize_t start = e.start, stop = e.stop, step = e.step;
         const std::int64_t n = x_.sizes()[axis_];
         const std::int64_t count = PySlice_AdjustIndices(n, &start, &stop, step);
         if (count <= 1) step = 1;  // keeps strides small

@@ -59,7 +59,13 @@ Dims parse_size(const Call& c, std::size_t i, int axes) {
   if (n != 1 && n != axes)
     fail(op, "output_size", ErrorKind::Value, "expected one size or ", axes, ", got ", static_cast<std::int64_t>(n));
   Dims d;
-  for (int k = 0; k < axes; ++k) d.push_back(entry(PySequence_Fast_ITEMS(o)[n == 1 ? 0 : k]));
+  for (int k = 0; k < axes; ++k) {
+    const Py_ssize_t at = n == 1 ? 0 : k;
+    if (at >= PySequence_Fast_GET_SIZE(o))  // __index__ of an entry may shorten the list
+      fail(op, "output_size", ErrorKind::Value, "expected a list that does not change while it is read");
+    const Object e(Py_NewRef(PySequence_Fast_ITEMS(o)[at]));
+    d.push_back(entry(e.get()));
+  }
   return d;
 }
 template <int axes>
@@ -83,8 +89,8 @@ Tensor max_unpool_row(const Tensor& x, const Tensor& indices, const Dims& kernel
   require(s.ndim() == axes, op, "output_size", ErrorKind::Value, "expected ", axes, " spatial sizes, got ", *size);
   const Dims& step = stride.empty() ? kernel : stride;
   for (int i = 0; i < axes; ++i)
-    require(s[i] > fallback[i] - step[i] && s[i] < fallback[i] + step[i], op, "output_size", ErrorKind::Value,
-            "expected sizes within the stride ", step, " of ", fallback, ", got ", s);
+    require(s[i] > checked_add(fallback[i], -step[i], op) && s[i] < checked_add(fallback[i], step[i], op), op,
+            "output_size", ErrorKind::Value, "expected sizes within the stride ", step, " of ", fallback, ", got ", s);
   return ops::max_unpool(axes, x, indices, s);
 }
 

@@ -209,6 +209,13 @@ bool accepts(const Param& p, PyObject* o) {
   return false;
 }
 
+// A keyword for a message; one that is not valid Unicode (a lone surrogate) has no text.
+std::string keyword_text(PyObject* key) {
+  const char* text = PyUnicode_AsUTF8(key);
+  if (!text) PyErr_Clear();
+  return text ? text : "?";
+}
+
 struct Bound {
   PyObject* slots[kMaxParams];
   PyObject* temporary = nullptr;  // tuple made for int[*]
@@ -273,7 +280,7 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
     if (at < 0 || b.slots[at]) {
       if (!strict) return false;
       fail(s.name, "", ErrorKind::Type, at < 0 ? "unexpected keyword argument '" : "argument given twice: '",
-           PyUnicode_AsUTF8(key), "'; signature: ", s.text);
+           keyword_text(key), "'; signature: ", s.text);
     }
     b.slots[at] = value;
   }
@@ -304,7 +311,8 @@ PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
         "expected no gradients: out= does not support automatic differentiation; use the returned result or no_grad()");
     require(dtype_category(r.dtype()) <= dtype_category(o.dtype()), s.name, "out", ErrorKind::DType,
             "expected a dtype that can hold ", r.dtype(), ", got ", o.dtype());
-    if (o.numel() == 0 && r.numel() > 0 && !o.impl()->base) {  // an empty out is given the right size, as in PyTorch
+    // An empty out is given the right size, as in PyTorch.
+    if (o.numel() == 0 && r.numel() > 0 && !o.impl()->base && !o.requires_grad()) {
       Tensor fresh = empty(r.sizes(), o.dtype(), o.device());
       o.impl()->storage = fresh.impl()->storage;
       o.impl()->offset = 0;
@@ -339,7 +347,7 @@ bool finite(PyObject* o) {
   const Py_ssize_t kw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
   for (Py_ssize_t i = 0; i < n + kw; ++i) {
     if (i) got += ", ";
-    if (i >= n) got += std::string(PyUnicode_AsUTF8(PyTuple_GET_ITEM(kwnames, i - n))) + "=";
+    if (i >= n) got += keyword_text(PyTuple_GET_ITEM(kwnames, i - n)) + "=";
     got += Py_TYPE(args[i])->tp_name;
   }
   std::string options;
@@ -547,7 +555,11 @@ bool parse_bool(const Call& c, std::size_t i) {
   PyObject* o = c.slots[i];
   if (o == Py_True) return true;
   if (o == Py_False) return false;
-  if (PyLong_Check(o)) return PyObject_IsTrue(o) != 0;
+  if (PyLong_Check(o)) {
+    const int truth = PyObject_IsTrue(o);  // a subclass of int may define __bool__
+    if (truth < 0) throw PythonError{};
+    return truth != 0;
+  }
   argument_error(c, i, "a bool");
 }
 
@@ -583,12 +595,12 @@ Dims parse_ints(const Call& c, std::size_t i) {
   if (n == 1 && p.variadic && (PyTuple_Check(PySequence_Fast_ITEMS(o)[0]) || PyList_Check(PySequence_Fast_ITEMS(o)[0])))
     fail(c.schema.name, p.name, ErrorKind::Type, "expected integers, got a nested tuple");
   Dims d;
-  for (Py_ssize_t k = 0; k < n; ++k) {
-    PyObject* e = PySequence_Fast_ITEMS(o)[k];
-    if (!PyIndex_Check(e) && !is_tensor(e))
-      fail(c.schema.name, p.name, ErrorKind::Type, "expected integers, got ", Py_TYPE(e)->tp_name, " at position ",
-           static_cast<std::int64_t>(k));
-    d.push_back(to_int64(c, i, e));
+  for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(o); ++k) {  // __index__ of an element may shorten the list
+    const Object e(Py_NewRef(PySequence_Fast_ITEMS(o)[k]));
+    if (!PyIndex_Check(e.get()) && !is_tensor(e.get()))
+      fail(c.schema.name, p.name, ErrorKind::Type, "expected integers, got ", Py_TYPE(e.get())->tp_name,
+           " at position ", static_cast<std::int64_t>(k));
+    d.push_back(to_int64(c, i, e.get()));
   }
   if (p.repeat && d.size() == 1) return Dims::filled(p.repeat, d[0]);
   if (p.repeat && d.ndim() != p.repeat)

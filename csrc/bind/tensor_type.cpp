@@ -275,7 +275,9 @@ PyObject* get_dtype(PyObject* o, void*) { return dtype_object(self_of(o)->impl->
 PyObject* get_device(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) { return device_object(t.device()); });
 }
-PyObject* get_requires_grad(PyObject* o, void*) { return PyBool_FromLong(self_of(o)->impl->requires_grad); }
+PyObject* get_requires_grad(PyObject* o, void*) {
+  return getter(o, [](const Tensor& t) { return PyBool_FromLong(t.requires_grad()); });
+}
 int set_requires_grad_attr(PyObject* o, PyObject* v, void*) {
   return guarded([&]() -> int {
     require(v && PyBool_Check(v), "requires_grad", "", ErrorKind::Type, "expected True or False");
@@ -323,6 +325,9 @@ int set_data(PyObject* o, PyObject* v, void*) {
     const TensorImpl& s = *reinterpret_cast<PyTensor*>(v)->impl;
     require(!(t.requires_grad && !is_floating(s.dtype)), "data", "", ErrorKind::DType,
             "expected a floating point tensor for one that requires a gradient, got ", s.dtype);
+    require(!t.meta || !t.meta->grad_fn || (t.sizes == s.sizes && t.dtype == s.dtype), "data", "", ErrorKind::Gradient,
+            "expected ", t.dtype, " data of shape ", t.sizes, " for the result of a recorded operation, got ", s.dtype,
+            " of shape ", s.sizes, "; use detach() to get a tensor without history");
     t.storage = s.storage;
     t.offset = s.offset;
     t.dtype = s.dtype;
@@ -557,7 +562,8 @@ Tensor operand(PyObject* o, bool& ok) {
   // NumPy scalars: anything with dtype and item() that is not a sequence.
   if (PyObject_HasAttrString(o, "dtype") && PyObject_HasAttrString(o, "item") && PyObject_HasAttrString(o, "ndim")) {
     const Object nd = Object::checked(PyObject_GetAttrString(o, "ndim"));
-    if (PyLong_Check(nd.get()) && PyLong_AsLong(nd.get()) == 0) {
+    int overflow = 0;
+    if (PyLong_Check(nd.get()) && PyLong_AsLongAndOverflow(nd.get(), &overflow) == 0 && !overflow) {
       const Object v = Object::checked(PyObject_CallMethod(o, "item", nullptr));
       if (PyFloat_Check(v.get()) || PyLong_Check(v.get())) return operand(v.get(), ok);
     }

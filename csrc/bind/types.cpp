@@ -79,6 +79,8 @@ void init_types(PyObject* module) {
       .def("__copy__", [](py::object self) { return self; })
       .def("__deepcopy__", [](py::object self, py::object) { return self; })
       .attr("__module__") = "pydlx";
+  // There are no others than those below; dtype.__new__ would make one without a value.
+  reinterpret_cast<PyTypeObject*>(m.attr("dtype").ptr())->tp_new = nullptr;
   for (int i = 0; i < kDTypeCount; ++i) {
     py::object o = py::cast(PyDType{static_cast<DType>(i)});
     m.attr(dtype_name(static_cast<DType>(i))) = o;

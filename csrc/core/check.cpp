@@ -38,12 +38,17 @@ std::int64_t checked_add(std::int64_t a, std::int64_t b, std::string_view op) {
 std::int64_t checked_numel(const Dims& sizes, std::string_view op) {
   require(sizes.ndim() <= kMaxDims, op, "size", ErrorKind::Shape, "expected at most ", kMaxDims, " dimensions, got ",
           sizes.ndim());
+  // Sizes beside a 0 must fit too: strides and the products over some of the axes are formed from them.
   std::int64_t n = 1;
+  bool empty = false;
   for (auto s : sizes) {
     require(s >= 0, op, "size", ErrorKind::Shape, "expected non-negative sizes, got ", sizes);
-    n = checked_mul(n, s, op);
+    if (s == 0)
+      empty = true;
+    else
+      n = checked_mul(n, s, op);
   }
-  return n;
+  return empty ? 0 : n;
 }
 
 int wrap_axis(std::int64_t axis, int ndim, std::string_view op, std::string_view argument) {

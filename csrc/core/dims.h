@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -71,21 +72,16 @@ class Dims {
 
   // Keeps the first min(old, n) entries; new entries are unspecified.
   void resize(std::size_t n) {
-    if (n > kInline && n > capacity_heap()) {
-      auto* p = new std::int64_t[n];
-      std::copy_n(data(), std::min<std::size_t>(size_, n), p);
-      delete[] heap_;
-      heap_ = p;
-      heap_capacity_ = static_cast<std::uint32_t>(n);
-    }
+    if (n > capacity()) reserve(n);
     size_ = static_cast<std::uint32_t>(n);
   }
   void push_back(std::int64_t v) {
-    resize(size_ + 1);
+    if (size_ == capacity()) reserve(2 * capacity());  // lists of cuts and lengths may be long
+    ++size_;
     back() = v;
   }
   void insert(std::size_t at, std::int64_t v) {
-    resize(size_ + 1);
+    push_back(0);
     std::copy_backward(begin() + at, end() - 1, end());
     data()[at] = v;
   }
@@ -99,7 +95,15 @@ class Dims {
 
  private:
   static constexpr std::size_t kInline = 6;
-  std::size_t capacity_heap() const noexcept { return heap_ ? heap_capacity_ : 0; }
+  std::size_t capacity() const noexcept { return heap_ ? heap_capacity_ : kInline; }
+  __attribute__((noinline)) void reserve(std::size_t n) {
+    if (n > UINT32_MAX) throw std::bad_alloc();
+    auto* p = new std::int64_t[n];
+    std::copy_n(data(), size_, p);
+    delete[] heap_;
+    heap_ = p;
+    heap_capacity_ = static_cast<std::uint32_t>(n);
+  }
 
   std::uint32_t size_ = 0;
   std::uint32_t heap_capacity_ = 0;

@@ -49,7 +49,24 @@ Ref<Storage> foreign_storage(void* data, std::size_t nbytes, Device device, Stor
 
 TensorImpl::TensorImpl() = default;
 TensorImpl::~TensorImpl() = default;
-void destroy(TensorImpl* t) noexcept { delete t; }
+
+// In a loop: a chain of `.grad`s of any length must not overflow the stack.
+void destroy(TensorImpl* t) noexcept {
+  while (t) {
+    TensorImpl* next = t->meta ? t->meta->grad.release() : nullptr;
+    delete t;
+    t = next && next->release() ? next : nullptr;
+  }
+}
+
+std::uint32_t geometry_key(const TensorImpl& t) noexcept {
+  std::uint64_t h = 0x9E3779B97F4A7C15u;
+  for (auto s : t.sizes) {
+    h = (h ^ static_cast<std::uint64_t>(s)) * 0x9E3779B97F4A7C15u;
+    h ^= h >> 32;
+  }
+  return static_cast<std::uint32_t>(h) << 4 | static_cast<std::uint32_t>(t.dtype);
+}
 
 void TensorImpl::set_geometry(Dims new_sizes, Dims new_strides) {
   sizes = std::move(new_sizes);
@@ -74,7 +91,7 @@ Dims contiguous_strides(const Dims& sizes) {
   std::int64_t step = 1;
   for (int i = sizes.ndim() - 1; i >= 0; --i) {
     s[i] = step;
-    step *= std::max<std::int64_t>(sizes[i], 1);
+    step *= std::max<std::int64_t>(sizes[i], 1);  // fits: see checked_numel
   }
   return s;
 }

@@ -26,12 +26,13 @@ struct TensorImpl : RefCounted {
   std::int64_t numel = 1;
   Dims sizes, strides;  // strides in elements
   DType dtype = DType::Float32;
-  bool contiguous = true;       // row-major without gaps; kept by set_geometry
-  bool requires_grad = false;   // leaf that asks for a gradient, or result of a recorded op
-  bool wrapped_number = false;  // a Python number: takes part in promotion by category only
-  bool inference = false;       // made in inference mode: can never enter a recorded graph
-  bool untracked = false;       // `.data` alias: in-place writes do not advance the version counter
-  Ref<TensorImpl> base;         // the tensor this is a differentiable view of
+  bool contiguous = true;          // row-major without gaps; kept by set_geometry
+  bool requires_grad = false;      // leaf that asks for a gradient, or result of a recorded op
+  bool wrapped_number = false;     // a Python number: takes part in promotion by category only
+  bool inference = false;          // made in inference mode: can never enter a recorded graph
+  bool made_without_grad = false;  // view made in no_grad or by a multi-output op: refuses in-place with gradients
+  bool untracked = false;          // `.data` alias: in-place writes do not advance the version counter
+  Ref<TensorImpl> base;            // the tensor this is a differentiable view of
   std::unique_ptr<AutogradMeta> meta;
   void* python = nullptr;  // borrowed pointer to the Python object, while there is one
 
@@ -51,6 +52,7 @@ class Tensor {
   bool defined() const noexcept { return static_cast<bool>(impl_); }
   TensorImpl* impl() const noexcept { return impl_.get(); }
   const Ref<TensorImpl>& ref() const noexcept { return impl_; }
+  TensorImpl* release() noexcept { return impl_.leak(); }  // gives the reference to the caller
   bool is_same(const Tensor& o) const noexcept { return impl_ == o.impl_; }
 
   const Dims& sizes() const noexcept { return impl_->sizes; }
@@ -64,7 +66,10 @@ class Tensor {
   Device device() const noexcept { return impl_->storage->device; }
   bool is_cpu() const noexcept { return impl_->storage->device.is_cpu(); }
   bool contiguous_layout() const noexcept { return impl_->contiguous; }
-  bool requires_grad() const noexcept { return impl_->requires_grad; }
+  // A view also requires a gradient when its base came to require one later, through an in-place change.
+  bool requires_grad() const noexcept {
+    return impl_->requires_grad || (impl_->base && impl_->base->requires_grad && !impl_->made_without_grad);
+  }
   bool is_wrapped_number() const noexcept { return impl_->wrapped_number; }
   std::uint32_t version() const noexcept { return impl_->storage->version; }
 
@@ -95,7 +100,11 @@ struct Scalar {
   Scalar(double v) : kind(Kind::Float), f(v) {}
   bool is_float() const { return kind == Kind::Float; }
   double to_double() const { return is_float() ? f : static_cast<double>(i); }
-  std::int64_t to_int() const { return is_float() ? static_cast<std::int64_t>(f) : i; }
+  // NaN, infinities and numbers beyond 64 bits become the smallest integer.
+  std::int64_t to_int() const {
+    if (!is_float()) return i;
+    return f >= -0x1p63 && f < 0x1p63 ? static_cast<std::int64_t>(f) : INT64_MIN;
+  }
   DType natural_dtype() const {
     return kind == Kind::Bool ? DType::Bool : kind == Kind::Int ? DType::Int64 : default_dtype();
   }
@@ -104,6 +113,9 @@ struct Scalar {
 // Writes `v` as one element of `dtype` at `p` (host memory).
 void store_scalar(void* p, DType dtype, Scalar v);
 Scalar load_scalar(const void* p, DType dtype);
+
+// Sizes and dtype in 32 bits: tells whether a gradient or a saved tensor still has the geometry it was recorded with.
+std::uint32_t geometry_key(const TensorImpl& t) noexcept;
 
 Dims contiguous_strides(const Dims& sizes);
 // True when no two index tuples address the same element and the elements fill a gap-free block (any axis order).

@@ -199,7 +199,7 @@ std::int64_t nonzero_count(const Nonzero& a) {
     for (std::int64_t k = b; k < e; ++k) {
       const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
       std::int64_t count = 0;
-      for (std::int64_t i = begin; i < end; ++i) count += a.mask[i];
+      for (std::int64_t i = begin; i < end; ++i) count += a.mask[i] != 0;
       a.starts[k] = count;
     }
   });
@@ -213,10 +213,13 @@ std::int64_t nonzero_count(const Nonzero& a) {
 }
 
 void nonzero(const Nonzero& a) {
-  parallel_for(ceil_div(a.n, kNonzeroBlock), 1, [&](std::int64_t b, std::int64_t e) {
+  const std::int64_t blocks = ceil_div(a.n, kNonzeroBlock);
+  parallel_for(blocks, 1, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t k = b; k < e; ++k) {
       const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
       std::int64_t* out = a.out + a.starts[k] * a.ndim;
+      // Room for what was counted, should another thread be changing the mask.
+      std::int64_t left = (k + 1 < blocks ? a.starts[k + 1] : a.total) - a.starts[k];
       // Positions are first packed without branches (random masks would be mispredicted half the time), then split into
       // coordinates.
       constexpr std::int64_t kGroup = 1024;
@@ -226,8 +229,10 @@ void nonzero(const Nonzero& a) {
         std::int64_t count = 0;
         for (std::int64_t i = g; i < stop; ++i) {
           found[count] = i;
-          count += a.mask[i];
+          count += a.mask[i] != 0;
         }
+        if (count > left) count = left;
+        left -= count;
         if (a.ndim == 1) std::memcpy(out, found, static_cast<std::size_t>(count) * sizeof found[0]);
         for (std::int64_t j = 0; j < count && a.ndim > 1; ++j) {
           std::int64_t rest = found[j];
@@ -240,6 +245,7 @@ void nonzero(const Nonzero& a) {
         }
         out += count * a.ndim;
       }
+      for (std::int64_t j = 0; j < left * a.ndim; ++j) out[j] = 0;
     }
   });
 }

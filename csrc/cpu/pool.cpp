@@ -69,6 +69,15 @@ inline __attribute__((always_inline)) Range tap_range(const Pool& p, const Span&
   return q < Span::kTaps ? s.ranges[q] : range_of(p, s.w0, s.n, q);
 }
 
+// The taps that meet the row for some output of the span; a kernel may be far longer than the row.
+struct Taps {
+  std::int64_t first, end;
+};
+inline __attribute__((always_inline)) Taps taps_of(const Pool& p, const Span& s) {
+  const std::int64_t d = p.dilation[2], low = s.w0 * p.stride[2] - p.pad[2], high = low + (s.n - 1) * p.stride[2];
+  return {high >= 0 ? 0 : ceil_div(-high, d), smaller(p.kernel[2], ceil_div(larger(p.in[2] - low, 0), d))};
+}
+
 template <int S, class T>
 inline __attribute__((always_inline)) void max_step(const T* src, std::int64_t s, std::int64_t at, std::int64_t lo,
                                                     std::int64_t hi, T* best, std::int64_t* where) {
@@ -121,10 +130,11 @@ void max_row(const Pool& p, Span& cols, const T* x, T* y, std::int64_t* index, c
         best[j] = lowest;
         where[j] = corner + cols.first[j];
       }
+      const Taps taps = taps_of(p, cols);
       for (std::int64_t i = 0; i < d.count; ++i)
         for (std::int64_t k = 0; k < h.count; ++k) {
           const std::int64_t row = ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
-          for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
+          for (std::int64_t q = taps.first; q < taps.end; ++q) {
             const Range r = tap_range(p, cols, q);
             const std::int64_t at = row + r.at;
             if (!index)
@@ -144,15 +154,21 @@ void max_row(const Pool& p, Span& cols, const T* x, T* y, std::int64_t* index, c
   }
 }
 
+// What a sum over the window is divided by. The product of three spans may exceed 64 bits.
+template <class T>
+inline __attribute__((always_inline)) T divisor_of(const Pool& p, const Window& d, const Window& h, std::int64_t span) {
+  return p.divisor ? static_cast<T>(p.divisor) : static_cast<T>(d.span) * static_cast<T>(h.span) * static_cast<T>(span);
+}
+
 template <class T>
 void average_row(const Pool& p, Span& cols, const T* x, T* y, const Window& d, const Window& h) {
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
     place_span(p, cols, w0);
     const std::int64_t n = cols.n, s = p.stride[2];
+    const Taps taps = p.adaptive ? Taps{0, 0} : taps_of(p, cols);
     T sum[kSpan] = {};
     T count[kSpan];
-    for (std::int64_t j = 0; j < n; ++j)
-      count[j] = static_cast<T>(p.divisor ? p.divisor : d.span * h.span * cols.span[j]);
+    for (std::int64_t j = 0; j < n; ++j) count[j] = divisor_of<T>(p, d, h, cols.span[j]);
     for (std::int64_t i = 0; i < d.count; ++i)
       for (std::int64_t k = 0; k < h.count; ++k) {
         const T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
@@ -162,7 +178,7 @@ void average_row(const Pool& p, Span& cols, const T* x, T* y, const Window& d, c
           }
           continue;
         }
-        for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
+        for (std::int64_t q = taps.first; q < taps.end; ++q) {
           const Range r = tap_range(p, cols, q);
           const T* src = row + r.at;
           if (s == 1)
@@ -183,9 +199,9 @@ void average_grad_row(const Pool& p, Span& cols, T* x, const T* y, const Window&
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
     place_span(p, cols, w0);
     const std::int64_t n = cols.n, s = p.stride[2];
+    const Taps taps = p.adaptive ? Taps{0, 0} : taps_of(p, cols);
     T share[kSpan];
-    for (std::int64_t j = 0; j < n; ++j)
-      share[j] = y[w0 + j] / static_cast<T>(p.divisor ? p.divisor : d.span * h.span * cols.span[j]);
+    for (std::int64_t j = 0; j < n; ++j) share[j] = y[w0 + j] / divisor_of<T>(p, d, h, cols.span[j]);
     for (std::int64_t i = 0; i < d.count; ++i)
       for (std::int64_t k = 0; k < h.count; ++k) {
         T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
@@ -195,7 +211,7 @@ void average_grad_row(const Pool& p, Span& cols, T* x, const T* y, const Window&
           }
           continue;
         }
-        for (std::int64_t q = 0; q < p.kernel[2]; ++q) {
+        for (std::int64_t q = taps.first; q < taps.end; ++q) {
           const Range r = tap_range(p, cols, q);
           T* dst = row + r.at;
           for (std::int64_t j = r.lo; j < r.hi; ++j) dst[j * s] += share[j];

@@ -49,10 +49,11 @@ struct Triangle {
 // Positions of true elements of a contiguous mask. `starts` holds one number per block of kNonzeroBlock elements.
 inline constexpr std::int64_t kNonzeroBlock = 16384;
 struct Nonzero {
-  const bool* mask = nullptr;
+  const std::uint8_t* mask = nullptr;  // bools from outside may be other values than 0 and 1
   std::int64_t n = 0;
   std::int64_t* starts = nullptr;
   std::int64_t* out = nullptr;  // [count, ndim] coordinates
+  std::int64_t total = 0;       // what nonzero_count returned; exactly so many rows are written
   int ndim = 0;
   std::int64_t size[kMaxDims];  // outermost first
 };

@@ -1,4 +1,5 @@
 // Division variants, clamping and the other ops of two and three operands declared in math.h.
+#include <cmath>
 #include <limits>
 
 #include "kernels/pointwise.h"
@@ -235,7 +236,12 @@ void check_bounds(const Tensor& low, const Tensor& high) {
 }
 // Floating tensors between two numbers have a kernel of their own.
 bool by_numbers(const Tensor& x, const Tensor& low, const Tensor& high) {
-  return is_floating(x.dtype()) && (!low.defined() || is_number(low)) && (!high.defined() || is_number(high));
+  const auto plain = [](const Tensor& t) { return !t.defined() || (is_number(t) && !std::isnan(bound(t, 0))); };
+  return is_floating(x.dtype()) && plain(low) && plain(high);
+}
+// `beyond`, or where the bound is NaN, which then is the result.
+Tensor or_nan(const Tensor& beyond, const Tensor& limit) {
+  return is_floating(limit.dtype()) ? add(beyond, ne(limit, limit)) : beyond;  // add on bools is or
 }
 
 }  // namespace
@@ -259,8 +265,8 @@ Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
         params);
   }
   Tensor y = x;
-  if (low.defined()) y = where(lt(y, low), low, y);
-  if (high.defined()) y = where(gt(y, high), high, y);
+  if (low.defined()) y = where(or_nan(lt(y, low), low), low, y);
+  if (high.defined()) y = where(or_nan(gt(y, high), high), high, y);
   return y;
 }
 Tensor& clamp_(Tensor& x, const Tensor& low, const Tensor& high) {

@@ -102,7 +102,8 @@ Tensor eye(std::int64_t rows, std::int64_t cols, DType dtype, Device device) {
   require(rows >= 0 && cols >= 0, "eye", "n", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ",
           cols);
   Tensor out = full({rows, cols}, 0, dtype, device);
-  fill_raw(alias(out, {std::min(rows, cols)}, {cols + 1}, 0), 1);
+  const std::int64_t n = std::min(rows, cols);
+  if (n > 0) fill_raw(alias(out, {n}, {n > 1 ? cols + 1 : 1}, 0), 1);
   return out;
 }
 

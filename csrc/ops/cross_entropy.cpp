@@ -102,8 +102,9 @@ Tensor gather_rows(const char* op, const Lookup& l, const Tensor& x, Tensor* row
   }
   if (row_weight) *row_weight = weights;
   if (any_requires_grad(x))
-    record("nll_loss", out, {&x}, [l, target = save(l.target)](Backward& bw) {
-      target.get(bw);  // refuses targets that were changed in place
+    record("nll_loss", out, {&x}, [l, target = save(l.target), weight = save(l.weight)](Backward& bw) {
+      target.get(bw);  // refuses targets and weights that were changed in place
+      weight.get(bw);
       bw.set(0, scatter_rows(l, bw.grad()));
     });
   return out;
@@ -119,8 +120,9 @@ Tensor scatter_rows(const Lookup& l, const Tensor& g) {
     kernel_or_fail(kernels<LossKernels>(g.device()).nll_loss_backward[static_cast<int>(g.dtype())], "nll_loss_backward",
                    g.device(), g.dtype())(k);
   if (any_requires_grad(g))
-    record("nll_loss_backward", out, {&g}, [l, target = save(l.target)](Backward& bw) {
+    record("nll_loss_backward", out, {&g}, [l, target = save(l.target), weight = save(l.weight)](Backward& bw) {
       target.get(bw);
+      weight.get(bw);
       bw.set(0, gather_rows("nll_loss_backward", l, bw.grad()));
     });
   return out;
@@ -288,9 +290,11 @@ Tensor cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight
   if (!any_requires_grad(x)) return out;
 
   record(op, out, {&x},
-         [x = save(x), target = save(p.target), p, f = Forward{{}, f.row_weight, f.lse}, total_weight](Backward& bw) {
+         [x = save(x), target = save(p.target), weight = save(p.weight), p, f = Forward{{}, f.row_weight, f.lse},
+          total_weight](Backward& bw) {
            const Tensor x0 = x.get(bw);
            target.get(bw);
+           weight.get(bw);
            Tensor g = to_dtype(bw.grad(), f.lse.dtype());
            if (total_weight.defined()) g = div(g, total_weight);
            if (bw.create_graph) {

@@ -53,8 +53,10 @@ Tensor clone_as(const Tensor& x, const Tensor& like) {
   return out;
 }
 Tensor clone_with_strides(const Tensor& x, const Dims& strides) {
-  if (!is_dense(x.sizes(), strides)) return clone(x);
-  return copied("clone", x, empty_strided(x.sizes(), strides, x.dtype(), x.device()));
+  if (is_dense(x.sizes(), strides)) return copied("clone", x, empty_strided(x.sizes(), strides, x.dtype(), x.device()));
+  std::int64_t span = 1;
+  for (int i = 0; i < x.ndim(); ++i) span += (x.sizes()[i] - 1) * strides[i];
+  return copied("clone", x, alias(full({span}, 0, x.dtype(), x.device()), x.sizes(), strides, 0));
 }
 Tensor to_dtype(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;

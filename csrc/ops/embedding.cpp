@@ -115,8 +115,9 @@ Tensor one_hot(const Tensor& index, std::int64_t num_classes) {
   k.classes = num_classes;
   if (num_classes == -1) {
     require(k.n > 0, op, "num_classes", ErrorKind::Value, "expected a number of classes for an empty input, got -1");
-    k.classes = kernel_or_fail(kernels<EmbeddingKernels>(i.device()).largest, op, i.device(), index.dtype())(k) + 1;
-    require(k.classes >= 0, op, "input", ErrorKind::Value, "expected indices >= 0, got negative ones only");
+    k.classes = checked_add(
+        kernel_or_fail(kernels<EmbeddingKernels>(i.device()).largest, op, i.device(), index.dtype())(k), 1, op);
+    require(k.classes > 0, op, "input", ErrorKind::Value, "expected indices >= 0, got negative ones only");
   }
   Dims sizes = i.sizes();
   sizes.push_back(k.classes);

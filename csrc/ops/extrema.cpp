@@ -36,11 +36,11 @@ std::pair<Tensor, Tensor> extremum_along(ReduceOp op, const char* name, const Te
   require_elements(name, x, plan);
   Tensor index, values = run_reduce(op, name, x, plan, x.dtype(), {}, &index, DType::Int64, true);
   if (is_floating(x.dtype()) && any_requires_grad(x))
-    record(
-        name, values, {&x},
-        [is = x.sizes(), index, wide = plan.wide, axis = x.ndim() ? static_cast<int>(plan.axes[0]) : 0](Backward& bw) {
-          bw.set(0, scatter_one(restore_axes(bw.grad(), wide), restore_axes(index, wide), is, axis));
-        });
+    record(name, values, {&x},
+           [is = x.sizes(), index = save(index), wide = plan.wide,
+            axis = x.ndim() ? static_cast<int>(plan.axes[0]) : 0](Backward& bw) {
+             bw.set(0, scatter_one(restore_axes(bw.grad(), wide), restore_axes(index.get(bw), wide), is, axis));
+           });
   return {values, index};
 }
 

@@ -17,13 +17,13 @@ Tensor true_positions(const char* op, const Tensor& mask, bool flat) {
   const Tensor m = contiguous(to_dtype(detach(mask), DType::Bool));
   const auto& k = kernels<IndexingKernels>(m.device());
   Nonzero a;
-  a.mask = m.data_as<bool>();
+  a.mask = m.data_as<std::uint8_t>();
   a.n = m.numel();
   a.ndim = flat ? 1 : m.ndim();
   std::copy_n(m.sizes().data(), m.ndim(), a.size);
   Tensor starts = empty({(a.n + kNonzeroBlock - 1) / kNonzeroBlock}, DType::Int64, m.device());
   a.starts = starts.data_as<std::int64_t>();
-  const std::int64_t count = kernel_or_fail(k.nonzero_count, op, m.device(), m.dtype())(a);
+  const std::int64_t count = a.total = kernel_or_fail(k.nonzero_count, op, m.device(), m.dtype())(a);
   Tensor out = empty(flat ? Dims{count} : Dims{count, m.ndim()}, DType::Int64, m.device());
   a.out = out.data_as<std::int64_t>();
   if (count > 0) kernel_or_fail(k.nonzero, op, m.device(), m.dtype())(a);
@@ -455,13 +455,16 @@ Tensor repeat_positions(const Tensor& repeats, std::optional<std::int64_t> outpu
           repeats.dtype());
   require(repeats.ndim() <= 1, op, "repeats", ErrorKind::Shape, "expected a number or a 1-d tensor, got shape ",
           repeats.sizes());
-  const Tensor r = contiguous(to_dtype(detach(repeats), DType::Int64));
+  // A copy: what is written below must be exactly the counts that were checked, whatever other threads do.
+  Tensor r = empty(repeats.sizes(), DType::Int64, repeats.device());
+  copy_raw(r, repeats);
   if (r.numel() == 0) return empty({0}, DType::Int64, r.device());
   const auto& k = kernels<IndexingKernels>(r.device());
-  const std::int64_t wrong = kernel_or_fail(k.check_index, op, r.device(), r.dtype())(
-      r.data_as<std::int64_t>(), r.numel(), 0, std::int64_t{1} << 40);
-  require(wrong < 0, op, "repeats", ErrorKind::Value, "expected counts between 0 and 2^40, got another at position ",
-          wrong);
+  const std::int64_t limit = std::min(std::int64_t{1} << 40, (std::int64_t{1} << 62) / r.numel());
+  const std::int64_t wrong =
+      kernel_or_fail(k.check_index, op, r.device(), r.dtype())(r.data_as<std::int64_t>(), r.numel(), 0, limit);
+  require(wrong < 0, op, "repeats", ErrorKind::Value, "expected counts from 0 to ", limit - 1,
+          ", got another at position ", wrong);
   const std::int64_t total = item(sum(r, {}, false)).to_int();
   require(!output_size || *output_size == total, op, "output_size", ErrorKind::Value, "expected the sum of repeats, ",
           total, ", got ", output_size.value_or(0));

@@ -172,7 +172,7 @@ template <class F>
 TensorList several_views(const char* name, const Tensor& x, TensorList views, F backward) {
   if (!any_requires_grad(x)) return views;
   record_many(name, views, {&x}, std::move(backward));
-  for (Tensor& v : views) autograd_meta(v).made_without_grad = true;
+  for (Tensor& v : views) v.impl()->made_without_grad = true;
   return views;
 }
 
@@ -264,7 +264,11 @@ TensorList chunk(const Tensor& x, std::int64_t chunks, std::int64_t axis) {
   const int dim = split_axis("chunk", x, axis);
   require(chunks > 0, "chunk", "chunks", ErrorKind::Value, "expected a positive number of chunks, got ", chunks);
   const std::int64_t n = x.sizes()[dim], size = n / chunks + (n % chunks != 0);
-  if (size == 0) return pieces("chunk", x, dim, Dims::filled(chunks, 0));
+  if (size == 0) {
+    require(chunks <= 65536, "chunk", "chunks", ErrorKind::Value,
+            "expected at most 65536 chunks of an axis of size 0, got ", chunks);
+    return pieces("chunk", x, dim, Dims::filled(chunks, 0));
+  }
   return split(x, size, dim);
 }
 

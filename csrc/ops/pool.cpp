@@ -19,6 +19,8 @@ constexpr const char* kName[][4] = {
     {"", "max_unpool1d", "max_unpool2d", "max_unpool3d"},
 };
 
+constexpr std::int64_t kLargestWindow = std::int64_t{1} << 40;  // positions are then far from overflowing
+
 void check_input(const char* op, int axes, const Tensor& x) {
   require(x.ndim() == axes + 1 || x.ndim() == axes + 2, op, "input", ErrorKind::Shape, "expected ", axes + 1,
           " axes (C, spatial) or ", axes + 2, " (N, C, spatial), got shape ", x.sizes());
@@ -61,6 +63,8 @@ Pool sliding(const char* op, int axes, const Tensor& x, const Dims& kernel, cons
   for (int i = 0; i < axes; ++i) {
     const int a = 3 - axes + i;
     const std::int64_t extent = checked_add(checked_mul(dilation[i], kernel[i] - 1, op), 1, op);
+    require(extent <= kLargestWindow, op, "kernel_size", ErrorKind::Value, "expected a window of at most ",
+            kLargestWindow, " positions, got ", extent, " along axis ", i);
     require(padding[i] <= extent / 2, op, "padding", ErrorKind::Value, "expected at most half of the kernel's extent ",
             extent, ", got ", padding[i]);
     const std::int64_t padded = checked_add(p.in[a], checked_mul(2, padding[i], op), op);
@@ -75,6 +79,9 @@ Pool sliding(const char* op, int axes, const Tensor& x, const Dims& kernel, cons
     p.out[a] = (ceil_mode ? (room > 0 ? (room - 1) / stride[i] + 1 : 0) : room / stride[i]) + 1;
     if (ceil_mode && checked_mul(p.out[a] - 1, stride[i], op) >= checked_add(p.in[a], padding[i], op)) --p.out[a];
     require(p.out[a] > 0, op, "kernel_size", ErrorKind::Shape, "expected an output size above 0, got 0 along axis ", i);
+    // Steps that are never taken may be of any length; the kernels want to add to them.
+    if (p.out[a] == 1) p.stride[a] = 1;
+    if (p.kernel[a] == 1) p.dilation[a] = 1;
   }
   return p;
 }
@@ -177,9 +184,11 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
     y = to_dtype(out, x.dtype());
   }
   if (grad)
-    record(op, y, {&x}, [l = Link{axes, index, x.sizes(), !want_index}](Backward& bw) {
-      bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
-    });
+    record(op, y, {&x},
+           [l = Link{axes, index, x.sizes(), !want_index}, index = save_if(want_index, index)](Backward& bw) {
+             index.get(bw);  // refuses indices that were changed in place
+             bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
+           });
   return {y, index};
 }
 

@@ -169,10 +169,10 @@ std::pair<Tensor, Tensor> cumulative_extremum(ScanOp op, const char* name, const
   Tensor index, values = run_scan(op, name, x, axis, false, false, &index);
   if (x.ndim() == 0) index = zeros_like(index);
   if (is_floating(x.dtype()) && any_requires_grad(x))
-    record(name, values, {&x}, [index, axis](Backward& bw) {
-      const Tensor g = bw.grad();
+    record(name, values, {&x}, [index = save(index), axis](Backward& bw) {
+      const Tensor g = bw.grad(), at = index.get(bw);
       if (g.ndim() == 0) return bw.set(0, g);
-      bw.set(0, scatter_add(full(g.sizes(), 0, g.dtype(), g.device()), axis, index, g));
+      bw.set(0, scatter_add(full(g.sizes(), 0, g.dtype(), g.device()), axis, at, g));
     });
   return {values, index};
 }
@@ -198,12 +198,12 @@ Tensor diff(const Tensor& input, std::int64_t order, std::int64_t wanted, const 
     if (append.defined()) parts.push_back(append);
     x = cat(parts, axis);
   }
-  for (std::int64_t k = 0; k < order; ++k) {
-    const std::int64_t n = std::max<std::int64_t>(x.sizes()[axis] - 1, 0);
-    const Tensor later = narrow(x, axis, x.sizes()[axis] - n, n), earlier = narrow(x, axis, 0, n);
+  for (std::int64_t k = 0; k < order && x.sizes()[axis] > 0; ++k) {
+    const std::int64_t n = x.sizes()[axis] - 1;
+    const Tensor later = narrow(x, axis, 1, n), earlier = narrow(x, axis, 0, n);
     x = x.dtype() == DType::Bool ? ne(later, earlier) : sub(later, earlier);
   }
-  return order == 0 ? clone(x) : x;
+  return x.is_same(input) ? clone(x) : x;
 }
 
 }  // namespace pydlx::ops

@@ -209,6 +209,8 @@ Tensor view_dtype(const Tensor& x, DType dtype) {
     }
     strides.back() = 1;
   }
+  require(reinterpret_cast<std::uintptr_t>(x.impl()->storage->data) % static_cast<std::uintptr_t>(to) == 0, op, "dtype",
+          ErrorKind::Value, "expected memory aligned to the ", to, " bytes of ", dtype, "; use clone() first");
   Tensor v = alias(x, x.sizes(), x.strides(), 0);
   v.impl()->dtype = dtype;
   v.impl()->offset = offset;
@@ -231,6 +233,8 @@ namespace {
 Tensor& become(const char* op, Tensor& x, const Tensor& view) {
   require(!(any_requires_grad(x) && is_leaf(x)), op, "input", ErrorKind::Gradient,
           "a leaf tensor that requires grad is being changed in place; use the out-of-place form");
+  require(GradMode::enabled() || is_leaf(x), op, "input", ErrorKind::Gradient,
+          "the result of a recorded operation cannot change its shape in no_grad mode; use the out-of-place form");
   TensorImpl& impl = *x.impl();
   impl.offset = view.offset();
   impl.set_geometry(view.sizes(), view.strides());

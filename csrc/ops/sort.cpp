@@ -60,10 +60,10 @@ using SortTable = void (*const[kDTypeCount])(const Sort&);
 // Gradient of picking: values = gather(x, axis, index).
 void record_pick(const char* name, Tensor& values, const Tensor& x, const Tensor& index, int axis) {
   if (!is_floating(x.dtype()) || !any_requires_grad(x)) return;
-  record(name, values, {&x}, [is = x.sizes(), index, axis](Backward& bw) {
-    const Tensor g = bw.grad();
+  record(name, values, {&x}, [is = x.sizes(), index = save(index), axis](Backward& bw) {
+    const Tensor g = bw.grad(), at = index.get(bw);
     if (g.ndim() == 0) return bw.set(0, g);
-    bw.set(0, scatter_add(full(is, 0, g.dtype(), g.device()), axis, index, g));
+    bw.set(0, scatter_add(full(is, 0, g.dtype(), g.device()), axis, at, g));
   });
 }
 
@@ -90,8 +90,8 @@ std::pair<Tensor, Tensor> kth(const char* name, const Tensor& x, std::int64_t k,
   }
   Tensor out = alias(values, plan.sizes, contiguous_strides(plan.sizes), 0);
   if (is_floating(x.dtype()) && any_requires_grad(x))
-    record(name, out, {&x}, [is = x.sizes(), index, wide = plan.wide, axis](Backward& bw) {
-      bw.set(0, scatter_one(restore_axes(bw.grad(), wide), index, is, axis));
+    record(name, out, {&x}, [is = x.sizes(), index = save(index), wide = plan.wide, axis](Backward& bw) {
+      bw.set(0, scatter_one(restore_axes(bw.grad(), wide), index.get(bw), is, axis));
     });
   return {out, alias(index, plan.sizes, contiguous_strides(plan.sizes), 0)};
 }
@@ -133,9 +133,12 @@ std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t wan
   require(k >= 0 && k <= n, "topk", "k", ErrorKind::Value, "expected 0 to ", n, " (the size of the axis), got ", k);
   const Tensor rows = rows_of(x, axis);
   Dims sizes = rows.sizes();
-  if (!sizes.empty()) sizes.back() = k;
+  if (sizes.empty())
+    k = 1;  // a 0-d tensor has its one element however few are asked for, as in PyTorch
+  else
+    sizes.back() = k;
   Tensor values = empty(sizes, x.dtype(), x.device()), index = empty(sizes, DType::Int64, x.device());
-  if (values.numel() > 0 && k > 0) {
+  if (values.numel() > 0) {
     Rows r = describe("topk", rows, n);
     r.k.values = values.data();
     r.k.index = index.data_as<std::int64_t>();
@@ -237,8 +240,9 @@ Tensor quantile(const Tensor& input, const Tensor& q, std::optional<std::int64_t
   const Tensor weight = how == "midpoint" ? mul(sub(high, low), wrap_scalar(0.5))
                         : how == "linear" ? sub(rank, low)
                                           : zeros_like(rank);
-  const Tensor a = index_select(sorted, -1, to_dtype(low, DType::Int64)),
-               b = index_select(sorted, -1, to_dtype(high, DType::Int64));
+  // A rank in float32 may have been rounded up beyond the last element.
+  const auto at = [n](const Tensor& r) { return minimum(to_dtype(r, DType::Int64), integer(n - 1)); };
+  const Tensor a = index_select(sorted, -1, at(low)), b = index_select(sorted, -1, at(high));
   Tensor y = lerp(a, b, weight);
   const Tensor last = detach(narrow(sorted, -1, n - 1, 1));
   y = where(ne(last, last), wrap_scalar(std::numeric_limits<double>::quiet_NaN()), y);

@@ -38,6 +38,9 @@ Blocks make_blocks(const char* op, const Dims& image, const Dims& kernel, const 
     p.pad[1 + i] = padding[i];
     p.dilation[1 + i] = dilation[i];
     p.out[1 + i] = (padded - extent) / stride[i] + 1;
+    // Steps that are never taken may be of any length; the kernels want to add to them.
+    if (p.out[1 + i] == 1) p.stride[1 + i] = 1;
+    if (kernel[i] == 1) p.dilation[1 + i] = 1;
     taps = checked_mul(taps, kernel[i], op);
     count = checked_mul(count, p.out[1 + i], op);
   }

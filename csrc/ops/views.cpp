@@ -11,7 +11,7 @@ namespace pydlx::ops {
 Tensor make_view(const Tensor& x, Dims sizes, Dims strides, std::int64_t offset) {
   Tensor v = alias(x, std::move(sizes), std::move(strides), offset);
   v.impl()->base = x.impl()->base ? x.impl()->base : x.ref();
-  if (!GradMode::enabled() && x.requires_grad()) autograd_meta(v).made_without_grad = true;
+  v.impl()->made_without_grad = !GradMode::enabled();
   return v;
 }
 
@@ -32,8 +32,16 @@ Tensor window_buffer(const Tensor& like, std::int64_t span) { return full({span}
 
 // Adjoint of as_strided: adds the window's gradient into the geometry of the input. Both geometries are laid over one
 // flat buffer that spans them; overlapping windows (unfold) accumulate, overlapping inputs (expand) share what arrived.
-Tensor as_strided_backward(const Tensor& g, const Dims& in_sizes, const Dims& in_strides, std::int64_t in_offset,
-                           const Dims& sizes, const Dims& strides, std::int64_t offset) {
+Tensor as_strided_backward(Tensor g, const Dims& in_sizes, const Dims& in_strides, std::int64_t in_offset, Dims sizes,
+                           const Dims& strides, std::int64_t offset) {
+  // Axes that stay on one element: their gradients are simply added up.
+  Dims still;
+  for (int i = 0; i < sizes.ndim(); ++i)
+    if (strides[i] == 0 && sizes[i] > 1) {
+      still.push_back(i);
+      sizes[i] = 1;
+    }
+  if (!still.empty()) g = sum(g, still, true);
   const std::int64_t low = std::min(in_offset, offset);
   const std::int64_t high = std::max(in_offset + reach(in_sizes, in_strides), offset + reach(sizes, strides));
   Tensor buffer = window_buffer(g, std::max<std::int64_t>(high - low + 1, 0));
@@ -42,9 +50,6 @@ Tensor as_strided_backward(const Tensor& g, const Dims& in_sizes, const Dims& in
       buffer = as_strided_scatter(buffer, g, sizes, strides, offset - low);
     } else {
       // Peel the axes one by one: each index tuple's slice is added separately along the axes that overlap.
-      Dims order;
-      for (int i = 0; i < sizes.ndim(); ++i) order.push_back(i);
-      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return strides[a] > strides[b]; });
       Dims inner_sizes = sizes, inner_strides = strides;
       Dims peeled;
       while (may_self_overlap(inner_sizes, inner_strides)) {
@@ -66,8 +71,13 @@ Tensor as_strided_backward(const Tensor& g, const Dims& in_sizes, const Dims& in
           part = narrow(part, a, i, 1);
           shift += i * strides[a];
         }
-        const Tensor old = as_strided(buffer, inner_sizes, inner_strides, offset - low + shift);
-        buffer = as_strided_scatter(buffer, add(old, part), inner_sizes, inner_strides, offset - low + shift);
+        if (GradMode::enabled()) {
+          const Tensor old = as_strided(buffer, inner_sizes, inner_strides, offset - low + shift);
+          buffer = as_strided_scatter(buffer, add(old, part), inner_sizes, inner_strides, offset - low + shift);
+        } else {
+          Tensor window = alias(buffer, inner_sizes, inner_strides, offset - low + shift);
+          add_(window, part);
+        }
       }
     }
   }

@@ -31,8 +31,9 @@ struct Same {
 };
 struct Select {
   template <class T>
-  static inline __attribute__((always_inline)) T apply(bool c, T a, T b, const double*) {
-    const T mask = static_cast<T>(0 - static_cast<T>(c));  // written with masks, which vectorise for every element size
+  static inline __attribute__((always_inline)) T apply(std::uint8_t c, T a, T b, const double*) {
+    // Written with masks, which vectorise for every element size. A bool from outside may be any byte.
+    const T mask = static_cast<T>(0 - static_cast<T>(c != 0));
     return static_cast<T>((a & mask) | (b & static_cast<T>(~mask)));
   }
 };
@@ -77,7 +78,7 @@ void copy_same(const Elementwise& e) {
 }
 template <class T>
 void where_kernel(const Elementwise& e) {
-  map3<Select, word_t<T>, bool, word_t<T>>(e);
+  map3<Select, word_t<T>, std::uint8_t, word_t<T>>(e);
 }
 
 template <class To, class... From>
