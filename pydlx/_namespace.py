@@ -217,20 +217,19 @@ def promote_types(type1: Any, type2: Any) -> Any:
     return _C.add(_C.empty((1,), dtype=type1), _C.empty((1,), dtype=type2)).dtype
 
 
-_matmul_precision = "high"
+_PRECISIONS = ("highest", "high", "medium")
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """``"highest"``: only algorithms that keep every digit; ``"high"`` (default): also Winograd convolution with accurate points;
-    ``"medium"``: also reduced-precision operands."""
-    global _matmul_precision
-    if precision not in ("highest", "high", "medium"):
+    """``"highest"``: only algorithms that form the products and sums of the definition; ``"high"`` (default): also Winograd
+    convolution with accurate points; ``"medium"``: also reduced-precision operands, on devices with units for them."""
+    if precision not in _PRECISIONS:
         raise ValueError(
             f"[set_float32_matmul_precision] precision: expected 'highest', 'high' or 'medium', got {precision!r}"
         )
-    _matmul_precision = precision
+    _C._set_matmul_precision(_PRECISIONS.index(precision))
 
 
 def get_float32_matmul_precision() -> str:
     """The current setting of ``set_float32_matmul_precision``."""
-    return _matmul_precision
+    return _PRECISIONS[_C._matmul_precision()]

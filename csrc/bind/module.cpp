@@ -16,6 +16,7 @@
 #include "bind_families.h"  // generated: declares bind_<family> for every bind/ops_<family>.cpp, and bind_all
 #include "core/allocator.h"
 #include "core/parallel.h"
+#include "core/precision.h"
 #include "core/verbose.h"
 #include "kernels/probe.h"
 #include "ops/dispatch.h"
@@ -160,6 +161,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("_probe_fma", &probe_fma);
   m.def("_probe_read", &probe_read);
   m.def("_probe_copy", &probe_copy);
+  m.def("_set_matmul_precision", [](int p) { set_matmul_precision(static_cast<MatmulPrecision>(p)); });
+  m.def("_matmul_precision", [] { return static_cast<int>(matmul_precision()); });
   m.def("_set_cpu_isa", [](const std::string& s) { set_cpu_isa(s.c_str()); });
   m.def("get_default_dtype", [] { return py::reinterpret_steal<py::object>(dtype_object(default_dtype())); });
   m.def("set_default_dtype", [](py::handle h) {

@@ -1,6 +1,7 @@
 #include "ops/conv.h"
 
 #include "autograd/node.h"
+#include "core/precision.h"
 #include "core/verbose.h"
 #include "kernels/conv.h"
 #include "ops/dispatch.h"
@@ -27,6 +28,7 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
   s.groups = groups;
   s.cin = w[1];
   s.cout = w[0] / groups;
+  s.exact = matmul_precision() == MatmulPrecision::highest;
   const int axes = x.ndim() - 2, lead = 3 - axes;
   for (int i = 0; i < axes; ++i) {
     s.in[lead + i] = x[2 + i];

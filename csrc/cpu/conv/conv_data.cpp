@@ -3,6 +3,7 @@
 // convolution is one such product per stride phase (pixels with equal index modulo the stride see the same taps), so no
 // multiplication by an inserted zero ever happens.
 #include "core/verbose.h"
+#include "cpu/conv/special.h"
 #include "cpu/conv/tile.h"
 #include "kernels/conv.h"
 
@@ -274,6 +275,8 @@ std::int64_t volume(const std::int64_t* n) { return n[0] * n[1] * n[2]; }
 
 template <class T>
 void forward(const Conv& conv) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (special_conv(conv, ConvPass::forward)) return;
   const ConvShape& c = conv.shape;
   std::int64_t* table = static_cast<std::int64_t*>(conv.scratch);
   const std::int64_t* offset[3];
@@ -356,6 +359,8 @@ std::int64_t* make_phases(PhaseTable& t, std::int64_t* memory, const ConvShape& 
 
 template <class T>
 void input_grad(const Conv& conv) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (special_conv(conv, ConvPass::input_grad)) return;
   const ConvShape& c = conv.shape;
   PhaseTable t[3];
   std::int64_t* memory = static_cast<std::int64_t*>(conv.scratch);
@@ -430,11 +435,18 @@ void input_grad(const Conv& conv) {
   });
 }
 
-std::int64_t forward_scratch(const ConvShape& c) { return 8 * (c.kernel[0] + c.kernel[1] + c.kernel[2]); }
+template <class T>
+std::int64_t forward_scratch(const ConvShape& c) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (const std::int64_t n = special_conv_scratch(c, ConvPass::forward); n >= 0) return n;
+  return 8 * (c.kernel[0] + c.kernel[1] + c.kernel[2]);
+}
 
 // The weights exist, so their element count fits; only the phase tables need a check.
 template <class T>
 std::int64_t input_grad_scratch(const ConvShape& c) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (const std::int64_t n = special_conv_scratch(c, ConvPass::input_grad); n >= 0) return n;
   std::int64_t table = 0;
   for (int i = 0; i < 3; ++i) table += 2 * smaller(c.stride[i], c.in[i]) + 2 * c.kernel[i];
   return 8 * table + 64 + c.groups * c.cout * c.cin * volume(c.kernel) * static_cast<std::int64_t>(sizeof(T));
@@ -445,7 +457,7 @@ void add_conv(ConvKernels& k) {
   constexpr int t = static_cast<int>(DTypeOf<T>::value), f = static_cast<int>(ConvPass::forward),
                 g = static_cast<int>(ConvPass::input_grad);
   k.run[f][t] = forward<T>;
-  k.scratch_size[f][t] = forward_scratch;
+  k.scratch_size[f][t] = forward_scratch<T>;
   k.run[g][t] = input_grad<T>;
   k.scratch_size[g][t] = input_grad_scratch<T>;
 }

@@ -1,6 +1,7 @@
 // Weight gradient: dW[k, r] = sum over pixels of dY[k, pixel] * panel[r, pixel] with r = (channel, tap). Both operands
 // have the pixels as their fastest axis, so the product is a block of dot products whose accumulators are vectors along
 // the pixels.
+#include "cpu/conv/special.h"
 #include "cpu/conv/tile.h"
 #include "kernels/conv.h"
 
@@ -90,6 +91,8 @@ std::int64_t table_elements(const ConvShape& c) {  // rounded to whole cache lin
 
 template <class T>
 std::int64_t weight_grad_scratch(const ConvShape& c) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (const std::int64_t n = special_conv_scratch(c, ConvPass::weight_grad); n >= 0) return n;
   const Plan p = plan_of<T>(c);
   const std::int64_t partial = p.splits > 1 ? p.splits * c.groups * c.cout * p.rows : 0;
   return (table_elements<T>(c) + num_threads() * kThreadScratch<T> + partial + 64) *
@@ -136,6 +139,8 @@ void depthwise_weight_grad(const Conv& conv) {
 
 template <class T>
 void weight_grad(const Conv& conv) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (special_conv(conv, ConvPass::weight_grad)) return;
   const ConvShape& c = conv.shape;
   if (c.cin == 1 && c.cout == 1 && c.groups >= 8 && c.stride[2] == 1 &&
       c.kernel[0] * c.kernel[1] * c.kernel[2] <= kDirectTaps)

@@ -1,0 +1,19 @@
+// Algorithms for particular float32 convolutions, and the choice among them. What none of them takes is left to the
+// general kernels (conv_data.cpp, conv_weight.cpp).
+#pragma once
+#include "cpu/isa.h"
+#include "kernels/conv.h"
+
+namespace pydlx::PYDLX_ISA {
+
+// Runs the pass and returns true, or returns false without touching anything.
+bool special_conv(const Conv& conv, ConvPass pass);
+std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass);  // -1: none takes it
+
+// 3x3 kernels with unit stride; scratch in bytes.
+void winograd_data(const Conv& conv, ConvPass pass);  // forward and input_grad
+void winograd_weight(const Conv& conv);
+std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
+std::int64_t winograd_weight_scratch(const ConvShape& c);
+
+}  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,141 @@
+"""The float32 convolution algorithms against the same convolution in float64: every pass, around every tile edge, with misaligned
+operands whose surroundings would spoil the result, on all instruction sets, for any number of threads."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import pydlx
+
+F = pydlx.nn.functional
+ISAS = pydlx._C.build_info()["cpu_isas"]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    pydlx._C._set_cpu_isa(request.param)
+    yield request.param
+    pydlx._C._set_cpu_isa(ISAS[-1])
+
+
+@pytest.fixture
+def highest():
+    pydlx.set_float32_matmul_precision("highest")
+    yield
+    pydlx.set_float32_matmul_precision("high")
+
+
+def guarded(array):
+    """A tensor that starts at an odd element of a buffer of NaNs: what is read outside of it shows in the result."""
+    buffer = np.full(array.size + 35, np.nan, array.dtype)
+    buffer[17 : 17 + array.size] = array.reshape(-1)
+    return pydlx.from_numpy(buffer)[17 : 17 + array.size].reshape(array.shape)
+
+
+def operands(n, c, k, h, w, kernel=3, groups=1, seed=0):
+    rng = np.random.default_rng([seed, n, c, k, h, w])
+    kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
+    x = rng.standard_normal((n, c, h, w)).astype(np.float32)
+    weight = rng.standard_normal((k, c // groups, kh, kw)).astype(np.float32)
+    return x, weight, rng.standard_normal(k).astype(np.float32)
+
+
+def passes(x, weight, bias, grad=None, **geometry):
+    """Output and the gradients of <output, grad> for input, weight and bias, as arrays."""
+    leaves = [t.requires_grad_(True) for t in (x, weight, bias)]
+    y = F.conv2d(*leaves, **geometry)
+    if grad is None:
+        grad = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
+    g = guarded(grad).to(y.dtype)
+    return [t.detach().numpy() for t in (y, *pydlx.autograd.grad(y, leaves, g))]
+
+
+def errors(arrays, **geometry):
+    """Root mean square and maximal error of each pass, relative to the root mean square of the float64 result."""
+    got = passes(*map(guarded, arrays), **geometry)
+    want = passes(*(pydlx.from_numpy(a.astype(np.float64)) for a in arrays), **geometry)
+    rows = []
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape and np.isfinite(a).all()
+        scale = np.sqrt(np.mean(b * b))
+        rows.append((np.sqrt(np.mean((a - b) ** 2)) / scale, np.abs(a - b).max() / scale))
+    return rows
+
+
+# Tiles are 4 x 4 outputs, vectors 16, 8 or 4 channels, panels of the product 64, 16 or 8; planes above 64 columns are cut in pieces.
+EDGES = [
+    *((12, c, k, 8, 8, 1, 1) for c, k in itertools.product((16, 17, 31, 33), (16, 31, 33, 65))),
+    *((6, 20, 24, h, w, 1, 1) for h, w in itertools.product((7, 8, 9, 12, 13), (8, 11, 12, 13))),
+    *((3, 16, 18, 14, w, pad, 1) for w, pad in ((63, 1), (64, 1), (65, 1), (69, 0), (70, 2), (130, (0, 2)))),
+    (40, 16, 16, 3, 3, 0, 1),
+    (40, 16, 16, 1, 2, 1, 1),
+    (9, 48, 32, 10, 10, 1, 2),
+    (2, 65, 129, 18, 17, (2, 0), 1),
+    (33, 128, 70, 5, 6, 1, 1),
+]
+
+
+@pytest.mark.parametrize("row", EDGES, ids=str)
+def test_winograd(isa, row):
+    n, c, k, h, w, pad, groups = row
+    for rms, largest in errors(operands(n, c, k, h, w, groups=groups), padding=pad, groups=groups):
+        assert rms < 4e-6 and largest < 6e-5
+
+
+@pytest.mark.parametrize(("c", "k"), [(64, 64), (256, 64)])
+def test_winograd_error_is_within_three_times_the_plain_sum(c, k):
+    """The bound of ``set_float32_matmul_precision("high")``, on normal inputs; "highest" forms every product of the definition."""
+    arrays = operands(2, c, k, 28, 28)
+    fast = errors(arrays, padding=1)
+    pydlx.set_float32_matmul_precision("highest")
+    try:
+        assert pydlx.get_float32_matmul_precision() == "highest"
+        plain = errors(arrays, padding=1)
+    finally:
+        pydlx.set_float32_matmul_precision("high")
+    for (a, _), (b, _) in zip(fast[:3], plain[:3], strict=True):
+        assert b < a < 3 * max(b, 5e-7)
+
+
+def test_many_rounds_of_the_weight_gradient():
+    for rms, largest in errors(operands(5, 64, 64, 61, 62), padding=1):
+        assert rms < 4e-6 and largest < 6e-5
+
+
+def test_transposed_convolution_takes_the_same_kernels():
+    x, weight, _ = operands(6, 20, 24, 13, 12)
+    bias = np.linspace(-1, 1, 20, dtype=np.float32)
+    y = np.random.default_rng(1).standard_normal((6, 24, 13, 12)).astype(np.float32)
+    got = F.conv_transpose2d(guarded(y), guarded(weight), guarded(bias), padding=1).numpy()
+    want = F.conv_transpose2d(*(pydlx.from_numpy(a.astype(np.float64)) for a in (y, weight, bias)), padding=1).numpy()
+    assert np.abs(got - want).max() < 6e-5 * np.sqrt(np.mean(want**2))
+
+
+def test_strided_operands():
+    x, weight, bias = operands(6, 32, 40, 18, 20)
+    want = passes(*map(guarded, (x[:, ::2, 1:17, ::2], weight[::2, 1::2], bias[::2])), padding=1)
+    t, v = pydlx.from_numpy(x), pydlx.from_numpy(weight)
+    got = passes(t[:, ::2, 1:17, ::2], v[::2, 1::2], pydlx.from_numpy(bias)[::2], padding=1)
+    for a, b in zip(got, want, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_any_number_of_threads():
+    before = pydlx.get_num_threads()
+    try:
+        for n, c, k, h, w, pad, groups in EDGES[:3] + EDGES[-6:] + [(2, 64, 96, 57, 57, 1, 1)]:
+            arrays = operands(n, c, k, h, w, groups=groups)
+            results = set()
+            for threads in (1, 2, 3, 7):
+                pydlx.set_num_threads(threads)
+                results.add(tuple(a.tobytes() for a in passes(*map(guarded, arrays), padding=pad, groups=groups)))
+            assert len(results) == 1, (n, c, k, h, w)
+    finally:
+        pydlx.set_num_threads(before)
+
+
+def test_precision_names():
+    with pytest.raises(ValueError, match="expected 'highest', 'high' or 'medium'"):
+        pydlx.set_float32_matmul_precision("low")
+    assert pydlx.get_float32_matmul_precision() == "high"
