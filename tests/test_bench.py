@@ -288,3 +288,12 @@ def test_a_peer_runs_the_same_row(capsys, tmp_path):
     assert row["reference"] == "torch float64"
     assert row["error_ours"] < 1e-6 and row["error_peer"] < 1e-6
     assert row["ratio"] > 0 and row["peer"] > 0
+
+
+def test_numpy_is_a_peer_for_forward_rows(capsys, tmp_path):
+    path = tmp_path / "r.json"
+    command = ["bench", "--rows", "*/softmax 64x10*", "--peer", "numpy", "--seconds", "0.01", "--json", str(path)]
+    assert cli.main(command) == 0
+    (row,) = report.load(path)["rows"]
+    assert row["error_peer"] < 1e-6
+    assert row["reference"] == "pydlx float64"

@@ -25,8 +25,7 @@ class Inputs:
         self.T = T
         self.double = double
         self._random = np.random.default_rng(zlib.crc32(key.encode()))
-        # Peers without torch's from_numpy bring their own way in.
-        self._tensor: Callable[[Any], Any] = getattr(T, "from_numpy", None) or T.asarray
+        self._tensor: Callable[[Any], Any] = T.from_numpy
 
     def _floating(self, values: Any, dtype: str | None) -> Any:
         tensor = self._tensor(values)

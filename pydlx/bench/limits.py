@@ -28,7 +28,7 @@ def caches() -> dict[str, int]:
     return found
 
 
-def _best_rate(run: Callable[[int], float], seconds: float = 0.25) -> float:
+def _best_rate(run: Callable[[int], float], seconds: float) -> float:
     """Largest work per second of ``run(repeats)``, which returns the work it has done."""
     repeats, best = 1, 0.0
     while True:  # long enough that starting the threads does not count
@@ -45,8 +45,12 @@ def _best_rate(run: Callable[[int], float], seconds: float = 0.25) -> float:
     return float(best)
 
 
-def measure(pydlx: Any) -> dict[str, Any]:
-    """Peak of one thread and of all threads (flop/s), and bytes per second of reading and copying at every level."""
+def measure(pydlx: Any, seconds: float = 0.25) -> dict[str, Any]:
+    """Peak of one thread and of all threads (flop/s), and bytes per second of reading and copying at every level.
+
+    Args:
+        pydlx: the module, with its native probes. seconds: time spent on each number.
+    """
     native, threads = pydlx._C, pydlx.get_num_threads()
     sizes = caches()
     # Half a cache, so that what else lives there does not push the data out. Memory: eight times the last cache, at
@@ -58,9 +62,9 @@ def measure(pydlx: Any) -> dict[str, Any]:
     }
     result: dict[str, Any] = {"threads": threads, "caches": sizes}
     pydlx.set_num_threads(1)
-    result["fma_one_thread"] = _best_rate(native._probe_fma)
+    result["fma_one_thread"] = _best_rate(native._probe_fma, seconds)
     pydlx.set_num_threads(threads)
-    result["fma"] = _best_rate(native._probe_fma)
+    result["fma"] = _best_rate(native._probe_fma, seconds)
     for level in LEVELS:
         source = pydlx.zeros(footprint[level] // 4)
         half = source.numel() // 2
@@ -74,7 +78,7 @@ def measure(pydlx: Any) -> dict[str, Any]:
             native._probe_copy(low, high, repeats)
             return 8.0 * count * repeats
 
-        result[level] = {"read": _best_rate(read), "copy": _best_rate(copy)}
+        result[level] = {"read": _best_rate(read, seconds), "copy": _best_rate(copy, seconds)}
     return result
 
 

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from .inputs import Inputs
@@ -61,7 +62,7 @@ def forward(fn: Callable[..., Any], inputs: MakeInputs) -> Setup:
 
     def setup(T: Any, x: Inputs) -> Step:
         tensors = inputs(x)
-        return lambda: fn(T, *tensors)
+        return partial(fn, T, *tensors)
 
     return setup
 

@@ -142,11 +142,11 @@ class Server:
         """The number that a row measures by itself."""
         return {"value": float(self._make(row)())}
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self, seconds: float) -> dict[str, Any]:
         """Peak arithmetic and bandwidth (pydlx only)."""
         from . import limits
 
-        return limits.measure(self.T)
+        return limits.measure(self.T, seconds)
 
     def drop(self) -> dict[str, Any]:
         """Frees the current row."""
