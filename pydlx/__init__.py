@@ -1,10 +1,10 @@
 """pydlx: a deep-learning engine with PyTorch's API. ``import pydlx as torch`` runs the PyTorch code you know."""
 
+from . import _load  # isort: skip  (loads the extension)
 from . import _C
 from ._C import *  # noqa: F403
-from ._C import Tensor, get_num_threads, set_num_threads
+from ._C import Size, Tensor, get_num_threads, set_num_threads
 from ._namespace import *  # noqa: F403
-from ._size import Size
 
 from . import _tensor_str  # isort: skip
 from ._tensor_str import set_printoptions
@@ -12,7 +12,6 @@ from .autograd import enable_grad, inference_mode, is_grad_enabled, is_inference
 from .random import fork_rng, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 from .version import __version__
 
-_C._set_size_class(Size)
 _C._set_repr(_tensor_str.tensor_repr)
 
 from . import autograd, cuda, functional, random  # isort: skip

@@ -195,7 +195,7 @@ def _from_array(data: Any) -> Tensor:
 
 def broadcast_shapes(*shapes: Any) -> Any:
     """The shape that tensors of the given shapes broadcast to."""
-    from ._size import Size
+    from ._C import Size
 
     result: list[int] = []
     for shape in shapes:

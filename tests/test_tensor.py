@@ -208,6 +208,22 @@ def test_identity_hash_and_weak_references():
     assert ref() is None
 
 
+def test_size_is_a_tuple_that_prints_and_slices_like_pytorch():
+    ours, theirs = T.empty(2, 3, 4).shape, torch.empty(2, 3, 4).shape
+    assert isinstance(ours, tuple) and ours == (2, 3, 4) and hash(ours) == hash((2, 3, 4))
+    assert repr(ours) == repr(theirs).replace("torch.", "pydlx.")
+    assert (ours[0], ours[-1], ours.numel()) == (theirs[0], theirs[-1], theirs.numel())
+    for make in (lambda s: s[1:], lambda s: s[::-2], lambda s: s.__add__((5,)), lambda s: s * 2, lambda s: s[3:]):
+        assert type(make(ours)) is T.Size and tuple(make(ours)) == tuple(make(theirs))
+    for copied in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours), T.Size([2, 3, 4])):
+        assert type(copied) is T.Size and copied == ours
+    assert T.Size().numel() == 1 and T.empty(()).shape == T.Size([])
+    with pytest.raises(TypeError, match=r"\[Size\] sizes: expected integers, got float at position 1"):
+        T.Size([1, 2.5])
+    with pytest.raises(IndexError):
+        ours[3]
+
+
 def test_truth_and_numbers():
     assert T.tensor([2.0])
     assert not T.tensor(0)

@@ -12,10 +12,22 @@ namespace {
 // nested calls) may walk overlapping graphs at the same time.
 struct NodeState {
   Node* node = nullptr;
-  std::uint32_t pending = 0;  // edges from unfinished nodes
-  bool needed = true;         // some wanted gradient lies behind this node
-  bool queued = false;        // a tensor may be a root several times, its node runs once
-  std::vector<Tensor> grads;  // one per output of the node
+  std::uint32_t pending = 0;    // edges from unfinished nodes
+  bool needed = true;           // some wanted gradient lies behind this node
+  bool queued = false;          // a tensor may be a root several times, its node runs once
+  bool reached = false;         // something was delivered, defined or not
+  Tensor single;                // the gradient of the only output, or
+  std::vector<Tensor> several;  // one per output
+
+  Tensor& gradient(std::uint32_t nr) {
+    reached = true;
+    if (nr == 0 && node->output_count == 1 && several.empty()) return single;
+    if (several.size() <= nr) {
+      several.resize(std::max<std::uint32_t>(node->output_count, nr + 1));
+      if (single.defined()) several[0] = std::move(single);
+    }
+    return several[nr];
+  }
 };
 
 // Open addressing, pointer keys, no erasure. States live in a deque-like vector of indices so that references stay
@@ -37,7 +49,11 @@ class StateMap {
   }
   NodeState& operator[](std::uint32_t i) { return states_[i]; }
   std::uint32_t index(Node* n) { return slots_[probe(n)] - 1; }
-  bool contains(Node* n) { return slots_[probe(n)] != 0; }
+  void clear() {
+    states_.clear();
+    std::fill(slots_.begin(), slots_.end(), 0);
+  }
+  std::size_t capacity() const { return slots_.size(); }
 
  private:
   std::size_t probe(Node* n) const {
@@ -76,15 +92,50 @@ struct Capture {
   const Tensor* input;
 };
 
+// The containers of a pass, kept by the thread for its next one: for a small graph their allocation took a third of the
+// time. A nested pass finds none and makes its own.
+struct Workspace {
+  StateMap states;
+  std::vector<std::uint32_t> ready;
+  std::vector<Node*> stack, order;
+  std::vector<Edge> root_edges;
+  std::vector<Tensor> results;
+  std::vector<char> needed;
+
+  static std::unique_ptr<Workspace> take() {
+    auto w = std::move(spare());
+    return w ? std::move(w) : std::make_unique<Workspace>();
+  }
+  static void give_back(std::unique_ptr<Workspace> w) {
+    constexpr std::size_t kLargest = 1u << 14;  // the containers of a huge graph are not worth clearing every time
+    if (w->states.capacity() > kLargest) return;
+    w->states.clear();
+    w->ready.clear();
+    w->stack.clear();
+    w->order.clear();
+    w->root_edges.clear();
+    w->results.clear();
+    spare() = std::move(w);
+  }
+
+ private:
+  static std::unique_ptr<Workspace>& spare() {
+    static thread_local std::unique_ptr<Workspace> w;
+    return w;
+  }
+};
+
 class Pass {
  public:
   Pass(BackwardOptions options, bool accumulate) : options_(options), accumulate_(accumulate) {}
+  ~Pass() { Workspace::give_back(std::move(work_)); }
+  Pass(const Pass&) = delete;
 
   TensorList run(const TensorList& roots, const TensorList& grads, const TensorList& inputs) {
     const char* op = accumulate_ ? "backward" : "grad";
     require(roots.size() == grads.size(), op, "grad_outputs", ErrorKind::Value, "expected one gradient per output (",
             roots.size(), "), got ", grads.size());
-    std::vector<Edge> root_edges;
+    std::vector<Edge>& root_edges = work_->root_edges;
     for (std::size_t i = 0; i < roots.size(); ++i) root_edges.push_back(root_edge(op, roots[i]));
     TensorList seeds;
     for (std::size_t i = 0; i < roots.size(); ++i) seeds.push_back(seed(op, roots[i], grads[i]));
@@ -99,14 +150,14 @@ class Pass {
       captures_.push_back({e.node.get(), e.input_nr, i, &inputs[i]});
     }
     results_.resize(inputs.size());
-    explore(root_edges);
+    explore();
     if (!inputs.empty()) mark_needed();
 
     const GradModeGuard mode(options_.create_graph);
     for (std::size_t i = 0; i < roots.size(); ++i) deliver(root_edges[i], std::move(seeds[i]));
     for (const Edge& e : root_edges) {
       const auto s = states_.index(e.node.get());
-      if (states_[s].pending == 0 && !states_[s].grads.empty()) push(s);
+      if (states_[s].pending == 0 && states_[s].reached) push(s);
     }
     while (!ready_.empty()) {
       std::pop_heap(ready_.begin(), ready_.end(), older_);
@@ -141,17 +192,17 @@ class Pass {
   }
 
   // Counts, for every reachable node, the edges that will deliver a gradient to it.
-  void explore(const std::vector<Edge>& root_edges) {
-    std::vector<Node*> stack;
+  void explore() {
+    auto& stack = work_->stack;
     bool added;
-    for (const Edge& e : root_edges) {
+    for (const Edge& e : work_->root_edges) {
       states_.find_or_add(e.node.get(), added);
       if (added) stack.push_back(e.node.get());
     }
     while (!stack.empty()) {
       Node* n = stack.back();
       stack.pop_back();
-      order_.push_back(n);
+      if (!captures_.empty()) order_.push_back(n);
       for (Edge& e : n->edges()) {
         if (!e.node) continue;
         const auto s = states_.find_or_add(e.node.get(), added);
@@ -196,9 +247,7 @@ class Pass {
 
   void deliver(const Edge& e, Tensor g) {
     NodeState& st = states_[states_.index(e.node.get())];
-    if (st.grads.empty()) st.grads.resize(std::max<std::uint32_t>(st.node->output_count, e.input_nr + 1));
-    if (st.grads.size() <= e.input_nr) st.grads.resize(e.input_nr + 1);
-    Tensor& slot = st.grads[e.input_nr];
+    Tensor& slot = st.gradient(e.input_nr);
     if (!g.defined()) return;
     if (geometry_key(*g.impl()) != e.geometry) [[unlikely]]
       g = fitted(e, std::move(g));
@@ -219,17 +268,21 @@ class Pass {
   void execute(std::uint32_t s) {
     Node* n = states_[s].node;
     const Ref<Node> keep(n);
-    std::vector<Tensor> grads = std::move(states_[s].grads);
-    if (grads.empty()) grads.resize(n->output_count);
+    Tensor single = std::move(states_[s].single);
+    std::vector<Tensor> several = std::move(states_[s].several);
+    if (several.empty() && n->output_count > 1) several.resize(n->output_count);
+    std::span<Tensor> grads = several.empty() ? std::span(&single, 1) : std::span(several);
     const bool any = std::any_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); });
     if (n->hooks && any) run_pre_hooks(*n, grads);
     for (const Capture& c : captures_)
       if (c.node == n) results_[c.slot] = captured_gradient(grads[c.output_nr], *c.input);
     const auto edges = n->edges();
-    std::vector<Tensor> results(edges.size());
+    std::vector<Tensor>& results = work_->results;
+    results.assign(edges.size(), Tensor());
     const bool skip = !any || !states_[s].needed || (n->is_accumulator() && (!captures_.empty() || !accumulate_));
     if (!skip) {
-      std::vector<char> needed(edges.size(), 0);
+      std::vector<char>& needed = work_->needed;
+      needed.assign(edges.size(), 0);
       bool any_needed = n->is_accumulator();
       for (std::size_t i = 0; i < edges.size(); ++i)
         if (edges[i].node && states_[states_.index(edges[i].node.get())].needed) needed[i] = any_needed = true;
@@ -245,9 +298,10 @@ class Pass {
         if (anomaly_checks_nan()) check_nan(*n, results);
       }
     }
-    if (n->hooks && any) {
+    if (n->hooks && any && !n->hooks->post.empty()) {
+      const std::vector<Tensor> outputs(grads.begin(), grads.end());
       const auto post = n->hooks->post;  // a hook may add hooks
-      for (const auto& [id, hook] : post) hook(results, grads);
+      for (const auto& [id, hook] : post) hook(results, outputs);
     }
     for (std::size_t i = 0; i < edges.size(); ++i) {
       if (!edges[i].node) continue;
@@ -264,21 +318,24 @@ class Pass {
     return g.defined() && meta && meta->leaf_hooks && is_leaf(input) ? meta->leaf_hooks->run(g) : g;
   }
 
-  void run_pre_hooks(Node& n, std::vector<Tensor>& grads) {
+  void run_pre_hooks(Node& n, std::span<Tensor> grads) {
     for (std::size_t i = 0; i < n.hooks->tensor_hooks.size(); ++i) {
       auto [nr, list] = n.hooks->tensor_hooks[i];
       if (nr < grads.size() && grads[nr].defined()) grads[nr] = list->run(std::move(grads[nr]));
     }
+    if (n.hooks->pre.empty()) return;
+    std::vector<Tensor> replaceable(grads.begin(), grads.end());
     const auto pre = n.hooks->pre;  // a hook may add hooks
     for (const auto& [id, hook] : pre) {
-      const std::vector<Tensor> before = grads;
-      hook(grads);
-      for (std::size_t i = 0; i < grads.size(); ++i)
-        require(!grads[i].defined() ||
-                    (before[i].defined() && geometry_key(*grads[i].impl()) == geometry_key(*before[i].impl())),
+      const std::vector<Tensor> before = replaceable;
+      hook(replaceable);
+      for (std::size_t i = 0; i < before.size(); ++i)
+        require(!replaceable[i].defined() || (before[i].defined() && geometry_key(*replaceable[i].impl()) ==
+                                                                         geometry_key(*before[i].impl())),
                 "prehook", "", ErrorKind::Gradient, "expected gradients of the shapes and dtypes that came in, got ",
-                grads[i].defined() ? grads[i].sizes() : Dims{}, " for number ", i);
+                replaceable[i].defined() ? replaceable[i].sizes() : Dims{}, " for number ", i);
     }
+    std::move(replaceable.begin(), replaceable.end(), grads.begin());
   }
 
   void check_nan(Node& n, const std::vector<Tensor>& results) {
@@ -303,10 +360,11 @@ class Pass {
 
   const BackwardOptions options_;
   const bool accumulate_;
-  StateMap states_;
+  std::unique_ptr<Workspace> work_ = Workspace::take();
+  StateMap& states_ = work_->states;
   Older older_{&states_};
-  std::vector<std::uint32_t> ready_;
-  std::vector<Node*> order_;
+  std::vector<std::uint32_t>& ready_ = work_->ready;
+  std::vector<Node*>& order_ = work_->order;
   std::vector<Edge> wanted_;
   std::vector<Capture> captures_;
   TensorList results_;

@@ -191,7 +191,7 @@ void add_to_grad(const Tensor& t, const Tensor& g, bool create_graph, bool own) 
     own = own && !create_graph && g.impl()->storage->use_count() == 1 && g.strides() == t.strides() &&
           g.dtype() == t.dtype() && !g.impl()->wrapped_number;
     if (own)
-      m.grad = detach(g);
+      m.grad = g.requires_grad() ? detach(g) : g;
     else
       m.grad = create_graph ? ops::clone(g) : detach(ops::clone_as(g, t));
   } else if (create_graph) {

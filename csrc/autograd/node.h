@@ -74,7 +74,7 @@ void destroy(Node* n) noexcept;
 // What a node sees while it runs.
 class Backward {
  public:
-  Backward(Node& node, std::vector<Tensor>& grads, std::vector<Tensor>& results, std::span<const char> needed,
+  Backward(Node& node, std::span<const Tensor> grads, std::span<Tensor> results, std::span<const char> needed,
            bool create_graph)
       : node(node), create_graph(create_graph), grads_(grads), results_(results), needed_(needed) {}
 
@@ -90,8 +90,8 @@ class Backward {
   std::size_t input_count() const { return results_.size(); }
 
  private:
-  std::vector<Tensor>& grads_;
-  std::vector<Tensor>& results_;
+  std::span<const Tensor> grads_;
+  std::span<Tensor> results_;
   std::span<const char> needed_;
 };
 

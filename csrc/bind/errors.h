@@ -10,6 +10,7 @@
 namespace pydlx::bind {
 
 void init_errors(PyObject* module);
+void init_callsite();  // lets the engine name the user's source lines; ops run with the interpreter lock held
 // Thrown when a CPython call has already set the Python error.
 struct PythonError {};
 // Sets the Python error for the exception in flight; call from a catch (...) block.

@@ -1,11 +1,7 @@
 // The extension module pydlx._C.
 #include <pybind11/pybind11.h>
-#if PY_VERSION_HEX < 0x030b0000
-#include <frameobject.h>
-#endif
 
 #include <cstdio>
-#include <set>
 
 #include "bind/autograd.h"
 #include "bind/caster.h"
@@ -33,34 +29,6 @@ void* release_interpreter() {
   return PyEval_SaveThread();
 }
 void acquire_interpreter(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
-
-// The innermost Python frame. Code objects seen here are kept alive for the life of the process, because nodes keep
-// bare pointers.
-CallSite current_site() {
-  PyFrameObject* f = PyEval_GetFrame();
-  if (!f) return {};
-  PyCodeObject* code = PyFrame_GetCode(f);
-  static const void* last = nullptr;
-  if (code != last) {
-    static std::set<const void*> known;
-    if (known.insert(code).second) Py_INCREF(code);
-    last = code;
-  }
-  Py_DECREF(code);
-#if PY_VERSION_HEX < 0x030b0000  // the accessor came with 3.11; 3.10 counts two-byte instructions
-  return {code, f->f_lasti * 2};
-#else
-  return {code, PyFrame_GetLasti(f)};
-#endif
-}
-
-std::string describe_site(CallSite site) {
-  auto* code = static_cast<PyCodeObject*>(const_cast<void*>(site.code));
-  const int line = PyCode_Addr2Line(code, site.instruction);
-  const py::handle h(reinterpret_cast<PyObject*>(code));
-  return std::string(py::str(h.attr("co_filename"))) + ":" + std::to_string(line) + " in " +
-         std::string(py::str(h.attr("co_name")));
-}
 
 py::dict build_info() {
   py::dict d;
@@ -126,6 +94,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The native core of pydlx.";
   init_errors(m.ptr());
   init_types(m.ptr());
+  init_size(m.ptr());
   init_tensor_type(m.ptr());
   init_autograd(m.ptr());
   init_function(m.ptr());
@@ -137,7 +106,7 @@ PYBIND11_MODULE(_C, m) {
   registry.finish(m.ptr());
 
   blocking_hooks() = {release_interpreter, acquire_interpreter};
-  callsite_hooks() = {current_site, describe_site};
+  init_callsite();
 
   py::register_exception_translator([](std::exception_ptr p) {
     if (!p) return;

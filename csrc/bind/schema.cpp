@@ -167,7 +167,7 @@ bool is_number(PyObject* o) {
 bool is_int(PyObject* o) { return PyIndex_Check(o) && !PyBool_Check(o) && !is_tensor(o); }
 bool is_int_tensor(PyObject* o) {
   if (!is_tensor(o)) return false;
-  const TensorImpl& t = *reinterpret_cast<PyTensor*>(o)->impl;
+  const TensorImpl& t = *as_tensor(o).impl();
   return t.numel == 1 && is_integral(t.dtype);
 }
 

@@ -173,7 +173,7 @@ struct Arg<std::optional<T>> {
 // ---- results
 // ---------------------------------------------------------------------------------------------------------------------
 
-inline PyObject* to_python(const Call&, const Tensor& t) { return wrap(t); }
+inline PyObject* to_python(const Call&, Tensor t) { return wrap(std::move(t)); }
 inline PyObject* to_python(const Call&, bool v) { return PyBool_FromLong(v); }
 inline PyObject* to_python(const Call&, std::int64_t v) { return PyLong_FromLongLong(v); }
 inline PyObject* to_python(const Call&, double v) { return PyFloat_FromDouble(v); }

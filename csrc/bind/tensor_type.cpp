@@ -23,14 +23,13 @@ PyObject* g_repr = nullptr;
 
 inline PyTensor* self_of(PyObject* o) { return reinterpret_cast<PyTensor*>(o); }
 
-PyObject* new_object(PyTypeObject* cls, const Tensor& t) {
+PyObject* new_object(PyTypeObject* cls, Tensor t) {
   PyObject* o = cls->tp_alloc(cls, 0);
   if (!o) throw PythonError{};
   auto* p = self_of(o);
-  p->impl = t.impl();
-  p->impl->retain();
+  new (&p->tensor) Tensor(std::move(t));
   p->dict = p->weakrefs = nullptr;
-  p->impl->python = o;
+  p->tensor.impl()->python = o;
   return o;
 }
 
@@ -40,11 +39,8 @@ void dealloc(PyObject* o) {
   if (PyType_IS_GC(type)) PyObject_GC_UnTrack(o);
   if (p->weakrefs) PyObject_ClearWeakRefs(o);
   Py_CLEAR(p->dict);
-  if (TensorImpl* impl = p->impl) {
-    p->impl = nullptr;
-    if (impl->python == o) impl->python = nullptr;
-    Ref<TensorImpl>::adopt(impl).reset();
-  }
+  if (p->tensor.defined() && p->tensor.impl()->python == o) p->tensor.impl()->python = nullptr;
+  p->tensor.~Tensor();
   type->tp_free(o);
   Py_DECREF(type);
 }
@@ -82,9 +78,15 @@ template <Tensor (*F)(const Tensor&, const Tensor&)>
 PyObject* binary_slot(PyObject* a, PyObject* b) {
   return guarded([&]() -> PyObject* {
     bool ok = true;
-    const Tensor x = operand(a, ok), y = operand(b, ok);
-    if (!ok) Py_RETURN_NOTIMPLEMENTED;
-    PyObject* r = wrap(F(x, y));
+    // The caller's references keep both objects alive, so tensors are used in place.
+    PyObject* r;
+    if (is_tensor(a) && is_tensor(b)) [[likely]] {
+      r = wrap(F(as_tensor(a), as_tensor(b)));
+    } else {
+      const Tensor x = operand(a, ok), y = operand(b, ok);
+      if (!ok) Py_RETURN_NOTIMPLEMENTED;
+      r = wrap(F(x, y));
+    }
     if (anomaly_checks_nan()) [[unlikely]] {
       PyObject* args[2] = {a, b};
       check_finite("operator", r, args, 2);
@@ -154,7 +156,7 @@ PyObject* negative(PyObject* a) {
 PyObject* positive(PyObject* a) { return Py_NewRef(a); }
 
 Scalar single(PyObject* o, const char* op) {
-  const Tensor t = as_tensor(o);
+  const Tensor& t = as_tensor(o);
   require(t.numel() == 1, op, "", ErrorKind::Value, "expected a tensor with one element, got shape ", t.sizes(),
           std::string_view(op) == "bool" ? "; use .any() or .all()" : "");
   return ops::item(t);
@@ -176,7 +178,7 @@ PyObject* to_float(PyObject* o) {
 }
 PyObject* to_index(PyObject* o) {
   return guarded([&]() -> PyObject* {
-    const Tensor t = as_tensor(o);
+    const Tensor& t = as_tensor(o);
     require(t.numel() == 1 && !is_floating(t.dtype()), "index", "", ErrorKind::Type,
             "only integer tensors with one element can be used as an index, got ", t.dtype(), " of shape ", t.sizes());
     return PyLong_FromLongLong(ops::item(t).to_int());
@@ -206,7 +208,7 @@ PyObject* compare(PyObject* a, PyObject* b, int how) {
 }
 
 Py_hash_t hash(PyObject* o) {
-  const auto h = static_cast<Py_hash_t>(reinterpret_cast<std::uintptr_t>(self_of(o)->impl) >> 4);
+  const auto h = static_cast<Py_hash_t>(reinterpret_cast<std::uintptr_t>(as_tensor(o).impl()) >> 4);
   return h == -1 ? -2 : h;
 }
 
@@ -217,7 +219,7 @@ PyObject* repr(PyObject* o) {
 
 Py_ssize_t length(PyObject* o) {
   return guarded([&]() -> Py_ssize_t {
-    const Tensor t = as_tensor(o);
+    const Tensor& t = as_tensor(o);
     require(t.ndim() > 0, "len", "", ErrorKind::Type, "expected at least one dimension, got a 0-d tensor");
     return t.sizes()[0];
   });
@@ -225,7 +227,7 @@ Py_ssize_t length(PyObject* o) {
 
 PyObject* iterate(PyObject* o) {
   return guarded([&]() -> PyObject* {
-    const Tensor t = as_tensor(o);
+    const Tensor& t = as_tensor(o);
     require(t.ndim() > 0, "iter", "", ErrorKind::Type, "expected at least one dimension, got a 0-d tensor");
     const Object rows = Object::checked(PyTuple_New(t.sizes()[0]));
     const TensorList views = ops::unbind(t, 0);
@@ -254,15 +256,6 @@ PyObject* dims_tuple(const Dims& d) {
   for (std::size_t i = 0; t && i < d.size(); ++i) PyTuple_SET_ITEM(t, i, PyLong_FromLongLong(d[i]));
   return t;
 }
-PyObject* g_size_class = nullptr;  // pydlx.Size, a tuple subclass
-PyObject* size_object(const Dims& d) {
-  PyObject* t = dims_tuple(d);
-  if (!t || !g_size_class) return t;
-  PyObject* s = PyObject_CallOneArg(g_size_class, t);
-  Py_DECREF(t);
-  return s;
-}
-
 template <class F>
 PyObject* getter(PyObject* o, F f) {
   return guarded([&] { return f(as_tensor(o)); });
@@ -270,8 +263,8 @@ PyObject* getter(PyObject* o, F f) {
 PyObject* get_shape(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) { return size_object(t.sizes()); });
 }
-PyObject* get_ndim(PyObject* o, void*) { return PyLong_FromLong(self_of(o)->impl->sizes.ndim()); }
-PyObject* get_dtype(PyObject* o, void*) { return dtype_object(self_of(o)->impl->dtype); }
+PyObject* get_ndim(PyObject* o, void*) { return PyLong_FromLong(as_tensor(o).impl()->sizes.ndim()); }
+PyObject* get_dtype(PyObject* o, void*) { return dtype_object(as_tensor(o).impl()->dtype); }
 PyObject* get_device(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) { return device_object(t.device()); });
 }
@@ -293,7 +286,7 @@ PyObject* get_grad(PyObject* o, void*) {
 }
 int set_grad(PyObject* o, PyObject* v, void*) {
   return guarded([&]() -> int {
-    const Tensor t = as_tensor(o);
+    const Tensor& t = as_tensor(o);
     if (!v || v == Py_None) {
       if (t.impl()->meta) t.impl()->meta->grad = Tensor();
       return 0;
@@ -321,8 +314,8 @@ PyObject* get_data(PyObject* o, void*) {
 int set_data(PyObject* o, PyObject* v, void*) {
   return guarded([&]() -> int {
     require(v && is_tensor(v), "data", "", ErrorKind::Type, "expected a tensor");
-    TensorImpl& t = *self_of(o)->impl;
-    const TensorImpl& s = *reinterpret_cast<PyTensor*>(v)->impl;
+    TensorImpl& t = *as_tensor(o).impl();
+    const TensorImpl& s = *as_tensor(v).impl();
     require(!(t.requires_grad && !is_floating(s.dtype)), "data", "", ErrorKind::DType,
             "expected a floating point tensor for one that requires a gradient, got ", s.dtype);
     require(!t.meta || !t.meta->grad_fn || (t.sizes == s.sizes && t.dtype == s.dtype), "data", "", ErrorKind::Gradient,
@@ -336,7 +329,7 @@ int set_data(PyObject* o, PyObject* v, void*) {
     return 0;
   });
 }
-PyObject* get_version(PyObject* o, void*) { return PyLong_FromUnsignedLong(self_of(o)->impl->storage->version); }
+PyObject* get_version(PyObject* o, void*) { return PyLong_FromUnsignedLong(as_tensor(o).impl()->storage->version); }
 PyObject* get_transposed(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) {
     Dims order;
@@ -357,20 +350,20 @@ PyObject* get_adjoint(PyObject* o, void*) {
     return wrap(ops::t(t));
   });
 }
-PyObject* get_itemsize(PyObject* o, void*) { return PyLong_FromSize_t(itemsize(self_of(o)->impl->dtype)); }
+PyObject* get_itemsize(PyObject* o, void*) { return PyLong_FromSize_t(itemsize(as_tensor(o).impl()->dtype)); }
 PyObject* get_nbytes(PyObject* o, void*) {
-  return PyLong_FromSize_t(static_cast<std::size_t>(self_of(o)->impl->numel) * itemsize(self_of(o)->impl->dtype));
+  return PyLong_FromSize_t(static_cast<std::size_t>(as_tensor(o).impl()->numel) * itemsize(as_tensor(o).impl()->dtype));
 }
-PyObject* get_is_cuda(PyObject* o, void*) { return PyBool_FromLong(!self_of(o)->impl->storage->device.is_cpu()); }
+PyObject* get_is_cuda(PyObject* o, void*) { return PyBool_FromLong(!as_tensor(o).impl()->storage->device.is_cpu()); }
 PyObject* get_base(PyObject* o, void*) {
   return getter(o, [](const Tensor& t) { return wrap(Tensor(t.impl()->base)); });
 }
 PyObject* get_output_nr(PyObject* o, void*) {
-  const auto& m = self_of(o)->impl->meta;
+  const auto& m = as_tensor(o).impl()->meta;
   return PyLong_FromUnsignedLong(m ? m->output_nr : 0);
 }
 PyObject* get_retains_grad(PyObject* o, void*) {
-  const auto& m = self_of(o)->impl->meta;
+  const auto& m = as_tensor(o).impl()->meta;
   return PyBool_FromLong(m && m->retains_grad);
 }
 
@@ -419,8 +412,8 @@ PyObject* make_subclass(PyObject*, PyObject* args) {
   });
 }
 
-PyObject* data_ptr(PyObject* o, PyObject*) { return PyLong_FromVoidPtr(self_of(o)->impl->data()); }
-PyObject* numel(PyObject* o, PyObject*) { return PyLong_FromLongLong(self_of(o)->impl->numel); }
+PyObject* data_ptr(PyObject* o, PyObject*) { return PyLong_FromVoidPtr(as_tensor(o).impl()->data()); }
+PyObject* numel(PyObject* o, PyObject*) { return PyLong_FromLongLong(as_tensor(o).impl()->numel); }
 PyObject* item(PyObject* o, PyObject*) {
   return guarded([&]() -> PyObject* {
     const Scalar s = ops::item(as_tensor(o));
@@ -439,7 +432,7 @@ PyObject* size_method(PyObject* o, PyObject* args, PyObject* kwargs) {
     static const char* names[] = {"dim", nullptr};
     PyObject* dim = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", const_cast<char**>(names), &dim)) return nullptr;
-    const Tensor t = as_tensor(o);
+    const Tensor& t = as_tensor(o);
     if (dim == Py_None) return size_object(t.sizes());
     const auto i = PyLong_AsLongLong(dim);
     if (i == -1 && PyErr_Occurred()) return nullptr;
@@ -451,16 +444,16 @@ PyObject* stride_method(PyObject* o, PyObject* args, PyObject* kwargs) {
     static const char* names[] = {"dim", nullptr};
     PyObject* dim = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", const_cast<char**>(names), &dim)) return nullptr;
-    const Tensor t = as_tensor(o);
+    const Tensor& t = as_tensor(o);
     if (dim == Py_None) return dims_tuple(t.strides());
     const auto i = PyLong_AsLongLong(dim);
     if (i == -1 && PyErr_Occurred()) return nullptr;
     return PyLong_FromLongLong(t.strides()[wrap_axis(i, t.ndim(), "stride")]);
   });
 }
-PyObject* storage_offset(PyObject* o, PyObject*) { return PyLong_FromLongLong(self_of(o)->impl->offset); }
-PyObject* is_contiguous(PyObject* o, PyObject*, PyObject*) { return PyBool_FromLong(self_of(o)->impl->contiguous); }
-PyObject* is_inference(PyObject* o, PyObject*) { return PyBool_FromLong(self_of(o)->impl->inference); }
+PyObject* storage_offset(PyObject* o, PyObject*) { return PyLong_FromLongLong(as_tensor(o).impl()->offset); }
+PyObject* is_contiguous(PyObject* o, PyObject*, PyObject*) { return PyBool_FromLong(as_tensor(o).impl()->contiguous); }
+PyObject* is_inference(PyObject* o, PyObject*) { return PyBool_FromLong(as_tensor(o).impl()->inference); }
 
 template <class F>
 PyCFunction as_cfunction(F* f) {
@@ -540,13 +533,13 @@ PyType_Spec spec = {"pydlx.Tensor", sizeof(PyTensor), 0, Py_TPFLAGS_DEFAULT | Py
 
 }  // namespace
 
-PyObject* wrap(const Tensor& t) {
+PyObject* wrap(Tensor t) {
   if (!t.defined()) Py_RETURN_NONE;
   if (t.impl()->python) return Py_NewRef(static_cast<PyObject*>(t.impl()->python));
-  return new_object(g_tensor_type, t);
+  return new_object(g_tensor_type, std::move(t));
 }
 
-PyObject* wrap_as(PyTypeObject* cls, const Tensor& t) { return new_object(cls, t); }
+PyObject* wrap_as(PyTypeObject* cls, Tensor t) { return new_object(cls, std::move(t)); }
 
 Tensor operand(PyObject* o, bool& ok) {
   if (is_tensor(o)) [[likely]]
@@ -573,18 +566,13 @@ Tensor operand(PyObject* o, bool& ok) {
 }
 
 namespace {
-// Replaces a held Python object; METH_O functions set the repr function and the Size class from pydlx/__init__.py.
-PyObject* set_held(PyObject*& slot, PyObject* value) {
-  PyObject* old = slot;
-  slot = Py_NewRef(value);
+PyObject* set_repr(PyObject*, PyObject* f) {
+  PyObject* old = g_repr;
+  g_repr = Py_NewRef(f);
   Py_XDECREF(old);
   Py_RETURN_NONE;
 }
-PyObject* set_repr(PyObject*, PyObject* f) { return set_held(g_repr, f); }
-PyObject* set_size_class(PyObject*, PyObject* c) { return set_held(g_size_class, c); }
-PyMethodDef module_functions[] = {{"_set_repr", set_repr, METH_O, nullptr},
-                                  {"_set_size_class", set_size_class, METH_O, nullptr},
-                                  {nullptr, nullptr, 0, nullptr}};
+PyMethodDef module_functions[] = {{"_set_repr", set_repr, METH_O, nullptr}, {nullptr, nullptr, 0, nullptr}};
 }  // namespace
 
 void init_tensor_type(PyObject* m) {

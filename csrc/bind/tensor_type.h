@@ -10,7 +10,7 @@
 namespace pydlx::bind {
 
 struct PyTensor {
-  PyObject_HEAD TensorImpl* impl;  // owned reference
+  PyObject_HEAD Tensor tensor;
   PyObject* dict;
   PyObject* weakrefs;
 };
@@ -20,12 +20,16 @@ extern PyTypeObject* g_tensor_type;
 inline bool is_tensor(PyObject* o) {
   return Py_TYPE(o) == g_tensor_type || PyType_IsSubtype(Py_TYPE(o), g_tensor_type);
 }
-inline Tensor as_tensor(PyObject* o) { return Tensor(Ref<TensorImpl>(reinterpret_cast<PyTensor*>(o)->impl)); }
+// Valid as long as the object is.
+inline const Tensor& as_tensor(PyObject* o) { return reinterpret_cast<PyTensor*>(o)->tensor; }
 
 // New reference; the same object for the same TensorImpl as long as it lives. An undefined tensor becomes None.
-PyObject* wrap(const Tensor& t);
+PyObject* wrap(Tensor t);
 // A new object of a Python subclass for t (Parameter); t must not have a Python object yet.
-PyObject* wrap_as(PyTypeObject* cls, const Tensor& t);
+PyObject* wrap_as(PyTypeObject* cls, Tensor t);
+// tensor.shape (bind/size.cpp)
+PyObject* size_object(const Dims& d);
+void init_size(PyObject* module);
 
 // A tensor, a Python number or a NumPy scalar; `ok` is false for anything else.
 Tensor operand(PyObject* o, bool& ok);

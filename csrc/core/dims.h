@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <new>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/limits.h"
@@ -22,28 +23,16 @@ class Dims {
   }
   Dims(std::span<const std::int64_t> v) : Dims(v.data(), v.size()) {}
   Dims(const std::vector<std::int64_t>& v) : Dims(v.data(), v.size()) {}
-  Dims(const Dims& o) : Dims(o.data(), o.size()) {}
-  Dims(Dims&& o) noexcept : size_(o.size_), heap_capacity_(o.heap_capacity_), heap_(o.heap_) {
-    std::copy_n(o.inline_, kInline, inline_);
-    o.heap_ = nullptr;
-    o.size_ = 0;
-  }
+  Dims(const Dims& o) { assign(o); }
+  Dims(Dims&& o) noexcept { take(o); }
   Dims& operator=(const Dims& o) {
-    if (this != &o) {
-      resize(o.size());
-      std::copy_n(o.data(), o.size(), data());
-    }
+    if (this != &o) assign(o);
     return *this;
   }
   Dims& operator=(Dims&& o) noexcept {
     if (this != &o) {
       delete[] heap_;
-      size_ = o.size_;
-      heap_capacity_ = o.heap_capacity_;
-      heap_ = o.heap_;
-      std::copy_n(o.inline_, kInline, inline_);
-      o.heap_ = nullptr;
-      o.size_ = 0;
+      take(o);
     }
     return *this;
   }
@@ -103,6 +92,24 @@ class Dims {
     delete[] heap_;
     heap_ = p;
     heap_capacity_ = static_cast<std::uint32_t>(n);
+  }
+
+  void assign(const Dims& o) {
+    if (!heap_ && !o.heap_) [[likely]] {
+      // The whole array, used or not: a copy of constant length is a few moves, a variable one a call.
+      size_ = o.size_;
+      std::memcpy(inline_, o.inline_, sizeof inline_);
+      return;
+    }
+    resize(o.size());
+    std::copy_n(o.data(), o.size(), data());
+  }
+  // Leaves `o` empty; this object's own memory has been given up.
+  void take(Dims& o) noexcept {
+    size_ = std::exchange(o.size_, 0);
+    heap_capacity_ = o.heap_capacity_;
+    heap_ = std::exchange(o.heap_, nullptr);
+    std::memcpy(inline_, o.inline_, sizeof inline_);
   }
 
   std::uint32_t size_ = 0;

@@ -1,5 +1,5 @@
 // The only way to use threads. Work is cut into chunks whose size does not depend on the number of threads, so results
-// are bit-identical for any count; chunks are handed to threads in contiguous runs.
+// are bit-identical for any count; chunks are handed to threads in contiguous runs, and idle threads help out.
 #pragma once
 #include <cstdint>
 

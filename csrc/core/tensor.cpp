@@ -260,10 +260,19 @@ Scalar load_scalar(const void* p, DType dtype) {
 }
 
 Tensor wrap_scalar(Scalar v, DType dtype) {
-  Tensor t = empty({}, dtype);
-  store_scalar(t.data(), dtype, v);
-  t.impl()->wrapped_number = true;
-  return t;
+  // The last number of this thread serves again when nobody kept it: most live for one op only.
+  static thread_local Tensor last;
+  const bool reuse = last.defined() && last.ref()->use_count() == 1 && last.impl()->storage->use_count() == 1 &&
+                     last.impl()->wrapped_number && !last.impl()->meta && !last.impl()->python;
+  if (!reuse) {
+    last = empty({}, dtype);
+    last.impl()->wrapped_number = true;
+  }
+  last.impl()->dtype = dtype;
+  last.impl()->inference = InferenceMode::enabled();
+  last.impl()->storage->nbytes = itemsize(dtype);
+  store_scalar(last.data(), dtype, v);
+  return last;
 }
 Tensor wrap_scalar(Scalar v) {
   // Python floats are kept in double until an op knows its compute type: 0.1 must not be rounded to float32 and back.

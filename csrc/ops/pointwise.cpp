@@ -170,13 +170,23 @@ void fill_raw(const Tensor& out, Scalar value) {
 
 namespace {
 
-// An input in the compute dtype. 0-d host values stay as they are: they are converted when they become immediates.
-Tensor converted(const Tensor& t, DType dtype) {
-  if (t.dtype() == dtype || (t.ndim() == 0 && t.is_cpu())) return t;
-  Tensor c = empty_like(t, dtype);
-  copy_raw(c, t);
-  return c;
-}
+// An input in the compute dtype: the tensor itself, or a converted copy that lives here. 0-d host values stay as they
+// are: they are converted when they become immediates.
+class Converted {
+ public:
+  Converted(const Tensor& t, DType dtype) : use_(&t) {
+    if (!t.defined() || t.dtype() == dtype || (t.ndim() == 0 && t.is_cpu())) return;
+    copy_ = empty_like(t, dtype);
+    copy_raw(copy_, t);
+    use_ = &copy_;
+  }
+  Converted(const Converted&) = delete;
+  const Tensor* get() const { return use_; }
+
+ private:
+  const Tensor* use_;
+  Tensor copy_;
+};
 
 void check_inplace_result(const char* name, const Tensor& target, const Dims& sizes, DType result) {
   require(target.sizes() == sizes, name, "input", ErrorKind::Shape, "expected an in-place result of shape ",
@@ -190,14 +200,18 @@ void check_inplace_result(const char* name, const Tensor& target, const Dims& si
 Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device,
               const Tensor* target, const PointwiseParams& params, const Tensor& a, const Tensor& b = {},
               const Tensor& c = {}) {
-  const Tensor x = converted(a, compute), y = b.defined() ? converted(b, compute) : Tensor(),
-               z = c.defined() ? converted(c, compute) : Tensor();
-  Tensor out;
+  const Converted x(a, compute), y(b, compute), z(c, compute);
   bool direct = target && target->dtype() == out_dtype;
-  for (const Tensor* t : {&x, &y, &z}) direct = direct && !(t->defined() && partially_overlaps(*target, *t));
-  auto with_inputs = [&](auto f) { return z.defined() ? f({&x, &y, &z}) : y.defined() ? f({&x, &y}) : f({&x}); };
+  for (const Tensor* t : {x.get(), y.get(), z.get()})
+    direct = direct && !(t->defined() && partially_overlaps(*target, *t));
+  auto with_inputs = [&](auto f) {
+    if (c.defined()) return f({x.get(), y.get(), z.get()});
+    if (b.defined()) return f({x.get(), y.get()});
+    return f({x.get()});
+  };
   using Inputs = std::initializer_list<const Tensor*>;
-  out = direct ? *target : with_inputs([&](Inputs in) { return elementwise_output(sizes, out_dtype, device, in); });
+  Tensor out =
+      direct ? *target : with_inputs([&](Inputs in) { return elementwise_output(sizes, out_dtype, device, in); });
   if (out.numel() > 0) {
     Elementwise e;
     std::memcpy(e.param, params.p, sizeof e.param);

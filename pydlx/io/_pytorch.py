@@ -20,8 +20,8 @@ from .. import Tensor, bfloat16, float16, float32, float64, int8, int16, int32, 
 from .. import bool as bool_
 from .. import device as Device
 from .. import dtype as DType
+from .._C import Size
 from .._memory import tensor_over
-from .._size import Size
 
 __all__ = ["read_checkpoint"]
 

@@ -19,7 +19,7 @@ import pydlx
 from .. import Tensor
 from .. import device as Device
 from .. import dtype as DType
-from .._size import Size
+from .._C import Size
 
 __all__ = ["decode", "encode"]
 

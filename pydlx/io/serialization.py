@@ -10,7 +10,7 @@ import pydlx
 
 from .. import Tensor
 from .. import device as Device
-from .._size import Size
+from .._C import Size
 from ._atomic import write_atomically
 from ._structure import decode, encode
 from .safetensors import load_from, serialize
