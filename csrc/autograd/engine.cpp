@@ -330,8 +330,8 @@ class Pass {
       const std::vector<Tensor> before = replaceable;
       hook(replaceable);
       for (std::size_t i = 0; i < before.size(); ++i)
-        require(!replaceable[i].defined() || (before[i].defined() && geometry_key(*replaceable[i].impl()) ==
-                                                                         geometry_key(*before[i].impl())),
+        require(!replaceable[i].defined() ||
+                    (before[i].defined() && geometry_key(*replaceable[i].impl()) == geometry_key(*before[i].impl())),
                 "prehook", "", ErrorKind::Gradient, "expected gradients of the shapes and dtypes that came in, got ",
                 replaceable[i].defined() ? replaceable[i].sizes() : Dims{}, " for number ", i);
     }
