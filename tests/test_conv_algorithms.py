@@ -103,6 +103,54 @@ def test_many_rounds_of_the_weight_gradient():
         assert rms < 4e-6 and largest < 6e-5
 
 
+def check_rows(rows):
+    for row in rows:
+        (n, c, k, h, w, kernel, groups), geometry = row[:7], row[7]
+        for rms, largest in errors(operands(n, c, k, h, w, kernel, groups), groups=groups, **geometry):
+            assert rms < 2e-6 and largest < 2e-5, row
+
+
+def test_pointwise(isa):
+    """Panels of 64 columns that end inside and outside of an image, blocks of 512 channels, six rows, strides."""
+    check_rows(
+        [
+            *((3, c, k, 7, 9, 1, 1, {}) for c, k in itertools.product((8, 31), (8, 13, 65))),
+            *((2, 16, 12, h, w, 1, 1, {}) for h, w in ((8, 8), (1, 63), (5, 13), (23, 23), (16, 32), (1, 1))),
+            (2, 511, 9, 3, 3, 1, 1, {}),
+            (2, 514, 9, 24, 24, 1, 1, {}),
+            (3, 24, 40, 9, 12, 1, 2, {}),
+            (2, 40, 24, 9, 12, 1, 1, {"stride": 2}),
+            (2, 32, 24, 10, 13, 1, 2, {"stride": (3, 1)}),
+        ]
+    )
+
+
+def test_narrow(isa):
+    """Groups of few channels: rows of outputs around the vector and the four rows taken together, kernels with and without their own
+    code, strides, dilations, borders on all sides and none."""
+    check_rows(
+        [
+            *(
+                (2, 6, 6, h, w, 3, 6, {"padding": 1})
+                for h, w in itertools.product((1, 3, 4, 5), (1, 7, 15, 16, 17, 33))
+            ),
+            *((2, 6, 12, h, w, 3, 6, {"padding": 1, "stride": 2}) for h, w in ((9, 31), (8, 33), (7, 64))),
+            *((2, 9, 9, 12, 14, k, 9, {"padding": p}) for k, p in ((5, 2), (7, 3), ((3, 2), 0), (4, (1, 3)), (1, 0))),
+            (2, 4, 12, 13, 15, 7, 4, {"padding": 3, "stride": 2}),
+            (2, 8, 8, 13, 15, 3, 8, {"padding": 2, "dilation": 2}),
+            (2, 8, 8, 14, 15, 3, 8, {"padding": (0, 3), "dilation": (3, 2), "stride": (2, 3)}),
+            (2, 8, 8, 6, 7, 2, 8, {"padding": 3, "stride": 4}),
+            *(
+                (3, g * c, g * k, 9, 18, 3, g, {"padding": 1})
+                for g, c, k in ((3, 4, 4), (2, 5, 7), (2, 3, 9), (4, 2, 1))
+            ),
+            (2, 3, 21, 30, 35, 7, 1, {"padding": 3, "stride": 2}),
+            (1, 1, 32, 8, 8, 3, 1, {"padding": 1}),
+            (3, 3, 17, 37, 39, 11, 1, {"padding": 2, "stride": 4}),
+        ]
+    )
+
+
 def test_transposed_convolution_takes_the_same_kernels():
     x, weight, _ = operands(6, 20, 24, 13, 12)
     bias = np.linspace(-1, 1, 20, dtype=np.float32)
@@ -131,6 +179,26 @@ def test_any_number_of_threads():
                 pydlx.set_num_threads(threads)
                 results.add(tuple(a.tobytes() for a in passes(*map(guarded, arrays), padding=pad, groups=groups)))
             assert len(results) == 1, (n, c, k, h, w)
+    finally:
+        pydlx.set_num_threads(before)
+
+
+def test_any_number_of_threads_other_algorithms():
+    before = pydlx.get_num_threads()
+    try:
+        for n, c, k, kernel, groups, stride in (
+            (2, 64, 72, 1, 1, 1),
+            (5, 24, 48, 1, 1, 2),
+            (3, 12, 24, 3, 12, 1),
+            (2, 3, 40, 7, 1, 2),
+        ):
+            arrays = operands(n, c, k, 19, 21, kernel, groups)
+            results = set()
+            for threads in (1, 2, 3, 7):
+                pydlx.set_num_threads(threads)
+                got = passes(*map(guarded, arrays), stride=stride, groups=groups)
+                results.add(tuple(a.tobytes() for a in got))
+            assert len(results) == 1, (n, c, k, kernel)
     finally:
         pydlx.set_num_threads(before)
 

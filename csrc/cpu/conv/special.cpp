@@ -1,10 +1,12 @@
 // Which algorithm a float32 convolution takes. All thresholds are here, with the reason beside each.
 #include "cpu/conv/special.h"
 
+#include "core/verbose.h"
+
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-enum class Algorithm { general, winograd };
+enum class Algorithm { general, winograd, pointwise, narrow };
 
 bool takes_winograd(const ConvShape& c, ConvPass pass) {
   if (c.exact || c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1) return false;
@@ -19,17 +21,66 @@ bool takes_winograd(const ConvShape& c, ConvPass pass) {
   return channels >= 16 && tiles >= 32;
 }
 
+bool takes_pointwise(const ConvShape& c) {
+  for (int i = 0; i < 3; ++i)
+    if (c.kernel[i] != 1 || c.pad[i] != 0) return false;
+  return c.cin >= 8 && c.cout >= 8;  // else the tiles of the product are mostly empty
+}
+
+bool takes_narrow(const ConvShape& c, ConvPass pass) {
+  if (c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1 || c.stride[0] != 1 || c.pad[0] != 0) return false;
+  // Channels are the depth of the sums and the rows of the tile of outputs. With more of them on both sides a matrix
+  // product needs no border copies; with more on the input side the planes of a group leave the second-level cache.
+  const std::int64_t from = pass == ConvPass::input_grad ? c.cout : c.cin,
+                     to = pass == ConvPass::input_grad ? c.cin : c.cout;
+  if (from > 8 || (to > 8 && from > 4)) return false;
+  return narrow_fits(c, pass);
+}
+
 Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
+  if (takes_pointwise(c)) return Algorithm::pointwise;
+  if (takes_narrow(c, pass)) return Algorithm::narrow;
   return Algorithm::general;
+}
+
+// For PYDLX_VERBOSE.
+__attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
+  switch (a) {
+    case Algorithm::winograd:
+      verbose_note(", Winograd F(4x4, 3x3)");
+      return;
+    case Algorithm::pointwise:
+      verbose_note(", product over the planes in place");
+      break;
+    case Algorithm::narrow:
+      verbose_note(", tap by tap over bordered planes");
+      break;
+    default:
+      break;
+  }
+  const bool square = c.kernel[0] == 1 && c.kernel[1] == 3 && c.kernel[2] == 3;
+  verbose_note("; not Winograd: %s", !square                                    ? "kernel is not 3x3"
+                                     : c.stride[1] != 1 || c.stride[2] != 1     ? "stride is not 1"
+                                     : c.dilation[1] != 1 || c.dilation[2] != 1 ? "dilated"
+                                     : c.exact ? "float32_matmul_precision is 'highest'"
+                                               : "too few channels or tiles");
 }
 
 }  // namespace
 
 bool special_conv(const Conv& conv, ConvPass pass) {
-  switch (choose(conv.shape, pass)) {
+  const Algorithm algorithm = choose(conv.shape, pass);
+  if (verbose_on) describe(conv.shape, algorithm);
+  switch (algorithm) {
     case Algorithm::winograd:
       pass == ConvPass::weight_grad ? winograd_weight(conv) : winograd_data(conv, pass);
+      return true;
+    case Algorithm::pointwise:
+      pointwise_run(conv, pass);
+      return true;
+    case Algorithm::narrow:
+      pass == ConvPass::weight_grad ? narrow_weight(conv) : narrow_data(conv, pass);
       return true;
     default:
       return false;
@@ -40,6 +91,10 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
   switch (choose(c, pass)) {
     case Algorithm::winograd:
       return pass == ConvPass::weight_grad ? winograd_weight_scratch(c) : winograd_data_scratch(c, pass);
+    case Algorithm::pointwise:
+      return pointwise_scratch(c, pass);
+    case Algorithm::narrow:
+      return pass == ConvPass::weight_grad ? narrow_weight_scratch(c) : narrow_data_scratch(c, pass);
     default:
       return -1;
   }

@@ -16,4 +16,15 @@ void winograd_weight(const Conv& conv);
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_weight_scratch(const ConvShape& c);
 
+// 1x1 kernels without padding, any stride.
+void pointwise_run(const Conv& conv, ConvPass pass);
+std::int64_t pointwise_scratch(const ConvShape& c, ConvPass pass);
+
+// Few channels per group: depthwise, and the first layer of a network.
+void narrow_data(const Conv& conv, ConvPass pass);
+void narrow_weight(const Conv& conv);
+bool narrow_fits(const ConvShape& c, ConvPass pass);  // whether the planes of a group stay in the caches
+std::int64_t narrow_data_scratch(const ConvShape& c, ConvPass pass);
+std::int64_t narrow_weight_scratch(const ConvShape& c);
+
 }  // namespace pydlx::PYDLX_ISA

@@ -1,0 +1,235 @@
+// 1x1 convolutions as matrix products over the planes as they are: Y = W X, dX = W^T dY, dW = dY X^T, the pixels of an
+// image (or, for small planes, of consecutive images) being the columns. Strided ones first gather the pixels they see.
+#include "cpu/conv/special.h"
+#include "cpu/gemm/gemm.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+inline __attribute__((always_inline)) std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+inline __attribute__((always_inline)) std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Depth of a block of the product: 128 KiB of packed columns, which stay in the second-level cache.
+constexpr std::int64_t kDepth = 512;
+// Planes below this many pixels share blocks of columns with the next image.
+constexpr std::int64_t kSmallPlane = 512;
+constexpr std::int64_t kGradPixels = 256;  // pixels per block of the weight gradient
+
+bool strided(const ConvShape& c) { return c.stride[0] != 1 || c.stride[1] != 1 || c.stride[2] != 1; }
+std::int64_t volume(const std::int64_t* n) { return n[0] * n[1] * n[2]; }
+std::int64_t aligned(std::int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// Copies the pixels that a strided convolution sees, or puts them back among zeros.
+void gather(const ConvShape& c, const float* x, float* out, bool back) {
+  const std::int64_t in = volume(c.in), seen = volume(c.out);
+  parallel_for(c.batch * c.groups * c.cin, 65536 / (seen + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      if (back) std::memset(out + u * in, 0, static_cast<std::size_t>(in) * sizeof(float));
+      for (std::int64_t d = 0; d < c.out[0]; ++d)
+        for (std::int64_t h = 0; h < c.out[1]; ++h) {
+          const std::int64_t wide = u * in + (d * c.stride[0] * c.in[1] + h * c.stride[1]) * c.in[2];
+          const std::int64_t narrow = u * seen + (d * c.out[1] + h) * c.out[2];
+          const std::int64_t step = c.stride[2];
+          if (back)
+            for (std::int64_t w = 0; w < c.out[2]; ++w) out[wide + w * step] = x[narrow + w];
+          else if (step == 2)
+            for (std::int64_t w = 0; w < c.out[2]; ++w) out[narrow + w] = x[wide + w * 2];
+          else
+            for (std::int64_t w = 0; w < c.out[2]; ++w) out[narrow + w] = x[wide + w * step];
+        }
+    }
+  });
+}
+
+// y[n][m][p] = bias[m] + sum_k a[m][k] x[n][k][p] for one group.
+struct Product {
+  std::int64_t batch, m, k, pixels;
+  const float* a;
+  std::int64_t a_row, a_col;
+  const float* x;
+  std::int64_t x_image;
+  float* y;
+  std::int64_t y_image;
+  const float* bias;
+};
+
+// Floats per thread: one packed panel of columns, one tile of results.
+std::int64_t product_floats(std::int64_t m) {
+  const std::int64_t panel = packed_columns_f32(1);
+  return aligned(kDepth * panel + m * panel);
+}
+
+void run_product(const Product& p, float* buffers) {
+  const std::int64_t panel = packed_columns_f32(1);
+  const bool joined = p.pixels < kSmallPlane && p.pixels % panel != 0;  // columns run over all images
+  const std::int64_t columns = joined ? p.batch * p.pixels : p.pixels;
+  const std::int64_t panels = ceil_div(columns, panel), images = joined ? 1 : p.batch;
+  // Rows are shared out too when there are few panels; every share packs its columns again.
+  const std::int64_t shares = images * panels >= 16 ? 1 : smaller(ceil_div(p.m, 48), ceil_div(16, images * panels));
+  const std::int64_t share = ceil_div(ceil_div(p.m, shares), 6) * 6;
+  const double work = 2.0 * static_cast<double>(share) * static_cast<double>(p.k * panel);
+  const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / work) + 1;
+  parallel_for(images * panels * shares, grain, [&](std::int64_t b, std::int64_t e) {
+    float* packed = buffers + thread_index() * product_floats(p.m);
+    float* tile = packed + kDepth * panel;
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t m0 = u % shares * share, m1 = smaller(p.m, m0 + share);
+      const std::int64_t image = u / shares / panels, j0 = u / shares % panels * panel,
+                         n = smaller(panel, columns - j0);
+      if (m0 >= m1) continue;
+      const bool through = joined && j0 % p.pixels + n > p.pixels;  // the tile lies in several images
+      const std::int64_t first = joined ? j0 / p.pixels : image, at = joined ? j0 % p.pixels : j0;
+      float* y = through ? tile : p.y + first * p.y_image + m0 * p.pixels + at;
+      const std::int64_t y_row = through ? panel : p.pixels;
+      for (std::int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
+        const std::int64_t k = smaller(kDepth, p.k - k0);
+        const float* x = p.x + first * p.x_image + k0 * p.pixels + at;
+        if (!through) {
+          pack_f32(x, p.pixels, 1, k, n, packed);
+        } else {
+          for (std::int64_t j = 0, column = at, source = first; j < n;) {
+            const std::int64_t run = smaller(n - j, p.pixels - column);
+            const float* from = p.x + source * p.x_image + k0 * p.pixels + column;
+            for (std::int64_t r = 0; r < k; ++r)
+              for (std::int64_t i = 0; i < run; ++i) packed[r * panel + j + i] = from[r * p.pixels + i];
+            j += run;
+            column = 0;
+            ++source;
+          }
+        }
+        if (k0 == 0 && p.bias)
+          for (std::int64_t i = m0; i < m1; ++i)
+            for (std::int64_t j = 0; j < n; ++j) y[(i - m0) * y_row + j] = p.bias[i];
+        Block g;
+        g.m = m1 - m0;
+        g.n = n;
+        g.k = k;
+        g.a = p.a + m0 * p.a_row + k0 * p.a_col;
+        g.a_row = p.a_row;
+        g.a_col = p.a_col;
+        g.b = packed;
+        g.packed = true;
+        g.c = y;
+        g.c_row = y_row;
+        g.beta = k0 > 0 || p.bias ? 1.0f : 0.0f;
+        block_f32(g);
+      }
+      if (!through) continue;
+      for (std::int64_t j = 0, column = at, target = first; j < n;) {
+        const std::int64_t run = smaller(n - j, p.pixels - column);
+        float* to = p.y + target * p.y_image + m0 * p.pixels + column;
+        for (std::int64_t r = 0; r < m1 - m0; ++r)
+          for (std::int64_t i = 0; i < run; ++i) to[r * p.pixels + i] = tile[r * panel + j + i];
+        j += run;
+        column = 0;
+        ++target;
+      }
+    }
+  });
+}
+
+std::int64_t grad_floats(const ConvShape&) { return aligned(kGradPixels * packed_columns_f32(1)); }
+
+// dw[k][c] = sum over images and pixels of dy[k][p] x[c][p], for one group: a share of the output channels and one
+// panel of input channels per unit of work, the pixels in order.
+void run_weight_grad(const ConvShape& c, const float* x, const float* dy, float* dw, float* buffers) {
+  const std::int64_t panel = packed_columns_f32(1), panels = ceil_div(c.cin, panel), pixels = volume(c.out);
+  const std::int64_t shares = panels >= 16 ? 1 : smaller(ceil_div(c.cout, 48), ceil_div(16, panels));
+  const std::int64_t share = ceil_div(ceil_div(c.cout, shares), 6) * 6;
+  parallel_for(panels * shares, 1, [&](std::int64_t b, std::int64_t e) {
+    float* packed = buffers + thread_index() * grad_floats(c);
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t c0 = u / shares * panel, n = smaller(panel, c.cin - c0), k0 = u % shares * share,
+                         k1 = smaller(c.cout, k0 + share);
+      if (k0 >= k1) continue;
+      for (std::int64_t image = 0; image < c.batch; ++image)
+        for (std::int64_t p0 = 0; p0 < pixels; p0 += kGradPixels) {
+          const std::int64_t run = smaller(kGradPixels, pixels - p0);
+          pack_f32(x + (image * c.groups * c.cin + c0) * pixels + p0, 1, pixels, run, n, packed);
+          Block g;
+          g.m = k1 - k0;
+          g.n = n;
+          g.k = run;
+          g.a = dy + (image * c.groups * c.cout + k0) * pixels + p0;
+          g.a_row = pixels;
+          g.a_col = 1;
+          g.b = packed;
+          g.packed = true;
+          g.c = dw + k0 * c.cin + c0;
+          g.c_row = c.cin;
+          g.beta = image > 0 || p0 > 0 ? 1.0f : 0.0f;
+          block_f32(g);
+        }
+    }
+  });
+}
+
+float* align(void* p) {
+  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(p) + 63) & ~std::uintptr_t{63});
+}
+
+std::int64_t seen_floats(const ConvShape& c) {
+  return strided(c) ? aligned(c.batch * c.groups * c.cin * volume(c.out)) : 0;
+}
+
+}  // namespace
+
+std::int64_t pointwise_scratch(const ConvShape& c, ConvPass pass) {
+  std::int64_t n = 16 + seen_floats(c);
+  if (pass == ConvPass::weight_grad)
+    n += num_threads() * grad_floats(c);
+  else if (pass == ConvPass::forward)
+    n += num_threads() * product_floats(c.cout);
+  else
+    n += num_threads() * product_floats(c.cin) + aligned(c.cin * c.cout);
+  return n * static_cast<std::int64_t>(sizeof(float));
+}
+
+void pointwise_run(const Conv& conv, ConvPass pass) {
+  const ConvShape& c = conv.shape;
+  const std::int64_t pixels = volume(c.out);
+  float* seen = align(conv.scratch);
+  float* buffers = seen + seen_floats(c);
+  float* x = static_cast<float*>(conv.x);
+  float* y = static_cast<float*>(conv.y);
+  float* w = static_cast<float*>(conv.w);
+  if (strided(c) && pass != ConvPass::input_grad) gather(c, x, seen, false);
+  if (strided(c)) x = seen;
+  for (std::int64_t group = 0; group < c.groups; ++group) {
+    const std::int64_t x_at = group * c.cin * pixels, y_at = group * c.cout * pixels, w_at = group * c.cout * c.cin;
+    const float* bias = static_cast<const float*>(conv.bias);
+    if (pass == ConvPass::forward) {
+      run_product({c.batch, c.cout, c.cin, pixels, w + w_at, c.cin, 1, x + x_at, c.groups * c.cin * pixels, y + y_at,
+                   c.groups * c.cout * pixels, bias ? bias + group * c.cout : nullptr},
+                  buffers);
+    } else if (pass == ConvPass::weight_grad) {
+      run_weight_grad(c, x + x_at, y + y_at, w + w_at, buffers);
+    } else {
+      // W^T with contiguous rows: the tiles of the product read six of them side by side.
+      float* turned = buffers + num_threads() * product_floats(c.cin);
+      parallel_for(c.cin, 16384 / (c.cout + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+        for (std::int64_t k = 0; k < c.cout; ++k)
+          for (std::int64_t i = b; i < e; ++i) turned[i * c.cout + k] = w[w_at + k * c.cin + i];
+      });
+      run_product({c.batch, c.cin, c.cout, pixels, turned, c.cout, 1, y + y_at, c.groups * c.cout * pixels, x + x_at,
+                   c.groups * c.cin * pixels, strided(c) || !bias ? nullptr : bias + group * c.cin},
+                  buffers);
+    }
+  }
+  if (strided(c) && pass == ConvPass::input_grad) {
+    gather(c, seen, static_cast<float*>(conv.x), true);
+    if (conv.bias) {
+      const float* bias = static_cast<const float*>(conv.bias);
+      const std::int64_t plane = volume(c.in), channels = c.groups * c.cin;
+      parallel_for(c.batch * channels, 65536 / (plane + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+        for (std::int64_t u = b; u < e; ++u)
+          for (std::int64_t i = 0; i < plane; ++i) static_cast<float*>(conv.x)[u * plane + i] += bias[u % channels];
+      });
+    }
+  }
+}
+
+void register_pointwise(KernelTable&) {}  // reached through conv_data.cpp and conv_weight.cpp
+
+}  // namespace pydlx::PYDLX_ISA
