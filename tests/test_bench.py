@@ -244,7 +244,7 @@ def test_errors_of_the_command(capsys, tmp_path):
     for arguments, message in (
         (["bench", "cats"], "[bench] family: expected one of gemm"),
         (["bench", "gemm", "--rows", "nothing"], "no row matches"),
-        (["bench", "gemm", "--rows", "matmul 7", "--peer", "banana"], "[bench] --peer: expected one of torch, jax"),
+        (["bench", "gemm", "--rows", "matmul 7", "--peer", "banana"], "[bench] --peer: expected one of torch, torch.compile, jax"),
         (["bench", "--check", str(tmp_path / "absent.json")], "absent.json"),
     ):
         assert cli.main(arguments) == 1
@@ -297,3 +297,18 @@ def test_numpy_is_a_peer_for_forward_rows(capsys, tmp_path):
     (row,) = report.load(path)["rows"]
     assert row["error_peer"] < 1e-6
     assert row["reference"] == "pydlx float64"
+
+
+def test_an_interrupted_run_keeps_its_rows(monkeypatch, capsys, tmp_path):
+    measure = runner._measure
+
+    def once(row, *rest):
+        if row.name == "matmul 8":
+            return measure(row, *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_measure", once)
+    path = tmp_path / "r.json"
+    command = ["bench", "gemm", "--rows", "matmul [18]*", "--peer", "none", "--seconds", "0.01", "--json", str(path)]
+    assert cli.main(command) == 130
+    assert [row["name"] for row in report.load(path)["rows"]] == ["matmul 8"]

@@ -37,14 +37,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peer",
         default="torch",
-        help="torch (default), jax, mlx, numpy, none, or a folder that holds another build of pydlx",
+        help="torch (default), torch.compile, jax, mlx, numpy, none, or a folder that holds another build of pydlx",
     )
     parser.add_argument(
         "--threads", type=_thread_count, default=None, help="threads of each library (default: all cores)"
     )
     parser.add_argument("--rows", metavar="GLOB", help='only rows whose name matches, such as "*1x1*"')
     parser.add_argument(
-        "--seconds", type=_positive_seconds, default=0.3, help="time spent on timing a row (default 0.3)"
+        "--seconds", type=_positive_seconds, default=0.3, help="time spent on timing each row (default 0.3)"
     )
     parser.add_argument("--json", metavar="F", help="write the result to this file")
     parser.add_argument("--plot", metavar="DIR", help="draw roofline.png and ratios.png into this folder")
@@ -113,6 +113,9 @@ def run_command(args: argparse.Namespace) -> int:
     if args.plot:
         for path in plots.draw(report, Path(args.plot)):
             print(f"wrote {path}")
+    if report.get("interrupted"):
+        print("interrupted: these are the rows so far", file=sys.stderr)
+        return 130
     if stored is None:
         return 0
     problems = reports.check(report, stored)

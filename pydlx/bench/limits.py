@@ -31,11 +31,15 @@ def caches() -> dict[str, int]:
 def _best_rate(run: Callable[[int], float], seconds: float) -> float:
     """Largest work per second of ``run(repeats)``, which returns the work it has done."""
     repeats, best = 1, 0.0
-    while True:  # long enough that starting the threads does not count
+
+    def timed() -> float:
         start = time.perf_counter()
         run(repeats)
-        if time.perf_counter() - start > seconds / 80:  # and short enough to fall between disturbances
-            break
+        return time.perf_counter() - start
+
+    # Long enough that starting the threads does not count, short enough to fall between disturbances; the shortest of
+    # three, because a disturbed call looks long enough.
+    while min(timed(), timed(), timed()) < seconds / 80:
         repeats *= 2
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:

@@ -22,7 +22,7 @@ from .rows import Row
 
 __all__ = ["PEERS", "Worker", "WorkerError", "run"]
 
-PEERS = ("torch", "jax", "mlx", "numpy")
+PEERS = ("torch", "torch.compile", "jax", "mlx", "numpy")
 SCHEMA = 1
 ROUNDS = 5
 EXTRA = 3  # times as many rounds at most, on a machine that does other things too
@@ -164,7 +164,7 @@ def _greet(side: _Side) -> dict[str, Any]:
         return side.ask("hello")
     except WorkerError as error:
         if "ModuleNotFoundError" in str(error) and side.library in PEERS:
-            package = {"torch": "torch==2.13.0"}.get(side.library, side.library)
+            package = "torch==2.13.0" if side.library.startswith("torch") else side.library
             raise ImportError(
                 f"[bench] --peer: {side.library} is not installed ({error}); install it with "
                 f'pip install "{package}", or run with --peer none'
@@ -266,7 +266,8 @@ def run(
     Args:
         rows: what to run. peer: a library of ``PEERS``, a folder that holds another build of pydlx, or None for pydlx
             alone. threads: threads of each library. seconds: time spent per row on timing, both libraries together.
-        done: called with every finished row. A row that fails on a side has "failed" instead of numbers.
+        done: called with every finished row. A row that fails on a side has "failed" instead of numbers. When the user
+            interrupts, the rows so far are returned, and "interrupted" is set.
 
     Raises:
         ImportError: the peer is not installed or cannot be loaded. ValueError: unknown peer.
@@ -294,6 +295,9 @@ def run(
                 result = _measure(row, sides, seconds, limits)
             except WorkerError as error:
                 result = {"family": row.family, "name": row.name, "unit": row.unit, "failed": str(error)}
+            except KeyboardInterrupt:  # what has been measured is kept
+                report["interrupted"] = True
+                break
             report["rows"].append(result)
             done(result)
         return report

@@ -31,7 +31,7 @@ def load_library(name: str) -> Any:
     """The module that rows see as ``T``; peers without PyTorch's names come through an adapter."""
     if name in ("torch", "pydlx"):
         return importlib.import_module(name)
-    return importlib.import_module(f".peers.{name}_peer", __package__)
+    return importlib.import_module(f".peers.{name.replace('.', '_')}_peer", __package__)
 
 
 def samples_of(result: Any) -> list[np.ndarray[Any, Any]]:

@@ -143,6 +143,7 @@ def _stepper(problem: Callable[[Any, Inputs], Problem]) -> Setup:
     def setup(T: Any, x: Inputs) -> Step:
         model, loss_of, optimizer = problem(T, x)
         parameters, clipped = list(model.parameters()), problem is _lstm
+        model = getattr(T, "bench_model", lambda given: given)(model)  # peers that compile
 
         def step() -> Any:
             optimizer.zero_grad()
