@@ -14,8 +14,12 @@ from .version import __version__
 
 _C._set_repr(_tensor_str.tensor_repr)
 
-from . import autograd, cuda, functional, random  # isort: skip
+from . import autograd, backends, cuda, functional, random, special  # isort: skip
+from ._composed import *  # isort: skip  # noqa: F403
+from ._legacy import *  # isort: skip  # noqa: F403
+from .backends import are_deterministic_algorithms_enabled, use_deterministic_algorithms  # isort: skip
 from .functional import *  # isort: skip  # noqa: F403
-from . import io, nn, optim, utils  # isort: skip
+from . import io, nn, optim, testing, utils  # isort: skip
+from .nn.functional import cosine_similarity, pairwise_distance  # isort: skip
 from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
 from .io import load, load_file, safe_open, save, save_file  # isort: skip

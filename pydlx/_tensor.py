@@ -6,8 +6,9 @@ import copy as copy_module
 from collections.abc import Callable
 from typing import Any
 
-from . import _C
+from . import _C, _composed, _legacy
 from ._C import Tensor
+from ._namespace import as_tensor
 from .utils.hooks import RemovableHandle
 
 
@@ -50,6 +51,11 @@ def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
             raise ValueError("[__array__] copy: expected no conversion, but the dtype differs")
         return array.astype(dtype)
     return array.copy() if copy else array
+
+
+def __array_wrap__(self: Tensor, array: Any, context: Any = None, return_scalar: bool = False) -> Tensor:
+    """Makes NumPy's functions return tensors for tensors."""
+    return as_tensor(array)
 
 
 def __dlpack__(
@@ -120,10 +126,39 @@ def __contains__(self: Tensor, element: Any) -> bool:
 
 
 def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
-    """Without argument the name of the tensor's type; with a dtype the converted tensor."""
-    if dtype is None:
-        return f"pydlx.{str(self.dtype).removeprefix('pydlx.').capitalize()}Tensor"
-    return self.to(dtype)
+    """Without argument the name of the tensor's type; with a dtype, or such a name, the converted tensor."""
+    return _legacy.type_name(self.dtype) if dtype is None else self.to(_legacy.dtype_of(dtype))
+
+
+def where(self: Tensor, condition: Tensor, other: Any) -> Tensor:
+    """The tensor's elements where ``condition`` holds, those of ``other`` elsewhere."""
+    return _C.where(condition, self, other)
+
+
+def is_nonzero(self: Tensor) -> bool:
+    """Whether a one-element tensor is not zero."""
+    return bool(self)
+
+
+def is_pinned(self: Tensor, device: Any = None) -> bool:
+    """False: host memory is never pinned."""
+    return False
+
+
+def apply_(self: Tensor, callable: Callable[[Any], Any]) -> Tensor:
+    """Replaces every element by ``callable(element)``, one Python call each."""
+    changed = [callable(value) for value in self.detach().reshape(-1).tolist()]
+    return self.copy_(_C._tensor_from_data(changed, self.dtype, None).reshape(tuple(self.shape)))
+
+
+def sum_to_size(self: Tensor, *size: Any) -> Tensor:
+    """Sums the axes along which ``size`` would be broadcast to this tensor's shape."""
+    wanted = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
+    lead = self.ndim - len(wanted)
+    if lead < 0 or any(w not in (1, s) for w, s in zip(wanted, self.shape[lead:])):
+        raise _C.ShapeError(f"[sum_to_size] size: expected a shape that expands to {self.shape}, got {wanted}")
+    axes = [*range(lead), *(lead + i for i, w in enumerate(wanted) if w == 1)]
+    return self.sum(axes, keepdim=True).reshape(wanted) if axes else self
 
 
 def dim(self: Tensor) -> int:
@@ -139,16 +174,6 @@ def element_size(self: Tensor) -> int:
 def is_floating_point(self: Tensor) -> bool:
     """Whether the dtype is a float."""
     return self.dtype.is_floating_point
-
-
-def is_complex(self: Tensor) -> bool:
-    """False: there are no complex dtypes."""
-    return False
-
-
-def is_same_size(self: Tensor, other: Tensor) -> bool:
-    """Whether the shapes are equal."""
-    return tuple(self.shape) == tuple(other.shape)
 
 
 def pin_memory(self: Tensor) -> Tensor:
@@ -174,6 +199,7 @@ def _install() -> None:
         "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
         "numpy": numpy,
         "__array__": __array__,
+        "__array_wrap__": __array_wrap__,
         "__dlpack__": __dlpack__,
         "__dlpack_device__": __dlpack_device__,
         "__reduce_ex__": __reduce_ex__,
@@ -185,14 +211,20 @@ def _install() -> None:
         "ndimension": dim,
         "element_size": element_size,
         "is_floating_point": is_floating_point,
-        "is_complex": is_complex,
-        "is_same_size": is_same_size,
+        "is_nonzero": is_nonzero,
+        "is_pinned": is_pinned,
+        "apply_": apply_,
+        "sum_to_size": sum_to_size,
+        "where": where,
+        **{name: getattr(_composed, name) for name in _composed.METHODS},
         "pin_memory": pin_memory,
         "get_device": get_device,
         "share_memory_": share_memory_,
     }
     for name, method in methods.items():
         setattr(Tensor, name, method)
+    Tensor.__array_priority__ = 1000  # NumPy leaves mixed operators to the tensor
+    Tensor.is_cpu = property(lambda self: not self.is_cuda)
     Tensor.is_sparse = property(lambda self: False)
     Tensor.is_quantized = property(lambda self: False)
     Tensor.layout = property(lambda self: _layout())

@@ -7,7 +7,7 @@ import pytest
 
 import pydlx
 
-sdpa = pydlx.scaled_dot_product_attention
+sdpa = pydlx.nn.functional.scaled_dot_product_attention
 
 
 def tensors(rng, *shapes):

@@ -27,9 +27,13 @@ void init_errors(PyObject* m) {
   at(ErrorKind::Type) = PyExc_TypeError;
   at(ErrorKind::Runtime) = PyExc_RuntimeError;
   at(ErrorKind::NotImplemented) = PyExc_NotImplementedError;
+  // PyTorch raises RuntimeError for most wrong shapes and dtypes; handlers written for it keep working.
+  const py::tuple shape_bases = py::make_tuple(py::handle(PyExc_ValueError), py::handle(PyExc_RuntimeError));
+  const py::tuple dtype_bases = py::make_tuple(py::handle(PyExc_TypeError), py::handle(PyExc_RuntimeError));
   at(ErrorKind::Shape) =
-      make_class(m, "ShapeError", PyExc_ValueError, "A tensor has the wrong shape for an operation.");
-  at(ErrorKind::DType) = make_class(m, "DTypeError", PyExc_TypeError, "A tensor has the wrong dtype for an operation.");
+      make_class(m, "ShapeError", shape_bases.ptr(), "A tensor has the wrong shape for an operation.");
+  at(ErrorKind::DType) =
+      make_class(m, "DTypeError", dtype_bases.ptr(), "A tensor has the wrong dtype for an operation.");
   at(ErrorKind::Device) =
       make_class(m, "DeviceError", PyExc_RuntimeError, "A device is missing, or tensors are on different ones.");
   at(ErrorKind::OutOfMemory) =

@@ -121,7 +121,6 @@ PYBIND11_MODULE(_C, m) {
     std::fprintf(stderr, "pydlx: %s; %d threads; BLAS %s\n", describe_cpu_path().c_str(), num_threads(),
                  PYDLX_BLAS_NAME);
 
-  m.def("build_info", &build_info, "Version, compiler, BLAS, CPU path, threads.");
   m.def("memory_stats", &memory_stats, "Bytes in use, cached and at peak of the CPU allocator.");
   m.def("empty_cache", [] { cpu_allocator().empty_cache(); }, "Returns cached CPU memory to the system.");
   m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
@@ -140,4 +139,6 @@ PYBIND11_MODULE(_C, m) {
             "expected a floating point dtype");
     set_default_dtype(t);
   });
+  registry.list_public(m.ptr());
+  m.def("build_info", &build_info, "Version, compiler, BLAS, CPU path, threads.");  // public as pydlx.__config__
 }

@@ -10,7 +10,7 @@ void bind_attention(OpRegistry& r) {
       {"scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float "
        "dropout_p=0.0, "
        "bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor",
-       call<&scaled_dot_product_attention>, kFunction,
+       call<&scaled_dot_product_attention>, kHidden,
        "softmax(scale query key^T + mask) value for query (..., L, E), key (..., S, E), value (..., S, Ev); scale "
        "defaults to 1/sqrt(E). The "
        "mask is bool (False: excluded) or floating (added) and broadcasts to (..., L, S); is_causal lets query i see "

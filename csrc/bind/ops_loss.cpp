@@ -74,27 +74,27 @@ void bind_loss(OpRegistry& r) {
       {"cross_entropy(Tensor input, Tensor target, Tensor? weight=None, *, int ignore_index=-100, str "
        "reduction='mean', "
        "float label_smoothing=0.0) -> Tensor",
-       call<&cross_entropy_>, kFunction, "-log softmax(input)[target], for class indices or class probabilities."},
+       call<&cross_entropy_>, kHidden, "-log softmax(input)[target], for class indices or class probabilities."},
       {"nll_loss(Tensor input, Tensor target, Tensor? weight=None, *, int ignore_index=-100, str reduction='mean') -> "
        "Tensor",
-       call<&nll_loss_>, kFunction, "-input[target] for log-probabilities."},
+       call<&nll_loss_>, kHidden, "-input[target] for log-probabilities."},
       {"linear_cross_entropy(Tensor input, Tensor weight, Tensor target, Tensor? bias=None, *, int ignore_index=-100, "
        "str reduction='mean', float label_smoothing=0.0) -> Tensor",
-       call<&linear_cross_entropy_>, kFunction,
+       call<&linear_cross_entropy_>, kHidden,
        "cross_entropy(linear(input, weight, bias), target) in blocks of rows, so that the logits never exist at once."},
       {"mse_loss(Tensor input, Tensor target, *, str reduction='mean') -> Tensor",
-       call<&difference_loss<PairLossOp::mse>>, kFunction, "(input - target)^2, reduced."},
+       call<&difference_loss<PairLossOp::mse>>, kHidden, "(input - target)^2, reduced."},
       {"l1_loss(Tensor input, Tensor target, *, str reduction='mean') -> Tensor",
-       call<&difference_loss<PairLossOp::l1>>, kFunction, "|input - target|, reduced."},
+       call<&difference_loss<PairLossOp::l1>>, kHidden, "|input - target|, reduced."},
       {"smooth_l1_loss(Tensor input, Tensor target, *, str reduction='mean', float beta=1.0) -> Tensor",
-       call<&smooth_l1_loss_>, kFunction,
+       call<&smooth_l1_loss_>, kHidden,
        "d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2 (Girshick 2015)."},
       {"huber_loss(Tensor input, Tensor target, str reduction='mean', float delta=1.0) -> Tensor", call<&huber_loss_>,
-       kFunction, "d^2 / 2 where d = |input - target| <= delta, else delta (d - delta / 2) (Huber 1964)."},
+       kHidden, "d^2 / 2 where d = |input - target| <= delta, else delta (d - delta / 2) (Huber 1964)."},
       {"kl_div(Tensor input, Tensor target, *, str reduction='mean', bool log_target=False) -> Tensor", call<&kl_div_>,
        kFunction, "target (log target - input) for log-probabilities input; the mean is over all elements."},
       {"binary_cross_entropy(Tensor input, Tensor target, Tensor? weight=None, *, str reduction='mean') -> Tensor",
-       call<&bce_>, kFunction,
+       call<&bce_>, kHidden,
        "-(t log x + (1 - t) log(1 - x)) for probabilities, with logarithms bounded below by -100."},
       {"binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, *, str reduction='mean', "
        "Tensor? pos_weight=None) -> Tensor",
@@ -102,7 +102,7 @@ void bind_loss(OpRegistry& r) {
       {"embedding(Tensor input, Tensor weight, int? padding_idx=None, object? max_norm=None, float norm_type=2.0, "
        "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
        call<&embedding_functional>, kFunction, "Rows weight[input]; deterministic gradient."},
-      {"one_hot(Tensor input, int num_classes=-1) -> Tensor", call<&one_hot>, kFunction,
+      {"one_hot(Tensor input, int num_classes=-1) -> Tensor", call<&one_hot>, kHidden,
        "int64 zeros with a one at each index."},
   });
 }

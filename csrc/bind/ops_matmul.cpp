@@ -41,7 +41,7 @@ void bind_matmul(OpRegistry& r) {
        call<&addbmm_>, kMethod, "addbmm in place."},
       {"baddbmm_(Tensor input, Tensor batch1, Tensor batch2, *, Number beta=1, Number alpha=1) -> Tensor",
        call<&baddbmm_>, kMethod, "baddbmm in place."},
-      {"linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", call<&linear>, kFunction,
+      {"linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", call<&linear>, kHidden,
        "input @ weight.T + bias for input (*, in), weight (out, in), bias (out,)."},
       {"bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor", call<&bilinear>, kFunction,
        "y_o = input1^T weight_o input2 + bias_o for input1 (*, i), input2 (*, j), weight (o, i, j), bias (o,)."},

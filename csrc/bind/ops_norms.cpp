@@ -75,11 +75,11 @@ void bind_norms(OpRegistry& r) {
        call<&feature_alpha_dropout>, kFunction, "alpha_dropout of whole channels."},
       {"feature_alpha_dropout(Tensor input, float p, bool train) -> Tensor", call<&feature_alpha_torch>, kFunction},
       {"dropout1d(Tensor input, float p=0.5, bool training=True, bool inplace=False) -> Tensor", call<&dropout_nd<1>>,
-       kFunction, "Dropout of whole channels of (N, C, L) or (C, L)."},
+       kHidden, "Dropout of whole channels of (N, C, L) or (C, L)."},
       {"dropout2d(Tensor input, float p=0.5, bool training=True, bool inplace=False) -> Tensor", call<&dropout_nd<2>>,
-       kFunction, "Dropout of whole channels of (N, C, H, W) or (C, H, W)."},
+       kHidden, "Dropout of whole channels of (N, C, H, W) or (C, H, W)."},
       {"dropout3d(Tensor input, float p=0.5, bool training=True, bool inplace=False) -> Tensor", call<&dropout_nd<3>>,
-       kFunction, "Dropout of whole channels of (N, C, D, H, W) or (C, D, H, W)."},
+       kHidden, "Dropout of whole channels of (N, C, D, H, W) or (C, D, H, W)."},
   });
 }
 

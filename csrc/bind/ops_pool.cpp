@@ -130,38 +130,38 @@ void bind_pool(OpRegistry& r) {
       {"max_pool2d_with_indices(Tensor input, int[2] kernel_size, int[2]? stride=None, int[2] padding=0, int[2] "
        "dilation=1, "
        "bool ceil_mode=False) -> Tensor",
-       max_pool_with_indices_row<2>, kFunction, kMaxDoc},
+       max_pool_with_indices_row<2>, kHidden, kMaxDoc},
       {"max_pool3d_with_indices(Tensor input, int[3] kernel_size, int[3]? stride=None, int[3] padding=0, int[3] "
        "dilation=1, "
        "bool ceil_mode=False) -> Tensor",
-       max_pool_with_indices_row<3>, kFunction, kMaxDoc},
+       max_pool_with_indices_row<3>, kHidden, kMaxDoc},
       {"avg_pool1d(Tensor input, int[1] kernel_size, int[1]? stride=None, int[1] padding=0, bool ceil_mode=False, "
        "bool count_include_pad=True) -> Tensor",
        call<&avg_pool1d_row>, kFunction, kAvgDoc},
       {"avg_pool2d(Tensor input, int[2] kernel_size, int[2]? stride=None, int[2] padding=0, bool ceil_mode=False, "
        "bool count_include_pad=True, int? divisor_override=None) -> Tensor",
-       call<&avg_pool_row<2>>, kFunction, kAvgDoc},
+       call<&avg_pool_row<2>>, kHidden, kAvgDoc},
       {"avg_pool3d(Tensor input, int[3] kernel_size, int[3]? stride=None, int[3] padding=0, bool ceil_mode=False, "
        "bool count_include_pad=True, int? divisor_override=None) -> Tensor",
-       call<&avg_pool_row<3>>, kFunction, kAvgDoc},
+       call<&avg_pool_row<3>>, kHidden, kAvgDoc},
       {"adaptive_avg_pool1d(Tensor input, object output_size) -> Tensor", adaptive_avg_row<1>, kFunction, kAdaptiveDoc},
-      {"adaptive_avg_pool2d(Tensor input, object output_size) -> Tensor", adaptive_avg_row<2>, kFunction, kAdaptiveDoc},
-      {"adaptive_avg_pool3d(Tensor input, object output_size) -> Tensor", adaptive_avg_row<3>, kFunction, kAdaptiveDoc},
+      {"adaptive_avg_pool2d(Tensor input, object output_size) -> Tensor", adaptive_avg_row<2>, kHidden, kAdaptiveDoc},
+      {"adaptive_avg_pool3d(Tensor input, object output_size) -> Tensor", adaptive_avg_row<3>, kHidden, kAdaptiveDoc},
       {"adaptive_max_pool1d(Tensor input, object output_size, bool return_indices=False) -> Tensor",
        adaptive_max_row<1>, kFunction, kAdaptiveDoc},
       {"adaptive_max_pool2d(Tensor input, object output_size, bool return_indices=False) -> Tensor",
-       adaptive_max_row<2>, kFunction, kAdaptiveDoc},
+       adaptive_max_row<2>, kHidden, kAdaptiveDoc},
       {"adaptive_max_pool3d(Tensor input, object output_size, bool return_indices=False) -> Tensor",
-       adaptive_max_row<3>, kFunction, kAdaptiveDoc},
+       adaptive_max_row<3>, kHidden, kAdaptiveDoc},
       {"max_unpool1d(Tensor input, Tensor indices, int[1] kernel_size, int[1]? stride=None, int[1] padding=0, int[]? "
        "output_size=None) -> Tensor",
-       call<&max_unpool_row<1>>, kFunction, kUnpoolDoc},
+       call<&max_unpool_row<1>>, kHidden, kUnpoolDoc},
       {"max_unpool2d(Tensor input, Tensor indices, int[2] kernel_size, int[2]? stride=None, int[2] padding=0, int[]? "
        "output_size=None) -> Tensor",
-       call<&max_unpool_row<2>>, kFunction, kUnpoolDoc},
+       call<&max_unpool_row<2>>, kHidden, kUnpoolDoc},
       {"max_unpool3d(Tensor input, Tensor indices, int[3] kernel_size, int[3]? stride=None, int[3] padding=0, int[]? "
        "output_size=None) -> Tensor",
-       call<&max_unpool_row<3>>, kFunction, kUnpoolDoc},
+       call<&max_unpool_row<3>>, kHidden, kUnpoolDoc},
   });
 }
 

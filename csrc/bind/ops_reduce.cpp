@@ -108,7 +108,7 @@ void bind_reduce(OpRegistry& r) {
        call<&norm_named>, kBoth | kOut, "p = 'fro': the 2-norm of all elements."},
       {"linalg_vector_norm(Tensor input, Number ord=2, int[+]? dim=None, bool keepdim=False, *, dtype? dtype=None) -> "
        "Tensor",
-       call<&linalg_norm>, kFunction | kOut, "Vector norm over `dim`; see norm()."},
+       call<&linalg_norm>, kHidden | kOut, "Vector norm over `dim`; see norm()."},
       {"logsumexp(Tensor input, int[+] dim, bool keepdim=False) -> Tensor", call<&ops::logsumexp>, kBoth | kOut,
        "log(sum exp x), computed relative to the maximum so that it cannot overflow."},
       {"any(Tensor input, int[+]? dim=None, bool keepdim=False) -> Tensor", call<&any_all>, kBoth | kOut,
@@ -146,7 +146,7 @@ void bind_reduce(OpRegistry& r) {
        "exp(x) / sum exp(x) along an axis."},
       {"log_softmax(Tensor input, int dim, dtype? dtype=None) -> Tensor", call<&ops::log_softmax>, kBoth | kOut,
        "x - log sum exp(x) along an axis."},
-      {"softmin(Tensor input, int dim, dtype? dtype=None) -> Tensor", call<&ops::softmin>, kFunction,
+      {"softmin(Tensor input, int dim, dtype? dtype=None) -> Tensor", call<&ops::softmin>, kHidden,
        "softmax(-x) along an axis."},
   });
 }

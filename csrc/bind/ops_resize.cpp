@@ -70,23 +70,22 @@ Tensor grid_sample_row(const Tensor& x, const Tensor& grid, const std::string& m
 
 void bind_resize(OpRegistry& r) {
   r.add({
-      {"pad(Tensor input, int[] pad, str mode='constant', Number? value=None) -> Tensor", call<&ops::pad>, kFunction,
+      {"pad(Tensor input, int[] pad, str mode='constant', Number? value=None) -> Tensor", call<&ops::pad>, kHidden,
        "Pads the last axes; pad lists (front, back) pairs from the last axis on, negative amounts crop. mode "
        "'constant' (any shape), "
        "'reflect', 'replicate' or 'circular' (the spatial axes of (N, C, ...) or (C, ...))."},
       {"interpolate(Tensor input, int[]? size=None, object scale_factor=None, str mode='nearest', bool? "
        "align_corners=None, "
        "bool? recompute_scale_factor=None, bool antialias=False) -> Tensor",
-       interpolate_row, kFunction,
+       interpolate_row, kHidden,
        "Resamples (N, C, spatial...) to a size or by a factor: nearest, nearest-exact, linear, bilinear, bicubic (Keys "
        "1981, a = -0.75), "
        "trilinear, area."},
       {"im2col(Tensor input, int[2] kernel_size, int[2] dilation=1, int[2] padding=0, int[2] stride=1) -> Tensor",
-       call<&ops::im2col>, kFunction,
-       "Sliding blocks of (N, C, H, W) as columns (N, C kh kw, L); nn.functional.unfold."},
+       call<&ops::im2col>, kHidden, "Sliding blocks of (N, C, H, W) as columns (N, C kh kw, L); nn.functional.unfold."},
       {"col2im(Tensor input, int[2] output_size, int[2] kernel_size, int[2] dilation=1, int[2] padding=0, int[2] "
        "stride=1) -> Tensor",
-       call<&ops::col2im>, kFunction,
+       call<&ops::col2im>, kHidden,
        "Sums columns (N, C kh kw, L) into images (N, C, H, W), the adjoint of im2col; nn.functional.fold."},
       {"pixel_shuffle(Tensor input, int upscale_factor) -> Tensor", call<&ops::pixel_shuffle>, kFunction,
        "(..., C r r, H, W) to (..., C, H r, W r) (Shi et al. 2016)."},
@@ -96,7 +95,7 @@ void bind_resize(OpRegistry& r) {
        "Interleaves groups of channels of (N, C, spatial...) (Zhang et al. 2018)."},
       {"grid_sample(Tensor input, Tensor grid, str mode='bilinear', str padding_mode='zeros', bool? "
        "align_corners=None) -> Tensor",
-       call<&grid_sample_row>, kFunction,
+       call<&grid_sample_row>, kHidden,
        "Samples (N, C, H, W) or (N, C, D, H, W) at grid points (N, out..., 2 or 3), x first, -1 to 1 spanning the "
        "image (Jaderberg et al. 2015)."},
   });

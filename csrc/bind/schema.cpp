@@ -380,7 +380,7 @@ PyObject* op_repr(PyObject* self) {
 }
 
 PyObject* op_get_name(PyObject* self, void*) { return Py_NewRef(reinterpret_cast<OpObject*>(self)->name); }
-PyObject* op_get_module(PyObject*, void*) { return PyUnicode_FromString("pydlx"); }
+PyObject* op_get_module(PyObject*, void*) { return PyUnicode_FromString("pydlx._C"); }
 PyObject* op_get_doc(PyObject* self, void*) {
   std::string doc;
   for (const auto& s : *reinterpret_cast<OpObject*>(self)->overloads) doc += s.text + "\n";
@@ -452,7 +452,8 @@ void OpRegistry::finish(PyObject* m) {
       slot->overloads = new std::vector<Schema>;
       slot->name = PyUnicode_InternFromString(schema.name.c_str());
     }
-    if (where & kFunction && PyObject_SetAttr(m, slot->name, reinterpret_cast<PyObject*>(slot)) < 0)
+    if (where & kHidden) hidden_.insert(schema.name);
+    if (where & (kFunction | kHidden) && PyObject_SetAttr(m, slot->name, reinterpret_cast<PyObject*>(slot)) < 0)
       throw PythonError{};
     if (where & kMethod) {
       if (PyDict_SetItem(g_tensor_type->tp_dict, slot->name, reinterpret_cast<PyObject*>(slot)) < 0)
@@ -462,6 +463,17 @@ void OpRegistry::finish(PyObject* m) {
   }
   PyType_Modified(g_tensor_type);
   schemas_.clear();
+}
+
+void OpRegistry::list_public(PyObject* m) const {
+  const Object names = Object::checked(PyList_New(0));
+  const Object all = Object::checked(PyObject_Dir(m));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(all.get()); ++i) {
+    PyObject* name = PyList_GET_ITEM(all.get(), i);
+    const std::string text = PyUnicode_AsUTF8(name);
+    if (text[0] != '_' && !hidden_.count(text) && PyList_Append(names.get(), name) < 0) throw PythonError{};
+  }
+  if (PyObject_SetAttrString(m, "__all__", names.get()) < 0) throw PythonError{};
 }
 
 PyObject* call_op(const char* name, PyObject* const* args, Py_ssize_t n) {

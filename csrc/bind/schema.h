@@ -14,6 +14,7 @@
 // call through pybind11's dispatcher.
 #pragma once
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -61,7 +62,9 @@ struct Call {
 };
 using Impl = PyObject* (*)(const Call&);
 
-enum Where : unsigned { kFunction = 1, kMethod = 2, kBoth = 3, kOut = 4 };
+// kHidden: in pydlx._C like kFunction, but not in pydlx itself: PyTorch has the name elsewhere (nn.functional) or not
+// at all.
+enum Where : unsigned { kFunction = 1, kMethod = 2, kBoth = 3, kOut = 4, kHidden = 8 };
 
 struct OpRow {
   const char* signature;
@@ -83,10 +86,12 @@ struct Schema {
 class OpRegistry {
  public:
   void add(const std::vector<OpRow>& rows);
-  void finish(PyObject* module);  // creates the Python objects
+  void finish(PyObject* module);             // creates the Python objects
+  void list_public(PyObject* module) const;  // writes __all__: every public name of the module that is not kHidden
 
  private:
   std::vector<std::pair<Schema, unsigned>> schemas_;
+  std::set<std::string> hidden_;
 };
 
 // Anomaly mode: raises when `result` holds NaN or infinity although no argument does. Takes `result` over when it

@@ -64,9 +64,11 @@ PyObject* tensor_new(PyTypeObject* cls, PyObject* args, PyObject*) {
     }
     const Object module = Object::checked(PyImport_ImportModule("pydlx"));
     const Object make = Object::checked(PyObject_GetAttrString(module.get(), "tensor"));
+    const Object keywords = Object::checked(PyDict_New());
     const Object dtype(dtype_object(default_dtype()));
-    const Object made =
-        Object::checked(PyObject_CallFunctionObjArgs(make.get(), PyTuple_GET_ITEM(args, 0), dtype.get(), nullptr));
+    const Object data = Object::checked(PyTuple_Pack(1, PyTuple_GET_ITEM(args, 0)));
+    if (PyDict_SetItemString(keywords.get(), "dtype", dtype.get()) < 0) throw PythonError{};
+    const Object made = Object::checked(PyObject_Call(make.get(), data.get(), keywords.get()));
     return new_object(cls, alias(as_tensor(made.get())));
   });
 }
@@ -157,7 +159,7 @@ PyObject* positive(PyObject* a) { return Py_NewRef(a); }
 
 Scalar single(PyObject* o, const char* op) {
   const Tensor& t = as_tensor(o);
-  require(t.numel() == 1, op, "", ErrorKind::Value, "expected a tensor with one element, got shape ", t.sizes(),
+  require(t.numel() == 1, op, "", ErrorKind::Shape, "expected a tensor with one element, got shape ", t.sizes(),
           std::string_view(op) == "bool" ? "; use .any() or .all()" : "");
   return ops::item(t);
 }
@@ -552,13 +554,17 @@ Tensor operand(PyObject* o, bool& ok) {
     require(!overflow, "operand", "", ErrorKind::Value, "expected an integer that fits 64 bits");
     return wrap_scalar(static_cast<std::int64_t>(v));
   }
-  // NumPy scalars: anything with dtype and item() that is not a sequence.
+  // NumPy's scalars and arrays: anything with dtype, item() and ndim.
   if (PyObject_HasAttrString(o, "dtype") && PyObject_HasAttrString(o, "item") && PyObject_HasAttrString(o, "ndim")) {
     const Object nd = Object::checked(PyObject_GetAttrString(o, "ndim"));
     int overflow = 0;
     if (PyLong_Check(nd.get()) && PyLong_AsLongAndOverflow(nd.get(), &overflow) == 0 && !overflow) {
       const Object v = Object::checked(PyObject_CallMethod(o, "item", nullptr));
       if (PyFloat_Check(v.get()) || PyLong_Check(v.get())) return operand(v.get(), ok);
+    } else if (PyObject_HasAttrString(o, "__array_interface__")) {
+      const Object module = Object::checked(PyImport_ImportModule("pydlx"));
+      const Object made = Object::checked(PyObject_CallMethod(module.get(), "as_tensor", "O", o));
+      return as_tensor(made.get());
     }
   }
   ok = false;

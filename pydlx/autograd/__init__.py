@@ -24,6 +24,7 @@ __all__ = [
     "backward",
     "detect_anomaly",
     "enable_grad",
+    "functional",
     "grad",
     "gradcheck",
     "gradgradcheck",
@@ -57,11 +58,14 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> tuple[Tensor, ...]:
     """Gradients of ``sum_i <outputs[i], grad_outputs[i]>`` with respect to ``inputs``, leaving every ``.grad`` alone.
+
+    ``only_inputs`` is accepted for compatibility; other leaves never receive gradients.
 
     Raises:
         GradientError: an input the outputs do not depend on, unless ``allow_unused`` (then None) or ``materialize_grads`` (then zeros).
@@ -82,3 +86,6 @@ def grad(
                     f"[grad] inputs: the outputs do not depend on input {position}; pass allow_unused=True to get None for it"
                 )
     return result
+
+
+from . import functional

@@ -1,5 +1,5 @@
-"""Utilities: data loading and hook handles."""
+"""Utilities: data loading, checkpointing, hook handles."""
 
-from . import data, hooks
+from . import checkpoint, data, hooks
 
-__all__ = ["data", "hooks"]
+__all__ = ["checkpoint", "data", "hooks"]

@@ -6,13 +6,14 @@ import math
 import warnings
 from collections.abc import Callable
 
-from ..._C import Tensor, logsigmoid, where, zeros_like
+from ..._C import Tensor, linear, logsigmoid, where, zeros_like
 from ..._C import binary_cross_entropy as _binary_cross_entropy
 from ..._C import binary_cross_entropy_with_logits as _binary_cross_entropy_with_logits
 from ..._C import cross_entropy as _cross_entropy
 from ..._C import huber_loss as _huber_loss
 from ..._C import kl_div as _kl_div
 from ..._C import l1_loss as _l1_loss
+from ..._C import linear_cross_entropy as _linear_cross_entropy
 from ..._C import mse_loss as _mse_loss
 from ..._C import nll_loss as _nll_loss
 from ..._C import smooth_l1_loss as _smooth_l1_loss
@@ -31,6 +32,7 @@ __all__ = [
     "huber_loss",
     "kl_div",
     "l1_loss",
+    "linear_cross_entropy",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
@@ -144,6 +146,43 @@ def cross_entropy(
         reduction = _choose(size_average, reduce, reduction)
     return _cross_entropy(
         input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: object = None,
+) -> Tensor:
+    """``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`` without ever holding all the logits.
+
+    Args:
+        input: ``(N, features)``. linear_weight: ``(C, features)``. linear_bias: ``(C,)``.
+        target: class indices ``(N,)``; class probabilities and ``weight`` are served by the two functions in turn.
+        ignore_index: Default: None, which stands for -100.
+        options: accepted; the block of rows is chosen from the sizes.
+    """
+    ignored = -100 if ignore_index is None else ignore_index
+    if weight is None and input.ndim == 2 and target.ndim == 1 and reduction in ("mean", "sum"):
+        return _linear_cross_entropy(
+            input,
+            linear_weight,
+            target,
+            linear_bias,
+            ignore_index=ignored,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+    logits = linear(input, linear_weight, linear_bias)
+    return cross_entropy(
+        logits, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
     )
 
 
