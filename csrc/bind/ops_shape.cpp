@@ -86,11 +86,6 @@ Tensor repeat_interleave_int(const Tensor& x, std::int64_t n, std::optional<std:
 TensorList meshgrid(const TensorList& tensors, std::optional<std::string> indexing) {
   return ops::meshgrid(tensors, indexing.value_or("ij"));
 }
-Tensor& fill_diagonal(Tensor& x, const Tensor& value, bool wrap) {
-  require(!wrap, "fill_diagonal_", "wrap", ErrorKind::NotImplemented,
-          "expected False; write x.view(-1)[::columns + 1] for a wrapped diagonal");
-  return ops::fill_diagonal_(x, value);
-}
 Tensor& resize_as(Tensor& x, const Tensor& like) { return ops::resize_(x, like.sizes()); }
 Tensor& resize(Tensor& x, const Dims& size, PyObject*) { return ops::resize_(x, size); }
 
@@ -216,8 +211,8 @@ void bind_shape(OpRegistry& r) {
        "A copy with one index of an axis replaced."},
       {"diagonal_scatter(Tensor input, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor",
        call<&ops::diagonal_scatter>, kBoth, "A copy with a diagonal replaced by src."},
-      {"fill_diagonal_(Tensor input, Operand fill_value, bool wrap=False) -> Tensor", call<&fill_diagonal>, kMethod,
-       "Sets the diagonal of a matrix."},
+      {"fill_diagonal_(Tensor input, Operand fill_value, bool wrap=False) -> Tensor", call<&ops::fill_diagonal_>, kMethod,
+       "Sets the diagonal of a matrix; with wrap it starts again below the last column of a tall matrix."},
       {"view(Tensor input, dtype dtype) -> Tensor", call<&ops::view_dtype>, kMethod,
        "The same bytes as another dtype."},
   });

@@ -323,10 +323,16 @@ Tensor diagonal_scatter(const Tensor& x, const Tensor& src, std::int64_t offset,
   return replaced("diagonal_scatter", x, src, [&](const Tensor& t) { return diagonal(t, offset, dim1, dim2); });
 }
 
-Tensor& fill_diagonal_(Tensor& x, const Tensor& value) {
+// A wrapped diagonal of a tall matrix starts again one row after it reached the last column.
+Tensor& fill_diagonal_(Tensor& x, const Tensor& value, bool wrap) {
   require(x.ndim() == 2, "fill_diagonal_", "input", ErrorKind::Shape, "expected a matrix, got shape ", x.sizes());
-  Tensor d = diagonal(x, 0, 0, 1);
-  copy_(d, value);
+  const std::int64_t rows = x.size(0), columns = x.size(1);
+  std::int64_t row = 0;
+  do {
+    Tensor d = diagonal(narrow(x, 0, row, std::min(columns, rows - row)), 0, 0, 1);
+    copy_(d, value);
+    row += columns + 1;
+  } while (wrap && row < rows);
   return x;
 }
 

@@ -52,7 +52,7 @@ Tensor slice_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::
                      std::optional<std::int64_t> end, std::int64_t step);
 Tensor select_scatter(const Tensor& x, const Tensor& src, std::int64_t dim, std::int64_t index);
 Tensor diagonal_scatter(const Tensor& x, const Tensor& src, std::int64_t offset, std::int64_t dim1, std::int64_t dim2);
-Tensor& fill_diagonal_(Tensor& x, const Tensor& value);
+Tensor& fill_diagonal_(Tensor& x, const Tensor& value, bool wrap);
 Tensor diagflat(const Tensor& x, std::int64_t offset);
 Tensor flip(const Tensor& x, const Dims& axes);
 Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes);

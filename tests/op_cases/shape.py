@@ -124,6 +124,7 @@ CASES = [
     row("select_scatter", lambda T, x, s: T.select_scatter(x, s, 2, -1) * 2, [X, normal(4, 5)]),
     row("diagonal_scatter", lambda T, x, s: T.diagonal_scatter(x, s, 1, 0, 2) * 2, [X, normal(5, 4)]),
     row("fill_diagonal_", lambda T, x: (x * 1).fill_diagonal_(3.0) * x, [normal(4, 6)]),
+    row("fill_diagonal_wrap", lambda T, x: (x * 1).fill_diagonal_(3.0, wrap=True) * x, [normal(11, 3)]),
     row("tril_", lambda T, x: (x * 1).tril_(1) * x),
     row("narrow/middle", lambda T, x: x.narrow(1, 2, 2) * x.narrow(1, 0, 2)),
     row(
