@@ -211,8 +211,8 @@ void bind_shape(OpRegistry& r) {
        "A copy with one index of an axis replaced."},
       {"diagonal_scatter(Tensor input, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor",
        call<&ops::diagonal_scatter>, kBoth, "A copy with a diagonal replaced by src."},
-      {"fill_diagonal_(Tensor input, Operand fill_value, bool wrap=False) -> Tensor", call<&ops::fill_diagonal_>, kMethod,
-       "Sets the diagonal of a matrix; with wrap it starts again below the last column of a tall matrix."},
+      {"fill_diagonal_(Tensor input, Operand fill_value, bool wrap=False) -> Tensor", call<&ops::fill_diagonal_>,
+       kMethod, "Sets the diagonal of a matrix; with wrap it starts again below the last column of a tall matrix."},
       {"view(Tensor input, dtype dtype) -> Tensor", call<&ops::view_dtype>, kMethod,
        "The same bytes as another dtype."},
   });

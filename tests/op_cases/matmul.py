@@ -168,7 +168,7 @@ CASES = [
 
 
 def _linear(T, *tensors):
-    return T.nn.functional.linear(*tensors) if not hasattr(T, "linear") else T.linear(*tensors)
+    return T.nn.functional.linear(*tensors) if not hasattr(T, "linear") else T.nn.functional.linear(*tensors)
 
 
 def _bilinear(T, *tensors):
@@ -203,13 +203,13 @@ ERRORS = [
     ErrorCase("dot/length", lambda T: T.dot(eye(T, 2), eye(T, 3)), ValueError, r"\[dot\]"),
     ErrorCase(
         "linear/weight",
-        lambda T: T.linear(eye(T, 2, 3), eye(T, 4, 5)),
+        lambda T: T.nn.functional.linear(eye(T, 2, 3), eye(T, 4, 5)),
         ValueError,
         r"\[linear\] weight: expected shape \(out_features, 3\)",
     ),
     ErrorCase(
         "linear/bias",
-        lambda T: T.linear(eye(T, 2, 3), eye(T, 4, 3), eye(T, 3)),
+        lambda T: T.nn.functional.linear(eye(T, 2, 3), eye(T, 4, 3), eye(T, 3)),
         ValueError,
         r"\[linear\] bias: expected shape \(4,\)",
     ),
