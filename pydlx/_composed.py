@@ -192,17 +192,15 @@ def cov(
     if _category(x.dtype) != 2:
         x = x.to(_C.get_default_dtype())
     weight = fweights if aweights is None else aweights if fweights is None else fweights * aweights
+    degrees: Any
     if weight is None:
-        centred = x - x.mean(1, keepdim=True)
-        weighted, degrees = centred, x.shape[1] - correction
+        weighted = centred = x - x.mean(1, keepdim=True)
+        degrees = x.shape[1] - correction
     else:
         total = weight.sum()
         centred = x - (x * weight).sum(1, keepdim=True) / total
-        spread = total if aweights is None else (weight * aweights).sum() / total
-        weighted, degrees = (
-            centred * weight,
-            total - correction * spread if aweights is not None else total - correction,
-        )
+        weighted = centred * weight
+        degrees = total - correction * (1 if aweights is None else (weight * aweights).sum() / total)
     result: Tensor = weighted @ centred.T / degrees
     return result.squeeze() if input.ndim < 2 else result
 

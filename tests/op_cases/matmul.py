@@ -168,7 +168,7 @@ CASES = [
 
 
 def _linear(T, *tensors):
-    return T.nn.functional.linear(*tensors) if not hasattr(T, "linear") else T.nn.functional.linear(*tensors)
+    return T.nn.functional.linear(*tensors)
 
 
 def _bilinear(T, *tensors):
