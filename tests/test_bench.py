@@ -244,7 +244,10 @@ def test_errors_of_the_command(capsys, tmp_path):
     for arguments, message in (
         (["bench", "cats"], "[bench] family: expected one of gemm"),
         (["bench", "gemm", "--rows", "nothing"], "no row matches"),
-        (["bench", "gemm", "--rows", "matmul 7", "--peer", "banana"], "[bench] --peer: expected one of torch, torch.compile, jax"),
+        (
+            ["bench", "gemm", "--rows", "matmul 7", "--peer", "banana"],
+            "[bench] --peer: expected one of torch, torch.compile, jax",
+        ),
         (["bench", "--check", str(tmp_path / "absent.json")], "absent.json"),
     ):
         assert cli.main(arguments) == 1
@@ -280,13 +283,23 @@ def test_a_peer_runs_the_same_row(capsys, tmp_path):
     path = tmp_path / "r.json"
     assert (
         cli.main(
-            ["bench", "--rows", "optim/SGD momentum, MLP", "--threads", "1", "--seconds", "0.01", "--json", str(path)]
+            [
+                "bench",
+                "--rows",
+                "loss/cross_entropy 64x10 fwd+bwd",
+                "--threads",
+                "1",
+                "--seconds",
+                "0.01",
+                "--json",
+                str(path),
+            ]
         )
         == 0
     )
     (row,) = report.load(path)["rows"]
     assert row["reference"] == "torch float64"
-    assert row["error_ours"] < 1e-6 and row["error_peer"] < 1e-6
+    assert row["error_ours"] < 1e-5 and row["error_peer"] < 1e-5
     assert row["ratio"] > 0 and row["peer"] > 0
 
 
