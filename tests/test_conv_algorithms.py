@@ -151,6 +151,33 @@ def test_narrow(isa):
     )
 
 
+def test_direct(isa):
+    """Register tiles of 6, 8, 12 or 4 pixels and 1 to 4 vectors of channels, phases of strided gradients (some without taps), passes over
+    more than 256 taps and channel groups, bands of rows."""
+    check_rows(
+        [
+            *(
+                (2, c, k, 9, 10, 3, 1, {"padding": 1, "stride": 2})
+                for c, k in itertools.product((8, 16, 17, 33), (8, 16, 31, 48, 65))
+            ),
+            *((2, 10, 20, h, w, 3, 1, {"stride": 2}) for h, w in itertools.product((3, 4, 5, 12), (3, 13, 26))),
+            *((1, 24, 24, 12, 13, k, 1, {"padding": p}) for k, p in ((5, 2), (7, 3), ((2, 3), 0), (4, (1, 3)))),
+            (1, 32, 40, 4, 5, 3, 1, {"padding": 1}),
+            (2, 16, 24, 12, 15, 3, 1, {"padding": 2, "dilation": 2}),
+            (2, 16, 24, 14, 15, (3, 2), 1, {"padding": (0, 3), "dilation": (3, 2), "stride": (2, 3)}),
+            (2, 16, 24, 11, 14, 2, 1, {"stride": 4}),
+            (2, 27, 36, 9, 9, 3, 3, {"stride": 2}),
+            (1, 150, 20, 6, 7, 5, 1, {"padding": 2, "stride": 2}),
+            (1, 40, 24, 70, 90, 3, 1, {"padding": 1, "stride": 2}),
+            (1, 16, 16, 1, 40, (1, 9), 1, {"padding": (0, 4)}),
+        ]
+    )
+
+
+def test_highest_precision(isa, highest):
+    check_rows([(3, 20, 40, 13, 14, 3, 1, {"padding": 1}), (2, 64, 64, 28, 9, 3, 1, {"padding": (0, 2)})])
+
+
 def test_transposed_convolution_takes_the_same_kernels():
     x, weight, _ = operands(6, 20, 24, 13, 12)
     bias = np.linspace(-1, 1, 20, dtype=np.float32)

@@ -6,7 +6,7 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-enum class Algorithm { general, winograd, pointwise, narrow };
+enum class Algorithm { general, winograd, pointwise, narrow, direct };
 
 bool takes_winograd(const ConvShape& c, ConvPass pass) {
   if (c.exact || c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1) return false;
@@ -18,7 +18,7 @@ bool takes_winograd(const ConvShape& c, ConvPass pass) {
   // / lanes: below 16 channels they eat the gain. The transformed kernels are 4 times the size of the kernels, written
   // and read once per call: a few tiles do not pay for that.
   const std::int64_t channels = c.cin < c.cout ? c.cin : c.cout;
-  return channels >= 16 && tiles >= 32;
+  return channels >= 16 && tiles >= 12;
 }
 
 bool takes_pointwise(const ConvShape& c) {
@@ -37,10 +37,17 @@ bool takes_narrow(const ConvShape& c, ConvPass pass) {
   return narrow_fits(c, pass);
 }
 
+bool takes_direct(const ConvShape& c, ConvPass pass) {
+  if (c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1 || c.stride[0] != 1 || c.pad[0] != 0) return false;
+  // Channels are vectors on both sides: below half a vector the general kernels, whose vectors are pixels, waste less.
+  return c.cin >= 8 && c.cout >= 8 && direct_fits(c, pass);
+}
+
 Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
   if (takes_pointwise(c)) return Algorithm::pointwise;
   if (takes_narrow(c, pass)) return Algorithm::narrow;
+  if (takes_direct(c, pass)) return Algorithm::direct;
   return Algorithm::general;
 }
 
@@ -55,6 +62,9 @@ __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
       break;
     case Algorithm::narrow:
       verbose_note(", tap by tap over bordered planes");
+      break;
+    case Algorithm::direct:
+      verbose_note(", direct over pixel-major bands");
       break;
     default:
       break;
@@ -82,6 +92,9 @@ bool special_conv(const Conv& conv, ConvPass pass) {
     case Algorithm::narrow:
       pass == ConvPass::weight_grad ? narrow_weight(conv) : narrow_data(conv, pass);
       return true;
+    case Algorithm::direct:
+      pass == ConvPass::weight_grad ? direct_weight(conv) : direct_data(conv, pass);
+      return true;
     default:
       return false;
   }
@@ -95,6 +108,8 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
       return pointwise_scratch(c, pass);
     case Algorithm::narrow:
       return pass == ConvPass::weight_grad ? narrow_weight_scratch(c) : narrow_data_scratch(c, pass);
+    case Algorithm::direct:
+      return pass == ConvPass::weight_grad ? direct_weight_scratch(c) : direct_data_scratch(c, pass);
     default:
       return -1;
   }

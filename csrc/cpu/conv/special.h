@@ -16,6 +16,13 @@ void winograd_weight(const Conv& conv);
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_weight_scratch(const ConvShape& c);
 
+// Any two-axis geometry whose bands fit the caches.
+bool direct_fits(const ConvShape& c, ConvPass pass);
+void direct_data(const Conv& conv, ConvPass pass);  // forward and input_grad
+void direct_weight(const Conv& conv);
+std::int64_t direct_data_scratch(const ConvShape& c, ConvPass pass);
+std::int64_t direct_weight_scratch(const ConvShape& c);
+
 // 1x1 kernels without padding, any stride.
 void pointwise_run(const Conv& conv, ConvPass pass);
 std::int64_t pointwise_scratch(const ConvShape& c, ConvPass pass);

@@ -24,6 +24,7 @@ struct Layer {
 // Sizes in floats.
 struct Memory {
   Tiling tiling;
+  std::int64_t shares;     // of the output channels, each a unit of work
   std::int64_t panel;      // columns of a packed panel
   std::int64_t u_step, u;  // between positions of the transformed kernels; all of them
   std::int64_t v_row, v_step, m_step, v, m, pixels, thread;
@@ -33,11 +34,15 @@ template <int M>
 Memory plan(const ConvShape& c, std::int64_t cin, std::int64_t cout, const std::int64_t* out) {
   constexpr std::int64_t Q = Winograd<M>::kIn * Winograd<M>::kIn;
   Memory p;
+  p.panel = packed_columns_f32(1);
   // Transformed tiles and one panel of products in half of a second-level cache; with many channels the kernels come
   // from the third level and larger blocks save their traffic.
   const std::int64_t tiles = cin <= 64 ? 48 : 96;
-  p.tiling = make_tiling(M, c.batch, out[1], out[2], tiles, 2 * num_threads());
-  p.panel = packed_columns_f32(1);
+  const std::int64_t panels = ceil_div(cout, p.panel);
+  p.tiling = make_tiling(M, c.batch, out[1], out[2], tiles, ceil_div(2 * num_threads(), panels));
+  // Few blocks: panels of output channels are shared out too, and every share transforms the tiles again. That reads
+  // the transformed kernels once, where smaller blocks would read all of them once each.
+  p.shares = smaller(panels, ceil_div(2 * num_threads(), p.tiling.blocks));
   // Strides are odd multiples of a cache line: the positions of a tile fall into different cache sets.
   p.u_step = cin * round_up(cout, p.panel) + 16;
   p.u = Q * p.u_step;
@@ -110,20 +115,23 @@ template <int M>
 void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
   constexpr std::int64_t Q = Winograd<M>::kIn * Winograd<M>::kIn;
   const Tiling& t = p.tiling;
-  parallel_for(t.blocks, 1, [&](std::int64_t b, std::int64_t e) {
+  const std::int64_t share = ceil_div(ceil_div(s.cout, p.panel), p.shares) * p.panel;
+  parallel_for(t.blocks * p.shares, 1, [&](std::int64_t b, std::int64_t e) {
     float* v = buffers + thread_index() * p.thread;
     float* m = v + p.v;
     float* pixels = m + p.m;
-    for (std::int64_t block = b; block < e; ++block) {
-      const std::int64_t first = block * t.per_block, last = t.block_end(block);
+    for (std::int64_t unit = b; unit < e; ++unit) {
+      const std::int64_t block = unit / p.shares, first = block * t.per_block, last = t.block_end(block);
+      const std::int64_t begin = unit % p.shares * share, end = smaller(s.cout, begin + share);
+      if (begin >= end) continue;
       std::int64_t tiles = 0;
       for (std::int64_t i = first; i < last; ++i) {
         const Band band = t.band(i);
         input_band<M>(s, p, band, pixels, v + tiles * p.v_row);
         tiles += band.tiles();
       }
-      for (std::int64_t k = 0; k < s.cout; k += p.panel) {
-        const std::int64_t columns = smaller(p.panel, s.cout - k);
+      for (std::int64_t k = begin; k < end; k += p.panel) {
+        const std::int64_t columns = smaller(p.panel, end - k);
         for (std::int64_t q = 0; q < Q; ++q) {
           Block g;
           g.m = tiles;

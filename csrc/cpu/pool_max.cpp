@@ -1,0 +1,129 @@
+// Max pooling: a band of a plane is copied between borders of minus infinity, its columns sorted by their residue
+// modulo the stride, so that every tap of a vector of outputs is one contiguous load without a test, on planes of any
+// size.
+#include "cpu/pool_max.h"
+
+#include "cpu/gemm/vec.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr int kLane = kLanesOf<float>;
+using V = Vector<float>;
+using I = VectorOf<float>::index;
+
+PYDLX_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+PYDLX_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+constexpr std::int64_t kBuffer = 8192;  // floats of a band: most of a first-level cache
+
+struct Layout {
+  std::int64_t part, pitch;  // columns of one residue, floats per row
+  std::int64_t rows, bands;  // output rows per band
+};
+
+Layout layout_of(const Pool& p) {
+  Layout l;
+  l.part = ceil_div((p.out[2] - 1) * p.stride[2] + p.kernel[2], p.stride[2]) + kLane;
+  l.pitch = l.part * p.stride[2];
+  l.rows = 1;
+  while (l.rows < p.out[1] && (l.rows * p.stride[1] + p.kernel[1]) * l.pitch <= kBuffer) ++l.rows;
+  l.bands = ceil_div(p.out[1], l.rows);
+  return l;
+}
+
+// Input rows first, first + 1, ... of the band, between the borders that the buffer already has.
+void copy_rows(const Pool& p, const Layout& l, const float* x, std::int64_t first, std::int64_t rows, float* out) {
+  const std::int64_t s = p.stride[2], end = (p.out[2] - 1) * s + p.kernel[2];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    float* to = out + r * l.pitch;
+    if (first + r < 0 || first + r >= p.in[1]) {
+      for (std::int64_t i = 0; i < l.pitch; ++i) to[i] = -__builtin_inff();
+      continue;
+    }
+    const float* from = x + (first + r) * p.in[2];
+    for (std::int64_t f = 0; f < s; ++f) {  // columns f - pad, f - pad + s, ...
+      const std::int64_t lo = p.pad[2] <= f ? 0 : ceil_div(p.pad[2] - f, s);
+      const std::int64_t last = smaller(end, p.pad[2] + p.in[2]), hi = last <= f ? 0 : ceil_div(last - f, s);
+      const float* src = from + f - p.pad[2];
+      float* dst = to + f * l.part;
+      if (s == 1)
+        for (std::int64_t i = lo; i < hi; ++i) dst[i] = src[i];
+      else if (s == 2)
+        for (std::int64_t i = lo; i < hi; ++i) dst[i] = src[2 * i];
+      else
+        for (std::int64_t i = lo; i < hi; ++i) dst[i] = src[i * s];
+    }
+  }
+}
+
+// One row of outputs; `x` is the band's row where its windows begin, input row `top` of the plane.
+template <bool kIndex>
+void output_row(const Pool& p, const Layout& l, const float* x, std::int64_t top, float* y, std::int64_t* index) {
+  const int s = static_cast<int>(p.stride[2]), width = static_cast<int>(p.in[2]);
+  const std::int64_t skip = larger(0, -top), live = smaller(p.kernel[1], p.in[1] - top);  // rows inside the plane
+  for (std::int64_t o = 0; o < p.out[2]; o += kLane) {
+    const int n = static_cast<int>(smaller(kLane, p.out[2] - o));
+    V best = splat<float>(-__builtin_inff());
+    I lane{};
+    for (int i = 0; i < kLane; ++i) lane[i] = i * s;
+    lane += static_cast<int>(o) * s - static_cast<int>(p.pad[2]);  // the window's first column
+    // Where no value exceeds minus infinity: the first position inside the plane.
+    I where = (lane < 0 ? I{} : lane) + static_cast<int>(top + skip) * width;
+    for (std::int64_t i = skip; i < live; ++i)
+      for (std::int64_t j = 0; j < p.kernel[2]; ++j) {
+        const V v = load(x + i * l.pitch + j % s * l.part + j / s + o);
+        const I take = (v > best) | (v != v);  // NaN wins, the last one of several
+        best = take ? v : best;
+        if constexpr (kIndex) where = take ? lane + static_cast<int>((top + i) * width + j) : where;
+      }
+    if (n == kLane)
+      store<float>(y + o, best);
+    else
+      store_part(y + o, best, Lanes(n));
+    if constexpr (kIndex) {
+      alignas(64) int at[kLane];
+      std::memcpy(at, &where, sizeof at);
+      for (int i = 0; i < n; ++i) index[o + i] = at[i];
+    }
+  }
+}
+
+}  // namespace
+
+bool max_pool_f32(const Pool& p) {
+  if (p.adaptive || p.in[0] != 1 || p.out[0] != 1 || p.kernel[0] != 1 || p.stride[0] != 1 || p.pad[0] != 0)
+    return false;
+  if (p.dilation[1] != 1 || p.dilation[2] != 1 || p.in[1] * p.in[2] >= (std::int64_t{1} << 30)) return false;
+  // A window of every output row must fit the buffer, and a copy of the input is worth it only if most of it is used.
+  if (p.kernel[1] > 64 || p.kernel[2] > 64 || p.stride[1] > p.kernel[1] || p.stride[2] > p.kernel[2]) return false;
+  if (p.in[2] + 2 * p.kernel[2] + (kLane + 2) * p.stride[2] > kBuffer / p.kernel[1]) return false;
+  const Layout l = layout_of(p);
+  if (p.kernel[1] * l.pitch > kBuffer) return false;
+  const std::int64_t in = p.in[1] * p.in[2], out = p.out[1] * p.out[2];
+  const std::int64_t work = (in + out * p.kernel[1] * p.kernel[2]) / l.bands;
+  parallel_for(p.planes * l.bands, 65536 / (work + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    alignas(64) float buffer[kBuffer];
+    for (std::int64_t i = 0; i < kBuffer; ++i) buffer[i] = -__builtin_inff();
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t plane = u / l.bands, y0 = u % l.bands * l.rows, y1 = smaller(p.out[1], y0 + l.rows);
+      const std::int64_t first = y0 * p.stride[1] - p.pad[1];
+      copy_rows(p, l, static_cast<const float*>(p.x) + plane * in, first, (y1 - y0 - 1) * p.stride[1] + p.kernel[1],
+                buffer);
+      for (std::int64_t r = y0; r < y1; ++r) {
+        const float* x = buffer + (r - y0) * p.stride[1] * l.pitch;
+        float* y = static_cast<float*>(p.y) + plane * out + r * p.out[2];
+        if (p.index)
+          output_row<true>(p, l, x, r * p.stride[1] - p.pad[1], y, p.index + plane * out + r * p.out[2]);
+        else
+          output_row<false>(p, l, x, r * p.stride[1] - p.pad[1], y, nullptr);
+      }
+    }
+  });
+  return true;
+}
+
+void register_pool_max(KernelTable&) {}  // reached through pool.cpp
+
+}  // namespace pydlx::PYDLX_ISA
