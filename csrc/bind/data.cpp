@@ -219,7 +219,12 @@ Tensor placed(const Tensor& t, std::optional<Device> device) {
 
 template <class T, class Make>
 PyObject* row_list(const char* p, const Dims& sizes, const Dims& strides, int axis, Make make) {
-  if (axis == sizes.ndim()) return make(*reinterpret_cast<const T*>(p));
+  if (axis == sizes.ndim()) {
+    if constexpr (std::is_same_v<T, bool>)
+      return make(*p != 0);  // a byte from elsewhere need not be 0 or 1
+    else
+      return make(*reinterpret_cast<const T*>(p));
+  }
   Object list = Object::checked(PyList_New(sizes[axis]));
   for (std::int64_t i = 0; i < sizes[axis]; ++i) {
     PyObject* v =

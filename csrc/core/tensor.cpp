@@ -236,7 +236,7 @@ void store_scalar(void* p, DType dtype, Scalar v) {
 Scalar load_scalar(const void* p, DType dtype) {
   switch (dtype) {
     case DType::Bool:
-      return *static_cast<const bool*>(p);
+      return *static_cast<const unsigned char*>(p) != 0;
     case DType::UInt8:
       return static_cast<std::int64_t>(*static_cast<const std::uint8_t*>(p));
     case DType::Int8:

@@ -1,23 +1,25 @@
 // Integer matrix products: a cache-blocked loop that any compiler vectorises. Floating types are in gemm/.
 #include "kernels/gemm.h"
 
+#include <type_traits>
+
 #include "core/verbose.h"
 #include "cpu/isa.h"
-#include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-using functors::compute_t;
-
 // 4 x 64 tiles of C in accumulators; K in order, so every element is one sequential sum whatever the thread count.
+// Unsigned arithmetic: overflow wraps around, as in PyTorch, instead of being undefined.
 template <class T>
 void gemm_kernel(const Gemm& g) {
-  using A = compute_t<T>;
+  using A = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+  const auto whole = [](double v) { return static_cast<A>(static_cast<std::int64_t>(v)); };
+  const A alpha = whole(g.alpha), beta = whole(g.beta);
   if (verbose_on) verbose_note(": 4 x 64 integer tiles (the only kernel)");
   const std::int64_t row_blocks = (g.m + 3) / 4;
   const double work = 2.0 * 4 * static_cast<double>(g.n) * static_cast<double>(g.k);
-  const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / work) + 1;
+  const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / (work + 1)) + 1;
   parallel_for(g.batch * row_blocks, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t rb = begin; rb < end; ++rb) {
       const std::int64_t batch = rb / row_blocks, i0 = rb % row_blocks * 4;
@@ -45,12 +47,12 @@ void gemm_kernel(const Gemm& g) {
         }
         for (int i = 0; i < mr; ++i)
           for (int j = 0; j < nr; ++j) {
-            A v = acc[i][j] * static_cast<A>(g.alpha);
+            A v = acc[i][j] * alpha;
             T* out = c + i * g.c_row + j0 + j;
-            if (g.beta != 0) v += static_cast<A>(g.beta) * static_cast<A>(*out);
+            if (g.beta != 0) v += beta * static_cast<A>(*out);
             if (g.bias) v += static_cast<A>(static_cast<const T*>(g.bias)[j0 + j]);
-            if (g.activation == Activation::relu) v = v < A(0) ? A(0) : v;
-            *out = static_cast<T>(v);
+            const T sum = static_cast<T>(v);
+            *out = g.activation == Activation::relu && sum < T(0) ? T(0) : sum;
           }
       }
     }

@@ -139,18 +139,19 @@ PYDLX_HD double expm1(double x) { return expm1_impl(x); }
 // x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt 2), for positive finite x, subnormal or not. f is exact.
 PYDLX_HD float split(float x, float& e) {
   const bool tiny = x < 0x1p-126f;
-  const std::int32_t bits = bit_cast<std::int32_t>(tiny ? x * 0x1p23f : x);
-  const std::int32_t k = (bits - 0x3f3504f3) >> 23;
+  // unsigned: other arguments give a result that is replaced later, but must not overflow
+  const std::uint32_t bits = bit_cast<std::uint32_t>(tiny ? x * 0x1p23f : x);
+  const std::int32_t k = static_cast<std::int32_t>(bits - 0x3f3504f3u) >> 23;
   e = static_cast<float>(k) - (tiny ? 23.0f : 0.0f);
-  return bit_cast<float>(bits - (k << 23)) - 1.0f;
+  return bit_cast<float>(bits - (static_cast<std::uint32_t>(k) << 23)) - 1.0f;
 }
 PYDLX_HD double split(double x, double& e) {
   const bool tiny = x < 0x1p-1022;
-  const std::int64_t bits = bit_cast<std::int64_t>(tiny ? x * 0x1p52 : x);
-  const std::int64_t k = (bits - 0x3fe6a09e667f3bcdll) >> 52;
+  const std::uint64_t bits = bit_cast<std::uint64_t>(tiny ? x * 0x1p52 : x);
+  const std::int64_t k = static_cast<std::int64_t>(bits - 0x3fe6a09e667f3bcdull) >> 52;
   // k + 1.5 * 2^52 as bits: int64 -> double without the conversion that AVX2 lacks
   e = (bit_cast<double>(k + 0x4338000000000000ll) - 6755399441055744.0) - (tiny ? 52.0 : 0.0);
-  return bit_cast<double>(bits - (k << 52)) - 1.0;
+  return bit_cast<double>(bits - (static_cast<std::uint64_t>(k) << 52)) - 1.0;
 }
 
 // log(1 + f) - f. Float: relative error of the whole 7.5e-10. Double: through 2 atanh(f / (2 + f)), error 3e-16 of the

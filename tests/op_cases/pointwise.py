@@ -108,7 +108,10 @@ ACTIVATIONS = {
     "relu6": (nn("relu6"), [0, 6]),
     "hardtanh": (nn("hardtanh", -0.7, 1.5), [-0.7, 1.5]),
     # PyTorch's own derivative uses a float32 1/6 and has no second derivative.
-    "hardsigmoid": (lambda T, x: T.nn.functional.relu6(x + 3) / 6 if T is torch else T.hardsigmoid(x), [-3, 3]),
+    "hardsigmoid": (
+        lambda T, x: T.nn.functional.relu6(x + 3) / 6 if T is torch else T.nn.functional.hardsigmoid(x),
+        [-3, 3],
+    ),
     "hardswish": (nn("hardswish"), [-3, 3]),
     "logsigmoid": (nn("logsigmoid"), []),
     "threshold": (nn("threshold", 0.4, -2.0), [0.4]),

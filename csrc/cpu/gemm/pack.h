@@ -17,7 +17,7 @@ void pack_b(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, 
         for (int v = 0; v < kTileVectors; ++v) store<T>(out + p * W + v * L, load(src + p * b_row + v * L));
       continue;
     }
-    if (cols < W) std::memset(out, 0, static_cast<std::size_t>(k * W) * sizeof(T));
+    if (cols < W && k > 0) std::memset(out, 0, static_cast<std::size_t>(k * W) * sizeof(T));
     std::int64_t p = 0;
     int done = 0;  // columns finished by whole transposed squares
     if (b_row == 1) {

@@ -3,6 +3,9 @@
 // arrays. That keeps a thousand kernels cheap to compile, and lets every one of them run at vector speed whatever the
 // layout.
 #pragma once
+#include <cstdint>
+#include <type_traits>
+
 #include "cpu/isa.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
@@ -171,10 +174,21 @@ struct Params {
 template <class F, class A>
 concept HasRare = requires(A a) { F::rare(a); };
 
+// bool elements are read as bytes: memory from elsewhere, or not written yet, may hold other values than 0 and 1.
+template <class T>
+using stored_t = std::conditional_t<std::is_same_v<T, bool>, std::uint8_t, T>;
+template <class T>
+inline __attribute__((always_inline)) T value(stored_t<T> v) {
+  if constexpr (std::is_same_v<T, bool>)
+    return v != 0;
+  else
+    return v;
+}
+
 template <class F, class Out, class A>
 void dense1(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
-  const A* a = reinterpret_cast<const A*>(p[1]);
+  const stored_t<A>* a = reinterpret_cast<const stored_t<A>*>(p[1]);
   const Params q(param);
   if constexpr (HasRare<F, A>) {
     for (std::int64_t b = 0; b < n; b += kBlock) {
@@ -183,35 +197,35 @@ void dense1(std::int64_t n, char* const* p, const double* param) {
 #pragma omp simd reduction(| : rare)
       for (std::int64_t i = b; i < end; ++i) rare |= F::rare(a[i]) ? 1 : 0;
       if (rare) {
-        for (std::int64_t i = b; i < end; ++i) o[i] = F::rare(a[i]) ? F::slow(a[i]) : F::apply(a[i], q.p);
+        for (std::int64_t i = b; i < end; ++i) o[i] = F::rare(a[i]) ? F::slow(a[i]) : F::apply(value<A>(a[i]), q.p);
       } else {
 #pragma omp simd
-        for (std::int64_t i = b; i < end; ++i) o[i] = F::apply(a[i], q.p);
+        for (std::int64_t i = b; i < end; ++i) o[i] = F::apply(value<A>(a[i]), q.p);
       }
     }
   } else {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], q.p);
+    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), q.p);
   }
 }
 template <class F, class Out, class A, class B>
 void dense2(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
-  const A* a = reinterpret_cast<const A*>(p[1]);
-  const B* b = reinterpret_cast<const B*>(p[2]);
+  const stored_t<A>* a = reinterpret_cast<const stored_t<A>*>(p[1]);
+  const stored_t<B>* b = reinterpret_cast<const stored_t<B>*>(p[2]);
   const Params q(param);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b[i], q.p);
+  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), value<B>(b[i]), q.p);
 }
 template <class F, class Out, class A, class B, class C>
 void dense3(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
-  const A* a = reinterpret_cast<const A*>(p[1]);
-  const B* b = reinterpret_cast<const B*>(p[2]);
-  const C* c = reinterpret_cast<const C*>(p[3]);
+  const stored_t<A>* a = reinterpret_cast<const stored_t<A>*>(p[1]);
+  const stored_t<B>* b = reinterpret_cast<const stored_t<B>*>(p[2]);
+  const stored_t<C>* c = reinterpret_cast<const stored_t<C>*>(p[3]);
   const Params q(param);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b[i], c[i], q.p);
+  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), value<B>(b[i]), value<C>(c[i]), q.p);
 }
 
 // The kernels. F is a stateless functor type with `static C apply(C..., const double* param)` on compute types.
