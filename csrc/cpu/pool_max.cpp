@@ -18,9 +18,14 @@ PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a +
 
 constexpr std::int64_t kBuffer = 8192;  // floats of a band: most of a first-level cache
 
+constexpr int kMost = 64;  // taps along an axis
+
+// What all planes share; divisions cost more than a small plane.
 struct Layout {
-  std::int64_t part, pitch;  // columns of one residue, floats per row
-  std::int64_t rows, bands;  // output rows per band
+  std::int64_t part, pitch;           // columns of one residue, floats per row
+  std::int64_t rows, bands;           // output rows per band
+  std::int64_t lo[kMost], hi[kMost];  // per residue, the columns that lie inside the plane
+  std::int64_t tap[kMost];            // where a tap's columns begin
 };
 
 Layout layout_of(const Pool& p) {
@@ -30,12 +35,18 @@ Layout layout_of(const Pool& p) {
   l.rows = 1;
   while (l.rows < p.out[1] && (l.rows * p.stride[1] + p.kernel[1]) * l.pitch <= kBuffer) ++l.rows;
   l.bands = ceil_div(p.out[1], l.rows);
+  const std::int64_t s = p.stride[2], last = smaller((p.out[2] - 1) * s + p.kernel[2], p.pad[2] + p.in[2]);
+  for (std::int64_t f = 0; f < s; ++f) {  // columns f - pad, f - pad + s, ...
+    l.lo[f] = p.pad[2] <= f ? 0 : ceil_div(p.pad[2] - f, s);
+    l.hi[f] = last <= f ? 0 : ceil_div(last - f, s);
+  }
+  for (std::int64_t j = 0; j < p.kernel[2]; ++j) l.tap[j] = j % s * l.part + j / s;
   return l;
 }
 
 // Input rows first, first + 1, ... of the band, between the borders that the buffer already has.
 void copy_rows(const Pool& p, const Layout& l, const float* x, std::int64_t first, std::int64_t rows, float* out) {
-  const std::int64_t s = p.stride[2], end = (p.out[2] - 1) * s + p.kernel[2];
+  const std::int64_t s = p.stride[2];
   for (std::int64_t r = 0; r < rows; ++r) {
     float* to = out + r * l.pitch;
     if (first + r < 0 || first + r >= p.in[1]) {
@@ -43,9 +54,8 @@ void copy_rows(const Pool& p, const Layout& l, const float* x, std::int64_t firs
       continue;
     }
     const float* from = x + (first + r) * p.in[2];
-    for (std::int64_t f = 0; f < s; ++f) {  // columns f - pad, f - pad + s, ...
-      const std::int64_t lo = p.pad[2] <= f ? 0 : ceil_div(p.pad[2] - f, s);
-      const std::int64_t last = smaller(end, p.pad[2] + p.in[2]), hi = last <= f ? 0 : ceil_div(last - f, s);
+    for (std::int64_t f = 0; f < s; ++f) {
+      const std::int64_t lo = l.lo[f], hi = l.hi[f];
       const float* src = from + f - p.pad[2];
       float* dst = to + f * l.part;
       if (s == 1)
@@ -73,7 +83,7 @@ void output_row(const Pool& p, const Layout& l, const float* x, std::int64_t top
     I where = (lane < 0 ? I{} : lane) + static_cast<int>(top + skip) * width;
     for (std::int64_t i = skip; i < live; ++i)
       for (std::int64_t j = 0; j < p.kernel[2]; ++j) {
-        const V v = load(x + i * l.pitch + j % s * l.part + j / s + o);
+        const V v = load(x + i * l.pitch + l.tap[j] + o);
         const I take = (v > best) | (v != v);  // NaN wins, the last one of several
         best = take ? v : best;
         if constexpr (kIndex) where = take ? lane + static_cast<int>((top + i) * width + j) : where;
@@ -97,7 +107,8 @@ bool max_pool_f32(const Pool& p) {
     return false;
   if (p.dilation[1] != 1 || p.dilation[2] != 1 || p.in[1] * p.in[2] >= (std::int64_t{1} << 30)) return false;
   // A window of every output row must fit the buffer, and a copy of the input is worth it only if most of it is used.
-  if (p.kernel[1] > 64 || p.kernel[2] > 64 || p.stride[1] > p.kernel[1] || p.stride[2] > p.kernel[2]) return false;
+  if (p.kernel[1] > kMost || p.kernel[2] > kMost || p.stride[1] > p.kernel[1] || p.stride[2] > p.kernel[2])
+    return false;
   if (p.in[2] + 2 * p.kernel[2] + (kLane + 2) * p.stride[2] > kBuffer / p.kernel[1]) return false;
   const Layout l = layout_of(p);
   if (p.kernel[1] * l.pitch > kBuffer) return false;

@@ -6,7 +6,7 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-enum class Algorithm { general, winograd, pointwise, narrow, direct };
+enum class Algorithm { general, winograd, pointwise, narrow, stem, direct };
 
 bool takes_winograd(const ConvShape& c, ConvPass pass) {
   if (c.exact || c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1) return false;
@@ -46,7 +46,8 @@ bool takes_direct(const ConvShape& c, ConvPass pass) {
 Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
   if (takes_pointwise(c)) return Algorithm::pointwise;
-  if (takes_narrow(c, pass)) return Algorithm::narrow;
+  if (takes_narrow(c, pass))  // with output channels for whole vectors, loads of single taps beat loads of rows
+    return pass == ConvPass::weight_grad && c.cout >= 16 ? Algorithm::stem : Algorithm::narrow;
   if (takes_direct(c, pass)) return Algorithm::direct;
   return Algorithm::general;
 }
@@ -62,6 +63,9 @@ __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
       break;
     case Algorithm::narrow:
       verbose_note(", tap by tap over bordered planes");
+      break;
+    case Algorithm::stem:
+      verbose_note(", taps by output channels over bordered planes");
       break;
     case Algorithm::direct:
       verbose_note(", direct over pixel-major bands");
@@ -92,6 +96,9 @@ bool special_conv(const Conv& conv, ConvPass pass) {
     case Algorithm::narrow:
       pass == ConvPass::weight_grad ? narrow_weight(conv) : narrow_data(conv, pass);
       return true;
+    case Algorithm::stem:
+      stem_weight(conv);
+      return true;
     case Algorithm::direct:
       pass == ConvPass::weight_grad ? direct_weight(conv) : direct_data(conv, pass);
       return true;
@@ -108,6 +115,8 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
       return pointwise_scratch(c, pass);
     case Algorithm::narrow:
       return pass == ConvPass::weight_grad ? narrow_weight_scratch(c) : narrow_data_scratch(c, pass);
+    case Algorithm::stem:
+      return stem_weight_scratch(c);
     case Algorithm::direct:
       return pass == ConvPass::weight_grad ? direct_weight_scratch(c) : direct_data_scratch(c, pass);
     default:

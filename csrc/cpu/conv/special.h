@@ -33,5 +33,7 @@ void narrow_weight(const Conv& conv);
 bool narrow_fits(const ConvShape& c, ConvPass pass);  // whether the planes of a group stay in the caches
 std::int64_t narrow_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t narrow_weight_scratch(const ConvShape& c);
+void stem_weight(const Conv& conv);
+std::int64_t stem_weight_scratch(const ConvShape& c);
 
 }  // namespace pydlx::PYDLX_ISA

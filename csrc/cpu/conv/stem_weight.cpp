@@ -1,0 +1,144 @@
+// Weight gradient of layers with very few input channels and many output channels (the first one of a network): the
+// taps of all input channels are the rows of the product, broadcast one by one from bordered planes, the output
+// channels its vectors. Every element is one sequential sum over images and pixels.
+#include "cpu/conv/special.h"
+#include "cpu/conv/winograd_tiling.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr int kRows = kVectorBytes == 64 ? 8 : 4;  // taps per register tile, by two vectors of output channels
+constexpr int kVectors = 2;
+constexpr std::int64_t kBandFloats = 8192;  // of the gradient, pixel-major: most of a first-level cache
+
+struct Plan {
+  std::int64_t blocks;             // of kVectors vectors of output channels
+  std::int64_t rows, bands;        // output rows per band
+  std::int64_t pitch, input_rows;  // of the bordered input
+  std::int64_t elements;           // taps of all input channels, rounded up to whole tiles
+  std::int64_t x_floats, y_floats, sums, thread;
+};
+
+Plan make_plan(const ConvShape& c) {
+  Plan p;
+  p.blocks = ceil_div(c.cout, kVectors * kLane);
+  p.rows = larger(1, smaller(c.out[1], kBandFloats / (c.out[2] * kVectors * kLane)));
+  p.bands = ceil_div(c.out[1], p.rows);
+  p.pitch = (c.out[2] - 1) * c.stride[2] + (c.kernel[2] - 1) * c.dilation[2] + 1;
+  p.input_rows = (p.rows - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
+  p.elements = round_up(c.cin * c.kernel[1] * c.kernel[2], kRows);
+  p.x_floats = c.cin * p.input_rows * p.pitch;
+  p.y_floats = kVectors * p.rows * c.out[2] * kLane;
+  p.sums = p.elements * kVectors * kLane;
+  p.thread = round_up(p.x_floats, 16) + round_up(p.y_floats + p.sums, 16);
+  return p;
+}
+
+// sums[i][vector] += over the pixels of a band x[offset[i] + pixel] dy[vector](pixel).
+__attribute__((noinline)) void add_pixels(const float* x, const std::int64_t* offset, std::int64_t x_row,
+                                          std::int64_t x_pixel, const float* dy, std::int64_t dy_vector,
+                                          std::int64_t rows, std::int64_t columns, float* sums) {
+  V acc[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = load(sums + (i * kVectors + j) * kLane);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* px[kRows];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) px[i] = x + offset[i] + r * x_row;
+    for (std::int64_t k = 0, at = 0; k < columns; ++k, at += x_pixel) {
+      V g[kVectors];
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) g[j] = load(dy + j * dy_vector);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const V v = splat<float>(px[i][at]);
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) acc[i][j] += v * g[j];
+      }
+      dy += kLane;
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) store<float>(sums + (i * kVectors + j) * kLane, acc[i][j]);
+}
+
+// Rows [first, first + rows) and columns [-pad, pitch - pad) of a plane, zero outside of it.
+void copy_rows(const ConvShape& c, const float* x, std::int64_t first, std::int64_t rows, std::int64_t pitch,
+               float* out) {
+  const std::int64_t lo = smaller(pitch, c.pad[2]), hi = larger(lo, smaller(pitch, c.pad[2] + c.in[2]));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    float* to = out + r * pitch;
+    const std::int64_t iy = first + r;
+    const bool inside = iy >= 0 && iy < c.in[1];
+    const std::int64_t a = inside ? lo : pitch, b = inside ? hi : pitch;
+    std::memset(to, 0, static_cast<std::size_t>(a) * sizeof(float));
+    if (inside) std::memcpy(to + a, x + iy * c.in[2] + (a - c.pad[2]), static_cast<std::size_t>(b - a) * sizeof(float));
+    std::memset(to + b, 0, static_cast<std::size_t>(pitch - b) * sizeof(float));
+  }
+}
+
+}  // namespace
+
+std::int64_t stem_weight_scratch(const ConvShape& c) {
+  const Plan p = make_plan(c);
+  return (num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float));
+}
+
+void stem_weight(const Conv& conv) {
+  const ConvShape& c = conv.shape;
+  const Plan p = make_plan(c);
+  float* buffers =
+      reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
+  const std::int64_t taps = c.kernel[1] * c.kernel[2], live = c.cin * taps;
+  const std::int64_t in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2];
+  parallel_for(c.groups * p.blocks, 1, [&](std::int64_t b, std::int64_t e) {
+    float* grads = buffers + thread_index() * p.thread;
+    float *sums = grads + p.y_floats, *planes = grads + round_up(p.y_floats + p.sums, 16);
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t g = u / p.blocks, k0 = u % p.blocks * kVectors * kLane,
+                         k1 = smaller(c.cout, k0 + kVectors * kLane);
+      std::memset(sums, 0, static_cast<std::size_t>(p.sums) * sizeof(float));
+      for (std::int64_t n = 0; n < c.batch; ++n)
+        for (std::int64_t band = 0; band < p.bands; ++band) {
+          const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows);
+          const std::int64_t rows = (y1 - y0 - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
+          const std::int64_t dy_vector = (y1 - y0) * c.out[2] * kLane;
+          for (std::int64_t i = 0; i < c.cin; ++i)
+            copy_rows(c, static_cast<const float*>(conv.x) + ((n * c.groups + g) * c.cin + i) * in_plane,
+                      y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
+          for (int j = 0; j < kVectors; ++j) {
+            const std::int64_t k = k0 + j * kLane, channels = larger(0, smaller(kLane, k1 - k));
+            if (channels == 0) {
+              std::memset(grads + j * dy_vector, 0, static_cast<std::size_t>(dy_vector) * sizeof(float));
+              continue;
+            }
+            const Planes from{
+                const_cast<float*>(static_cast<const float*>(conv.y)) + ((n * c.groups + g) * c.cout + k) * out_plane,
+                out_plane, c.out[1], c.out[2], static_cast<int>(channels)};
+            gather_pixels(from, y0, y1, 0, c.out[2], grads + j * dy_vector);
+          }
+          for (std::int64_t i = 0; i < p.elements; i += kRows) {
+            std::int64_t offset[kRows];
+            for (int r = 0; r < kRows; ++r) {
+              const std::int64_t element = smaller(live - 1, i + r), t = element % taps;  // the last one is repeated
+              offset[r] = (element / taps * p.input_rows + t / c.kernel[2] * c.dilation[1]) * p.pitch +
+                          t % c.kernel[2] * c.dilation[2];
+            }
+            add_pixels(planes, offset, c.stride[1] * p.pitch, c.stride[2], grads, dy_vector, y1 - y0, c.out[2],
+                       sums + i * kVectors * kLane);
+          }
+        }
+      float* dw = static_cast<float*>(conv.w) + (g * c.cout + k0) * live;
+      for (std::int64_t k = 0; k < k1 - k0; ++k)
+        for (std::int64_t i = 0; i < live; ++i) dw[k * live + i] = sums[i * kVectors * kLane + k];
+    }
+  });
+}
+
+void register_stem_weight(KernelTable&) {}  // reached through conv_weight.cpp
+
+}  // namespace pydlx::PYDLX_ISA
