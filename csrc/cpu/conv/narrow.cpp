@@ -251,6 +251,58 @@ PlanesFn planes_fn(const Layer& s) {
   return output_planes<KB, 0, 0>;
 }
 
+// A whole plane whose rows fit a vector, one output channel, unit steps and a kernel KH rows high: rows are loaded once
+// as they are, and a tap sees a row shifted by a permutation that brings in zeros. Copying such a plane between borders
+// would take longer than its sums.
+template <int KH>
+void small_plane(const Layer& s, const float* x, const float* w, const std::int64_t*, const float* bias, float* y) {
+  constexpr int kInputs = kRows - 1 + KH;
+  const std::int64_t in_plane = s.in_y * s.in_x;
+  const Lanes in(static_cast<int>(s.in_x)), out(static_cast<int>(s.out_x));
+  const std::int64_t w_row = s.flip ? -s.taps_x : s.taps_x, w_first = s.flip ? s.taps - 1 : 0, w_step = s.flip ? -1 : 1;
+  using I = VectorOf<float>::index;
+  I lane{};
+  for (int l = 0; l < kLane; ++l) lane[l] = l;
+  for (std::int64_t oy = 0; oy < s.out_y; oy += kRows) {
+    V acc[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) acc[r] = splat<float>(bias ? *bias : 0.0f);
+    for (std::int64_t c = 0; c < s.cin; ++c) {
+      V row[kInputs];
+#pragma GCC unroll 16
+      for (int r = 0; r < kInputs; ++r) {
+        const std::int64_t iy = oy - s.front_y + r;
+        row[r] = iy >= 0 && iy < s.in_y ? load_part(x + c * in_plane + iy * s.in_x, in) : V{};
+      }
+      const float* wc = w + c * s.w_in + w_first;
+      for (std::int64_t j = 0; j < s.taps_x; ++j) {
+        // Lane l of the tap is column l + shift: lanes of a second, zero operand where there is no such column.
+        I from = lane + static_cast<int>(j * s.dilation_x - s.front_x);
+        from = ((from < 0) | (from >= kLane)) ? I{} + kLane : from;
+        V seen[kInputs];
+#pragma GCC unroll 16
+        for (int r = 0; r < kInputs; ++r) seen[r] = __builtin_shuffle(row[r], V{}, from);
+#pragma GCC unroll 8
+        for (int i = 0; i < KH; ++i) {
+          const V v = splat<float>(wc[i * w_row + j * w_step]);
+#pragma GCC unroll 4
+          for (int r = 0; r < kRows; ++r) acc[r] += v * seen[r + i];
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+      if (oy + r < s.out_y) store_part(y + (oy + r) * s.out_x, acc[r], out);
+  }
+}
+
+PlanesFn small_plane_fn(const Layer& s) {
+  if (kVectorBytes != 64 || s.in_x > kLane || s.out_x > kLane || s.step_y * s.step_x * s.spread_y * s.spread_x != 1 ||
+      s.dilation_y != 1 || s.dilation_x > 64 || s.cout != 1)
+    return nullptr;
+  return s.taps_y == 3 ? small_plane<3> : s.taps_y == 5 ? small_plane<5> : s.taps_y == 7 ? small_plane<7> : nullptr;
+}
+
 std::int64_t thread_floats(const Layer& s) { return (s.cin * s.plane + kLane + 15) / 16 * 16; }
 
 std::int64_t data_scratch(const Layer& s) { return (num_threads() * thread_floats(s) + 16) * 4 + (s.taps + 8) * 8; }
@@ -266,14 +318,20 @@ void run_data(const Layer& s, void* scratch) {
   float* buffers = reinterpret_cast<float*>(offset + (s.taps + 7) / 8 * 8);
   tap_offsets(s, offset);
   const std::int64_t share = channel_share(s, s.batch * s.groups), shares = ceil_div(s.cout, share);
+  const PlanesFn small = small_plane_fn(s);
   const PlanesFn one = planes_fn<1>(s), two = planes_fn<2>(s), four = planes_fn<4>(s);
   const std::int64_t work = s.plane * s.cin + s.out_y * s.out_x * s.taps * s.cin * smaller(share, s.cout) / 4;
   parallel_for(s.batch * s.groups * shares, 65536 / work + 1, [&](std::int64_t b, std::int64_t e) {
     float* planes = buffers + thread_index() * thread_floats(s);
-    std::memset(planes, 0, static_cast<std::size_t>(thread_floats(s)) * sizeof(float));
+    if (!small) std::memset(planes, 0, static_cast<std::size_t>(thread_floats(s)) * sizeof(float));
     std::int64_t copied = -1;
     for (std::int64_t i = b; i < e; ++i) {
       const std::int64_t u = i / shares, g = u % s.groups, k0 = i % shares * share;
+      if (small) {
+        small(s, s.x + u * s.cin * s.in_y * s.in_x, s.w + g * s.w_group, offset, s.bias ? s.bias + g : nullptr,
+              s.y + u * s.out_y * s.out_x);
+        continue;
+      }
       if (u != copied)
         for (std::int64_t c = 0; c < s.cin; ++c)
           copy_plane(s, s.x + (u * s.cin + c) * s.in_y * s.in_x, planes + c * s.plane);
