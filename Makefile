@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/pydlx demo digits
 
 test: $(VENV)/tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 lint: $(VENV)/tests $(VENV)/tools
 	$(BIN)/ruff check .
