@@ -286,6 +286,53 @@ def test_masks_that_change_while_they_are_read():
         thread.join()
 
 
+def test_indices_that_change_while_they_are_read():
+    at = np.zeros((2, 400_000), np.int64)
+    stop = threading.Event()
+
+    def jump():
+        while not stop.is_set():
+            at[:] = 10**15
+            at[:] = 0
+
+    thread = threading.Thread(target=jump)
+    thread.start()
+    x, index = T.ones(1000, 3), T.from_numpy(at)
+    first, second = index
+    calls = [
+        lambda: x[first],
+        lambda: x[first, second],
+        lambda: x.index_add(0, first, T.ones(400_000, 3)),
+        lambda: x.gather(0, first[:, None]),
+        lambda: T.searchsorted(x[:, 0], T.ones(100_000), sorter=first[:1000]),
+    ]
+    try:
+        for _ in range(100):
+            for call in calls:
+                with contextlib.suppress(IndexError):
+                    call()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_threads_with_little_stack():
+    before = threading.stack_size(256 * 1024)
+    done = []
+    try:
+        x = T.ones(100_000, 7)
+
+        def work():
+            done.append((x.sum(0).tolist(), x.std(0)[0].item(), x.argmax(0)[0].item(), (x.T @ x)[0, 0].item()))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert done == [([1e5] * 7, 0.0, 0, 1e5)]
+
+
 def test_history_of_views_on_memory_with_gaps():
     def program(lib):
         a = lib.from_numpy(np.arange(24.0).reshape(4, 6)[:, ::2])

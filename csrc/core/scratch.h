@@ -6,7 +6,7 @@
 
 namespace pydlx {
 
-enum class ScratchSlot : int { gemm, gemm_convert, attention, recurrence, convolution, COUNT };
+enum class ScratchSlot : int { gemm, gemm_convert, attention, recurrence, convolution, reduction, COUNT };
 
 // At least `bytes` bytes aligned to 64, with whatever content the last use left; null when there is no memory.
 void* thread_scratch(ScratchSlot slot, std::size_t bytes) noexcept;

@@ -66,6 +66,13 @@ void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) 
                });
 }
 
+// The place an index means. Indices were checked before, but memory shared with other threads may have changed since:
+// never leave the tensor.
+inline __attribute__((always_inline)) std::int64_t place_of(std::int64_t k, std::int64_t size) {
+  k += k < 0 ? size : 0;
+  return static_cast<std::uint64_t>(k) < static_cast<std::uint64_t>(size) ? k : 0;
+}
+
 template <class F, class T>
 void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dense_bytes, const std::int64_t* index) {
   T* self = reinterpret_cast<T*>(self_bytes);
@@ -73,20 +80,17 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
   const std::int64_t size = a.self_size;
   if (a.row == 1 && a.self_step == 1 && a.dense_step == 1 && a.index_step == 1) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      std::int64_t k = index[i];
-      k += k < 0 ? size : 0;
+      const std::int64_t k = place_of(index[i], size);
       F::apply(self[k], dense[i]);
     }
   } else if (a.row == 1) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      std::int64_t k = index[i * a.index_step];
-      k += k < 0 ? size : 0;
+      const std::int64_t k = place_of(index[i * a.index_step], size);
       F::apply(self[k * a.self_step], dense[i * a.dense_step]);
     }
   } else if (a.index_row == 0) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      std::int64_t k = index[i * a.index_step];
-      k += k < 0 ? size : 0;
+      const std::int64_t k = place_of(index[i * a.index_step], size);
       if (((k * a.self_step >> 4) & r.part_mask) != r.part) continue;
       T* s = self + k * a.self_step;
       T* d = dense + i * a.dense_step;
@@ -102,8 +106,7 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
       const std::int64_t* index_i = index + i * a.index_step;
       T* d = dense + i * a.dense_step;
       for (std::int64_t n = r.n0; n < r.n1; ++n) {
-        std::int64_t k = index_i[n * a.index_row];
-        k += k < 0 ? size : 0;
+        const std::int64_t k = place_of(index_i[n * a.index_row], size);
         F::apply(self[k * a.self_step + n * a.self_row], d[n * a.dense_row]);
       }
     }

@@ -10,7 +10,8 @@ namespace pydlx {
 // Moves elements between a dense operand and the positions of `self` that an index picks along one axis:
 //   self[s, index[s, i, n], n]  <->  dense[s, i, n]     for all slices s, i < count, n < row.
 // The index is shared by slices or rows where its strides are 0; an index that several axes were folded into holds
-// plain element offsets (self_step 1). Negative indices count from self_size. All indices were checked before.
+// plain element offsets (self_step 1). Negative indices count from self_size. All indices were checked before; one that
+// has changed since is taken as 0.
 struct IndexedRows {
   void* self = nullptr;
   void* dense = nullptr;

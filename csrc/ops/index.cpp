@@ -32,12 +32,12 @@ Tensor true_positions(const char* op, const Tensor& mask, bool flat) {
 
 // Advanced indices resolved against one tensor: a list of offsets, and where the broadcast axes go in the result.
 struct Plan {
-  Tensor index;  // contiguous int64
-  std::int64_t self_size = 0, self_step = 0;
-  bool distinct = false;            // comes from a mask: no position twice
-  Dims lookup;                      // broadcast sizes of the indices
-  Dims other_sizes, other_strides;  // axes that were not indexed
-  int before = 0;                   // how many of them come before the broadcast axes
+  Tensor index;                               // contiguous int64
+  std::int64_t self_size = 0, self_step = 0;  // indices lie in [-self_size, self_size)
+  bool distinct = false;                      // comes from a mask: no position twice
+  Dims lookup;                                // broadcast sizes of the indices
+  Dims other_sizes, other_strides;            // axes that were not indexed
+  int before = 0;                             // how many of them come before the broadcast axes
 
   Dims result_sizes() const {
     Dims s;
@@ -132,7 +132,8 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
       const std::int64_t wrong = fn(p.index.data_as<std::int64_t>(), index.data_as<std::int64_t>(), index.numel(),
                                     x.sizes()[i], x.strides()[i], fresh);
       if (wrong >= 0) range_error(op, index, wrong, -x.sizes()[i], x.sizes(), i);
-      p.self_size = 0;  // offsets are never negative
+      p.self_size = fresh ? 1 : p.self_size;  // offsets: never negative, and below one more than their largest sum
+      p.self_size += (x.sizes()[i] - 1) * x.strides()[i];
       p.self_step = 1;
     } else {
       p.other_sizes.push_back(x.sizes()[i]);

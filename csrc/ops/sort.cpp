@@ -372,7 +372,7 @@ Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, 
     require(sorter.sizes() == sorted.sizes(), op, "sorter", ErrorKind::Shape, "expected shape ", sorted.sizes(),
             ", got ", sorter.sizes());
     require(sorter.dtype() == DType::Int64, op, "sorter", ErrorKind::DType, "expected int64, got ", sorter.dtype());
-    order = contiguous(sorter);
+    order = clone(contiguous(sorter));  // what is searched is what was checked, whatever other threads do
     if (order.numel() > 0) {
       const bool in_range =
           item(amin(order, {}, false)).to_int() >= 0 && item(amax(order, {}, false)).to_int() < sorted.sizes().back();

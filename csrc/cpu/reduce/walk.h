@@ -5,6 +5,7 @@
 //   into segments. columns: a kept axis is the fast one. Blocks of 512 columns, 128 rows at a time; tall matrices are
 //   cut into segments of rows.
 #pragma once
+#include "core/scratch.h"
 #include "cpu/isa.h"
 #include "functors/types.h"
 #include "kernels/reduce.h"
@@ -214,10 +215,18 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
   const std::int64_t n = r.inner_numel, columns = r.outer_size[0], blocks = (columns + kColumns - 1) / kColumns;
   const std::int64_t units = r.outer_numel / columns * blocks, width = least(columns, kColumns);
   std::int64_t segments = most(1, least(kMaxSegments / units, n * width / kGrainElements));
-  const std::int64_t length = most((n + segments - 1) / segments, 1);
+  std::int64_t length = most((n + segments - 1) / segments, 1);
   segments = (n + length - 1) / length;
-  alignas(64) char scratch[kMaxSegments * kColumns * kMaxState];  // touched only as far as there are segments
   const std::int64_t block_bytes = kColumns * e.state_size;
+  // Not on the stack: that of a thread may be small.
+  char* scratch = segments == 1
+                      ? nullptr
+                      : static_cast<char*>(thread_scratch(ScratchSlot::reduction,
+                                                          static_cast<std::size_t>(units * segments * block_bytes)));
+  if (!scratch) {
+    segments = 1;
+    length = n;
+  }
   auto finish = [&](std::int64_t unit, const void* states) {
     const std::int64_t group = unit / blocks, c0 = unit % blocks * kColumns;
     e.finish(r, states, least(columns - c0, kColumns),
