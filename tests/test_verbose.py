@@ -34,6 +34,8 @@ def test_silent_unless_asked(value):
 
 def test_import_names_the_path_and_why_no_wider_one():
     isas = pydlx._C.build_info()["cpu_isas"]
+    if isas[0] != "generic":
+        pytest.skip("this build has one wide path only")
     first = run("", PYDLX_VERBOSE="1", PYDLX_CPU_ISA="generic")[0]
     assert first.startswith("pydlx: CPU path generic")
     assert f"BLAS {pydlx._C.build_info()['blas']}" in first
