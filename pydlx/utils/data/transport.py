@@ -53,7 +53,8 @@ def send(connection: Connection, message: Any) -> None:
     sizes = [part.nbytes for part in parts]
     table = struct.pack(f"<{len(sizes)}q", *sizes)
     if sum(sizes) <= _INLINE or not hasattr(socket, "send_fds"):
-        connection.send_bytes(b"".join([_INLINE_TAG, struct.pack("<q", len(sizes)), table, *parts]))
+        padded = [piece for part in parts for piece in (part, bytes(-part.nbytes % _ALIGN))]
+        connection.send_bytes(b"".join([_INLINE_TAG, struct.pack("<q", len(sizes)), table, *padded]))
         return
     descriptor, file = _anonymous_file()
     try:
@@ -73,18 +74,15 @@ def receive(connection: Connection) -> Any:
     head = connection.recv_bytes()
     (count,) = struct.unpack_from("<q", head, 1)
     sizes = struct.unpack_from(f"<{count}q", head, 9)
+    starts, total = _layout(list(sizes))
     if head[:1] == _INLINE_TAG:
-        body = memoryview(bytearray(head))  # writable, as the tensors in it must be
-        starts, position = [], 9 + 8 * count
-        for size in sizes:
-            starts.append(position)
-            position += size
+        # A copy: tensors need memory that is writable and aligned to their elements.
+        body = memoryview(bytearray(memoryview(head)[9 + 8 * count :]))
     else:
         with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if not descriptors:
             raise EOFError("the sender is gone")
-        starts, total = _layout(list(sizes))
         try:
             body = memoryview(mmap.mmap(descriptors[0], total))
         finally:
@@ -94,7 +92,7 @@ def receive(connection: Connection) -> Any:
 
 
 def _layout(sizes: list[int]) -> tuple[list[int], int]:
-    """Where each part starts in the file, aligned for vector instructions, and the file's size."""
+    """Where each part starts, aligned for vector instructions, and the size of them all."""
     starts, position = [], 0
     for size in sizes:
         starts.append(position)
