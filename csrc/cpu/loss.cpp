@@ -97,8 +97,15 @@ void forward_row(const CrossEntropy& k, std::int64_t row, FirstBad& bad, compute
   }
   for (int l = 0; i < n; ++i, ++l) sum[l] += math::exp(static_cast<A>(x[i]) - max);
   if (k.smoothing > 0) {
+    // The choice stands outside the loops: inside, it keeps the compiler from using vectors.
     for (i = 0; i + kLanes <= n; i += kLanes)
-      for (int l = 0; l < kLanes; ++l) smooth[l] += (static_cast<A>(x[i + l]) - max) * (w ? w[i + l] : A(1));
+      if (w) {
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) smooth[l] += (static_cast<A>(x[i + l]) - max) * w[i + l];
+      } else {
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) smooth[l] += static_cast<A>(x[i + l]) - max;
+      }
     for (int l = 0; i < n; ++i, ++l) smooth[l] += (static_cast<A>(x[i]) - max) * (w ? w[i] : A(1));
   }
   for (int width = kLanes / 2; width > 0; width /= 2)
@@ -194,14 +201,15 @@ void cross_entropy_backward(const CrossEntropy& k) {
         }
         const A at_target = s.p * math::exp(static_cast<A>(x[s.target]) - s.lse) - s.onehot -
                             (smooth ? s.w * (w ? w[s.target] : A(1)) : A(0));
-        if (!smooth) {
+        // s.w is 0 without smoothing.
+        if (!smooth || !w) {
 #pragma omp simd
           for (std::int64_t c = 0; c < k.classes; ++c)
-            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse));
+            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse) - s.w);
         } else {
 #pragma omp simd
           for (std::int64_t c = 0; c < k.classes; ++c)
-            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse) - s.w * (w ? w[c] : A(1)));
+            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse) - s.w * w[c]);
         }
         dx[s.target] = static_cast<T>(at_target);
       }

@@ -1,10 +1,13 @@
 #include "ops/pool.h"
 
+#include <algorithm>
+
 #include "autograd/node.h"
 #include "kernels/pool.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "ops/reduce.h"
 #include "ops/views.h"
 
 namespace pydlx::ops {
@@ -262,6 +265,12 @@ Tensor avg_pool(int axes, const Tensor& x, const Dims& kernel, const Dims& strid
 Tensor adaptive_avg_pool(int axes, const Tensor& x, const Dims& size) {
   const char* op = kName[2][axes];
   const Pool p = adaptive(op, axes, x, size);
+  if (std::all_of(size.begin(), size.end(), [](auto n) { return n == 1; })) {
+    // Global pooling is a reduction, several times faster than one window per plane.
+    Dims spatial;
+    for (int i = x.ndim() - axes; i < x.ndim(); ++i) spatial.push_back(i);
+    return mean(x, spatial, true);
+  }
   return average(op, x, p, output_sizes(axes, x, p));
 }
 
