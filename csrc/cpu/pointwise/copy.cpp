@@ -1,4 +1,7 @@
 // Copies with conversion, and selection.
+#include <cstring>
+
+#include "cpu/gemm/vec.h"
 #include "cpu/pointwise/loop.h"
 #include "kernels/pointwise.h"
 
@@ -38,6 +41,53 @@ struct Select {
   }
 };
 
+// Vectors that carry words of W bytes through a transposition; their type does not matter otherwise.
+template <class W>
+struct LaneOf {
+  static constexpr bool kVectors = false;
+};
+template <>
+struct LaneOf<std::uint32_t> {
+  static constexpr bool kVectors = true;
+  using type = float;
+};
+template <>
+struct LaneOf<std::uint64_t> {
+  static constexpr bool kVectors = true;
+  using type = double;
+};
+
+// out[r][c] = in[c][r] for r < rows, c < cols.
+template <class W>
+inline void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64_t in_col, std::int64_t rows,
+                           std::int64_t cols) {
+  if (cols < 8) {  // few channels: read along the planes
+    for (std::int64_t c = 0; c < cols; ++c)
+      for (std::int64_t r = 0; r < rows; ++r) out[r * out_row + c] = in[c * in_col + r];
+    return;
+  }
+  std::int64_t whole_rows = 0, whole_cols = 0;  // done by squares in registers
+  if constexpr (LaneOf<W>::kVectors) {
+    using L = typename LaneOf<W>::type;
+    constexpr int n = kLanesOf<L>;
+    whole_rows = rows / n * n;
+    whole_cols = cols / n * n;
+    const L* from = reinterpret_cast<const L*>(in);
+    L* to = reinterpret_cast<L*>(out);
+    for (std::int64_t r = 0; r < whole_rows; r += n)
+      for (std::int64_t c = 0; c < whole_cols; c += n) {
+        Vector<L> v[n];
+#pragma GCC unroll 16
+        for (int l = 0; l < n; ++l) v[l] = load(from + (c + l) * in_col + r);
+        transpose_square<L>(v);
+#pragma GCC unroll 16
+        for (int l = 0; l < n; ++l) store(to + (r + l) * out_row + c, v[l]);
+      }
+  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) out[r * out_row + c] = in[c * in_col + r];
+}
+
 // A transposition: the output runs along axis 0, the input along axis 1. Square tiles touch every cache line of both
 // sides once; going row by row would fetch a line of the input for each element.
 template <class W>
@@ -57,24 +107,55 @@ void transpose(const Elementwise& e) {
                      rest /= e.size[d];
                    }
                    const std::int64_t r0 = task % bands * kTile, r1 = r0 + kTile < rows ? r0 + kTile : rows;
-                   for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
-                     const std::int64_t c1 = c0 + kTile < cols ? c0 + kTile : cols;
-                     for (std::int64_t r = r0; r < r1; ++r)
-                       for (std::int64_t c = c0; c < c1; ++c) out[r * out_row + c] = in[c * in_col + r];
-                   }
+                   for (std::int64_t c0 = 0; c0 < cols; c0 += kTile)
+                     transpose_tile(out + r0 * out_row + c0, out_row, in + c0 * in_col + r0, in_col, r1 - r0,
+                                    c0 + kTile < cols ? kTile : cols - c0);
                  }
                });
+}
+
+// Rows that lie dense on both sides (heads moved apart, slices): the general walk costs more than moving short rows.
+template <class W>
+void copy_rows(const Elementwise& e) {
+  const std::int64_t inner = e.size[0], rows = e.numel / inner;
+  const std::size_t bytes = static_cast<std::size_t>(inner) * sizeof(W);
+  parallel_for(rows, inner >= kGrain ? 1 : kGrain / inner, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end;) {
+      W* out = static_cast<W*>(e.data[0]);
+      const W* in = static_cast<const W*>(e.data[1]);
+      const std::int64_t at = r % e.size[1], left = e.size[1] - at;
+      out += at * e.stride[0][1];
+      in += at * e.stride[1][1];
+      std::int64_t rest = r / e.size[1];
+      for (int d = 2; d < e.ndim; ++d) {
+        out += rest % e.size[d] * e.stride[0][d];
+        in += rest % e.size[d] * e.stride[1][d];
+        rest /= e.size[d];
+      }
+      const std::int64_t run = left < end - r ? left : end - r;
+      for (std::int64_t i = 0; i < run; ++i) std::memcpy(out + i * e.stride[0][1], in + i * e.stride[1][1], bytes);
+      r += run;
+    }
+  });
 }
 
 // Equal dtypes and selection move bits: one kernel per element size.
 template <class T>
 void copy_same(const Elementwise& e) {
   using W = word_t<T>;
-  if (e.ndim >= 2 && e.stride[0][0] == 1 && e.stride[1][0] != 1 && e.stride[1][1] == 1 && e.size[0] >= 8 &&
-      e.size[1] >= 8)
-    transpose<W>(e);
-  else
-    map1<Same, W, W>(e);
+  if (e.ndim >= 2 && e.stride[0][0] == 1 && e.stride[1][0] == 1) return copy_rows<W>(e);
+  for (int k = 1; k < e.ndim && e.stride[0][0] == 1; ++k) {
+    if (e.stride[1][k] != 1 || e.size[k] < 8) continue;
+    Elementwise swapped = e;  // the input's dense axis as axis 1
+    swapped.size[1] = e.size[k];
+    swapped.size[k] = e.size[1];
+    for (int i = 0; i < 2; ++i) {
+      swapped.stride[i][1] = e.stride[i][k];
+      swapped.stride[i][k] = e.stride[i][1];
+    }
+    return transpose<W>(swapped);
+  }
+  map1<Same, W, W>(e);
 }
 template <class T>
 void where_kernel(const Elementwise& e) {
