@@ -62,55 +62,79 @@ void forward(const LayerNormForward& k) {
   });
 }
 
+// dx of one row from the means of h = dy weight and of h xhat.
+template <class T, class A>
+void backward_row(const LayerNormBackward& k, std::int64_t r) {
+  const T *dy = static_cast<const T*>(k.dy) + r * k.cols, *x = static_cast<const T*>(k.x) + r * k.cols,
+          *w = static_cast<const T*>(k.weight);
+  T* dx = static_cast<T*>(k.dx) + r * k.cols;
+  const A m = k.mean ? static_cast<const A*>(k.mean)[r] : A(0), s = static_cast<const A*>(k.rstd)[r];
+  auto h = [&](std::int64_t i) { return w ? static_cast<A>(dy[i]) * static_cast<A>(w[i]) : static_cast<A>(dy[i]); };
+  const A mean_h = k.mean ? lane_sum<A>(k.cols, h) / static_cast<A>(k.cols) : A(0);
+  const A mean_hx = lane_sum<A>(k.cols, [&](std::int64_t i) { return h(i) * (static_cast<A>(x[i]) - m) * s; }) /
+                    static_cast<A>(k.cols);
+  for (std::int64_t i = 0; i < k.cols; ++i)
+    dx[i] = static_cast<T>(s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
+}
+
+// sums[0 .. cols) += dy xhat, sums[cols .. 2 cols) += dy, over one row.
+template <class T, class A>
+void add_row(const LayerNormBackward& k, std::int64_t r, A* sums) {
+  const T *dy = static_cast<const T*>(k.dy) + r * k.cols, *x = static_cast<const T*>(k.x) + r * k.cols;
+  const A m = k.mean ? static_cast<const A*>(k.mean)[r] : A(0), s = static_cast<const A*>(k.rstd)[r];
+  A *pw = sums, *pb = sums + k.cols;
+#pragma omp simd
+  for (std::int64_t i = 0; i < k.cols; ++i) {
+    const A g = static_cast<A>(dy[i]);
+    pw[i] += g * (static_cast<A>(x[i]) - m) * s;
+    pb[i] += g;
+  }
+}
+
 template <class T>
 void backward(const LayerNormBackward& k) {
   using A = compute_t<T>;
-  const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd);
-  const T* w = static_cast<const T*>(k.weight);
-  if (k.dx)
+  if (!k.dweight && !k.dbias) {
     parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) {
-        const T *dy = static_cast<const T*>(k.dy) + r * k.cols, *x = static_cast<const T*>(k.x) + r * k.cols;
-        T* dx = static_cast<T*>(k.dx) + r * k.cols;
-        const A m = mean ? mean[r] : A(0), s = rstd[r];
-        auto h = [&](std::int64_t i) {
-          return w ? static_cast<A>(dy[i]) * static_cast<A>(w[i]) : static_cast<A>(dy[i]);
-        };
-        const A mean_h = mean ? lane_sum<A>(k.cols, h) / static_cast<A>(k.cols) : A(0);
-        const A mean_hx = lane_sum<A>(k.cols, [&](std::int64_t i) { return h(i) * (static_cast<A>(x[i]) - m) * s; }) /
-                          static_cast<A>(k.cols);
-        for (std::int64_t i = 0; i < k.cols; ++i)
-          dx[i] = static_cast<T>(s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
-      }
+      for (std::int64_t r = begin; r < end; ++r) backward_row<T, A>(k, r);
     });
-  if (k.dweight || k.dbias)
-    // Threads own columns, so rows are added in order whatever their number.
-    parallel_for((k.cols + 63) / 64, k.rows > 512 ? 1 : 512 / (k.rows + 1) + 1,
-                 [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t block = begin; block < end; ++block) {
-                     const std::int64_t c0 = block * 64;
-                     const int width = static_cast<int>(k.cols - c0 < 64 ? k.cols - c0 : 64);
-                     A dw[64] = {}, db[64] = {};
-                     for (std::int64_t r0 = 0; r0 < k.rows; r0 += 256) {
-                       A pw[64] = {}, pb[64] = {};
-                       const std::int64_t r1 = r0 + 256 < k.rows ? r0 + 256 : k.rows;
-                       for (std::int64_t r = r0; r < r1; ++r) {
-                         const T *dy = static_cast<const T*>(k.dy) + r * k.cols + c0,
-                                 *x = static_cast<const T*>(k.x) + r * k.cols + c0;
-                         const A m = mean ? mean[r] : A(0), s = rstd[r];
-                         for (int l = 0; l < width; ++l) {
-                           pb[l] += static_cast<A>(dy[l]);
-                           pw[l] += static_cast<A>(dy[l]) * (static_cast<A>(x[l]) - m) * s;
-                         }
-                       }
-                       for (int l = 0; l < 64; ++l) dw[l] += pw[l], db[l] += pb[l];
-                     }
-                     for (int l = 0; l < width; ++l) {
-                       if (k.dweight) static_cast<T*>(k.dweight)[c0 + l] = static_cast<T>(dw[l]);
-                       if (k.dbias) static_cast<T*>(k.dbias)[c0 + l] = static_cast<T>(db[l]);
-                     }
-                   }
-                 });
+    return;
+  }
+  // Everything a row is needed for happens while it is in the first-level cache.
+  const std::int64_t chunk = layer_norm_chunk_rows(k.rows), chunks = (k.rows + chunk - 1) / chunk, two = 2 * k.cols;
+  const std::int64_t stride = chunk > kNormBlockRows ? 2 * two : two, work = chunk * k.cols;
+  A* const scratch = static_cast<A*>(k.scratch);
+  parallel_for(chunks, work >= 16384 ? 1 : 16384 / (work + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      A *total = scratch + c * stride, *block = stride > two ? total + two : total;
+      std::memset(total, 0, static_cast<std::size_t>(stride) * sizeof(A));
+      const std::int64_t r0 = c * chunk, r1 = r0 + chunk < k.rows ? r0 + chunk : k.rows;
+      for (std::int64_t r = r0; r < r1; ++r) {
+        if (k.dx) backward_row<T, A>(k, r);
+        add_row<T, A>(k, r, block);
+        if (block != total && ((r - r0) % kNormBlockRows == kNormBlockRows - 1 || r + 1 == r1)) {
+          for (std::int64_t i = 0; i < two; ++i) total[i] += block[i];
+          std::memset(block, 0, static_cast<std::size_t>(two) * sizeof(A));
+        }
+      }
+    }
+  });
+  T *dw = static_cast<T*>(k.dweight), *db = static_cast<T*>(k.dbias);
+  parallel_for(k.cols, 16384 / chunks + 1, [&](std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t kStrip = 64;
+    for (std::int64_t c0 = begin; c0 < end; c0 += kStrip) {
+      const std::int64_t width = end - c0 < kStrip ? end - c0 : kStrip;
+      A sw[kStrip] = {}, sb[kStrip] = {};
+      for (std::int64_t c = 0; c < chunks; ++c) {
+        const A* p = scratch + c * stride + c0;
+        for (std::int64_t l = 0; l < width; ++l) sw[l] += p[l], sb[l] += p[k.cols + l];
+      }
+      for (std::int64_t l = 0; l < width; ++l) {
+        if (dw) dw[c0 + l] = static_cast<T>(sw[l]);
+        if (db) db[c0 + l] = static_cast<T>(sb[l]);
+      }
+    }
+  });
 }
 
 template <class T>

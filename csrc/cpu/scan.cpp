@@ -1,5 +1,5 @@
-// Scans. Each line is walked in order; lines along the last axis run one by one, others 64 neighbouring columns at a
-// time. float32 sums and products are carried in float64, so that a long scan is as accurate at its end as at its
+// Scans. Each line is walked in order; lines along the last axis run four side by side, others 64 neighbouring columns
+// at a time. float32 sums and products are carried in float64, so that a long scan is as accurate at its end as at its
 // start.
 #include "kernels/scan.h"
 
@@ -15,6 +15,9 @@ namespace pydlx::PYDLX_ISA {
 namespace {
 
 constexpr std::int64_t kColumns = 64;
+// A step waits for the one before it, about four cycles; four lines fill them. More would have so many streams open
+// that rows a power of two apart evict each other from the first-level cache.
+constexpr int kLines = 4;
 
 template <class T>
 struct CarryOf {
@@ -72,8 +75,47 @@ struct CumExtremum {
   PYDLX_HD static T value(State s) { return static_cast<T>(s.value); }
 };
 
+// `lines` contiguous lines of n elements, one after another in memory. The states are locals, which stay in registers.
+template <class O, int lines, bool exclusive, class T>
+void scan_lines(const T* in, T* out, std::int64_t* index, std::int64_t n, bool reverse) {
+  typename O::State s[lines];
+  for (int l = 0; l < lines; ++l) s[l] = O::init();
+  for (std::int64_t step = 0; step < n; ++step) {
+    const std::int64_t i = reverse ? n - 1 - step : step;
+#pragma GCC unroll 4
+    for (int l = 0; l < lines; ++l) {
+      const std::int64_t at = l * n + i;
+      const T x = in[at];  // in and out may be the same array
+      if (exclusive) out[at] = O::value(s[l]);
+      O::step(s[l], x, i);
+      if (!exclusive) out[at] = O::value(s[l]);
+      if constexpr (O::indexed) index[at] = s[l].at;
+    }
+  }
+}
+
+template <class O, bool exclusive, class T>
+void scan_rows(const Scan& k) {
+  const std::int64_t groups = (k.outer + kLines - 1) / kLines, work = k.n * kLines;
+  parallel_for(groups, work >= 16384 ? 1 : 16384 / (work + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t g = begin; g < end; ++g) {
+      const std::int64_t first = g * kLines, at = first * k.n;
+      const T* in = static_cast<const T*>(k.in) + at;
+      T* out = static_cast<T*>(k.out) + at;
+      std::int64_t* index = O::indexed ? k.index + at : nullptr;
+      if (k.outer - first >= kLines)
+        scan_lines<O, kLines, exclusive>(in, out, index, k.n, k.reverse);
+      else
+        for (std::int64_t l = 0; l < k.outer - first; ++l)
+          scan_lines<O, 1, exclusive>(in + l * k.n, out + l * k.n, O::indexed ? index + l * k.n : nullptr, k.n,
+                                      k.reverse);
+    }
+  });
+}
+
 template <class O, class T>
 void scan(const Scan& k) {
+  if (k.inner == 1) return k.exclusive ? scan_rows<O, true, T>(k) : scan_rows<O, false, T>(k);
   using State = typename O::State;
   const T* in = static_cast<const T*>(k.in);
   T* out = static_cast<T*>(k.out);

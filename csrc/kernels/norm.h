@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/half.h"
 
 namespace pydlx {
 
@@ -26,8 +27,24 @@ struct LayerNormBackward {
   void* dx = nullptr;       // or null
   void* dweight = nullptr;  // or null
   void* dbias = nullptr;    // or null
+  void* scratch = nullptr;  // layer_norm_scratch(rows, cols) statistics when dweight or dbias is given
   std::int64_t rows = 0, cols = 0;
 };
+
+// The gradients of weight and bias are sums over rows. Chunks of rows keep partial sums, which are then added in order:
+// a function of the shape alone, so any number of threads gives the same bits. At most 64 chunks (threads to feed, and
+// little to add afterwards), of 16 rows or more (a chunk's partial sums are written and read once).
+inline constexpr std::int64_t kNormChunks = 64, kNormChunkRows = 16;
+PYDLX_HD std::int64_t layer_norm_chunk_rows(std::int64_t rows) {
+  const std::int64_t even = (rows + kNormChunks - 1) / kNormChunks;
+  return even > kNormChunkRows ? even : kNormChunkRows;
+}
+// Two sums per chunk and column, each with a running sum of at most kNormBlockRows rows beside its total.
+inline constexpr std::int64_t kNormBlockRows = 256;
+PYDLX_HD std::int64_t layer_norm_scratch(std::int64_t rows, std::int64_t cols) {
+  const std::int64_t chunk = layer_norm_chunk_rows(rows), chunks = (rows + chunk - 1) / chunk;
+  return (chunk > kNormBlockRows ? 4 : 2) * chunks * cols;
+}
 
 // Normalisation of a contiguous x[batch, channels, spatial]. Statistics and affine parameters are float32 (float64 for
 // float64 input). Batch norm has one mean per channel, group norm one per (sample, group).

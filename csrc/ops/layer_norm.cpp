@@ -83,11 +83,15 @@ Tensor normalise_rows(const char* op, const Tensor& x, const Dims& shape, const 
              return;
            }
            const Tensor g = contiguous(bw.grad()), xc = contiguous(x0), wc = w0.defined() ? contiguous(w0) : Tensor();
-           Tensor dx, dweight, dbias;
+           Tensor dx, dweight, dbias, scratch;
            LayerNormBackward k;
            if (bw.needs(0)) dx = empty(xc.sizes(), xc.dtype(), xc.device());
            if (bw.needs(1)) dweight = empty(shape, xc.dtype(), xc.device());
            if (bw.needs(2)) dbias = empty(shape, xc.dtype(), xc.device());
+           if (bw.needs(1) || bw.needs(2)) {
+             scratch = empty({layer_norm_scratch(rows, cols)}, rstd.dtype(), xc.device());
+             k.scratch = scratch.data();
+           }
            k.dy = g.data();
            k.x = xc.data();
            k.weight = wc.defined() ? wc.data() : nullptr;

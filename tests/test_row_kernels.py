@@ -1,0 +1,133 @@
+"""Kernels that work on several rows at a time: every count of rows around a group, a chunk or a block."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pydlx
+import pydlx.nn.functional as F
+
+
+def both_thread_counts(f):
+    """f() with one thread and with three."""
+    before = pydlx.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            pydlx.set_num_threads(threads)
+            results.append(f())
+        return results
+    finally:
+        pydlx.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("n", [1, 2, 63, 65])
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 8, 9])
+def test_scans_along_rows_equal_scans_along_columns(rows, n, dtype):
+    x = pydlx.from_numpy(np.random.default_rng(0).normal(size=(rows, n))).to(getattr(pydlx, dtype))
+    columns = x.t().contiguous()
+    for name in ("cumsum", "cumprod", "logcumsumexp"):
+        got, want = getattr(x, name)(1), getattr(columns, name)(0).t()
+        assert pydlx.equal(got, want.contiguous()), name
+    for name in ("cummax", "cummin"):
+        for got, want in zip(getattr(x, name)(1), getattr(columns, name)(0), strict=True):
+            assert pydlx.equal(got, want.t().contiguous()), name
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 6])
+def test_scan_gradients_run_backwards(rows):
+    x = np.random.default_rng(1).normal(size=(rows, 33))
+    g = np.random.default_rng(2).normal(size=(rows, 33))
+    for name, want in (("cumsum", g[:, ::-1].cumsum(1)[:, ::-1]),):
+        t = pydlx.from_numpy(x).requires_grad_()
+        getattr(t, name)(1).backward(pydlx.from_numpy(g))
+        np.testing.assert_allclose(t.grad.numpy(), want, rtol=1e-12, atol=1e-12)
+    # A zero in the row makes the gradient of the product go through exclusive scans.
+    x[:, 5] = 0
+    t = pydlx.from_numpy(x).requires_grad_()
+    t.cumprod(1).backward(pydlx.from_numpy(g))
+    want = np.zeros_like(x)
+    for k in range(33):
+        others = np.delete(x, k, axis=1)
+        before = np.prod(x[:, :k], axis=1, keepdims=True)
+        after = np.concatenate([np.ones((rows, 1)), np.cumprod(others[:, k:], axis=1)], axis=1)
+        want[:, k] = (g[:, k:] * before * after).sum(1)
+    np.testing.assert_allclose(t.grad.numpy(), want, rtol=1e-9, atol=1e-12)
+
+
+def layer_norm_gradients(x, g, w, eps):
+    mean = x.mean(1, keepdims=True)
+    rstd = 1 / np.sqrt(x.var(1, keepdims=True) + eps)
+    xhat, h = (x - mean) * rstd, g * w
+    dx = rstd * (h - h.mean(1, keepdims=True) - xhat * (h * xhat).mean(1, keepdims=True))
+    return dx, (g * xhat).sum(0), g.sum(0)
+
+
+# 16 rows are a chunk, 1024 rows 64 of them; above 16384 rows a chunk's sums are made in blocks of 256 rows.
+@pytest.mark.parametrize(
+    ("rows", "cols"),
+    [(1, 5), (15, 64), (16, 65), (17, 63), (31, 1), (1023, 33), (1024, 3), (1025, 31), (16385, 3), (33000, 2)],
+)
+def test_layer_norm_backward_in_chunks(rows, cols):
+    rng = np.random.default_rng(3)
+    x, g, w = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, cols), (rows, cols), (cols,)))
+
+    def run():
+        tensors = [pydlx.from_numpy(a).requires_grad_() for a in (x, w, np.zeros_like(w))]
+        F.layer_norm(tensors[0], (cols,), tensors[1], tensors[2], 1e-2).backward(pydlx.from_numpy(g))
+        return [t.grad.numpy() for t in tensors]
+
+    one, three = both_thread_counts(run)
+    for a, b, want in zip(
+        one, three, layer_norm_gradients(*(v.astype(np.float64) for v in (x, g, w)), 1e-2), strict=True
+    ):
+        assert np.array_equal(a, b)
+        np.testing.assert_allclose(a, want, rtol=2e-5, atol=2e-5 * max(1.0, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("needed", ["weight", "bias"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_layer_norm_gradient_of_one_parameter(needed, dtype):
+    rng = np.random.default_rng(4)
+    x, g, w = (rng.normal(size=shape) for shape in ((40, 48), (40, 48), (48,)))
+    kind = getattr(pydlx, dtype)
+    tensors = {"x": x, "weight": w, "bias": 0 * w}
+    tensors = {k: pydlx.from_numpy(v).to(kind) for k, v in tensors.items()}
+    tensors[needed].requires_grad_()
+    F.layer_norm(tensors["x"], (48,), tensors["weight"], tensors["bias"], 1e-2).backward(pydlx.from_numpy(g).to(kind))
+    want = layer_norm_gradients(x, g, w, 1e-2)[1 if needed == "weight" else 2]
+    tolerance = 0.05 if dtype == "bfloat16" else 1e-4
+    np.testing.assert_allclose(tensors[needed].grad.to(pydlx.float64).numpy(), want, rtol=tolerance, atol=8 * tolerance)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [1, 31, 32, 33, 64, 65])
+def test_smoothed_cross_entropy_around_the_lanes(classes, weighted):
+    rng = np.random.default_rng(5)
+    x, target = rng.normal(size=(6, classes)), rng.integers(0, classes, 6)
+    w = rng.uniform(0.5, 2, classes) if weighted else np.ones(classes)
+    t = pydlx.from_numpy(x.astype(np.float32)).requires_grad_()
+    weight = pydlx.from_numpy(w.astype(np.float32)) if weighted else None
+    loss = F.cross_entropy(t, pydlx.from_numpy(target), weight, label_smoothing=0.3, reduction="none")
+    loss.sum().backward()
+    log_p = x - x.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    share = 0.3 / classes + 0.7 * (np.arange(classes) == target[:, None])
+    np.testing.assert_allclose(loss.detach().numpy(), -(share * w * log_p).sum(1), rtol=1e-5, atol=1e-5)
+    total = (share * w).sum(1, keepdims=True)
+    np.testing.assert_allclose(t.grad.numpy(), total * np.exp(log_p) - share * w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", pydlx._C.build_info()["cpu_isas"])
+def test_row_sums_round_once(isa):
+    """float32 sums are carried in float64, in vectors of every path: values whose float32 sum would lose the ones."""
+    pydlx._C._set_cpu_isa(isa)
+    try:
+        for n in (7, 8, 31, 32, 33, 64, 65, 1024, 4097):
+            x = np.ones((5, n + 2), np.float32)
+            x[:, 0], x[:, n + 1] = 2.0**26, -(2.0**26)
+            assert np.array_equal(pydlx.from_numpy(x).sum(1).numpy(), np.full(5, n, np.float32)), n
+    finally:
+        pydlx._C._set_cpu_isa(pydlx._C.build_info()["cpu_isas"][-1])
