@@ -5,6 +5,10 @@
 //   into segments. columns: a kept axis is the fast one. Blocks of 512 columns, 128 rows at a time; tall matrices are
 //   cut into segments of rows.
 #pragma once
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include "core/scratch.h"
 #include "cpu/isa.h"
 #include "functors/types.h"
@@ -288,6 +292,11 @@ inline __attribute__((always_inline)) vec_t<A> load(const T* p) {
     typedef T half_vector __attribute__((vector_size(sizeof(T) * VectorOf<A>::lanes)));
     half_vector v;
     std::memcpy(&v, p, sizeof v);
+#ifdef __AVX512F__
+    // GCC 12 converts the halves one by one and joins them again: five instructions where the machine has one.
+    if constexpr (__is_same(A, double) && __is_same(T, float))
+      return (vec_t<A>)_mm512_maskz_cvtps_pd(0xFF, (__m256)v);  // the unmasked form warns
+#endif
     return __builtin_convertvector(v, vec_t<A>);
   }
 }
