@@ -21,6 +21,8 @@ def test_code_runs(page, tmp_path, monkeypatch):
     names = {"__name__": "__main__"}
     for number, block in enumerate(python_blocks(page), 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    used = [v for v in names.values() if getattr(v, "__name__", "").startswith("pydlx")]
+    assert used, f"{page.name}: its blocks never import the library"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,6 +1,6 @@
 // Large float64 products A^T B on AVX2: the one place where the library was measured to win.
 //
-// One core (Zen 4) against OpenBLAS 0.3.34 held to the same instruction set, GFLOP/s, own kernel / library:
+// One core (Zen 5) against OpenBLAS 0.3.34 held to the same instruction set, GFLOP/s, own kernel / library:
 //                              512^3        1024^3       2000x100x300
 //   avx2     A B           50.0 / 50.2   49.6 / 52.6   52.6 / 48.3
 //   avx2     A^T B         44.1 / 50.5   45.4 / 51.3   26.1 / 42.3
@@ -110,7 +110,7 @@ bool blas_f64(const Gemm& g) {
 }  // namespace
 
 void register_blas(KernelTable& table) {
-  family<GemmKernels>(table).library[static_cast<int>(DType::Float64)] =
+  family<GemmKernels>(table).external[static_cast<int>(DType::Float64)] =
       std::strcmp(table.name, "avx2") == 0 ? blas_f64 : nullptr;
 }
 

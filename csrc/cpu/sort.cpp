@@ -29,57 +29,29 @@ PYDLX_HD unsigned digit(const Wide& a, int d) { return a.key >> (8 * d) & 255; }
 PYDLX_HD std::int64_t position(Narrow a) { return static_cast<std::int64_t>(a & 0xffffffffu); }
 PYDLX_HD std::int64_t position(const Wide& a) { return static_cast<std::int64_t>(a.at); }
 
-template <class T>
-struct KeyOf;  // unsigned integer of the element's width, and the items it sorts as
-template <>
-struct KeyOf<std::uint8_t> {
+// The unsigned integer of an element's width, and the items it sorts as.
+template <int kBytes>
+struct KeyOf {
   using type = std::uint8_t;
   using Item = Narrow;
 };
 template <>
-struct KeyOf<std::int8_t> {
-  using type = std::uint8_t;
-  using Item = Narrow;
-};
-template <>
-struct KeyOf<std::int16_t> {
+struct KeyOf<2> : KeyOf<1> {
   using type = std::uint16_t;
-  using Item = Narrow;
 };
 template <>
-struct KeyOf<std::int32_t> {
+struct KeyOf<4> : KeyOf<1> {
   using type = std::uint32_t;
-  using Item = Narrow;
 };
 template <>
-struct KeyOf<std::int64_t> {
-  using type = std::uint64_t;
-  using Item = Wide;
-};
-template <>
-struct KeyOf<Half> {
-  using type = std::uint16_t;
-  using Item = Narrow;
-};
-template <>
-struct KeyOf<BFloat16> {
-  using type = std::uint16_t;
-  using Item = Narrow;
-};
-template <>
-struct KeyOf<float> {
-  using type = std::uint32_t;
-  using Item = Narrow;
-};
-template <>
-struct KeyOf<double> {
+struct KeyOf<8> {
   using type = std::uint64_t;
   using Item = Wide;
 };
 template <class T>
-using key_t = typename KeyOf<T>::type;
+using key_t = typename KeyOf<sizeof(T)>::type;
 template <class T>
-using item_t = typename KeyOf<T>::Item;
+using item_t = typename KeyOf<sizeof(T)>::Item;
 
 template <class T>
 constexpr int exponent_bits = 0;  // floats only

@@ -26,7 +26,7 @@ struct GemmKernels {
   GemmFn gemm[kDTypeCount] = {};
   // The same from an external library, tried first. False, with nothing written, when it does not serve this product;
   // the answer follows from the geometry alone.
-  bool (*library[kDTypeCount])(const Gemm&) = {};
+  bool (*external[kDTypeCount])(const Gemm&) = {};
 };
 
 }  // namespace pydlx

@@ -18,7 +18,7 @@ void run_gemm(const char* op, const Gemm& g, DType dtype, Device device) {
                  kernels_for(device).name);
   const GemmKernels& table = kernels<GemmKernels>(device);
   const int t = static_cast<int>(dtype);
-  if (table.library[t] && table.library[t](g)) return;
+  if (table.external[t] && table.external[t](g)) return;
   kernel_or_fail(table.gemm[t], op, device, dtype)(g);
 }
 

@@ -57,7 +57,7 @@ class Worker:
     """
 
     def __init__(self, library: str, threads: int, path: str = "") -> None:
-        self.library, self.threads, self.path = library, threads, path
+        self.name, self.threads, self.path = library, threads, path
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as we
         count = str(threads)
         names = ("OMP", "MKL", "OPENBLAS", "PYDLX", "VECLIB_MAXIMUM", "NUMEXPR")
@@ -94,7 +94,7 @@ class Worker:
             self._log.seek(0)
             tail = " ".join(self._log.read()[-400:].split())
             reason = f"ended with status {self._process.returncode}" if line == "" else "gave no answer"
-            raise WorkerError(f"the {self.library} process {reason}: {tail or 'no message'}")
+            raise WorkerError(f"the {self.name} process {reason}: {tail or 'no message'}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise WorkerError(reply["error"])
@@ -120,12 +120,12 @@ class _Side:
     """One library during a run; a dead worker is replaced before the next row."""
 
     def __init__(self, library: str, threads: int, path: str = "") -> None:
-        self.library, self.threads, self.path = library, threads, path
+        self.name, self.threads, self.path = library, threads, path
         self.worker: Worker | None = None
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         if self.worker is None or not self.worker.alive:
-            self.worker = Worker(self.library, self.threads, self.path)
+            self.worker = Worker(self.name, self.threads, self.path)
         return self.worker.ask(command, **arguments)
 
     def close(self) -> None:
@@ -163,13 +163,13 @@ def _greet(side: _Side) -> dict[str, Any]:
     try:
         return side.ask("hello")
     except WorkerError as error:
-        if "ModuleNotFoundError" in str(error) and side.library in PEERS:
-            package = "torch==2.13.0" if side.library.startswith("torch") else side.library
+        if "ModuleNotFoundError" in str(error) and side.name in PEERS:
+            package = "torch==2.13.0" if side.name.startswith("torch") else side.name
             raise ImportError(
-                f"[bench] --peer: {side.library} is not installed ({error}); install it with "
+                f"[bench] --peer: {side.name} is not installed ({error}); install it with "
                 f'pip install "{package}", or run with --peer none'
             ) from None
-        raise ImportError(f"[bench] {side.library} cannot be used: {error}") from None
+        raise ImportError(f"[bench] {side.name} cannot be used: {error}") from None
 
 
 def _time(
@@ -182,7 +182,7 @@ def _time(
         try:
             prepared = side.ask("prepare", row=row.key, reference=reference)
         except WorkerError as error:
-            raise WorkerError(f"{side.library}: {error}") from None
+            raise WorkerError(f"{side.name}: {error}") from None
         errors[f"error_{name}"] = prepared["error"]
         slowest = max(slowest, prepared["seconds"])
     planned = ROUNDS if slowest * 2 * ROUNDS * len(sides) < 4 * seconds else 3
@@ -231,10 +231,10 @@ def _measure(row: Row, sides: Sequence[_Side], seconds: float, limits: dict[str,
             reference = None
             if row.check:
                 # float64 in the peer where it can: an answer that does not come from our own kernels
-                judge = next((side for side in reversed(sides) if side.library in ("torch", "pydlx")), sides[0])
+                judge = next((side for side in reversed(sides) if side.name in ("torch", "pydlx")), sides[0])
                 reference = f"{folder}/reference.npz"
                 judge.ask("reference", row=row.key, path=reference)
-                result["reference"] = f"{judge.library} float64"
+                result["reference"] = f"{judge.name} float64"
             errors, rounds = _time(row, sides, seconds, reference)
             result |= errors
     for index, name in enumerate(("ours", "peer")[: len(sides)]):
@@ -282,7 +282,7 @@ def run(
             "machine": facts.machine(),
             "peer": peer,
             "versions": {
-                ("ours", "peer")[i]: f"{side.library} {hello['version']}"
+                ("ours", "peer")[i]: f"{side.name} {hello['version']}"
                 for i, (side, hello) in enumerate(zip(sides, hellos))
             },
             "threads": threads,

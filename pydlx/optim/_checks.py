@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import Tensor
 
-__all__ = ["check_betas", "check_flag_unsupported", "check_lr", "check_nonnegative", "check_unit"]
+__all__ = ["check_adam_options", "check_betas", "check_flag_unsupported", "check_lr", "check_nonnegative", "check_unit"]
 
 
 def _as_number(op: str, name: str, value: Any) -> float:
@@ -54,3 +54,12 @@ def check_flag_unsupported(op: str, name: str, value: Any) -> None:
             f"[{op}] {name}: expected False, got {value!r}; the fused step is not recorded, write the update with "
             "tensor operations (p - lr * grad) and autograd.grad(create_graph=True) to differentiate through it"
         )
+
+
+def check_adam_options(op: str, group: dict[str, Any]) -> None:
+    """Check lr, betas, eps, weight_decay and differentiable, which all relatives of Adam share."""
+    check_lr(op, group["lr"])
+    check_betas(op, group["betas"])
+    check_nonnegative(op, "eps", group["eps"])
+    check_nonnegative(op, "weight_decay", group["weight_decay"])
+    check_flag_unsupported(op, "differentiable", group["differentiable"])

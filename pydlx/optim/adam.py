@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import Tensor, zeros_like
 from .._C import fused_adam_
-from ._checks import check_betas, check_flag_unsupported, check_lr, check_nonnegative
+from ._checks import check_adam_options
 from ._fused import Bucket, FusedOptimizer
 from .optimizer import ParamsT
 
@@ -66,12 +66,7 @@ class Adam(FusedOptimizer):
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        op = type(self).__name__
-        check_lr(op, group["lr"])
-        check_betas(op, group["betas"])
-        check_nonnegative(op, "eps", group["eps"])
-        check_nonnegative(op, "weight_decay", group["weight_decay"])
-        check_flag_unsupported(op, "differentiable", group["differentiable"])
+        check_adam_options(type(self).__name__, group)
 
     def _flags(self, group: dict[str, Any]) -> tuple[Any, ...]:
         return (group["amsgrad"],)

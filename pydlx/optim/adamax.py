@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import Tensor, maximum, zeros_like
-from ._checks import check_betas, check_flag_unsupported, check_lr, check_nonnegative
+from ._checks import check_adam_options
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -55,11 +55,7 @@ class Adamax(ComposedOptimizer):
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        check_lr("Adamax", group["lr"])
-        check_betas("Adamax", group["betas"])
-        check_nonnegative("Adamax", "eps", group["eps"])
-        check_nonnegative("Adamax", "weight_decay", group["weight_decay"])
-        check_flag_unsupported("Adamax", "differentiable", group["differentiable"])
+        check_adam_options(type(self).__name__, group)
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"exp_avg": zeros_like(p), "exp_inf": zeros_like(p)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import Tensor, float32, tensor, zeros_like
-from ._checks import check_betas, check_flag_unsupported, check_lr, check_nonnegative
+from ._checks import check_adam_options, check_nonnegative
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -61,11 +61,8 @@ class NAdam(ComposedOptimizer):
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        check_lr("NAdam", group["lr"])
-        check_betas("NAdam", group["betas"])
-        for name in ("eps", "weight_decay", "momentum_decay"):
-            check_nonnegative("NAdam", name, group[name])
-        check_flag_unsupported("NAdam", "differentiable", group["differentiable"])
+        check_adam_options(type(self).__name__, group)
+        check_nonnegative(type(self).__name__, "momentum_decay", group["momentum_decay"])
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {

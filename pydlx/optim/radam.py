@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .. import Tensor, zeros_like
-from ._checks import check_betas, check_flag_unsupported, check_lr, check_nonnegative
+from ._checks import check_adam_options
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -62,11 +62,7 @@ class RAdam(ComposedOptimizer):
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        check_lr("RAdam", group["lr"])
-        check_betas("RAdam", group["betas"])
-        check_nonnegative("RAdam", "eps", group["eps"])
-        check_nonnegative("RAdam", "weight_decay", group["weight_decay"])
-        check_flag_unsupported("RAdam", "differentiable", group["differentiable"])
+        check_adam_options(type(self).__name__, group)
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}

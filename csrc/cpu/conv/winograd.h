@@ -1,12 +1,12 @@
 // Winograd's minimal filtering for 3x3 kernels with unit stride: an M x M tile of outputs from an (M+2) x (M+2) tile of
-// inputs with (M+2)^2 multiplications per channel pair instead of 9 M^2, that is 4 times fewer for M = 4 and 2.25 times
-// fewer for M = 2. Per position q of the transformed tile the sum over channels is an ordinary matrix product.
+// inputs with (M+2)^2 multiplications per channel pair instead of 9 M^2, that is 4 times fewer for M = 4. Per position
+// q of the transformed tile the sum over channels is an ordinary matrix product.
 //
 //   V[q] = B^T d B (input tile d), U[q] = G g G^T (kernel g), y = A^T (sum_c U V) A        (Lavin & Gray, 2015)
 //
-// Interpolation points: {0, 1, -1} and infinity for M = 2, {0, 1, -1, 1/2, -2} and infinity for M = 4. The usual
-// {0, 1, -1, 2, -2} has rounding errors 1.6 times larger. The gradient of the kernel is the transposed algorithm: the
-// same B, a tile of output gradients through G', and one final A' per kernel.
+// Interpolation points for M = 4: {0, 1, -1, 1/2, -2} and infinity. The usual {0, 1, -1, 2, -2} has rounding errors 1.6
+// times larger. The gradient of the kernel is the transposed algorithm: the same B, a tile of output gradients through
+// G', and one final A' per kernel.
 //
 // Vectors hold channels: tiles of any plane size waste no lanes, and channels-last tensors need no reordering. Planes
 // are transposed into pixel-major bands on the way in and back on the way out.
@@ -21,40 +21,6 @@ using V = Vector<float>;
 
 template <int M>
 struct Winograd;
-
-template <>
-struct Winograd<2> {
-  static constexpr int kIn = 4;
-  PYDLX_INLINE static void input(const V* d, V* t) {
-    t[0] = d[0] - d[2];
-    t[1] = d[1] + d[2];
-    t[2] = d[2] - d[1];
-    t[3] = d[3] - d[1];
-  }
-  PYDLX_INLINE static void output(const V* m, V* y) {
-    y[0] = m[0] + m[1] + m[2];
-    y[1] = m[1] - m[2] + m[3];
-  }
-  PYDLX_INLINE static void kernel(const V* g, V* u) {
-    const V s = (g[0] + g[2]) * 0.5f, h = g[1] * 0.5f;
-    u[0] = g[0];
-    u[1] = s + h;
-    u[2] = s - h;
-    u[3] = g[2];
-  }
-  PYDLX_INLINE static void output_grad(const V* y, V* u) {
-    u[0] = y[0];
-    u[1] = (y[0] + y[1]) * 0.5f;
-    u[2] = (y[0] - y[1]) * 0.5f;
-    u[3] = y[1];
-  }
-  PYDLX_INLINE static void kernel_grad(const V* m, V* g) {
-    const V s = m[1] + m[2];
-    g[0] = m[0] + s;
-    g[1] = m[1] - m[2];
-    g[2] = s + m[3];
-  }
-};
 
 template <>
 struct Winograd<4> {

@@ -88,6 +88,16 @@ inline void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64
     for (std::int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) out[r * out_row + c] = in[c * in_col + r];
 }
 
+// Moves both sides to plane number `plane`, counted over the axes from the third on.
+template <class W>
+inline void move_to(const Elementwise& e, std::int64_t plane, W*& out, const W*& in) {
+  for (int d = 2; d < e.ndim; ++d) {
+    out += plane % e.size[d] * e.stride[0][d];
+    in += plane % e.size[d] * e.stride[1][d];
+    plane /= e.size[d];
+  }
+}
+
 // A transposition: the output runs along axis 0, the input along axis 1. Square tiles touch every cache line of both
 // sides once; going row by row would fetch a line of the input for each element.
 template <class W>
@@ -100,12 +110,7 @@ void transpose(const Elementwise& e) {
                  for (std::int64_t task = begin; task < end; ++task) {
                    W* out = static_cast<W*>(e.data[0]);
                    const W* in = static_cast<const W*>(e.data[1]);
-                   std::int64_t rest = task / bands;
-                   for (int d = 2; d < e.ndim; ++d) {
-                     out += rest % e.size[d] * e.stride[0][d];
-                     in += rest % e.size[d] * e.stride[1][d];
-                     rest /= e.size[d];
-                   }
+                   move_to(e, task / bands, out, in);
                    const std::int64_t r0 = task % bands * kTile, r1 = r0 + kTile < rows ? r0 + kTile : rows;
                    for (std::int64_t c0 = 0; c0 < cols; c0 += kTile)
                      transpose_tile(out + r0 * out_row + c0, out_row, in + c0 * in_col + r0, in_col, r1 - r0,
@@ -126,12 +131,7 @@ void copy_rows(const Elementwise& e) {
       const std::int64_t at = r % e.size[1], left = e.size[1] - at;
       out += at * e.stride[0][1];
       in += at * e.stride[1][1];
-      std::int64_t rest = r / e.size[1];
-      for (int d = 2; d < e.ndim; ++d) {
-        out += rest % e.size[d] * e.stride[0][d];
-        in += rest % e.size[d] * e.stride[1][d];
-        rest /= e.size[d];
-      }
+      move_to(e, r / e.size[1], out, in);
       const std::int64_t run = left < end - r ? left : end - r;
       for (std::int64_t i = 0; i < run; ++i) std::memcpy(out + i * e.stride[0][1], in + i * e.stride[1][1], bytes);
       r += run;
