@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc cuda cmake pydlx -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' -o -name '*.py' -o -name '*.pyi' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format stubs sanitize fuzz coverage bench wheel sdist clean
+.PHONY: demo test lint format stubs sanitize fuzz coverage bench ladder wheel sdist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +65,11 @@ coverage: $(VENV)/tests
 bench: $(VENV)/tests
 	$(BIN)/pydlx bench $(FAMILY) --json runs/bench/result.json --plot runs/bench
 	$(BIN)/pydlx demo digits --out runs/bench
+
+# The main kernels from naive to final, step by step (bench/ladder/README.md). `make ladder FAMILY=gemm` climbs one.
+ladder: $(VENV)/installed
+	mkdir -p runs/bench
+	$(BIN)/python bench/ladder/ladder.py $(FAMILY) --json runs/bench/ladder.json --plot runs/bench/ladder.png
 
 # A manylinux wheel with the libraries it needs inside, checked and tried in a virtual environment that has only NumPy.
 wheel: $(BIN)/python

@@ -9,7 +9,7 @@ from typing import Any
 
 from .rows import Row
 
-__all__ = ["caches", "level_of", "measure", "shortest_time"]
+__all__ = ["caches", "level_of", "measure", "multiply_add_peaks", "shortest_time"]
 
 LEVELS = ("l2", "l3", "memory")
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -49,6 +49,19 @@ def _best_rate(run: Callable[[int], float], seconds: float) -> float:
     return float(best)
 
 
+def multiply_add_peaks(pydlx: Any, seconds: float = 0.25) -> tuple[float, float]:
+    """Flop/s of fused multiply-adds on one thread and on as many as are set.
+
+    Args:
+        pydlx: the module, with its native probes. seconds: time spent on each number.
+    """
+    threads = pydlx.get_num_threads()
+    pydlx.set_num_threads(1)
+    one = _best_rate(pydlx._C._probe_fma, seconds)
+    pydlx.set_num_threads(threads)
+    return one, _best_rate(pydlx._C._probe_fma, seconds)
+
+
 def measure(pydlx: Any, seconds: float = 0.25) -> dict[str, Any]:
     """Peak of one thread and of all threads (flop/s), and bytes per second of reading and copying at every level.
 
@@ -65,10 +78,7 @@ def measure(pydlx: Any, seconds: float = 0.25) -> dict[str, Any]:
         "memory": min(8 * sizes["l3"], 1 << 29),
     }
     result: dict[str, Any] = {"threads": threads, "caches": sizes}
-    pydlx.set_num_threads(1)
-    result["fma_one_thread"] = _best_rate(native._probe_fma, seconds)
-    pydlx.set_num_threads(threads)
-    result["fma"] = _best_rate(native._probe_fma, seconds)
+    result["fma_one_thread"], result["fma"] = multiply_add_peaks(pydlx, seconds)
     for level in LEVELS:
         source = pydlx.zeros(footprint[level] // 4)
         half = source.numel() // 2
