@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -266,6 +267,77 @@ def test_breaking_off_with_persistent_workers():
     next(second)
     with pytest.raises(RuntimeError, match="one iteration at a time"):
         next(first)
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Breaks off what hangs, instead of the whole suite."""
+
+    def expired(*_):
+        raise TimeoutError(f"still waiting after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@needs_fork
+def test_many_abandoned_epochs_do_not_fill_the_pipes():
+    loader = DataLoader(Numbers(16), 2, shuffle=True, num_workers=2, persistent_workers=True, **FORK)
+    with at_most(200):
+        for _ in range(400):
+            assert next(iter(loader))["i"].shape == (2,)
+        assert sorted(i for batch in indices(loader) for i in batch) == list(range(16))
+
+
+@needs_fork
+def test_far_prefetching_of_large_batches_does_not_lock_up():
+    # requests and answers are both sent inline and both pipes would hold fewer than these
+    data = TensorDataset(pydlx.arange(5000 * 160).to(pydlx.uint8))
+    loader = DataLoader(data, 5000, num_workers=1, prefetch_factor=150, **FORK)
+    with at_most(200):
+        sums = [batch[0].long().sum().item() for batch in loader]
+    assert sums == [data.tensors[0][5000 * k : 5000 * (k + 1)].long().sum().item() for k in range(160)]
+
+
+@needs_fork
+def test_workers_end_by_themselves_beside_a_younger_loader():
+    older = iter(DataLoader(Numbers(8), 4, num_workers=2, **FORK))
+    younger = iter(DataLoader(Numbers(8), 4, num_workers=2, **FORK))
+    processes = list(older._batches.pool.processes)
+    assert len(list(older)) == 2
+    assert [p.exitcode for p in processes] == [0, 0]  # not terminated: they saw their pipes close
+    assert len(list(younger)) == 2
+
+
+class Unreadable:
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    raise LookupError("not here")
+
+
+@needs_fork
+def test_batches_that_do_not_unpickle():
+    iterator = iter(
+        DataLoader(range(12), 1, collate_fn=lambda b: Unreadable() if b[0] < 6 else b, num_workers=2, **FORK)
+    )
+    for _ in range(6):
+        with pytest.raises(LookupError, match="not here"):
+            next(iterator)
+    assert [b[0] for b in iterator] == list(range(6, 12))
+
+
+def test_what_spawned_workers_cannot_get():
+    loader = DataLoader([1, 2], 1, collate_fn=lambda b: b, num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(TypeError, match=r"\[DataLoader\].*expected what can be pickled.*'spawn'.*context='fork'"):
+        iter(loader)
 
 
 def test_spawned_workers():

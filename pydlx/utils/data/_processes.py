@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import select
 import signal
 import time
 import warnings
@@ -12,13 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
-from typing import Any
+from typing import Any, NoReturn
 
 from .fetch import Fetcher
 from .transport import receive, send
 from .worker import Job, run_worker
 
 __all__ = ["WorkerPool"]
+
+
+# The loaders' ends of all pipes. A forked worker must not hold one, or its neighbours never see them close.
+_ends: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class WorkerTraceback(Exception):
@@ -51,7 +57,8 @@ class WorkerPool:
         self.prefetch, self.timeout, self.epoch = prefetch, timeout, 0
         self.connections: list[Connection] = []
         self.processes: list[Any] = []
-        self._finalizer = weakref.finalize(self, _stop, self.connections, self.processes)
+        self.owed = [0] * count  # answers that have not been read yet
+        self._finalizer = weakref.finalize(self, _stop, self.connections, self.processes, os.getpid())
         if context is None or isinstance(context, str):
             context = multiprocessing.get_context(context)
         forks = context.get_start_method() == "fork"
@@ -59,12 +66,20 @@ class WorkerPool:
             for i in range(count):
                 ours, theirs = context.Pipe(duplex=True)
                 self.connections.append(ours)
-                job = Job(fetcher, i, count, seed + i, init, tuple(self.connections) if forks else ())
+                _ends.add(ours)
+                job = Job(fetcher, i, count, seed + i, init, tuple(_ends) if forks else ())
                 process = context.Process(target=run_worker, args=(job, theirs), daemon=True, name=f"pydlx-loader-{i}")
                 with warnings.catch_warnings():
                     # Python warns of forking beside threads; the engine's thread pool survives it by design.
                     warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
-                    process.start()
+                    try:
+                        process.start()
+                    except (AttributeError, TypeError, pickle.PicklingError) as error:
+                        raise TypeError(
+                            "[DataLoader] dataset, collate_fn, worker_init_fn: expected what can be pickled, because "
+                            f"workers start by {context.get_start_method()!r}, got {error}; define classes and "
+                            "functions at the top of a module, or pass multiprocessing_context='fork'"
+                        ) from error
                 theirs.close()
                 self.processes.append(process)
         except BaseException:
@@ -74,11 +89,15 @@ class WorkerPool:
     def batches(self, work: Iterator[Any], seed: int, keep: bool) -> Epoch:
         """Start an epoch: an iterator over the batch of every item of ``work``, in order.
 
-        Abandoning it is fine: what is still under way is recognised by its epoch later and dropped.
+        Abandoning it is fine: what is still under way is read and dropped when the next one starts. (Left in the pipe it
+        would fill it in the end, and loader and worker would wait for each other.)
 
         Args:
             work: index groups. seed: what the workers are seeded from. keep: leave the workers running at the end.
         """
+        for worker, count in enumerate(self.owed):
+            for _ in range(count):
+                self.receive(worker)
         self.epoch += 1
         return Epoch(self, work, seed, keep)
 
@@ -89,29 +108,39 @@ class WorkerPool:
         except (BrokenPipeError, ConnectionResetError):
             self._report_death(worker)
 
-    def receive(self, worker: int, epoch: int) -> tuple[str, Any]:
-        """The next answer of a worker to a request of this epoch; RuntimeError if it died or takes too long."""
-        connection, process = self.connections[worker], self.processes[worker]
-        deadline = time.monotonic() + self.timeout if self.timeout > 0 else None
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = wait_for([connection, process.sentinel], left)
-            if connection not in ready and not (ready and connection.poll(0)):
-                if ready:
-                    self._report_death(worker)
-                self.close()
-                raise RuntimeError(
-                    f"[DataLoader] worker {worker}: expected a batch within timeout={self.timeout} s, got none; "
-                    "raise timeout or find what blocks the data set"
-                )
-            try:
-                got, kind, content = receive(connection)
-            except (EOFError, OSError):
-                self._report_death(worker)
-            if got == epoch:
-                return kind, content
+    def request(self, worker: int, item: Any) -> None:
+        """Ask a worker for a batch; its answer is owed from now on."""
+        self.send(worker, (item, None))
+        self.owed[worker] += 1
 
-    def _report_death(self, worker: int) -> None:
+    def has_room(self, worker: int) -> bool:
+        """Whether a request fits into the pipe at once, so that sending it cannot wait for a worker that waits for us."""
+        poll = select.poll()
+        poll.register(self.connections[worker].fileno(), select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def receive(self, worker: int) -> tuple[str, Any]:
+        """The next answer of a worker; RuntimeError if it died or takes too long."""
+        connection, process = self.connections[worker], self.processes[worker]
+        ready = wait_for([connection, process.sentinel], self.timeout if self.timeout > 0 else None)
+        if connection not in ready and not (ready and connection.poll(0)):
+            if ready:
+                self._report_death(worker)
+            self.close()
+            raise RuntimeError(
+                f"[DataLoader] worker {worker}: expected a batch within timeout={self.timeout} s, got none; "
+                "raise timeout or find what blocks the data set"
+            )
+        self.owed[worker] -= 1
+        try:
+            answer: tuple[str, Any] = receive(connection)
+        except (EOFError, OSError):
+            self._report_death(worker)
+        except Exception as error:  # the message came, but its content does not unpickle in this process
+            return "unreadable", error
+        return answer
+
+    def _report_death(self, worker: int) -> NoReturn:
         process = self.processes[worker]
         process.join(5)
         code = process.exitcode
@@ -143,28 +172,27 @@ class Epoch:
     def __init__(self, pool: WorkerPool, work: Iterator[Any], seed: int, keep: bool) -> None:
         self.pool, self.work, self.keep, self.number = pool, work, keep, pool.epoch
         count = len(pool.connections)
-        self.pending = [0] * count
         self.finished = [False] * count
         self.order: deque[int] = deque()  # which worker owes each of the next batches
         self.turn = 0
         for worker in range(count):
-            pool.send(worker, (self.number, None, seed))
+            pool.send(worker, (None, seed))
         self.hand_out()
 
     def hand_out(self) -> None:
         """Give out work until the worker whose turn it is has enough."""
-        count = len(self.pending)
+        count = len(self.finished)
         while not all(self.finished):
             while self.finished[self.turn]:
                 self.turn = (self.turn + 1) % count
-            if self.pending[self.turn] >= self.pool.prefetch:
+            owed = self.pool.owed[self.turn]
+            if owed >= self.pool.prefetch or (owed > 1 and not self.pool.has_room(self.turn)):
                 return
             try:
                 item = next(self.work)
             except StopIteration:
                 return
-            self.pool.send(self.turn, (self.number, item, None))
-            self.pending[self.turn] += 1
+            self.pool.request(self.turn, item)
             self.order.append(self.turn)
             self.turn = (self.turn + 1) % count
 
@@ -176,8 +204,7 @@ class Epoch:
             raise RuntimeError("[DataLoader] expected one iteration at a time with persistent workers, got a newer one")
         while self.order:
             worker = self.order.popleft()
-            kind, content = self.pool.receive(worker, self.number)
-            self.pending[worker] -= 1
+            kind, content = self.pool.receive(worker)
             if kind == "end":
                 self.finished[worker] = True
             self.hand_out()
@@ -185,15 +212,19 @@ class Epoch:
                 return content
             if kind == "error":
                 _raise(*content)
+            if kind == "unreadable":
+                raise content
         if not self.keep:
             self.pool.close()
         raise StopIteration
 
 
-def _stop(connections: list[Connection], processes: list[Any]) -> None:
+def _stop(connections: list[Connection], processes: list[Any], owner: int) -> None:
     """Close the pipes, on which idle workers end by themselves, and make sure of the busy ones."""
     for connection in connections:
         connection.close()
+    if os.getpid() != owner:  # a forked process collects its copy of the pool
+        return
     deadline = time.monotonic() + 2.0
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))

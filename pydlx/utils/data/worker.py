@@ -49,7 +49,7 @@ def run_worker(job: Job, connection: Connection) -> None:
         failure = _describe(error, job.id)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            epoch, indices, seed = receive(connection)
+            indices, seed = receive(connection)
             if seed is not None:  # a new epoch begins
                 ended = False
                 if failure is None:
@@ -60,25 +60,25 @@ def run_worker(job: Job, connection: Connection) -> None:
                     except Exception as error:
                         failure = _describe(error, job.id)
                 continue
-            reply: tuple[int, str, Any]
+            reply: tuple[str, Any]
             if failure is not None:
-                reply = (epoch, "error", failure)
+                reply = ("error", failure)
             elif ended:
-                reply = (epoch, "end", None)
+                reply = ("end", None)
             else:
                 try:
-                    reply = (epoch, "batch", job.fetcher.fetch(indices))
+                    reply = ("batch", job.fetcher.fetch(indices))
                 except StopIteration:
                     ended = job.fetcher.stream is not None
-                    reply = (epoch, "end", None)
+                    reply = ("end", None)
                 except Exception as error:
-                    reply = (epoch, "error", _describe(error, job.id))
+                    reply = ("error", _describe(error, job.id))
             try:
                 send(connection, reply)
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:  # the batch does not pickle
-                send(connection, (epoch, "error", _describe(error, job.id)))
+                send(connection, ("error", _describe(error, job.id)))
             del reply
     connection.close()
 
