@@ -8,11 +8,19 @@ namespace {
 
 PyTypeObject* g_size_type = nullptr;
 
+PyObject* new_size(Py_ssize_t n) {
+  PyObject* s = g_size_type->tp_alloc(g_size_type, n);
+#if PY_VERSION_HEX >= 0x030E0000  // tuples keep their hash since 3.14; zeroed memory would be taken for it
+  if (s) reinterpret_cast<PyTupleObject*>(s)->ob_hash = -1;
+#endif
+  return s;
+}
+
 PyObject* as_size(PyObject* owned_tuple) {
   if (!owned_tuple || !PyTuple_Check(owned_tuple)) return owned_tuple;
   const Object tuple(owned_tuple);
   const Py_ssize_t n = PyTuple_GET_SIZE(owned_tuple);
-  PyObject* s = g_size_type->tp_alloc(g_size_type, n);
+  PyObject* s = new_size(n);
   for (Py_ssize_t i = 0; s && i < n; ++i) PyTuple_SET_ITEM(s, i, Py_NewRef(PyTuple_GET_ITEM(owned_tuple, i)));
   return s;
 }
@@ -66,7 +74,7 @@ PyType_Slot slot(int id, F* f) {
 
 PyObject* size_object(const Dims& d) {
   const auto n = static_cast<Py_ssize_t>(d.size());
-  PyObject* s = g_size_type->tp_alloc(g_size_type, n);
+  PyObject* s = new_size(n);
   for (Py_ssize_t i = 0; s && i < n; ++i) {
     PyObject* v = PyLong_FromLongLong(d[static_cast<std::size_t>(i)]);
     if (!v) {
