@@ -63,12 +63,59 @@ def test_blocks(isa, layout, m, n, k):
         check(ta @ tb, a, b, dtype)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("n", [63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 2100])
+def test_few_rows_times_matrix(isa, rows, n):
+    """Strips of sums and groups of rows of B, both ways round; what lies beyond the result stays untouched."""
+    rng = np.random.default_rng(9)
+    for dtype in ("float32", "float64"):
+        for k in (15, 16, 17, 23, 25, 300):
+            a, ta = operand(rng, rows, k, dtype, False)
+            b, tb = operand(rng, k, n + 3, dtype, False)
+            check(ta @ tb[:, :n], a, b[:, :n], dtype)
+            check(tb[:, :n].T @ ta.T, b[:, :n].T, a.T, dtype)
+            c = pydlx.full((rows + 2, n + 2), 7.0, dtype=tb.dtype)
+            c[1:-1, 1:-1].addmm_(ta, tb[:, 1 : n + 1], beta=0.5, alpha=2)
+            got = c.numpy().copy()
+            want = 3.5 + 2 * (a.astype(np.float64) @ b[:, 1 : n + 1])
+            np.testing.assert_allclose(got[1:-1, 1:-1], want, rtol=1e-4, atol=2e-4)
+            got[1:-1, 1:-1] = 7
+            assert (got == 7).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_few_rows_times_a_large_matrix(isa, rows):
+    """Beyond 8 MB the next rows are fetched ahead."""
+    rng = np.random.default_rng(12)
+    a, ta = operand(rng, rows, 1201, "float32", False)
+    b, tb = operand(rng, 1201, 1777, "float32", False)
+    check(ta @ tb, a, b, "float32")
+    check(tb.T.contiguous() @ ta.T, b.T, a.T, "float32")
+    check(ta @ tb.T.contiguous().T, a, b, "float32")
+    check((ta[0] @ tb)[None], a[:1], b, "float32")
+    check((tb.T @ ta[0])[None], a[:1], b, "float32")
+
+
+def test_few_rows_in_batches_with_bias(isa):
+    rng = np.random.default_rng(13)
+    a = rng.standard_normal((5, 2, 400)).astype(np.float32)
+    b = rng.standard_normal((5, 400, 700)).astype(np.float32)
+    got = pydlx.from_numpy(a) @ pydlx.from_numpy(b)
+    for i in range(5):
+        check(got[i], a[i], b[i], "float32")
+    w = pydlx.from_numpy(b[0]).T  # columns adjacent, as after a transposition
+    bias = rng.standard_normal(700).astype(np.float32)
+    got = pydlx.nn.functional.linear(pydlx.from_numpy(a[0]), w, pydlx.from_numpy(bias)).numpy()
+    np.testing.assert_allclose(got, a[0].astype(np.float64) @ b[0] + bias, rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
 def test_thread_counts_agree(layout):
     rng = np.random.default_rng(3)
     before = pydlx.get_num_threads()
     try:
         shapes = [(200, 300, 500), (1, 4000, 600), (4000, 1, 600), (4000, 10, 64), (31, 900, 1200), (700, 64, 64)]
+        shapes += [(3, 4001, 600), (4001, 4, 600)]
         for m, n, k in shapes:
             _, a = operand(rng, m, k, "float32", layout[0] == "t")
             _, b = operand(rng, k, n, "float32", layout[1] == "t")

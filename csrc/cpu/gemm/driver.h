@@ -7,6 +7,7 @@
 #include "core/scratch.h"
 #include "core/verbose.h"
 #include "cpu/gemm/pack.h"
+#include "cpu/gemm/strip.h"
 #include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -18,6 +19,7 @@ PYDLX_INLINE std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b 
 
 struct Plan {
   bool inner = false;  // inner products along K instead of register tiles
+  bool strip = false;  // a few rows against long rows of B
   bool pack_a = false, pack_b = false;
   std::int64_t kc = 0;
 };
@@ -37,6 +39,13 @@ PYDLX_INLINE bool unfriendly(std::int64_t ld) {
   return ld * static_cast<std::int64_t>(sizeof(T)) % 1024 == 0;
 }
 
+// Strips beat register tiles for one row, and for a few when B does not fit the second-level cache.
+template <class T>
+PYDLX_INLINE bool strips(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return m <= kStripRows && n > kTileColumns<T> && k >= 16 &&
+         (m == 1 || k * n * static_cast<std::int64_t>(sizeof(T)) > (512 << 10));
+}
+
 template <class T>
 Plan make_plan(const Gemm& g) {
   Plan p;
@@ -44,6 +53,10 @@ Plan make_plan(const Gemm& g) {
   if (g.k >= 2 * kLanesOf<T> && g.b_row == 1 && (g.b_col != 1 || g.n == 1) && g.m <= kShort) {
     p.inner = true;
     p.pack_a = g.a_col != 1;
+    return p;
+  }
+  if (strips<T>(g.m, g.n, g.k) && g.b_col == 1) {
+    p.strip = true;
     return p;
   }
   const std::int64_t b_bytes = g.k * g.n * static_cast<std::int64_t>(sizeof(T));
@@ -138,6 +151,8 @@ void inner_rows(const Gemm& g, const T* a, std::int64_t lda, const T* b, std::in
                 std::int64_t c_j, const T* bias, std::int64_t bias_i, std::int64_t bias_j, std::int64_t m,
                 std::int64_t j0, std::int64_t j1) {
   constexpr int NR = kLanesOf<T> / MR;
+  const auto tile = g.k * g.n * static_cast<std::int64_t>(sizeof(T)) > kFetchBytes ? inner_tile<T, MR, true>
+                                                                                   : inner_tile<T, MR, false>;
   for (std::int64_t j = j0; j < j1; j += NR) {
     const T* pb[NR];
     for (int l = 0; l < NR; ++l) pb[l] = b + min_of(j + l, j1 - 1) * ldb;
@@ -145,7 +160,7 @@ void inner_rows(const Gemm& g, const T* a, std::int64_t lda, const T* b, std::in
       const T* pa[MR];
       for (int l = 0; l < MR; ++l) pa[l] = a + min_of(i + l, m - 1) * lda;
       alignas(64) T sums[kLanesOf<T>];
-      inner_tile<T, MR>(g.k, pa, pb, sums);
+      tile(g.k, pa, pb, sums);
       for (int r = 0; r < MR && i + r < m; ++r)
         for (int s = 0; s < NR && j + s < j1; ++s) {
           T* out = c + (i + r) * c_i + (j + s) * c_j;
@@ -197,6 +212,9 @@ __attribute__((cold, noinline)) void describe_plan(const Gemm& g, const Plan& pl
   if (plan.inner) {
     verbose_note(": inner products along K%s%s", flipped ? ", operands exchanged" : "",
                  plan.pack_a ? ", A packed" : "");
+  } else if (plan.strip) {
+    verbose_note(": %lld row%s, sums of %d columns in the first-level cache%s", static_cast<long long>(g.m),
+                 g.m == 1 ? "" : "s", kStripColumns<T>, flipped ? ", operands exchanged" : "");
   } else {
     verbose_note(": %d x %d register tiles, %s, %s, K blocks of %lld; ", kTileRows, kTileColumns<T>,
                  plan.pack_a ? "A packed" : "A in place", plan.pack_b ? "B packed" : "B in place",
@@ -220,7 +238,9 @@ void gemm_typed(const Gemm& given) {
   // take any C.
   const bool flip =
       g.m > g.n && g.a_col == 1 && (g.n == 1 || (g.n <= kTileColumns<T> / 8 && g.a_row != 1)) && g.k >= 2 * kLanesOf<T>;
-  const bool flip_vector = !flip && g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 && !g.bias;
+  const bool flip_vector =
+      !flip && g.a_row == 1 &&
+      ((g.n == 1 && g.m > 1 && g.c_row == 1 && !g.bias) || (g.m > g.n && strips<T>(g.n, g.m, g.k)));
   if (flip || flip_vector) {
     g.m = given.n;
     g.n = given.m;
@@ -254,13 +274,14 @@ void gemm_typed(const Gemm& given) {
   const double weight = flops / 1e6 > bytes / 3e5 ? flops / 1e6 : bytes / 3e5;
   const std::int64_t threads = in_parallel_region() ? 1 : num_threads();
   std::int64_t rows_cut = 1, cols_cut = 1;
+  const bool few = plan.inner || plan.strip;  // all rows at once; only columns are cut
   const std::int64_t col_units = plan.inner ? ceil_div(g.n, 16) : ceil_div(g.n, kTileColumns<T>),
                      row_units = ceil_div(g.m, kTileRows);
   if (threads > 1 && g.batch < 4 * threads && g.batch % threads != 0 && weight > 1) {
     const std::int64_t pieces = weight < static_cast<double>(threads) ? static_cast<std::int64_t>(weight) + 1 : threads;
     double best = 1e300;
     for (std::int64_t cols = 1; cols <= pieces; ++cols) {
-      const std::int64_t rows = plan.inner ? 1 : pieces / cols;
+      const std::int64_t rows = few ? 1 : pieces / cols;
       if (cols > col_units || (rows > 1 && rows > row_units)) continue;
       const double area =
           static_cast<double>(ceil_div(col_units, cols)) * static_cast<double>(ceil_div(row_units, rows));
@@ -288,6 +309,8 @@ void gemm_typed(const Gemm& given) {
                          j1 = min_of(g.n, col_units * (cc + 1) / cols_cut * unit);
       if (plan.inner) {
         inner_region<T>(g, plan, a, b, c, c_i, c_j, bias, bias_i, bias_j, j0, j1);
+      } else if (plan.strip) {
+        strip_region<T>(g, a, b, c, c_i, c_j, bias, bias_i, bias_j, j0, j1);
       } else {
         const std::int64_t i0 = min_of(g.m, row_units * rc / rows_cut * kTileRows);
         const std::int64_t i1 = min_of(g.m, row_units * (rc + 1) / rows_cut * kTileRows);

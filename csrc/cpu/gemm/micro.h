@@ -139,10 +139,15 @@ PYDLX_INLINE void run_tile(int rows, int cols, std::int64_t k, const T* a, std::
   }
 }
 
+// A matrix that comes from memory is asked for this far ahead.
+template <class T>
+inline constexpr int kFetchAhead = 1024 / static_cast<int>(sizeof(T));
+inline constexpr std::int64_t kFetchBytes = 8 << 20;
+
 // Inner products, for a short A against a B whose columns are contiguous: vectors run along K and each of the MR x NR
 // results ends as the sum of the lanes of one accumulator. MR * NR = lanes, so one vector collects all results. Rows
 // and columns past the end are clamped by the caller (pointers repeat) and not stored.
-template <class T, int MR>
+template <class T, int MR, bool kFetch>
 __attribute__((noinline)) void inner_tile(std::int64_t k, const T* const* a, const T* const* b, T* sums) {
   constexpr int L = kLanesOf<T>, NR = L / MR;
   using V = Vector<T>;
@@ -163,6 +168,7 @@ __attribute__((noinline)) void inner_tile(std::int64_t k, const T* const* a, con
 #pragma GCC unroll 16
     for (int j = 0; j < NR; ++j) {
       const V vb = load(pb[j] + p);
+      if constexpr (kFetch) __builtin_prefetch(pb[j] + p + kFetchAhead<T>);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i * NR + j] += va[i] * vb;
     }
