@@ -34,17 +34,21 @@ def guarded(array):
 
 
 def operands(n, c, k, h, w, kernel=3, groups=1, seed=0):
-    rng = np.random.default_rng([seed, n, c, k, h, w])
-    kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
-    x = rng.standard_normal((n, c, h, w)).astype(np.float32)
-    weight = rng.standard_normal((k, c // groups, kh, kw)).astype(np.float32)
+    return operands_of(n, c, k, (h, w), (kernel, kernel) if isinstance(kernel, int) else kernel, groups, seed)
+
+
+def operands_of(n, c, k, size, kernel, groups=1, seed=0):
+    """Any number of axes."""
+    rng = np.random.default_rng([seed, n, c, k, *size])
+    x = rng.standard_normal((n, c, *size)).astype(np.float32)
+    weight = rng.standard_normal((k, c // groups, *kernel)).astype(np.float32)
     return x, weight, rng.standard_normal(k).astype(np.float32)
 
 
 def passes(x, weight, bias, grad=None, **geometry):
     """Output and the gradients of <output, grad> for input, weight and bias, as arrays."""
     leaves = [t.requires_grad_(True) for t in (x, weight, bias)]
-    y = F.conv2d(*leaves, **geometry)
+    y = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3](*leaves, **geometry)
     if grad is None:
         grad = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
     g = guarded(grad).to(y.dtype)
@@ -174,6 +178,45 @@ def test_direct(isa):
     )
 
 
+def test_stem(isa):
+    """Register tiles of 6, 8 and 10 pixels (4 to 8 with smaller vectors), passes over more than 80 taps, bands of rows, several groups,
+    panels of 64 output channels that are not full."""
+    check_rows(
+        [
+            *(
+                (2, 3, k, 9, w, 3, 1, {"padding": 1})
+                for k, w in itertools.product((16, 17, 32, 48, 64, 65), (5, 6, 7, 10))
+            ),
+            *((1, 7, k, 13, 11, 5, 1, {"padding": 2}) for k in (16, 31, 49, 130)),
+            (2, 3, 64, 33, 41, 7, 1, {"padding": 3, "stride": 2}),
+            (1, 3, 64, 61, 67, 11, 1, {"padding": 2, "stride": 4}),
+            (2, 6, 40, 12, 13, (3, 5), 2, {"padding": (0, 4), "dilation": (2, 1), "stride": (1, 3)}),
+            (3, 1, 24, 7, 90, 5, 1, {"padding": 6}),
+            (1, 2, 20, 3, 3, 8, 1, {"padding": 3}),
+        ]
+    )
+
+
+VOLUMES = [
+    *((2, c, k, (4, 5, 6), (3, 3, 3), 1, {"padding": 1}) for c, k in itertools.product((8, 17, 33), (8, 31, 65))),
+    *((1, 16, 24, (d, 5, 7), (3, 2, 3), 1, {"padding": (1, 0, 1), "stride": (2, 1, 2)}) for d in (1, 2, 5, 6)),
+    (2, 16, 16, (5, 6, 7), (3, 3, 2), 2, {"dilation": (2, 1, 2), "padding": (2, 1, 0)}),
+    (1, 12, 20, (4, 6, 5), (2, 2, 2), 1, {"stride": 3, "padding": (3, 1, 0)}),
+    (1, 10, 9, (3, 4, 5), (2, 3, 3), 1, {"stride": (4, 3, 1), "padding": (4, 0, 2)}),
+    (1, 64, 16, (3, 9, 40), (5, 3, 3), 1, {"padding": (4, 1, 1)}),
+    (3, 16, 40, (70,), (3,), 1, {"padding": 1}),
+    (2, 24, 16, (41,), (5,), 1, {"stride": 3, "padding": 4}),
+]
+
+
+@pytest.mark.parametrize("row", VOLUMES, ids=str)
+def test_one_and_three_axes(isa, row):
+    """Depth taps whose input plane does not exist, phases of a strided gradient without taps, planes without any tap."""
+    n, c, k, size, kernel, groups, geometry = row
+    for rms, largest in errors(operands_of(n, c, k, size, kernel, groups), groups=groups, **geometry):
+        assert rms < 2e-6 and largest < 2e-5
+
+
 def test_highest_precision(isa, highest):
     check_rows([(3, 20, 40, 13, 14, 3, 1, {"padding": 1}), (2, 64, 64, 28, 9, 3, 1, {"padding": (0, 2)})])
 
@@ -226,6 +269,20 @@ def test_any_number_of_threads_other_algorithms():
                 got = passes(*map(guarded, arrays), stride=stride, groups=groups)
                 results.add(tuple(a.tobytes() for a in got))
             assert len(results) == 1, (n, c, k, kernel)
+    finally:
+        pydlx.set_num_threads(before)
+
+
+def test_any_number_of_threads_with_three_axes():
+    before = pydlx.get_num_threads()
+    try:
+        for n, c, k, size, kernel, groups, geometry in (VOLUMES[4], VOLUMES[-3]):
+            results = set()
+            for threads in (1, 2, 3, 7):
+                pydlx.set_num_threads(threads)
+                got = passes(*map(guarded, operands_of(n, c, k, size, kernel, groups)), groups=groups, **geometry)
+                results.add(tuple(a.tobytes() for a in got))
+            assert len(results) == 1, (n, c, k, size)
     finally:
         pydlx.set_num_threads(before)
 

@@ -19,12 +19,14 @@ struct Plan {
   std::int64_t input_rows, x_floats, y_floats, sums, thread;
 };
 
+std::int64_t taps_of(const ConvShape& c) { return c.kernel[0] * c.kernel[1] * c.kernel[2]; }
+
 Plan make_plan(const ConvShape& c) {
   Plan p;
   p.x_groups = ceil_div(c.cin, kLane);
   p.y_groups = ceil_div(c.cout, kLane);
   p.x_block = smaller(kBlock, p.x_groups);
-  p.y_block = smaller(c.kernel[1] * c.kernel[2] > 9 ? kBlock : 2 * kBlock, p.y_groups);  // the sums fit a cache
+  p.y_block = smaller(taps_of(c) > 9 ? kBlock : 2 * kBlock, p.y_groups);  // the sums fit a cache
   // Smaller blocks transpose the operands more often, but few units leave threads idle. The sums do not depend on it.
   while (ceil_div(p.x_groups, p.x_block) * ceil_div(p.y_groups, p.y_block) < 2 * num_threads()) {
     if (p.y_block > 2 && p.y_block >= p.x_block)
@@ -47,7 +49,7 @@ Plan make_plan(const ConvShape& c) {
   p.input_rows = input_rows(p.rows);
   p.x_floats = p.x_block * p.input_rows * p.pitch * kLane;
   p.y_floats = p.y_block * p.rows * c.out[2] * kLane;
-  p.sums = p.x_block * p.y_block * c.kernel[1] * c.kernel[2] * kLane * kLane;
+  p.sums = p.x_block * p.y_block * taps_of(c) * kLane * kLane;
   p.thread = round_up(p.x_floats + p.y_floats + p.sums, 16);
   return p;
 }
@@ -93,38 +95,48 @@ void run_unit(const ConvShape& c, const Plan& p, const Operands& o, std::int64_t
   float *pixels = memory, *grads = pixels + p.x_floats, *sums = grads + p.y_floats;
   const std::int64_t g0 = xb * p.x_block, g1 = smaller(p.x_groups, g0 + p.x_block);
   const std::int64_t h0 = yb * p.y_block, h1 = smaller(p.y_groups, h0 + p.y_block);
-  const std::int64_t taps = c.kernel[1] * c.kernel[2], in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2];
+  const std::int64_t taps = taps_of(c), in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2],
+                     plane_taps = c.kernel[1] * c.kernel[2];
   // sums[output group][input group][tap][input channel][output channel]
   const std::int64_t per_tap = kLane * kLane, per_output = (g1 - g0) * taps * per_tap;
   std::memset(sums, 0, static_cast<std::size_t>((h1 - h0) * per_output) * sizeof(float));
-  for (std::int64_t n = 0; n < c.batch; ++n)
-    for (std::int64_t band = 0; band < p.bands; ++band) {
-      const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows);
-      const std::int64_t first = y0 * c.stride[1] - c.pad[1];
-      const std::int64_t rows = (y1 - y0 - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
-      const std::int64_t x_group = rows * p.pitch * kLane, y_group = (y1 - y0) * c.out[2] * kLane;
-      for (std::int64_t g = g0; g < g1; ++g) {
-        const Planes planes{const_cast<float*>(o.x) + (n * c.groups * c.cin + g * kLane) * in_plane, in_plane, c.in[1],
-                            c.in[2], static_cast<int>(smaller(kLane, c.cin - g * kLane))};
-        gather_pixels(planes, first, first + rows, -c.pad[2], p.pitch - c.pad[2], pixels + (g - g0) * x_group);
-      }
-      for (std::int64_t h = h0; h < h1; ++h) {
-        const Planes planes{const_cast<float*>(o.dy) + (n * c.groups * c.cout + h * kLane) * out_plane, out_plane,
-                            c.out[1], c.out[2], static_cast<int>(smaller(kLane, c.cout - h * kLane))};
-        gather_pixels(planes, y0, y1, 0, c.out[2], grads + (h - h0) * y_group);
-      }
-      for (std::int64_t h = 0; h < h1 - h0; h += 2)
-        for (std::int64_t g = 0; g < g1 - g0; ++g)
-          for (std::int64_t t = 0; t < taps; ++t) {
-            const float* x = pixels + g * x_group +
-                             (t / c.kernel[2] * c.dilation[1] * p.pitch + t % c.kernel[2] * c.dilation[2]) * kLane;
-            float* to = sums + h * per_output + (g * taps + t) * per_tap;
-            for (int r = 0; r < kLane; r += kRows)
-              (h + 1 < h1 - h0 ? add_pixels<2> : add_pixels<1>)(x + r, c.stride[1] * p.pitch * kLane,
-                                                                c.stride[2] * kLane, grads + h * y_group, y_group,
-                                                                y1 - y0, c.out[2], to + r * kLane, per_output);
-          }
+  // One band of one output plane, and the input plane that a tap along the depth sees.
+  const auto add_plane = [&](std::int64_t n, std::int64_t z, std::int64_t depth_tap, std::int64_t y0, std::int64_t y1) {
+    const std::int64_t first = y0 * c.stride[1] - c.pad[1];
+    const std::int64_t rows = (y1 - y0 - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
+    const std::int64_t x_group = rows * p.pitch * kLane, y_group = (y1 - y0) * c.out[2] * kLane;
+    for (std::int64_t g = g0; g < g1; ++g) {
+      const Planes planes{const_cast<float*>(o.x) + ((n * c.groups * c.cin + g * kLane) * c.in[0] + z) * in_plane,
+                          c.in[0] * in_plane, c.in[1], c.in[2], static_cast<int>(smaller(kLane, c.cin - g * kLane))};
+      gather_pixels(planes, first, first + rows, -c.pad[2], p.pitch - c.pad[2], pixels + (g - g0) * x_group);
     }
+    for (std::int64_t h = 0; h < h1 - h0; h += 2)
+      for (std::int64_t g = 0; g < g1 - g0; ++g)
+        for (std::int64_t t = 0; t < plane_taps; ++t) {
+          const float* x = pixels + g * x_group +
+                           (t / c.kernel[2] * c.dilation[1] * p.pitch + t % c.kernel[2] * c.dilation[2]) * kLane;
+          float* to = sums + h * per_output + (g * taps + depth_tap * plane_taps + t) * per_tap;
+          for (int r = 0; r < kLane; r += kRows)
+            (h + 1 < h1 - h0 ? add_pixels<2> : add_pixels<1>)(x + r, c.stride[1] * p.pitch * kLane, c.stride[2] * kLane,
+                                                              grads + h * y_group, y_group, y1 - y0, c.out[2],
+                                                              to + r * kLane, per_output);
+        }
+  };
+  for (std::int64_t n = 0; n < c.batch; ++n)
+    for (std::int64_t z = 0; z < c.out[0]; ++z)
+      for (std::int64_t band = 0; band < p.bands; ++band) {
+        const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows);
+        for (std::int64_t h = h0; h < h1; ++h) {
+          const Planes planes{
+              const_cast<float*>(o.dy) + ((n * c.groups * c.cout + h * kLane) * c.out[0] + z) * out_plane,
+              c.out[0] * out_plane, c.out[1], c.out[2], static_cast<int>(smaller(kLane, c.cout - h * kLane))};
+          gather_pixels(planes, y0, y1, 0, c.out[2], grads + (h - h0) * (y1 - y0) * c.out[2] * kLane);
+        }
+        for (std::int64_t t = 0; t < c.kernel[0]; ++t) {
+          const std::int64_t from = z * c.stride[0] - c.pad[0] + t * c.dilation[0];
+          if (from >= 0 && from < c.in[0]) add_plane(n, from, t, y0, y1);
+        }
+      }
   for (std::int64_t h = 0; h < h1 - h0; ++h)
     for (std::int64_t g = 0; g < g1 - g0; ++g) {
       const std::int64_t k0 = (h0 + h) * kLane, c0 = (g0 + g) * kLane;
@@ -147,12 +159,12 @@ void direct_weight(const Conv& conv) {
   const Plan p = make_plan(c);
   float* buffers =
       reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
-  const std::int64_t units = p.x_blocks * p.y_blocks, taps = c.kernel[1] * c.kernel[2];
+  const std::int64_t units = p.x_blocks * p.y_blocks, taps = taps_of(c);
   parallel_for(c.groups * units, 1, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t u = b; u < e; ++u) {
       const std::int64_t g = u / units, i = u % units;
-      const Operands o{static_cast<const float*>(conv.x) + g * c.cin * c.in[1] * c.in[2],
-                       static_cast<const float*>(conv.y) + g * c.cout * c.out[1] * c.out[2],
+      const Operands o{static_cast<const float*>(conv.x) + g * c.cin * c.in[0] * c.in[1] * c.in[2],
+                       static_cast<const float*>(conv.y) + g * c.cout * c.out[0] * c.out[1] * c.out[2],
                        static_cast<float*>(conv.w) + g * c.cout * c.cin * taps};
       run_unit(c, p, o, i / p.y_blocks, i % p.y_blocks, buffers + thread_index() * p.thread);
     }

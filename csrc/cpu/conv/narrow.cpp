@@ -141,7 +141,8 @@ void tap_offsets(const Layer& s, std::int64_t* offset) {
   }
 }
 
-constexpr int kRows = 4;  // output rows computed together
+constexpr int kRows = 4;      // output rows computed together
+constexpr int kManyRows = 8;  // with one output channel: fewer sums than that leave the multipliers waiting
 
 // KB output channels of `PV` rows, one vector of columns, any kernel.
 template <int KB, int PV>
@@ -166,12 +167,12 @@ PYDLX_INLINE void sum_taps(const Layer& s, const float* planes, const float* w, 
   }
 }
 
-// The same for kRows rows of a kernel KH rows high without dilation, SY input rows between outputs: a row of input is
+// The same for PV rows of a kernel KH rows high without dilation, SY input rows between outputs: a row of input is
 // loaded once for all the outputs that see it. Most loads straddle two cache lines, so they are the limit.
-template <int KB, int KH, int SY>
+template <int KB, int PV, int KH, int SY>
 PYDLX_INLINE void sum_columns(const Layer& s, const float* planes, const float* w, const std::int64_t* offset,
-                              V (&acc)[KB][kRows]) {
-  constexpr int kInputs = (kRows - 1) * SY + KH;
+                              V (&acc)[KB][PV]) {
+  constexpr int kInputs = (PV - 1) * SY + KH;
   const std::int64_t pitch = s.pitch, across = s.taps_x;
   const std::int64_t w_row = s.flip ? -across : across, w_first = s.flip ? s.taps - 1 : 0;
   for (std::int64_t c = 0; c < s.cin; ++c) {
@@ -188,8 +189,8 @@ PYDLX_INLINE void sum_columns(const Layer& s, const float* planes, const float* 
 #pragma GCC unroll 4
         for (int k = 0; k < KB; ++k) {
           const V v = splat<float>(wj[k * s.w_out + i * w_row]);
-#pragma GCC unroll 4
-          for (int r = 0; r < kRows; ++r) acc[k][r] += v * x[r * SY + i];
+#pragma GCC unroll 8
+          for (int r = 0; r < PV; ++r) acc[k][r] += v * x[r * SY + i];
         }
     }
   }
@@ -201,15 +202,15 @@ PYDLX_INLINE void outputs(const Layer& s, const float* planes, const float* w, c
   V acc[KB][PV];
 #pragma GCC unroll 4
   for (int k = 0; k < KB; ++k)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < PV; ++r) acc[k][r] = splat<float>(bias ? bias[k] : 0.0f);
   if constexpr (KH > 0)
-    sum_columns<KB, KH, SY>(s, planes, w, offset, acc);
+    sum_columns<KB, PV, KH, SY>(s, planes, w, offset, acc);
   else
     sum_taps<KB, PV>(s, planes, w, offset, acc);
 #pragma GCC unroll 4
   for (int k = 0; k < KB; ++k)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < PV; ++r) {
       float* to = y + (k * s.out_y + r) * s.out_x;
       if (lanes == kLane)
@@ -231,7 +232,11 @@ void output_planes(const Layer& s, const float* planes, const float* w, const st
         outputs<KB, 1, 0, 0>(s, planes + oy * row_step + ox, w, offset, bias, y + oy * s.out_x + ox, lanes);
       continue;
     }
-    for (std::int64_t i = 0; i < s.out_y; i += kRows) {
+    std::int64_t i = 0;
+    if constexpr (KB == 1 && KH > 0 && SY == 1)
+      for (; i + kManyRows <= s.out_y; i += kManyRows)
+        outputs<KB, kManyRows, KH, SY>(s, planes + i * row_step + ox, w, offset, bias, y + i * s.out_x + ox, lanes);
+    for (; i < s.out_y; i += kRows) {
       const std::int64_t oy = smaller(i, s.out_y - kRows);
       outputs<KB, kRows, KH, SY>(s, planes + oy * row_step + ox, w, offset, bias, y + oy * s.out_x + ox, lanes);
     }

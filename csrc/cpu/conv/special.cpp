@@ -38,14 +38,21 @@ bool takes_narrow(const ConvShape& c, ConvPass pass) {
 }
 
 bool takes_direct(const ConvShape& c, ConvPass pass) {
-  if (c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1 || c.stride[0] != 1 || c.pad[0] != 0) return false;
   // Channels are vectors on both sides: below half a vector the general kernels, whose vectors are pixels, waste less.
   return c.cin >= 8 && c.cout >= 8 && direct_fits(c, pass);
+}
+
+bool takes_stem_data(const ConvShape& c) {
+  if (c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1 || c.stride[0] != 1 || c.pad[0] != 0) return false;
+  // With more input channels the direct kernels fill their vectors; a sum of few products pays for no transposition of
+  // the results.
+  return c.cin < 8 && c.cout >= 16 && c.cin * c.kernel[1] * c.kernel[2] >= 16 && stem_fits(c);
 }
 
 Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
   if (takes_pointwise(c)) return Algorithm::pointwise;
+  if (pass == ConvPass::forward && takes_stem_data(c)) return Algorithm::stem;
   if (takes_narrow(c, pass))  // with output channels for whole vectors, loads of single taps beat loads of rows
     return pass == ConvPass::weight_grad && c.cout >= 16 ? Algorithm::stem : Algorithm::narrow;
   if (takes_direct(c, pass)) return Algorithm::direct;
@@ -97,7 +104,7 @@ bool special_conv(const Conv& conv, ConvPass pass) {
       pass == ConvPass::weight_grad ? narrow_weight(conv) : narrow_data(conv, pass);
       return true;
     case Algorithm::stem:
-      stem_weight(conv);
+      pass == ConvPass::forward ? stem_data(conv) : stem_weight(conv);
       return true;
     case Algorithm::direct:
       pass == ConvPass::weight_grad ? direct_weight(conv) : direct_data(conv, pass);
@@ -116,7 +123,7 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
     case Algorithm::narrow:
       return pass == ConvPass::weight_grad ? narrow_weight_scratch(c) : narrow_data_scratch(c, pass);
     case Algorithm::stem:
-      return stem_weight_scratch(c);
+      return pass == ConvPass::forward ? stem_data_scratch(c) : stem_weight_scratch(c);
     case Algorithm::direct:
       return pass == ConvPass::weight_grad ? direct_weight_scratch(c) : direct_data_scratch(c, pass);
     default:

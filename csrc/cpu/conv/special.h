@@ -16,7 +16,7 @@ void winograd_weight(const Conv& conv);
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_weight_scratch(const ConvShape& c);
 
-// Any two-axis geometry whose bands fit the caches.
+// Any geometry whose bands fit the caches.
 bool direct_fits(const ConvShape& c, ConvPass pass);
 void direct_data(const Conv& conv, ConvPass pass);  // forward and input_grad
 void direct_weight(const Conv& conv);
@@ -33,6 +33,9 @@ void narrow_weight(const Conv& conv);
 bool narrow_fits(const ConvShape& c, ConvPass pass);  // whether the planes of a group stay in the caches
 std::int64_t narrow_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t narrow_weight_scratch(const ConvShape& c);
+bool stem_fits(const ConvShape& c);  // whether a band of the forward pass stays in the caches
+void stem_data(const Conv& conv);
+std::int64_t stem_data_scratch(const ConvShape& c);
 void stem_weight(const Conv& conv);
 std::int64_t stem_weight_scratch(const ConvShape& c);
 

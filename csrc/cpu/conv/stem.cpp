@@ -1,8 +1,9 @@
-// Weight gradient of layers with very few input channels and many output channels (the first one of a network): the
-// taps of all input channels are the rows of the product, broadcast one by one from bordered planes, the output
-// channels its vectors. Every element is one sequential sum over images and pixels.
+// Layers with few input channels and many output channels (the first one of a network): the taps of all input channels
+// are the depth of the product, broadcast one by one from bordered planes, the output channels its vectors. The forward
+// pass is a register tile of pixels over all taps; the weight gradient has taps for rows, and every element is one
+// sequential sum over images and pixels.
+#include "cpu/conv/pixel_tile.h"
 #include "cpu/conv/special.h"
-#include "cpu/conv/winograd_tiling.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -81,7 +82,133 @@ void copy_rows(const ConvShape& c, const float* x, std::int64_t first, std::int6
   }
 }
 
+// ---- forward
+
+constexpr std::int64_t kElements = 80;  // per pass over the pixels: their weights stay in the first-level cache
+
+struct DataPlan {
+  std::int64_t elements, panels;  // taps of all input channels; panels of output channels
+  std::int64_t rows, bands;       // output rows per band
+  std::int64_t pitch, input_rows;
+  std::int64_t packed, x_floats, thread;
+};
+
+DataPlan make_data_plan(const ConvShape& c) {
+  constexpr std::int64_t kInput = 24 << 10, kOutput = 64 << 10;  // floats of a band: in the second-level cache
+  DataPlan p;
+  p.elements = c.cin * c.kernel[1] * c.kernel[2];
+  p.panels = ceil_div(c.cout, kPanel);
+  p.pitch = (c.out[2] - 1) * c.stride[2] + (c.kernel[2] - 1) * c.dilation[2] + 1;
+  const std::int64_t extent = (c.kernel[1] - 1) * c.dilation[1] + 1, most = ceil_div(c.out[1] * c.batch, 8);
+  const auto floats = [&](std::int64_t rows) { return c.cin * ((rows - 1) * c.stride[1] + extent) * p.pitch; };
+  p.rows = 1;
+  while (p.rows < c.out[1] && p.rows < most && floats(p.rows + 1) <= kInput &&
+         (p.rows + 1) * c.out[2] * kPanel <= kOutput)
+    ++p.rows;
+  p.bands = ceil_div(c.out[1], p.rows);
+  p.rows = ceil_div(c.out[1], p.bands);
+  p.bands = ceil_div(c.out[1], p.rows);
+  p.input_rows = (p.rows - 1) * c.stride[1] + extent;
+  p.packed = round_up(c.groups * p.panels * p.elements * kPanel, 16);
+  p.x_floats = round_up(floats(p.rows), 16);
+  p.thread = p.x_floats + round_up(p.rows * c.out[2] * kPanel, 16);
+  return p;
+}
+
+// Weights of all groups as [group][panel][element][kPanel], zero where there is no output channel; offsets of the
+// elements in the bordered planes of a band.
+void pack_elements(const Conv& conv, const DataPlan& p, float* packed, std::int64_t* offset) {
+  const ConvShape& c = conv.shape;
+  const float* w = static_cast<const float*>(conv.w);
+  for (std::int64_t g = 0; g < c.groups; ++g)
+    for (std::int64_t k = 0; k < p.panels * kPanel; ++k) {
+      const float* row = w + (g * c.cout + k) * p.elements;
+      float* to = packed + (g * p.panels + k / kPanel) * p.elements * kPanel + k % kPanel;
+      for (std::int64_t i = 0; i < p.elements; ++i) to[i * kPanel] = k < c.cout ? row[i] : 0.0f;
+    }
+  const std::int64_t taps = c.kernel[1] * c.kernel[2];
+  for (std::int64_t i = 0; i < p.elements; ++i) {
+    const std::int64_t t = i % taps;
+    offset[i] = (i / taps * p.input_rows + t / c.kernel[2] * c.dilation[1]) * p.pitch + t % c.kernel[2] * c.dilation[2];
+  }
+}
+
+void data_band(const Conv& conv, const DataPlan& p, std::int64_t image, std::int64_t g, std::int64_t band,
+               const float* packed, const std::int64_t* offset, float* memory) {
+  const ConvShape& c = conv.shape;
+  float *planes = memory, *results = memory + p.x_floats;
+  const std::int64_t in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2];
+  const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows), pixels = (y1 - y0) * c.out[2];
+  const std::int64_t rows = p.input_rows - (p.rows - (y1 - y0)) * c.stride[1];
+  for (std::int64_t i = 0; i < c.cin; ++i)
+    copy_rows(c, static_cast<const float*>(conv.x) + ((image * c.groups + g) * c.cin + i) * in_plane,
+              y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
+  const std::int64_t y_vector = pixels * kLane;
+  const float* bias = conv.bias ? static_cast<const float*>(conv.bias) + g * c.cout : nullptr;
+  for (std::int64_t panel = 0; panel < p.panels; ++panel) {
+    const std::int64_t k0 = panel * kPanel, k1 = smaller(c.cout, k0 + kPanel);
+    const PixelTile tile = choose_tile<1>(static_cast<int>(ceil_div(k1 - k0, kLane)));
+    const float* w = packed + (g * p.panels + panel) * p.elements * kPanel;
+    alignas(64) float start[kPanel];
+    start_values(bias, k0, c.cout, start);
+    for (std::int64_t e = 0; e < p.elements; e += kElements) {
+      std::int64_t ly = 0, lx = 0;
+      for (std::int64_t done = 0; done < pixels; done += tile.rows) {
+        const float* from[kMostRows];
+        float* to[kMostRows];
+        const int live = static_cast<int>(smaller(tile.rows, pixels - done));
+        for (int r = 0; r < tile.rows; ++r) {
+          if (r >= live) {  // repeat the last one
+            from[r] = from[r - 1];
+            to[r] = to[r - 1];
+            continue;
+          }
+          from[r] = planes + ly * c.stride[1] * p.pitch + lx * c.stride[2];
+          to[r] = results + (done + r) * kLane;
+          if (++lx == c.out[2]) {
+            lx = 0;
+            ++ly;
+          }
+        }
+        tile.fn(from, offset + e, smaller(kElements, p.elements - e), w + e * kPanel, to, y_vector, live,
+                e > 0 ? nullptr : start);
+      }
+    }
+    for (std::int64_t k = k0; k < k1; k += kLane) {
+      const Planes to{static_cast<float*>(conv.y) + ((image * c.groups + g) * c.cout + k) * out_plane, out_plane,
+                      c.out[1], c.out[2], static_cast<int>(smaller(kLane, k1 - k))};
+      scatter_pixels(to, y0, y1, 0, c.out[2], results + (k - k0) / kLane * y_vector, c.out[2]);
+    }
+  }
+}
+
 }  // namespace
+
+bool stem_fits(const ConvShape& c) {
+  for (int i = 1; i < 3; ++i)
+    if (c.kernel[i] > 64 || c.dilation[i] > 4096 || c.pad[i] > 4096 || c.stride[i] > 64) return false;
+  if (c.cin * c.kernel[1] * c.kernel[2] > 1024) return false;
+  return make_data_plan(c).thread <= 512 << 10;  // of 4 bytes
+}
+
+std::int64_t stem_data_scratch(const ConvShape& c) {
+  const DataPlan p = make_data_plan(c);
+  return (p.packed + num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float)) + p.elements * 8;
+}
+
+void stem_data(const Conv& conv) {
+  const ConvShape& c = conv.shape;
+  const DataPlan p = make_data_plan(c);
+  float* packed = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
+  float* buffers = packed + p.packed;
+  std::int64_t* offset = reinterpret_cast<std::int64_t*>(buffers + num_threads() * p.thread);
+  pack_elements(conv, p, packed, offset);
+  parallel_for(c.batch * c.groups * p.bands, 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u)
+      data_band(conv, p, u / p.bands / c.groups, u / p.bands % c.groups, u % p.bands, packed, offset,
+                buffers + thread_index() * p.thread);
+  });
+}
 
 std::int64_t stem_weight_scratch(const ConvShape& c) {
   const Plan p = make_plan(c);
@@ -139,6 +266,6 @@ void stem_weight(const Conv& conv) {
   });
 }
 
-void register_stem_weight(KernelTable&) {}  // reached through conv_weight.cpp
+void register_stem(KernelTable&) {}  // reached through conv_data.cpp and conv_weight.cpp
 
 }  // namespace pydlx::PYDLX_ISA
