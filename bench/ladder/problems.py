@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["FAMILIES", "Problem", "aligned", "problems"]
 
-FAMILIES = ("gemm",)
+FAMILIES = ("gemm", "conv", "attention")
 Array = np.ndarray[Any, Any]
 
 
@@ -67,8 +67,73 @@ def _gemm(n: int, skip: tuple[str, ...] = ()) -> Problem:
     )
 
 
+def _convolve(x: Array, w: Array) -> Array:
+    """3x3, stride 1, one pixel of padding: nine shifted products."""
+    _, _, height, width = x.shape
+    around = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    y = np.zeros((x.shape[0], w.shape[0], height, width))
+    for r in range(3):
+        for s in range(3):
+            y += np.einsum("kc,nchw->nkhw", w[:, :, r, s], around[:, :, r : r + height, s : s + width], optimize=True)
+    return y
+
+
+def _conv(images: int, c: int, k: int, h: int, w: int) -> Problem:
+    rng = np.random.default_rng(c)
+    return Problem(
+        f"convolution {c} -> {k}, {h} x {w}, 3 x 3" + (f", {images} images" if images > 1 else ""),
+        (images, c, k, h, w),
+        18.0 * images * c * k * h * w,
+        [_normal(rng, images, c, h, w), _normal(rng, k, c, 3, 3, scale=(9 * c) ** -0.5)],
+        (images, k, h, w),
+        _convolve,
+        lambda T, x, weight: lambda: T.nn.functional.conv2d(x, weight, padding=1),
+        "conv2d",
+    )
+
+
+def _attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
+    length = q.shape[1]
+    out = np.empty_like(q)
+    for h in range(q.shape[0]):
+        scores = q[h] @ k[h].T / 8
+        if causal:
+            scores[np.triu_indices(length, 1)] = -np.inf
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        out[h] = weights @ v[h] / weights.sum(1, keepdims=True)
+    return out
+
+
+def _attention(heads: int, length: int, causal: bool) -> Problem:
+    rng = np.random.default_rng(length)
+    shape = (heads, length, 64)
+
+    def ours(T: Any, q: Any, k: Any, v: Any) -> Callable[[], Any]:
+        q, k, v = (x.unsqueeze(0) for x in (q, k, v))
+        attend = T.nn.functional.scaled_dot_product_attention
+        return lambda: attend(q, k, v, is_causal=causal).squeeze(0)
+
+    pairs = length * (length + 1) / 2 if causal else length * length
+    return Problem(
+        f"{'causal ' if causal else ''}attention, {heads} heads, length {length}, 64 wide",
+        (heads, length),
+        4.0 * 64 * heads * pairs,
+        [_normal(rng, *shape, scale=2.0), _normal(rng, *shape), _normal(rng, *shape)],
+        shape,
+        lambda q, k, v: _attend(q, k, v, causal),
+        ours,
+        "scaled_dot_product_attention",
+        table="causal_steps" if causal else "steps",
+    )
+
+
 def problems(family: str, small: bool = False) -> list[Problem]:
     """The problems of a family; ``small`` ones only check the steps."""
     if family == "gemm":
         return [_gemm(64), _gemm(576)] if small else [_gemm(512), _gemm(2048, skip=("dot",))]
+    if family == "conv":
+        return [_conv(2, 16, 64, 8, 16), _conv(1, 32, 128, 16, 12)] if small else [_conv(1, 64, 64, 56, 56)]
+    if family == "attention":
+        heads, lengths = (2, (64, 320)) if small else (8, (1024,))
+        return [_attention(heads, length, causal) for length in lengths for causal in (False, True)]
     raise ValueError(f"[ladder] family: expected one of {', '.join(FAMILIES)}, got {family!r}")
