@@ -1,15 +1,19 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "autograd/node.h"
+#include "core/generator.h"
 #include "core/verbose.h"
 #include "kernels/attention.h"
+#include "ops/creation.h"
 #include "ops/dispatch.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/extrema.h"
+#include "ops/logic.h"
 #include "ops/matmul.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
@@ -23,9 +27,13 @@ constexpr const char* kName = "scaled_dot_product_attention";
 
 // Operands as (batch, heads, length, features); key and value with their own number of heads.
 struct Inputs {
-  Tensor q, k, v, mask;  // mask (batch, heads, q_len, k_len) or undefined
-  bool causal = false;
+  Tensor q, k, v, mask;                                          // mask (batch, heads, q_len, k_len) or undefined
+  Tensor slopes;                                                 // (batch, heads) or undefined
+  std::int64_t before = kUnlimitedKeys, after = kUnlimitedKeys;  // query i sees keys i - before .. i + after
   double scale = 1;
+  double dropout_p = 0;
+  PhiloxState stream;  // of the dropped weights
+  bool banded() const { return before < kUnlimitedKeys || after < kUnlimitedKeys; }
   std::int64_t group() const { return k.size(1) > 0 ? q.size(1) / k.size(1) : 1; }
 };
 
@@ -37,15 +45,26 @@ Tensor split_heads(const Tensor& x, std::int64_t group) {
 }
 Tensor join_heads(const Tensor& x) { return reshape(x, {x.size(0), x.size(1) * x.size(2), x.size(3), x.size(4)}); }
 
-// True where key j <= query i, without arithmetic on positions: a row of q_len ones and k_len zeros, repeated, read
-// with a stride one short of its length.
-Tensor causal_mask(std::int64_t q_len, std::int64_t k_len, Device device) {
+// j - i for query i and key j.
+Tensor distance(const Inputs& in) {
+  auto positions = [&](std::int64_t n) {
+    return arange(Scalar(std::int64_t{0}), Scalar(n), Scalar(std::int64_t{1}), DType::Int32, in.q.device());
+  };
+  return sub(positions(in.k.size(2)), unsqueeze(positions(in.q.size(2)), 1));
+}
+
+// True where query i sees key j.
+Tensor band(const Inputs& in) {
   const GradModeGuard off(false);
-  const std::int64_t period = q_len + k_len;
-  Tensor row = full({period}, false, DType::Bool, device);
-  Tensor ones = narrow(row, 0, 0, q_len);
-  fill_(ones, wrap_scalar(true));
-  return as_strided(contiguous(expand(row, {q_len, period})), {q_len, k_len}, {period - 1, 1}, q_len - 1);
+  const Tensor d = distance(in);
+  auto bound = [&](std::int64_t n) {  // further than any distance is no limit, and fits 32 bits
+    return wrap_scalar(std::min(n, in.q.size(2) + in.k.size(2)));
+  };
+  return logical_and(le(d, bound(in.after)), le(neg(d), bound(in.before)));
+}
+
+Tensor drop(const Inputs& in, const Tensor& weights) {
+  return in.dropout_p > 0 ? dropout_at(weights, in.dropout_p, in.stream) : weights;
 }
 
 // Attention weights in differentiable ops, (batch, kv_heads, group, q_len, k_len).
@@ -59,7 +78,11 @@ Tensor composed_weights(const Inputs& in) {
     s = mask.dtype() == DType::Bool ? where(mask, s, infinity)
                                     : where(eq(detach(mask), infinity), infinity, add(s, mask));
   }
-  if (in.causal) s = where(causal_mask(in.q.size(2), in.k.size(2), in.q.device()), s, infinity);
+  if (in.slopes.defined()) {
+    const Tensor steps = to_dtype(abs(distance(in)), in.q.dtype());
+    s = sub(s, mul(reshape(in.slopes, {in.q.size(0), in.k.size(1), group, 1, 1}), steps));
+  }
+  if (in.banded()) s = where(band(in), s, infinity);
   Tensor top;
   {
     const GradModeGuard off(false);
@@ -71,12 +94,10 @@ Tensor composed_weights(const Inputs& in) {
   return div(e, where(eq(total, zero), one, total));
 }
 
-Tensor composed(const Inputs& in, double dropout_p) {
+Tensor composed(const Inputs& in) {
   if (in.k.size(2) == 0 || in.q.numel() == 0)  // no weights; the products still give the result its shape and history
     return join_heads(matmul(matmul(split_heads(in.q, in.group()), swap(unsqueeze(in.k, 2))), unsqueeze(in.v, 2)));
-  Tensor p = composed_weights(in);
-  if (dropout_p > 0) p = dropout(p, dropout_p, true, false);
-  return join_heads(matmul(p, unsqueeze(in.v, 2)));
+  return join_heads(matmul(drop(in, composed_weights(in)), unsqueeze(in.v, 2)));
 }
 
 struct Gradients {
@@ -84,20 +105,31 @@ struct Gradients {
 };
 
 // With P the weights and G the gradient of the result: dV = P^T G, dS = P * (G V^T - rowsum(P * G V^T)), dQ = s dS K,
-// dK = s dS^T Q.
+// dK = s dS^T Q. With dropout the mask applies to P in dV and to G V^T.
 Gradients composed_backward(const Inputs& in, const Tensor& grad) {
   const std::int64_t group = in.group();
   const Tensor p = composed_weights(in), g = split_heads(grad, group);
-  const Tensor dp = matmul(g, swap(unsqueeze(in.v, 2)));
+  const Tensor dp = drop(in, matmul(g, swap(unsqueeze(in.v, 2))));
   const Tensor ds = mul(mul(p, sub(dp, sum(mul(p, dp), {-1}, true))), wrap_scalar(in.scale));
   return {join_heads(matmul(ds, unsqueeze(in.k, 2))), sum(matmul(swap(ds), split_heads(in.q, group)), {2}, false),
-          sum(matmul(swap(p), g), {2}, false)};
+          sum(matmul(swap(drop(in, p)), g), {2}, false)};
 }
 
 HeadRows rows_of(const Tensor& t) { return {t.data(), t.stride(0), t.stride(1), t.stride(2)}; }
 Tensor feature_major(const Tensor& t) { return t.stride(3) == 1 || t.size(3) == 1 ? t : contiguous(t); }
 
-Attention describe(const Inputs& in, const Tensor& out, const Tensor& lse) {
+// (batch, heads, length, features) whose memory has the axis order of `like`, so that splitting and merging heads needs
+// no copy.
+Tensor empty_like_heads(const Tensor& like, std::int64_t features) {
+  const std::int64_t batch = like.size(0), heads = like.size(1), length = like.size(2);
+  if (heads == 1 || like.stride(1) >= like.stride(2))
+    return empty({batch, heads, length, features}, like.dtype(), like.device());
+  const Tensor memory = empty({batch, length, heads, features}, like.dtype(), like.device());
+  return alias(memory, {batch, heads, length, features}, {memory.stride(0), memory.stride(2), memory.stride(1), 1}, 0);
+}
+
+// stats: (2, batch, heads, q_len), see Attention::top.
+Attention describe(const Inputs& in, const Tensor& out, const Tensor& stats) {
   Attention a;
   a.batch = in.q.size(0);
   a.heads = in.q.size(1);
@@ -110,7 +142,8 @@ Attention describe(const Inputs& in, const Tensor& out, const Tensor& lse) {
   a.k = rows_of(in.k);
   a.v = rows_of(in.v);
   a.out = rows_of(out);
-  a.lse = lse.data();
+  a.top = stats.data();
+  a.inverse = static_cast<char*>(stats.data()) + stats.stride(0) * static_cast<std::int64_t>(itemsize(stats.dtype()));
   if (in.mask.defined()) {
     a.mask = in.mask.data();
     a.mask_is_bool = in.mask.dtype() == DType::Bool;
@@ -119,8 +152,18 @@ Attention describe(const Inputs& in, const Tensor& out, const Tensor& lse) {
     a.mask_row = in.mask.stride(2);
     a.mask_col = in.mask.stride(3);
   }
-  a.causal = in.causal;
+  if (in.slopes.defined()) {
+    a.slopes = in.slopes.data();
+    a.slope_batch = in.slopes.stride(0);
+    a.slope_head = in.slopes.stride(1);
+  }
+  a.before = in.before;
+  a.after = in.after;
   a.scale = in.scale;
+  a.threshold = static_cast<std::uint32_t>(dropout_threshold(in.dropout_p));
+  a.seed = in.stream.seed;
+  a.offset = in.stream.offset;
+  a.keep_scale = 1 / (1 - in.dropout_p);
   return a;
 }
 
@@ -128,8 +171,8 @@ Attention describe(const Inputs& in, const Tensor& out, const Tensor& lse) {
   fail(kName, "query", ErrorKind::OutOfMemory, "no scratch memory for sequences of ", a.q_len, " and ", a.k_len);
 }
 
-// The tiled kernels, for float32. The result's memory has the query's axis order, so that merging heads afterwards
-// needs no copy.
+// The tiled kernels, for float32. Operands are read where they stand, and the result's memory has the query's axis
+// order.
 Tensor native(const Inputs& given) {
   const Device device = given.q.device();
   const DType dtype = given.q.dtype();
@@ -137,23 +180,23 @@ Tensor native(const Inputs& given) {
   in.q = feature_major(detach(given.q));
   in.k = feature_major(detach(given.k));
   in.v = feature_major(detach(given.v));
-  const std::int64_t batch = in.q.size(0), heads = in.q.size(1), q_len = in.q.size(2), dim = in.v.size(3);
-  Tensor out;
-  if (heads > 1 && in.q.stride(1) < in.q.stride(2)) {
-    const Tensor memory = empty({batch, q_len, heads, dim}, dtype, device);
-    out = alias(memory, {batch, heads, q_len, dim}, {memory.stride(0), memory.stride(2), memory.stride(1), 1}, 0);
-  } else {
-    out = empty({batch, heads, q_len, dim}, dtype, device);
-  }
-  const Tensor lse = empty({batch, heads, q_len}, dtype, device);
-  const Attention a = describe(in, out, lse);
+  Tensor out = empty_like_heads(in.q, in.v.size(3));
+  const Tensor stats = empty({2, in.q.size(0), in.q.size(1), in.q.size(2)}, dtype, device);
+  const Attention a = describe(in, out, stats);
   if (!kernel_or_fail(kernels<AttentionKernels>(device).forward[static_cast<int>(dtype)], kName, device, dtype)(a))
     out_of_scratch(a);
   if (!any_requires_grad(given.q, given.k, given.v)) return out;
+  Inputs rest = given;  // the operands are kept with their versions
+  rest.q = rest.k = rest.v = rest.mask = rest.slopes = Tensor();
   record(kName, out, {&given.q, &given.k, &given.v},
-         [q = save(given.q), k = save(given.k), v = save(given.v), mask = save(given.mask), y = Saved(out, 0), lse,
-          causal = in.causal, scale = in.scale](Backward& bw) {
-           Inputs saved{q.get(bw), k.get(bw), v.get(bw), mask.defined() ? mask.get(bw) : Tensor(), causal, scale};
+         [q = save(given.q), k = save(given.k), v = save(given.v), mask = save(given.mask), slopes = save(given.slopes),
+          y = Saved(out, 0), stats, rest](Backward& bw) {
+           Inputs saved = rest;
+           saved.q = q.get(bw);
+           saved.k = k.get(bw);
+           saved.v = v.get(bw);
+           if (mask.defined()) saved.mask = mask.get(bw);
+           if (slopes.defined()) saved.slopes = slopes.get(bw);
            Gradients r;
            if (bw.create_graph) {
              r = composed_backward(saved, bw.grad());
@@ -163,14 +206,20 @@ Tensor native(const Inputs& given) {
              saved.v = feature_major(saved.v);
              const Tensor result = y.get(bw), g = feature_major(bw.grad());
              AttentionBackward w;
-             w.forward = describe(saved, result, lse);
+             w.forward = describe(saved, result, stats);
              w.dout = rows_of(g);
-             r.dq = empty(saved.q.sizes(), saved.q.dtype(), saved.q.device());
-             r.dk = empty(saved.k.sizes(), saved.k.dtype(), saved.k.device());
-             r.dv = empty(saved.v.sizes(), saved.v.dtype(), saved.v.device());
-             w.dq = r.dq.data();
-             w.dk = r.dk.data();
-             w.dv = r.dv.data();
+             r.dq = empty_like_heads(saved.q, saved.q.size(3));
+             r.dk = empty_like_heads(saved.k, saved.k.size(3));
+             r.dv = empty_like_heads(saved.v, saved.v.size(3));
+             w.dq = rows_of(r.dq);
+             w.dk = rows_of(r.dk);
+             w.dv = rows_of(r.dv);
+             w.slices = attention_slices(w.forward.batch * w.forward.kv_heads, w.forward.k_len);
+             Tensor slices;
+             if (w.slices > 1) {
+               slices = empty({w.slices, r.dq.numel()}, g.dtype(), g.device());
+               w.dq_slices = slices.data();
+             }
              const auto fn = kernels<AttentionKernels>(g.device()).backward[static_cast<int>(g.dtype())];
              if (!kernel_or_fail(fn, kName, g.device(), g.dtype())(w)) out_of_scratch(w.forward);
            }
@@ -182,10 +231,11 @@ Tensor native(const Inputs& given) {
 }
 
 // Why the tiled kernel cannot serve, or null when it can.
-const char* tiled_refusal(const Inputs& in, const Tensor& mask, double dropout_p) {
-  if (dropout_p != 0) return "dropout on the weights";
+const char* tiled_refusal(const Inputs& in, const Tensor& mask, const Tensor& slopes) {
+  if (dropout_threshold(in.dropout_p) > 0xffffffffu) return "dropout of every weight";
   if (in.q.numel() == 0 || in.v.numel() == 0) return "empty operands";
   if (any_requires_grad(mask)) return "the mask needs a gradient";
+  if (any_requires_grad(slopes)) return "the slopes need a gradient";
   if (!kernels<AttentionKernels>(in.q.device()).forward[static_cast<int>(in.q.dtype())])
     return "written for float32 only";
   return nullptr;
@@ -209,7 +259,8 @@ Tensor to_four(const Tensor& t, const Dims& lead, std::int64_t heads) {
 }  // namespace
 
 Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
-                                    double dropout_p, bool causal, std::optional<double> scale, bool grouped) {
+                                    double dropout_p, bool causal, std::optional<double> scale, bool grouped,
+                                    const Tensor& slopes, const Dims& window) {
   for (const auto& [t, name] : {std::pair(&query, "query"), std::pair(&key, "key"), std::pair(&value, "value")}) {
     require(t->ndim() >= 2, kName, name, ErrorKind::Shape, "expected at least 2 dimensions, got shape ", t->sizes());
     require(is_floating(t->dtype()), kName, name, ErrorKind::DType, "expected a floating point tensor, got ",
@@ -217,7 +268,7 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
     require(t->dtype() == query.dtype(), kName, name, ErrorKind::DType, "expected ", query.dtype(),
             " like the query, got ", t->dtype());
   }
-  common_device(kName, {&query, &key, &value, &mask});
+  common_device(kName, {&query, &key, &value, &mask, &slopes});
   require(key.size(-1) == query.size(-1), kName, "key", ErrorKind::Shape, "expected ", query.size(-1),
           " features like the query, got shape ", key.sizes());
   require(value.size(-2) == key.size(-2), kName, "value", ErrorKind::Shape, "expected ", key.size(-2),
@@ -228,7 +279,7 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
   if (query.dtype() == DType::Float16 || query.dtype() == DType::BFloat16) {
     auto wide = [](const Tensor& t) { return t.defined() && is_floating(t.dtype()) ? to_dtype(t, DType::Float32) : t; };
     return to_dtype(scaled_dot_product_attention(wide(query), wide(key), wide(value), wide(mask), dropout_p, causal,
-                                                 scale, grouped),
+                                                 scale, grouped, wide(slopes), window),
                     query.dtype());
   }
 
@@ -252,11 +303,26 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
   in.q = to_four(query, lead, heads);
   in.k = to_four(key, lead, kv_heads);
   in.v = to_four(value, lead, kv_heads);
-  in.causal = causal;
+  for (int side = 0; side < static_cast<int>(window.size()); ++side) {
+    const std::int64_t n = window[side];
+    require(n >= -1, kName, "window_size", ErrorKind::Value, "expected numbers of keys, or -1 for no limit, got ",
+            window);
+    if (n >= 0) (side == 0 ? in.before : in.after) = std::min(n, kUnlimitedKeys);
+  }
+  if (causal) in.after = 0;
   in.scale = scale.value_or(1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(query.size(-1), 1))));
   Dims out_sizes = lead;
   if (!out_sizes.empty()) out_sizes.back() = heads;
   Dims mask_sizes = out_sizes;
+  if (slopes.defined()) {
+    require(is_floating(slopes.dtype()), kName, "alibi_slopes", ErrorKind::DType,
+            "expected a floating point tensor, got ", slopes.dtype());
+    require(!out_sizes.empty() && slopes.ndim() <= out_sizes.ndim() &&
+                broadcast_sizes(kName, slopes.sizes(), out_sizes) == out_sizes,
+            kName, "alibi_slopes", ErrorKind::Shape, "expected one number per head: a shape that broadcasts to ",
+            out_sizes, ", got ", slopes.sizes());
+    in.slopes = reshape(expand(to_dtype(slopes, query.dtype()), out_sizes), {in.q.size(0), heads});
+  }
   out_sizes.push_back(query.size(-2));
   out_sizes.push_back(value.size(-1));
   if (mask.defined()) {
@@ -269,14 +335,18 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
     const Tensor m = expand(mask.dtype() == DType::Bool ? mask : to_dtype(mask, query.dtype()), mask_sizes);
     in.mask = to_four(m, lead, heads);
   }
-  const char* refusal = tiled_refusal(in, mask, dropout_p);
+  in.dropout_p = dropout_p;
+  if (dropout_p > 0)
+    in.stream = default_generator().reserve(
+        static_cast<std::uint64_t>((in.q.size(0) * heads * in.q.size(2) * in.k.size(2) + 3) / 4));
+  const char* refusal = tiled_refusal(in, mask, slopes);
   const VerboseCall call(kName);
   if (verbose_on)
     verbose_note(" %s q %s k %s (%s): %s%s", dtype_name(query.dtype()), to_text(in.q.sizes()).c_str(),
                  to_text(in.k.sizes()).c_str(), kernels_for(query.device()).name,
                  refusal ? "composed of products and softmax; not the tiled kernel: " : "tiled kernel",
                  refusal ? refusal : "");
-  const Tensor out = refusal ? composed(in, dropout_p) : native(in);
+  const Tensor out = refusal ? composed(in) : native(in);
   return out.sizes() == out_sizes ? out : reshape(out, out_sizes);
 }
 

@@ -40,7 +40,7 @@ void run(const char* op, const Tensor& in, const Tensor& out, const Recipe& r, P
   k.n = in.numel();
   k.seed = s.seed;
   k.offset = s.offset;
-  k.threshold = static_cast<std::uint64_t>(std::llround(r.p * 0x1p32));
+  k.threshold = dropout_threshold(r.p);
   k.scale = r.scale;
   k.shift = r.shift;
   k.dropped = r.dropped;
@@ -82,6 +82,10 @@ Tensor apply(const char* op, const Tensor& x, const Recipe& r, bool inplace) {
 }
 
 }  // namespace
+
+std::uint64_t dropout_threshold(double p) { return static_cast<std::uint64_t>(std::llround(p * 0x1p32)); }
+
+Tensor dropout_at(const Tensor& x, double p, PhiloxState s) { return masked("dropout", x, plain(p), s); }
 
 Tensor dropout(const Tensor& x, double p, bool training, bool inplace) {
   check("dropout", x, p);
