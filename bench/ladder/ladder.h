@@ -89,26 +89,16 @@ inline void tile(Int k, const float* a, Int a_row, Int a_col, const float* b, In
     for (int j = 0; j < NV; ++j) store(c + i * c_row + j * kLanes, sum[i][j]);
 }
 
-// A strip of C, one tile wide and m rows high, against the same columns of B.
-template <bool kAdd, int NV = kTileVectors>
+// A strip of C, NV vectors wide and m rows high, against the same columns of B: tiles of R rows, then one of the rest.
+template <bool kAdd, int NV = kTileVectors, int R = kTileRows>
 inline void strip(Int m, Int k, const float* a, Int a_row, Int a_col, const float* b, Int b_row, float* c, Int c_row) {
-  Int i = 0;
-  for (; i + kTileRows <= m; i += kTileRows)
-    tile<kTileRows, NV, kAdd>(k, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row);
-  a += i * a_row;
-  c += i * c_row;
-  switch (m - i) {
-    case 1:
-      return tile<1, NV, kAdd>(k, a, a_row, a_col, b, b_row, c, c_row);
-    case 2:
-      return tile<2, NV, kAdd>(k, a, a_row, a_col, b, b_row, c, c_row);
-    case 3:
-      return tile<3, NV, kAdd>(k, a, a_row, a_col, b, b_row, c, c_row);
-    case 4:
-      return tile<4, NV, kAdd>(k, a, a_row, a_col, b, b_row, c, c_row);
-    case 5:
-      return tile<5, NV, kAdd>(k, a, a_row, a_col, b, b_row, c, c_row);
+  for (; m >= R; m -= R) {
+    tile<R, NV, kAdd>(k, a, a_row, a_col, b, b_row, c, c_row);
+    a += R * a_row;
+    c += R * c_row;
   }
+  if constexpr (R > 1)
+    if (m > 0) strip<kAdd, NV, R - 1>(m, k, a, a_row, a_col, b, b_row, c, c_row);
 }
 
 // Memory for intermediate results, one block per thread and number, kept from call to call: a fresh megabyte from the

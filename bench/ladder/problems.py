@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["FAMILIES", "Problem", "aligned", "problems"]
 
-FAMILIES = ("gemm", "conv", "attention")
+FAMILIES = ("gemm", "conv", "attention", "recurrence")
 Array = np.ndarray[Any, Any]
 
 
@@ -127,6 +127,43 @@ def _attention(heads: int, length: int, causal: bool) -> Problem:
     )
 
 
+def _recur(x: Array, w_ih: Array, w_hh: Array, bias: Array) -> Array:
+    steps, batch, n = x.shape
+    h, c, out = np.zeros((batch, n)), np.zeros((batch, n)), np.empty_like(x)
+    for t in range(steps):
+        i, f, g, o = np.split(x[t] @ w_ih.T + h @ w_hh.T + bias, 4, axis=1)
+        c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+        h = out[t] = np.tanh(c) / (1 + np.exp(-o))
+    return out
+
+
+def _recurrence(steps: int, batch: int, n: int) -> Problem:
+    rng = np.random.default_rng(batch)
+    weight = 1.5 * n**-0.5
+
+    def ours(T: Any, x: Any, w_ih: Any, w_hh: Any, bias: Any) -> Callable[[], Any]:
+        layer = T.nn.LSTM(n, n)
+        state = {"weight_ih_l0": w_ih, "weight_hh_l0": w_hh, "bias_ih_l0": bias, "bias_hh_l0": T.zeros(4 * n)}
+        layer.load_state_dict(state)
+        return lambda: layer(x)[0]
+
+    return Problem(
+        f"LSTM {n} -> {n}, {steps} steps, batch {batch}",
+        (steps, batch, n),
+        16.0 * steps * batch * n * n,
+        [
+            _normal(rng, steps, batch, n),
+            _normal(rng, 4 * n, n, scale=weight),
+            _normal(rng, 4 * n, n, scale=weight),
+            _normal(rng, 4 * n),
+        ],
+        (steps, batch, n),
+        _recur,
+        ours,
+        "LSTM",
+    )
+
+
 def problems(family: str, small: bool = False) -> list[Problem]:
     """The problems of a family; ``small`` ones only check the steps."""
     if family == "gemm":
@@ -136,4 +173,6 @@ def problems(family: str, small: bool = False) -> list[Problem]:
     if family == "attention":
         heads, lengths = (2, (64, 320)) if small else (8, (1024,))
         return [_attention(heads, length, causal) for length in lengths for causal in (False, True)]
+    if family == "recurrence":
+        return [_recurrence(5, b, 64) for b in (1, 2, 11)] if small else [_recurrence(64, b, 256) for b in (1, 32)]
     raise ValueError(f"[ladder] family: expected one of {', '.join(FAMILIES)}, got {family!r}")
