@@ -163,7 +163,7 @@ struct Parser {
       bool ok = true;
       const Tensor t = operand(o, ok);
       if (!ok || t.numel() != 1) not_a_number(o);
-      store_scalar(out, dtype, load_scalar(t.data(), t.dtype()));
+      store_scalar(out, dtype, scalar_of(t));
     }
     out += itemsize(dtype);
   }
@@ -172,7 +172,6 @@ struct Parser {
   void fill(PyObject* o, int depth) {
     if (is_tensor(o)) {
       const Tensor t = as_tensor(o);
-      require(t.is_cpu(), "tensor", "data", ErrorKind::Device, "expected CPU tensors inside lists, got ", t.device());
       require(t.ndim() == sizes.ndim() - depth, "tensor", "data", ErrorKind::Value,
               "the data changed while it was read");
       Tensor c = empty(t.sizes(), dtype);
@@ -213,8 +212,7 @@ PyObject* plain_lists(PyObject* o, int depth) {
 }
 
 Tensor placed(const Tensor& t, std::optional<Device> device) {
-  if (!device || *device == t.device()) return t;
-  fail("tensor", "device", ErrorKind::Device, "no backend for device ", *device, " in this build");
+  return device ? ops::to_device(t, *device) : t;
 }
 
 template <class T, class Make>
@@ -273,8 +271,7 @@ Tensor tensor_from_data(PyObject* data, std::optional<DType> dtype, std::optiona
 }
 
 Object to_list(const Tensor& t) {
-  require(t.is_cpu(), "tolist", "", ErrorKind::Device, "expected a CPU tensor, got ", t.device(),
-          "; move it with .cpu()");
+  if (!t.is_cpu()) return to_list(ops::to_device(detach(t), {}));
   const char* p = static_cast<const char*>(t.data());
   const auto list = [&]<class T>(T, auto make) {
     return Object::checked(row_list<T>(p, t.sizes(), t.strides(), 0, make));

@@ -37,7 +37,7 @@ Entry classify_tensor(const Tensor& t) {
   if (t.ndim() > 0) return {Entry::Kind::tensor, 0, t};
   require(!is_floating(t.dtype()), kOp, "", ErrorKind::Index, "expected integers or bools as an index, got a ",
           t.dtype(), " tensor");
-  const std::int64_t v = load_scalar(t.data(), t.dtype()).to_int();
+  const std::int64_t v = scalar_of(t).to_int();
   return {is_mask(t) ? Entry::Kind::truth : Entry::Kind::integer, v, {}};
 }
 

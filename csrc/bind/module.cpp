@@ -5,6 +5,7 @@
 
 #include "bind/autograd.h"
 #include "bind/caster.h"
+#include "bind/cuda.h"
 #include "bind/errors.h"
 #include "bind/interchange.h"
 #include "bind/schema.h"
@@ -36,7 +37,7 @@ py::dict build_info() {
   d["compiler"] = __VERSION__;
   d["build_type"] = PYDLX_BUILD_TYPE;
   d["blas"] = PYDLX_BLAS_NAME;
-  d["cuda"] = PYDLX_WITH_CUDA ? true : false;
+  d["cuda"] = PYDLX_CUDA_NAME;  // version of the compiler, "emulated" or "none"
   d["openmp"] = _OPENMP;
   d["cpu_isa"] = kernels_for({}).name;
   py::list isas;
@@ -47,8 +48,9 @@ py::dict build_info() {
   return d;
 }
 
-py::dict memory_stats() {
-  const AllocatorStats s = cpu_allocator().stats();
+}  // namespace
+
+py::dict stats_dict(const AllocatorStats& s) {
   py::dict d;
   d["in_use"] = s.in_use;
   d["peak_in_use"] = s.peak_in_use;
@@ -58,6 +60,8 @@ py::dict memory_stats() {
   d["cache_hits"] = s.cache_hits;
   return d;
 }
+
+namespace {
 
 // ---- limits of the machine, for the benchmark program (pydlx.bench.limits)
 
@@ -100,6 +104,7 @@ PYBIND11_MODULE(_C, m) {
   init_function(m.ptr());
   init_numpy(m.ptr());
   init_dlpack(m.ptr());
+  init_cuda(m.ptr());
 
   OpRegistry registry;
   bind_all(registry);
@@ -121,7 +126,7 @@ PYBIND11_MODULE(_C, m) {
     std::fprintf(stderr, "pydlx: %s; %d threads; BLAS %s\n", describe_cpu_path().c_str(), num_threads(),
                  PYDLX_BLAS_NAME);
 
-  m.def("memory_stats", &memory_stats, "Bytes in use, cached and at peak of the CPU allocator.");
+  m.def("memory_stats", [] { return stats_dict(cpu_allocator().stats()); }, "Bytes in use, cached and at peak of the CPU allocator.");
   m.def("empty_cache", [] { cpu_allocator().empty_cache(); }, "Returns cached CPU memory to the system.");
   m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
   m.def("get_num_threads", &num_threads);

@@ -41,9 +41,13 @@ Tensor detach_(const Tensor& t) {
 }
 
 // Moves and converts; the tensor itself when nothing changes and no copy was asked for.
-Tensor to_place(const Tensor& t, std::optional<Device> device, std::optional<DType> dtype, bool, bool copy, PyObject*) {
-  if (device && !(*device == t.device())) kernels_for(*device);  // DeviceError when the backend is absent
-  const Tensor r = dtype ? ops::to_dtype(t, *dtype) : t;
+Tensor to_place(const Tensor& t, std::optional<Device> device, std::optional<DType> dtype, bool non_blocking, bool copy,
+                PyObject*) {
+  // Conversion first when it makes fewer bytes to move.
+  const bool narrower = dtype && itemsize(*dtype) < itemsize(t.dtype());
+  Tensor r = narrower ? ops::to_dtype(t, *dtype) : t;
+  if (device) r = ops::to_device(r, *device, non_blocking);
+  if (dtype) r = ops::to_dtype(r, *dtype);
   return copy && r.is_same(t) ? ops::clone(t) : r;
 }
 Tensor to_type(const Tensor& t, DType dtype, bool, bool copy, PyObject*) {

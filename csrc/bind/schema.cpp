@@ -536,7 +536,7 @@ namespace {
 std::int64_t to_int64(const Call& c, std::size_t i, PyObject* o) {
   if (is_tensor(o)) {
     if (!is_int_tensor(o)) argument_error(c, i, "an integer");
-    return load_scalar(as_tensor(o).data(), as_tensor(o).dtype()).to_int();
+    return scalar_of(as_tensor(o)).to_int();
   }
   if (!PyIndex_Check(o)) argument_error(c, i, "an integer");
   const Object n = Object::checked(PyNumber_Index(o));
@@ -579,8 +579,8 @@ Scalar parse_number(const Call& c, std::size_t i) {
   PyObject* o = c.slots[i];
   bool ok = true;
   const Tensor t = operand(o, ok);
-  if (!ok || t.numel() != 1 || !t.is_cpu()) argument_error(c, i, "a number");
-  return load_scalar(t.data(), t.dtype());
+  if (!ok || t.numel() != 1) argument_error(c, i, "a number");
+  return scalar_of(t);
 }
 
 std::string parse_str(const Call& c, std::size_t i) {

@@ -4,6 +4,7 @@
 
 #include "bind/caster.h"
 #include "bind/schema.h"
+#include "core/backend.h"
 
 namespace pydlx::bind {
 
@@ -26,6 +27,8 @@ bool parse_device_text(const std::string& s, Device& d) {
     if (error != std::errc() || end != e || b == e || index < 0 || index > 127) return false;
   }
   if (type != "cpu" && type != "cuda") return false;
+  if (type == "cuda" && colon == std::string::npos)  // the thread's current device
+    if (Backend* b = backend_of(DeviceType::CUDA); b && b->device_count() > 1) index = b->current_device();
   d = {type == "cpu" ? DeviceType::CPU : DeviceType::CUDA, static_cast<std::int8_t>(type == "cpu" ? 0 : index)};
   return true;
 }

@@ -223,9 +223,4 @@ Allocator& cpu_allocator() {
   return *a;
 }
 
-Allocator& allocator_for(Device device) {
-  if (device.is_cpu()) return cpu_allocator();
-  fail("device", "", ErrorKind::Device, "no backend for device ", device, " in this build");
-}
-
 }  // namespace pydlx

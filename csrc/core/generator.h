@@ -49,5 +49,6 @@ class Generator {
 };
 
 Generator& default_generator();
+Generator& default_generator(Device device);
 
 }  // namespace pydlx

@@ -1,6 +1,6 @@
 // Storage-only 16-bit floats. Arithmetic happens in float; the conversions are branch-free so that compilers vectorise
 // them. Everything here is forced inline: these helpers are also used by the per-instruction-set objects, which may
-// export nothing.
+// export nothing. GPUs convert in one instruction.
 #pragma once
 #include <cstdint>
 
@@ -22,6 +22,11 @@ PYDLX_HD To bit_cast(const From& from) {
 
 // IEEE binary16 -> binary32: shift the exponent into place, rescale, and treat inf/NaN and subnormals by selection.
 PYDLX_HD float half_bits_to_float(std::uint16_t h) {
+#if defined(__CUDA_ARCH__)
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+  return f;
+#else
   const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16;
   const std::uint32_t body = static_cast<std::uint32_t>(h & 0x7fffu) << 13;
   const float scaled = bit_cast<float>(body) * 0x1p112f;
@@ -32,10 +37,16 @@ PYDLX_HD float half_bits_to_float(std::uint16_t h) {
   const std::uint32_t e = h & 0x7c00u;
   const std::uint32_t bits = e == 0x7c00u ? special : (e == 0 ? bit_cast<std::uint32_t>(sub) : finite);
   return bit_cast<float>(bits | sign);
+#endif
 }
 
 // binary32 -> binary16, round to nearest even; overflow gives inf, NaN stays NaN.
 PYDLX_HD std::uint16_t float_to_half_bits(float f) {
+#if defined(__CUDA_ARCH__)
+  std::uint16_t h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+#else
   const std::uint32_t w = bit_cast<std::uint32_t>(f);
   const std::uint32_t sign = (w >> 16) & 0x8000u;
   const std::uint32_t a = w & 0x7fffffffu;
@@ -47,14 +58,21 @@ PYDLX_HD std::uint16_t float_to_half_bits(float f) {
   r = a >= 0x477ff000u ? 0x7c00u : r;
   r = a > 0x7f800000u ? 0x7e00u : r;
   return static_cast<std::uint16_t>(r | sign);
+#endif
 }
 
 PYDLX_HD float bfloat16_bits_to_float(std::uint16_t h) { return bit_cast<float>(static_cast<std::uint32_t>(h) << 16); }
 
 PYDLX_HD std::uint16_t float_to_bfloat16_bits(float f) {
+#if defined(__CUDA_ARCH__)
+  std::uint16_t h;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+#else
   const std::uint32_t w = bit_cast<std::uint32_t>(f);
   const std::uint32_t rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
   return static_cast<std::uint16_t>((w & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+#endif
 }
 
 struct Half {

@@ -7,6 +7,7 @@
 #include "autograd/mode.h"
 #include "autograd/node.h"
 #include "core/allocator.h"
+#include "core/backend.h"
 
 namespace pydlx {
 
@@ -257,6 +258,14 @@ Scalar load_scalar(const void* p, DType dtype) {
       return *static_cast<const double*>(p);
   }
   return {};
+}
+
+Scalar scalar_of(const Tensor& t) {
+  if (t.is_cpu()) [[likely]]
+    return load_scalar(t.data(), t.dtype());
+  alignas(8) unsigned char bytes[8];
+  require_backend(t.device()).copy(bytes, {}, t.data(), t.device(), itemsize(t.dtype()), false);
+  return load_scalar(bytes, t.dtype());
 }
 
 Tensor wrap_scalar(Scalar v, DType dtype) {

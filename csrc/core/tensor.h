@@ -113,6 +113,7 @@ struct Scalar {
 // Writes `v` as one element of `dtype` at `p` (host memory).
 void store_scalar(void* p, DType dtype, Scalar v);
 Scalar load_scalar(const void* p, DType dtype);
+Scalar scalar_of(const Tensor& t);  // of a tensor with one element; waits for a device's result
 
 // Sizes and dtype in 32 bits: tells whether a gradient or a saved tensor still has the geometry it was recorded with.
 std::uint32_t geometry_key(const TensorImpl& t) noexcept;

@@ -35,10 +35,15 @@ PYDLX_HD double hypot(double a, double b) { return __builtin_hypot(a, b); }
 PYDLX_HD float fmod(float a, float b) { return __builtin_fmodf(a, b); }
 PYDLX_HD double fmod(double a, double b) { return __builtin_fmod(a, b); }
 
-// The variant with an explicit sign result: plain lgamma writes a global variable, which is a race between threads.
+// The variant with an explicit sign result: the host's plain lgamma writes a global variable, which is a race between
+// threads.
 PYDLX_HD double lgamma(double x) {
+#if defined(__CUDA_ARCH__)
+  return ::lgamma(x);
+#else
   int sign;
   return __builtin_lgamma_r(x, &sign);
+#endif
 }
 PYDLX_HD float lgamma(float x) { return static_cast<float>(lgamma(static_cast<double>(x))); }
 

@@ -7,7 +7,7 @@
 #include <new>
 
 #include "blas/blas.h"
-#include "core/allocator.h"
+#include "core/backend.h"
 #include "cpu_families.h"  // generated: declares register_<family> for every csrc/cpu/<family>.cpp and instruction set
 
 namespace pydlx {
@@ -106,7 +106,7 @@ CpuTables& cpu_tables() {
 const KernelTable& kernels_for(Device device) {
   if (device.is_cpu()) [[likely]]
     return *cpu_tables().current.load(std::memory_order_relaxed);
-  fail("device", "", ErrorKind::Device, "no backend for device ", device, " in this build");
+  return require_backend(device).kernels(device.index);
 }
 
 std::vector<const char*> cpu_isas() { return cpu_tables().available(); }

@@ -61,7 +61,7 @@ Tensor masked(const char* op, const Tensor& x, const Recipe& r, PhiloxState s) {
 }
 
 Tensor apply(const char* op, const Tensor& x, const Recipe& r, bool inplace) {
-  const PhiloxState s = default_generator().reserve(static_cast<std::uint64_t>((x.numel() + 3) / 4));
+  const PhiloxState s = default_generator(x.device()).reserve(static_cast<std::uint64_t>((x.numel() + 3) / 4));
   if (!inplace) return masked(op, x, r, s);
   check_inplace(x, op);
   Ref<Node> node;

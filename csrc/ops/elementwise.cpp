@@ -62,6 +62,21 @@ Tensor to_dtype(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
   return copied("to", x, empty_like(x, dtype));
 }
+Tensor to_device(const Tensor& x, Device device, bool non_blocking) {
+  if (x.device() == device) return x;
+  Tensor out;
+  if (x.contiguous_layout() || !is_dense(x.sizes(), x.strides())) {
+    out = empty(x.sizes(), x.dtype(), device);
+    if (x.numel() > 0) copy_between(out, x, non_blocking);
+  } else {  // the bytes as they lie, under the same strides
+    out = empty_strided(x.sizes(), x.strides(), x.dtype(), device);
+    const Dims flat{x.numel()};
+    if (x.numel() > 0) copy_between(alias(out, flat, {1}, 0), alias(x, flat, {1}, x.offset()), non_blocking);
+  }
+  if (any_requires_grad(x))
+    record("to", out, {&x}, [from = x.device()](Backward& bw) { bw.set(0, to_device(bw.grad(), from, false)); });
+  return out;
+}
 
 Tensor wide_operand(const Tensor& x) {
   const GradModeGuard off(false);

@@ -14,6 +14,7 @@ Tensor clone_as(const Tensor& x,
                 const Tensor& layout_like);  // values of x in the dtype and layout of another tensor; no gradient
 Tensor clone_with_strides(const Tensor& x, const Dims& strides);
 Tensor to_dtype(const Tensor& x, DType dtype);  // x itself when the dtype is already right
+Tensor to_device(const Tensor& x, Device device, bool non_blocking = false);  // x itself when it is there already
 // What kernels that serve float32 and float64 only read: row-major, 16-bit floats widened to float32. Carries no
 // gradient.
 Tensor wide_operand(const Tensor& x);

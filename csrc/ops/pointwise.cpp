@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "autograd/mode.h"
+#include "core/backend.h"
 #include "kernels/pointwise.h"
 
 namespace pydlx {
@@ -151,10 +152,25 @@ Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::in
   return empty(sizes, dtype, device);
 }
 
+void copy_between(const Tensor& out, const Tensor& src, bool non_blocking) {
+  // The source converts on its own device to the bytes that the target wants, and spreads there when it must.
+  Tensor bytes = src;
+  if (src.dtype() != out.dtype() || !src.contiguous_layout()) {
+    bytes = empty(src.sizes(), out.dtype(), src.device());
+    copy_raw(bytes, src);
+  }
+  const bool direct = out.contiguous_layout() && out.sizes() == src.sizes();
+  const Tensor landed = direct ? out : empty(src.sizes(), out.dtype(), out.device());
+  Backend& backend = require_backend(out.is_cpu() ? src.device() : out.device());
+  // Bytes that only live here must have arrived before they are freed.
+  backend.copy(landed.data(), out.device(), bytes.data(), src.device(),
+               static_cast<std::size_t>(bytes.numel()) * itemsize(out.dtype()), non_blocking && bytes.is_same(src) && direct);
+  if (!direct) copy_raw(out, landed);
+}
+
 void copy_raw(const Tensor& out, const Tensor& src) {
   if (out.numel() == 0) return;
-  if (!(out.device() == src.device()))
-    fail("copy_", "", ErrorKind::Device, "expected tensors on one device, got ", out.device(), " and ", src.device());
+  if (!(out.device() == src.device()) && !(src.ndim() == 0 && src.is_cpu())) return copy_between(out, src, false);
   const auto fn = kernel_or_fail(
       kernels<PointwiseKernels>(out.device()).copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
       "copy_", out.device(), src.dtype());

@@ -52,6 +52,9 @@ Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor
 
 // out <- src with conversion and broadcasting, no autograd, no version bump.
 void copy_raw(const Tensor& out, const Tensor& src);
+// The same for non-empty tensors on different devices. A copy that does not block needs a source that stays alive and
+// unchanged until the device's stream has passed it.
+void copy_between(const Tensor& out, const Tensor& src, bool non_blocking);
 void fill_raw(const Tensor& out, Scalar value);
 
 }  // namespace pydlx

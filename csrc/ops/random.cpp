@@ -23,14 +23,14 @@ static_assert(same(philox(~0ull, ~0ull, ~0ull), {{0x408f276du, 0x41c83b0eu, 0xa2
 static_assert(same(philox(0x299f31d0a4093822ull, 0x85a308d3243f6a88ull, 0x0370734413198a2eull),
                    {{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}}));
 
-PhiloxState reserve(Generator* g, std::int64_t elements, std::int64_t per_block) {
+PhiloxState reserve(Generator* g, Device device, std::int64_t elements, std::int64_t per_block) {
   const auto blocks = static_cast<std::uint64_t>((elements + per_block - 1) / per_block);
-  return (g ? *g : default_generator()).reserve(blocks);
+  return (g ? *g : default_generator(device)).reserve(blocks);
 }
 
 RandomFill describe(const Tensor& out, Generator* g, std::int64_t per_block) {
   RandomFill k;
-  const PhiloxState s = reserve(g, out.numel(), per_block);
+  const PhiloxState s = reserve(g, out.device(), out.numel(), per_block);
   k.out = out.data();
   k.n = out.numel();
   k.seed = s.seed;
@@ -259,7 +259,7 @@ Tensor multinomial(const Tensor& weights, std::int64_t samples, bool replacement
   if (out.numel() == 0) return out;
   const Tensor scratch = empty(w.sizes(), DType::Float64, w.device());
   const Tensor order = replacement ? Tensor() : empty(w.sizes(), DType::Int64, w.device());
-  const PhiloxState s = reserve(g, replacement ? out.numel() : w.numel(), 2);
+  const PhiloxState s = reserve(g, out.device(), replacement ? out.numel() : w.numel(), 2);
   k.weights = w.data_as<double>();
   k.out = out.data_as<std::int64_t>();
   k.samples = samples;

@@ -374,9 +374,7 @@ Tensor narrow(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64
 Scalar item(const Tensor& x) {
   require(x.numel() == 1, "item", "input", ErrorKind::Shape, "expected a tensor with one element, got shape ",
           x.sizes());
-  require(x.is_cpu(), "item", "input", ErrorKind::Device, "expected a CPU tensor, got ", x.device(),
-          "; move it with .cpu()");
-  return load_scalar(x.data(), x.dtype());
+  return scalar_of(x);
 }
 
 }  // namespace pydlx::ops

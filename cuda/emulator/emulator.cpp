@@ -1,0 +1,468 @@
+#include <cuda_runtime.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+// ---- fibers ---------------------------------------------------------------------------------------------------------
+// A switch saves the callee-saved registers of the System V ABI on the old stack and takes those of the new one.
+#if !defined(__x86_64__)
+#error "PYDLX_CUDA=EMULATE needs an x86-64 processor"
+#endif
+extern "C" void pydlx_emulator_switch(void** old_stack, void* new_stack);
+asm(R"(
+.text
+.local pydlx_emulator_switch
+.type pydlx_emulator_switch, @function
+pydlx_emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size pydlx_emulator_switch, .-pydlx_emulator_switch
+)");
+
+struct EmulatedGraph {
+  std::vector<std::function<void()>> work;
+};
+struct EmulatedStream {
+  EmulatedGraph* capture = nullptr;
+};
+struct EmulatedEvent {
+  double ms = 0;
+  bool recorded = false;
+};
+
+namespace {
+
+constexpr unsigned kMaxThreads = 1024;
+constexpr std::size_t kStack = 64 << 10;
+constexpr std::size_t kMemory = std::size_t{2} << 30;  // small, so that tests can exhaust it
+constexpr std::size_t kSharedLimit = 227 << 10;
+
+[[noreturn]] void die(const char* what) {
+  std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what, emulator::current ? emulator::current->block.x : 0,
+               emulator::current ? emulator::current->thread.x : 0);
+  std::abort();
+}
+
+// ---- device memory: one reserved range, a map of used pieces ---------------------------------------------------------
+
+class Memory {
+ public:
+  Memory() {
+    base_ = static_cast<char*>(mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (base_ == MAP_FAILED) die("cannot reserve device memory");
+    key_ = pkey_alloc(0, 0);  // costs nothing to switch; few processors have it
+    if (key_ >= 0 && pkey_mprotect(base_, kMemory, PROT_READ | PROT_WRITE, key_) != 0) key_ = -1;
+    free_[0] = kMemory;
+    lock();
+  }
+  void* allocate(std::size_t n) {
+    n = std::max<std::size_t>((n + 511) / 512 * 512, 512);
+    for (auto it = free_.begin(); it != free_.end(); ++it)
+      if (it->second >= n) {
+        const std::size_t at = it->first, rest = it->second - n;
+        free_.erase(it);
+        if (rest) free_[at + n] = rest;
+        used_[at] = n;
+        in_use_ += n;
+        reach_ = std::max(reach_, at + n);
+        return base_ + at;
+      }
+    return nullptr;
+  }
+  bool release(void* p) {
+    const auto it = used_.find(static_cast<std::size_t>(static_cast<char*>(p) - base_));
+    if (it == used_.end()) return false;
+    auto [at, n] = *it;
+    in_use_ -= n;
+    used_.erase(it);
+    auto next = free_.lower_bound(at);
+    if (next != free_.end() && at + n == next->first) {
+      n += next->second;
+      next = free_.erase(next);
+    }
+    if (next != free_.begin()) {
+      const auto before = std::prev(next);
+      if (before->first + before->second == at) {
+        before->second += n;
+        return true;
+      }
+    }
+    free_[at] = n;
+    return true;
+  }
+  bool owns(const void* p) const { return p >= base_ && p < base_ + kMemory; }
+  std::size_t unused() const { return kMemory - in_use_; }
+  void unlock() { protect(0, PROT_READ | PROT_WRITE); }
+  void lock() { protect(PKEY_DISABLE_ACCESS, PROT_NONE); }
+
+ private:
+  void protect(unsigned rights, int protection) {
+    if (key_ >= 0)
+      pkey_set(key_, rights);
+    else
+      mprotect(base_, reach_, protection);
+  }
+
+  char* base_;
+  int key_ = -1;
+  std::size_t reach_ = 512;  // end of what was ever handed out
+  std::map<std::size_t, std::size_t> free_, used_;
+  std::size_t in_use_ = 0;
+};
+
+std::recursive_mutex g_mutex;
+thread_local cudaError_t t_error = cudaSuccess;
+Memory& memory() {
+  static auto* m = new Memory;
+  return *m;
+}
+// Access to device memory while it lives. A thread that has never been here starts without access.
+struct Access {
+  const std::lock_guard<std::recursive_mutex> lock{g_mutex};
+  Access() { memory().unlock(); }
+  ~Access() { memory().lock(); }
+};
+
+cudaError_t error(cudaError_t e) {
+  if (e != cudaSuccess) t_error = e;
+  return e;
+}
+
+cudaError_t run_or_record(cudaStream_t stream, std::function<void()> work) {
+  if (stream && stream->capture) {
+    stream->capture->work.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  const Access access;
+  work();
+  return cudaSuccess;
+}
+
+// ---- one block at a time --------------------------------------------------------------------------------------------
+
+struct Fiber : emulator::Thread {
+  enum State { ready, at_barrier, at_warp, done } state = done;
+  void* stack_pointer = nullptr;
+  char* stack = nullptr;
+  unsigned mask = 0;      // lanes this one waits for
+  unsigned exchanges = 0;  // done so far; its parity chooses the buffer
+};
+struct WarpSlots {
+  alignas(16) unsigned char value[2][32][16];
+};
+
+Fiber* g_fibers = nullptr;
+WarpSlots g_warps[kMaxThreads / 32];
+unsigned g_threads = 0;
+void* g_scheduler = nullptr;
+const std::function<void()>* g_kernel = nullptr;
+alignas(1024) unsigned char g_shared[kSharedLimit];
+
+Fiber* self() { return static_cast<Fiber*>(emulator::current); }
+void to_scheduler() {
+  Fiber* f = self();
+  pydlx_emulator_switch(&f->stack_pointer, g_scheduler);
+}
+void fiber_main() {
+  (*g_kernel)();
+  self()->state = Fiber::done;
+  to_scheduler();
+  die("a finished thread was resumed");
+}
+
+void prepare(Fiber& f) {
+  if (!f.stack) {
+    f.stack = static_cast<char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (f.stack == MAP_FAILED) die("no memory for a thread's stack");
+  }
+  auto* top = reinterpret_cast<void**>(f.stack + kStack);
+  *--top = nullptr;  // keeps the stack aligned as after a call
+  *--top = reinterpret_cast<void*>(&fiber_main);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  f.stack_pointer = top;
+  f.state = Fiber::ready;
+  f.exchanges = 0;
+}
+
+// Lanes of one warp whose masks are complete go on together.
+bool release_warp(unsigned warp) {
+  const unsigned first = warp * 32, end = std::min(first + 32, g_threads);
+  bool any = false;
+  for (unsigned i = first; i < end; ++i) {
+    Fiber& f = g_fibers[i];
+    if (f.state != Fiber::at_warp) continue;
+    bool complete = true;
+    for (unsigned l = 0; l < 32 && complete; ++l) {
+      if (!(f.mask >> l & 1)) continue;
+      if (first + l >= end) continue;  // lanes that a short block does not have
+      const Fiber& other = g_fibers[first + l];
+      if (other.state == Fiber::done) emulator::current = &f, die("a warp collective names a lane that has returned");
+      complete = other.state == Fiber::at_warp && other.mask == f.mask && other.exchanges == f.exchanges;
+    }
+    if (!complete) continue;
+    const unsigned mask = f.mask;
+    for (unsigned l = 0; l < 32; ++l)
+      if (mask >> l & 1 && first + l < end) g_fibers[first + l].state = Fiber::ready;
+    any = true;
+  }
+  return any;
+}
+
+void run_block(dim3 grid, dim3 block, uint3 at) {
+  g_threads = block.x * block.y * block.z;
+  for (unsigned i = 0; i < g_threads; ++i) {
+    Fiber& f = g_fibers[i];
+    prepare(f);
+    f.thread = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+    f.block = at;
+    f.block_size = block;
+    f.grid_size = grid;
+    f.lane = i % 32;
+  }
+  for (unsigned round = 0;; ++round) {
+    unsigned finished = 0, waiting = 0;
+    bool progress = false;
+    for (unsigned k = 0; k < g_threads; ++k) {
+      Fiber& f = g_fibers[round % 2 ? g_threads - 1 - k : k];  // alternating: a missing barrier shows
+      if (f.state == Fiber::ready) {
+        emulator::current = &f;
+        pydlx_emulator_switch(&g_scheduler, f.stack_pointer);
+        progress = true;
+      }
+    }
+    for (unsigned w = 0; w * 32 < g_threads; ++w) progress |= release_warp(w);
+    for (unsigned i = 0; i < g_threads; ++i) {
+      finished += g_fibers[i].state == Fiber::done;
+      waiting += g_fibers[i].state == Fiber::at_barrier;
+    }
+    if (finished == g_threads) break;
+    if (waiting == g_threads) {
+      for (unsigned i = 0; i < g_threads; ++i) g_fibers[i].state = Fiber::ready;
+      continue;
+    }
+    if (waiting + finished == g_threads) die("threads have returned while others wait at __syncthreads()");
+    if (!progress) die("deadlock: some threads wait at __syncthreads(), others in a warp collective");
+  }
+  emulator::current = nullptr;
+}
+
+void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+  if (!g_fibers) g_fibers = new Fiber[kMaxThreads];
+  g_kernel = &kernel;
+  std::memset(g_shared, 0xa5, sizeof g_shared);  // reads before writes give nonsense
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) run_block(grid, block, {x, y, z});
+}
+
+double now_ms() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_nsec) * 1e-6;
+}
+
+}  // namespace
+
+namespace emulator {
+
+Thread* current = nullptr;
+
+void* shared_memory() { return g_shared; }
+
+void barrier() {
+  self()->state = Fiber::at_barrier;
+  to_scheduler();
+}
+
+void exchange(unsigned mask, const void* value, std::size_t bytes) {
+  Fiber* f = self();
+  if (bytes > 16) die("a warp collective of more than 16 bytes");
+  if (!(mask >> f->lane & 1)) die("a warp collective whose mask leaves out the calling lane");
+  const auto index = static_cast<unsigned>(f - g_fibers);
+  std::memcpy(g_warps[index / 32].value[f->exchanges % 2][f->lane], value, bytes);
+  f->mask = mask;
+  f->state = Fiber::at_warp;
+  to_scheduler();
+  ++f->exchanges;
+}
+
+const void* slot(unsigned lane) {
+  const Fiber* f = self();
+  return g_warps[static_cast<unsigned>(f - g_fibers) / 32].value[(f->exchanges - 1) % 2][lane];
+}
+
+bool lane_in(unsigned mask, unsigned lane) {
+  const auto first = static_cast<unsigned>(self() - g_fibers) / 32 * 32;
+  return lane < 32 && (mask >> lane & 1) && first + lane < g_threads;
+}
+
+cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
+  const std::size_t threads = std::size_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > kMaxThreads || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    return error(cudaErrorInvalidConfiguration);
+  if (shared_bytes > kSharedLimit) return error(cudaErrorInvalidValue);
+  return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, kernel); });
+}
+
+}  // namespace emulator
+
+// ---- host interface -------------------------------------------------------------------------------------------------
+
+const char* cudaGetErrorName(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    default:
+      return "cudaErrorInvalidValue";
+  }
+}
+const char* cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
+cudaError_t cudaGetLastError() { return std::exchange(t_error, cudaSuccess); }
+cudaError_t cudaGetDeviceCount(int* n) {
+  *n = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* d) {
+  *d = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int d) { return d == 0 ? cudaSuccess : error(cudaErrorInvalidDevice); }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+  *p = {};
+  std::strcpy(p->name, "CUDA emulator");
+  p->major = 9;
+  p->multiProcessorCount = 4;
+  p->warpSize = 32;
+  p->maxThreadsPerBlock = kMaxThreads;
+  p->l2CacheSize = 1 << 20;
+  p->totalGlobalMem = kMemory;
+  p->sharedMemPerBlockOptin = kSharedLimit;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  const Access access;
+  *free = memory().unused();
+  *total = kMemory;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** p, std::size_t n) {
+  const Access access;
+  *p = memory().allocate(n);
+  return *p ? cudaSuccess : error(cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFree(void* p) {
+  const Access access;
+  return !p || memory().release(p) ? cudaSuccess : error(cudaErrorInvalidValue);
+}
+cudaError_t cudaHostAlloc(void** p, std::size_t n, unsigned) {
+  *p = std::aligned_alloc(64, (n + 63) / 64 * 64);
+  return *p ? cudaSuccess : error(cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFreeHost(void* p) {
+  std::free(p);
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
+  a->type = memory().owns(p) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t n, cudaMemcpyKind, cudaStream_t stream) {
+  return run_or_record(stream, [=] { std::memcpy(to, from, n); });
+}
+cudaError_t cudaMemsetAsync(void* p, int value, std::size_t n, cudaStream_t stream) {
+  return run_or_record(stream, [=] { std::memset(p, value, n); });
+}
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned, int) {
+  *s = new EmulatedStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  delete s;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  return s && s->capture ? error(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+  if (!s || s->capture) return error(cudaErrorStreamCaptureUnsupported);
+  s->capture = new EmulatedGraph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* g) {
+  if (!s || !s->capture) return error(cudaErrorInvalidResourceHandle);
+  *g = std::exchange(s->capture, nullptr);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
+  *status = s && s->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* e, cudaGraph_t g, unsigned long long) {
+  *e = new EmulatedGraph(*g);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t stream) {
+  return run_or_record(stream, [e] {
+    for (const auto& work : e->work) work();
+  });
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+  delete g;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
+  delete e;
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  *e = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete e;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) {
+  return run_or_record(stream, [e] {
+    e->ms = now_ms();
+    e->recorded = true;
+  });
+}
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b) {
+  if (!a->recorded || !b->recorded) return error(cudaErrorInvalidResourceHandle);
+  *ms = static_cast<float>(b->ms - a->ms);
+  return cudaSuccess;
+}

@@ -1,0 +1,284 @@
+// The elementwise kernels. A functor is instantiated twice per dtype: over dense operands, 16 bytes of the widest one at
+// a time, and over strided ones. Broadcast operands are single values of a register in the first.
+#pragma once
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "cuda/runtime/launch.h"
+#include "functors/types.h"
+#include "kernels.h"
+#include "kernels/pointwise.h"
+
+namespace pydlx::cuda {
+namespace {
+
+using namespace functors;
+
+constexpr int kThreads = 256;
+
+// ---- arguments ------------------------------------------------------------------------------------------------------
+
+struct Parameters {
+  double p[4];
+};
+
+template <int N>
+struct DenseArgs {
+  void* data[N];
+  bool single[N];  // one value for all elements: `value`, or what data points to
+  alignas(8) unsigned char value[N][8];
+  bool immediate[N];
+  bool aligned;  // every operand that is walked starts at a multiple of 16 bytes
+  std::int64_t n;
+  Parameters params;
+};
+
+// x / divisor and x % divisor for 0 <= x < 2^31 by multiplication (Granlund and Montgomery 1994, "Division by invariant
+// integers using multiplication").
+struct FastDivisor {
+  std::uint32_t divisor = 1, multiplier = 0, shift = 0;
+  FastDivisor() = default;
+  explicit FastDivisor(std::uint32_t d) : divisor(d) {
+    while (shift < 32 && (std::uint64_t{1} << shift) < d) ++shift;
+    multiplier = static_cast<std::uint32_t>(((((std::uint64_t{1} << shift) - d) << 32) / d) + 1);
+  }
+  __device__ __forceinline__ std::uint32_t quotient(std::uint32_t x) const {
+    return (__umulhi(x, multiplier) + x) >> shift;
+  }
+};
+
+template <int N>
+struct StridedArgs {
+  char* data[N];
+  std::int64_t step[N][kMaxDims];  // bytes
+  std::int64_t size[kMaxDims];
+  FastDivisor divisor[kMaxDims];
+  int ndim;
+  bool small;  // fewer than 2^31 elements
+  alignas(8) unsigned char value[N][8];
+  bool immediate[N];
+  std::int64_t n;
+  Parameters params;
+};
+
+// ---- one element ----------------------------------------------------------------------------------------------------
+
+// bool elements are read as bytes: memory from elsewhere may hold other values than 0 and 1.
+template <class T>
+struct StoredOf {
+  using type = T;
+};
+template <>
+struct StoredOf<bool> {
+  using type = std::uint8_t;
+};
+template <class T>
+using stored_t = typename StoredOf<T>::type;
+
+template <class T>
+__device__ __forceinline__ compute_t<T> value_of(stored_t<T> v) {
+  if constexpr (std::is_same_v<T, bool>)
+    return v != 0;
+  else
+    return static_cast<compute_t<T>>(v);
+}
+
+// Functors with `rare(x)` and `slow(x)` have arguments that their branch-free form cannot serve.
+template <class F, class... C>
+concept HasRare = requires(C... x) { F::rare(x...); };
+
+template <class F, class... C>
+__device__ __forceinline__ auto evaluate(const double* params, C... x) {
+  if constexpr (HasRare<F, C...>)
+    return F::rare(x...) ? F::slow(x...) : F::apply(x..., params);
+  else
+    return F::apply(x..., params);
+}
+
+template <class T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T v[V];
+};
+
+constexpr int smallest(int a) { return a; }
+template <class... Rest>
+constexpr int smallest(int a, Rest... rest) {
+  const int b = smallest(rest...);
+  return a < b ? a : b;
+}
+
+// ---- dense ----------------------------------------------------------------------------------------------------------
+
+template <class T, int V>
+struct Operand {
+  const stored_t<T>* data;
+  stored_t<T> one{};
+  bool single;
+  Pack<stored_t<T>, V> x;
+
+  template <int N>
+  __device__ __forceinline__ Operand(const DenseArgs<N>& a, int k)
+      : data(static_cast<const stored_t<T>*>(a.data[k])), single(a.single[k]) {
+    if (a.immediate[k])
+      __builtin_memcpy(&one, a.value[k], sizeof one);
+    else if (single)
+      one = data[0];
+#pragma unroll
+    for (int j = 0; j < V; ++j) x.v[j] = one;
+  }
+  __device__ __forceinline__ void load(std::int64_t i) {
+    if (!single) x = *reinterpret_cast<const Pack<stored_t<T>, V>*>(data + i);
+  }
+  __device__ __forceinline__ compute_t<T> at(int j) const { return value_of<T>(x.v[j]); }
+  __device__ __forceinline__ compute_t<T> element(std::int64_t i) const { return value_of<T>(single ? one : data[i]); }
+};
+
+template <class F, class Out, int V, int N, class... Operands>
+__device__ __forceinline__ void dense_loop(const DenseArgs<N>& a, Operands... in) {
+  stored_t<Out>* out = static_cast<stored_t<Out>*>(a.data[0]);
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads * V;
+  for (std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * V; i < a.n; i += step) {
+    if (a.aligned && i + V <= a.n) {
+      (in.load(i), ...);
+      Pack<stored_t<Out>, V> y;
+#pragma unroll
+      for (int j = 0; j < V; ++j) y.v[j] = static_cast<stored_t<Out>>(evaluate<F>(a.params.p, in.at(j)...));
+      *reinterpret_cast<Pack<stored_t<Out>, V>*>(out + i) = y;
+    } else {
+      for (std::int64_t j = i; j < a.n && j < i + V; ++j)
+        out[j] = static_cast<stored_t<Out>>(evaluate<F>(a.params.p, in.element(j)...));
+    }
+  }
+}
+
+// Elements per thread and step: 16 bytes of the widest operand.
+template <class... Ts>
+constexpr int kPack = smallest(8, 16 / static_cast<int>(sizeof(Ts))...);
+
+template <class F, class Out, class... In, int N, std::size_t... K>
+__device__ __forceinline__ void dense_operands(const DenseArgs<N>& a, std::index_sequence<K...>) {
+  constexpr int V = kPack<Out, In...>;
+  dense_loop<F, Out, V>(a, Operand<In, V>(a, static_cast<int>(K) + 1)...);
+}
+
+template <class F, class Out, class... In>
+__global__ void __launch_bounds__(kThreads) dense(const __grid_constant__ DenseArgs<1 + sizeof...(In)> a) {
+  dense_operands<F, Out, In...>(a, std::index_sequence_for<In...>{});
+}
+
+// ---- strided --------------------------------------------------------------------------------------------------------
+
+template <int N>
+__device__ __forceinline__ void find_offsets(const StridedArgs<N>& a, std::int64_t i, std::int64_t (&offset)[N]) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) offset[k] = 0;
+  if (a.small) {
+    auto rest = static_cast<std::uint32_t>(i);
+    for (int d = 0; d < a.ndim; ++d) {
+      const std::uint32_t q = a.divisor[d].quotient(rest), r = rest - q * a.divisor[d].divisor;
+      rest = q;
+#pragma unroll
+      for (int k = 0; k < N; ++k) offset[k] += static_cast<std::int64_t>(r) * a.step[k][d];
+    }
+  } else {
+    for (int d = 0; d < a.ndim; ++d) {
+      const std::int64_t q = i / a.size[d], r = i - q * a.size[d];
+      i = q;
+#pragma unroll
+      for (int k = 0; k < N; ++k) offset[k] += r * a.step[k][d];
+    }
+  }
+}
+
+template <class T, int N>
+__device__ __forceinline__ compute_t<T> strided_element(const StridedArgs<N>& a, int k, std::int64_t offset) {
+  stored_t<T> v;
+  if (a.immediate[k])
+    __builtin_memcpy(&v, a.value[k], sizeof v);
+  else
+    v = *reinterpret_cast<const stored_t<T>*>(a.data[k] + offset);
+  return value_of<T>(v);
+}
+
+template <class F, class Out, class... In, int N, std::size_t... K>
+__device__ __forceinline__ void strided_loop(const StridedArgs<N>& a, std::index_sequence<K...>) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < a.n; i += step) {
+    std::int64_t offset[N];
+    find_offsets(a, i, offset);
+    *reinterpret_cast<stored_t<Out>*>(a.data[0] + offset[0]) = static_cast<stored_t<Out>>(
+        evaluate<F>(a.params.p, strided_element<In>(a, static_cast<int>(K) + 1, offset[K + 1])...));
+  }
+}
+
+template <class F, class Out, class... In>
+__global__ void __launch_bounds__(kThreads) strided(const __grid_constant__ StridedArgs<1 + sizeof...(In)> a) {
+  strided_loop<F, Out, In...>(a, std::index_sequence_for<In...>{});
+}
+
+// ---- host -----------------------------------------------------------------------------------------------------------
+
+inline constexpr std::int64_t kSmallCount = std::int64_t{1} << 31;
+
+template <int N>
+using DenseKernel = void (*)(DenseArgs<N>);
+template <int N>
+using StridedKernel = void (*)(StridedArgs<N>);
+
+// One launch of the kernel that fits the geometry; the same code for every functor with N operands.
+template <int N>
+void run(const Elementwise& e, const int (&size)[N], int pack, DenseKernel<N> dense_kernel, StridedKernel<N> strided_kernel) {
+  bool is_dense = e.ndim == 1 && e.stride[0][0] == 1;
+  for (int k = 1; k < N; ++k) is_dense = is_dense && (e.stride[k][0] == 1 || e.stride[k][0] == 0);
+  if (is_dense) {
+    DenseArgs<N> a;
+    a.n = e.numel;
+    a.aligned = true;
+    for (int k = 0; k < N; ++k) {
+      a.data[k] = e.data[k];
+      a.immediate[k] = e.immediate[k];
+      a.single[k] = e.immediate[k] || (k > 0 && e.stride[k][0] == 0);
+      std::memcpy(a.value[k], e.value[k], sizeof a.value[k]);
+      if (!a.single[k]) a.aligned = a.aligned && reinterpret_cast<std::uintptr_t>(a.data[k]) % static_cast<std::uintptr_t>(pack * size[k]) == 0;
+    }
+    std::memcpy(a.params.p, e.param, sizeof a.params.p);
+    launch(dense_kernel, grid_for(ceil_div(e.numel, std::int64_t{kThreads} * pack), 32), kThreads, 0, a);
+    return;
+  }
+  StridedArgs<N> a;
+  a.n = e.numel;
+  a.ndim = e.ndim;
+  a.small = e.numel < kSmallCount;
+  for (int d = 0; d < e.ndim; ++d) {
+    a.size[d] = e.size[d];
+    if (a.small) a.divisor[d] = FastDivisor(static_cast<std::uint32_t>(e.size[d]));
+    for (int k = 0; k < N; ++k) a.step[k][d] = e.stride[k][d] * size[k];
+  }
+  for (int k = 0; k < N; ++k) {
+    a.data[k] = static_cast<char*>(e.data[k]);
+    a.immediate[k] = e.immediate[k];
+    std::memcpy(a.value[k], e.value[k], sizeof a.value[k]);
+  }
+  std::memcpy(a.params.p, e.param, sizeof a.params.p);
+  launch(strided_kernel, grid_for(ceil_div(e.numel, kThreads), 32), kThreads, 0, a);
+}
+
+// F is a stateless functor type with `static C apply(C..., const double* param)` on compute types.
+template <class F, class Out, class... In>
+void map(const Elementwise& e) {
+  constexpr int N = 1 + sizeof...(In);
+  static constexpr int size[N] = {sizeof(Out), sizeof(In)...};
+  run<N>(e, size, kPack<Out, In...>, dense<F, Out, In...>, strided<F, Out, In...>);
+}
+
+template <class... Ts>
+struct Types {};
+using AllTypes =
+    Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
+
+template <class T>
+constexpr int idx = static_cast<int>(DTypeOf<T>::value);
+
+}  // namespace
+}  // namespace pydlx::cuda

@@ -1,0 +1,329 @@
+// The CUDA backend's services (core/backend.h).
+#include "core/backend.h"
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include "cuda/runtime/allocator.h"
+#include "cuda/runtime/faults.h"
+#include "cuda/runtime/launch.h"
+#include "cuda_families.h"  // generated: declares register_<file> for every cuda/*.cu and cuda/*/*.cu
+
+namespace pydlx::cuda {
+
+void fail_call(const char* call, cudaError_t e) {
+  cudaGetLastError();
+  fail("cuda", "", e == cudaErrorMemoryAllocation ? ErrorKind::OutOfMemory : ErrorKind::Device, call, ": ",
+       cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
+}
+
+namespace {
+
+// Host memory that copies to and from devices need not stage. Blocks are kept by size.
+class PinnedAllocator final : public Allocator {
+ public:
+  void* allocate(std::size_t nbytes) override {
+    const std::size_t n = rounded(nbytes);
+    const std::lock_guard lock(mutex_);
+    ++stats_.allocations;
+    void* p = nullptr;
+    if (const auto it = free_.find(n); it != free_.end()) {
+      p = it->second;
+      free_.erase(it);
+      ++stats_.cache_hits;
+    } else {
+      check(cudaHostAlloc(&p, n, cudaHostAllocPortable), "cudaHostAlloc");
+      stats_.reserved += n;
+      stats_.peak_reserved = std::max(stats_.peak_reserved, stats_.reserved);
+    }
+    used_.insert(p);
+    stats_.in_use += n;
+    stats_.peak_in_use = std::max(stats_.peak_in_use, stats_.in_use);
+    return p;
+  }
+  void deallocate(void* p, std::size_t nbytes) noexcept override {
+    const std::lock_guard lock(mutex_);
+    used_.erase(p);
+    stats_.in_use -= rounded(nbytes);
+    free_.emplace(rounded(nbytes), p);
+  }
+  void empty_cache() noexcept override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [n, p] : free_) {
+      cudaFreeHost(p);
+      stats_.reserved -= n;
+    }
+    free_.clear();
+  }
+  AllocatorStats stats() const noexcept override {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  void reset_peak() noexcept override {
+    const std::lock_guard lock(mutex_);
+    stats_.peak_in_use = stats_.in_use;
+    stats_.peak_reserved = stats_.reserved;
+  }
+  bool owns(const void* p) noexcept {
+    const std::lock_guard lock(mutex_);
+    return used_.count(const_cast<void*>(p)) != 0;
+  }
+
+ private:
+  static std::size_t rounded(std::size_t n) {  // powers of two: few sizes, much reuse
+    std::size_t r = 4096;
+    while (r < n) r *= 2;
+    return r;
+  }
+  mutable std::mutex mutex_;
+  std::multimap<std::size_t, void*> free_;
+  std::set<void*> used_;
+  AllocatorStats stats_;
+};
+
+struct Graph {
+  int device = 0, pool = 0;
+  cudaGraphExec_t exec = nullptr;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  int device_count() noexcept override {
+    init();
+    return count_;
+  }
+  std::string why_unavailable() noexcept override {
+    init();
+    return why_;
+  }
+
+  DeviceProperties properties(int device) override {
+    cudaDeviceProp p;
+    check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
+    return {p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount, p.warpSize, p.maxThreadsPerBlock,
+            p.sharedMemPerBlockOptin, static_cast<std::uint64_t>(p.l2CacheSize)};
+  }
+  void memory_info(int device, std::size_t& free, std::size_t& total) override {
+    const DeviceGuard guard(device);
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  }
+
+  int current_device() override {
+    int d = 0;
+    check(cudaGetDevice(&d), "cudaGetDevice");
+    return d;
+  }
+  void set_device(int device) override { check(cudaSetDevice(device), "cudaSetDevice"); }
+
+  const KernelTable& kernels(int device) override {
+    set_device(device);
+    raise_faults(device);
+    return table();
+  }
+  Allocator& allocator(int device) override { return caching(device); }
+  Allocator& pinned_allocator() override { return *pinned_; }
+  bool is_pinned(const void* p) noexcept override { return pinned_->owns(p); }
+  Generator& generator(int device) override {
+    const std::lock_guard lock(mutex_);
+    auto& g = generators_[static_cast<std::size_t>(device)];
+    if (!g) {
+      g = std::make_unique<Generator>();
+      g->device = {DeviceType::CUDA, static_cast<std::int8_t>(device)};
+    }
+    return *g;
+  }
+
+  void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t nbytes,
+            bool non_blocking) override {
+    const int device = from_device.is_cpu() ? to_device.index : from_device.index;
+    const DeviceGuard guard(device);
+    raise_faults(device);
+    Stream& stream = cuda::current_stream(device);
+    if (nbytes > 0) check(cudaMemcpyAsync(to, from, nbytes, cudaMemcpyDefault, stream.handle), "cudaMemcpyAsync");
+    const bool between_devices = !to_device.is_cpu() && !from_device.is_cpu();
+    if (between_devices || non_blocking) {
+      if (between_devices && to_device.index != from_device.index) {
+        // The other device's stream must not run ahead of the bytes.
+        cudaEvent_t e = nullptr;
+        check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+        check(cudaEventRecord(e, stream.handle), "cudaEventRecord");
+        const DeviceGuard other(to_device.index);
+        check(cudaStreamWaitEvent(cuda::current_stream(to_device.index).handle, e, 0), "cudaStreamWaitEvent");
+        check(cudaEventDestroy(e), "cudaEventDestroy");
+      }
+      return;
+    }
+    check(cudaStreamSynchronize(stream.handle), "cudaStreamSynchronize");
+    raise_faults(device);
+  }
+  void synchronize(int device) override {
+    const DeviceGuard guard(device);
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    raise_faults(device);
+  }
+
+  StreamHandle default_stream(int device) override { return &cuda::default_stream(device); }
+  StreamHandle new_stream(int device, int priority) override { return &cuda::new_stream(device, priority); }
+  StreamHandle current_stream(int device) override { return &cuda::current_stream(device); }
+  void set_stream(StreamHandle s) override { set_current_stream(stream(s)); }
+  int stream_device(StreamHandle s) override { return stream(s).device; }
+  std::uintptr_t native_stream(StreamHandle s) override { return reinterpret_cast<std::uintptr_t>(stream(s).handle); }
+  bool stream_done(StreamHandle s) override { return done(cudaStreamQuery(stream(s).handle), "cudaStreamQuery"); }
+  void synchronize_stream(StreamHandle s) override {
+    const DeviceGuard guard(stream(s).device);
+    check(cudaStreamSynchronize(stream(s).handle), "cudaStreamSynchronize");
+    raise_faults(stream(s).device);
+  }
+  void record_stream(void* memory, StreamHandle s) override { caching(stream(s).device).record_stream(memory, stream(s)); }
+
+  EventHandle new_event(bool timing) override {
+    cudaEvent_t e = nullptr;
+    check(cudaEventCreateWithFlags(&e, timing ? 0 : cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    return e;
+  }
+  void delete_event(EventHandle e) noexcept override { cudaEventDestroy(event(e)); }
+  void record_event(EventHandle e, StreamHandle s) override {
+    const DeviceGuard guard(stream(s).device);
+    check(cudaEventRecord(event(e), stream(s).handle), "cudaEventRecord");
+  }
+  void wait_event(StreamHandle s, EventHandle e) override {
+    check(cudaStreamWaitEvent(stream(s).handle, event(e), 0), "cudaStreamWaitEvent");
+  }
+  bool event_done(EventHandle e) override { return done(cudaEventQuery(event(e)), "cudaEventQuery"); }
+  void synchronize_event(EventHandle e) override { check(cudaEventSynchronize(event(e)), "cudaEventSynchronize"); }
+  double elapsed_ms(EventHandle from, EventHandle to) override {
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, event(from), event(to)), "cudaEventElapsedTime");
+    return ms;
+  }
+
+  void begin_capture() override {
+    const int device = current_device();
+    Stream& s = cuda::current_stream(device);
+    require(s.handle != nullptr, "cuda.graph", "stream", ErrorKind::Device,
+            "expected a stream other than the default one, which cannot be recorded; use cuda.graph(g) or cuda.stream(s)");
+    require(!cuda::is_capturing(s), "cuda.graph", "", ErrorKind::Runtime, "expected a stream that is not recording yet");
+    raise_faults(device);
+    const int pool = caching(device).begin_pool(s);
+    const cudaError_t e = cudaStreamBeginCapture(s.handle, cudaStreamCaptureModeRelaxed);
+    if (e != cudaSuccess) caching(device).end_pool(s), caching(device).release_pool(pool);
+    check(e, "cudaStreamBeginCapture");
+    const std::lock_guard lock(mutex_);
+    pools_[&s] = pool;
+  }
+  GraphHandle end_capture() override {
+    const int device = current_device();
+    Stream& s = cuda::current_stream(device);
+    auto g = std::make_unique<Graph>();
+    g->device = device;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto it = pools_.find(&s);
+      require(it != pools_.end(), "cuda.graph", "", ErrorKind::Runtime, "expected a stream that is recording");
+      g->pool = it->second;
+      pools_.erase(it);
+    }
+    caching(device).end_pool(s);
+    cudaGraph_t recorded = nullptr;
+    cudaError_t e = cudaStreamEndCapture(s.handle, &recorded);
+    if (e == cudaSuccess) {
+      e = cudaGraphInstantiate(&g->exec, recorded, 0);
+      cudaGraphDestroy(recorded);
+    }
+    if (e != cudaSuccess) caching(device).release_pool(g->pool);
+    check(e, "recording a graph");
+    return g.release();
+  }
+  bool is_capturing() override { return cuda::is_capturing(cuda::current_stream()); }
+  void replay(GraphHandle h) override {
+    Graph& g = *static_cast<Graph*>(h);
+    const DeviceGuard guard(g.device);
+    raise_faults(g.device);
+    check(cudaGraphLaunch(g.exec, cuda::current_stream(g.device).handle), "cudaGraphLaunch");
+  }
+  void delete_graph(GraphHandle h) noexcept override {
+    const std::unique_ptr<Graph> g(static_cast<Graph*>(h));
+    cudaGraphExecDestroy(g->exec);
+    caching(g->device).release_pool(g->pool);
+  }
+
+ private:
+  static Stream& stream(StreamHandle s) { return *static_cast<Stream*>(s); }
+  static cudaEvent_t event(EventHandle e) { return static_cast<cudaEvent_t>(e); }
+  static bool done(cudaError_t e, const char* call) {
+    if (e == cudaErrorNotReady) {
+      cudaGetLastError();
+      return false;
+    }
+    check(e, call);
+    return true;
+  }
+
+  // The driver is looked for on first use, so that importing costs nothing and a fork before it is harmless.
+  void init() noexcept {
+    std::call_once(once_, [this] {
+      const cudaError_t e = cudaGetDeviceCount(&count_);
+      if (e != cudaSuccess) {
+        cudaGetLastError();
+        count_ = 0;
+        why_ = std::string("the CUDA driver answers: ") + cudaGetErrorString(e);
+      } else if (count_ == 0) {
+        why_ = "the CUDA driver finds no GPU";
+      }
+      count_ = std::min(count_, kMaxDevices);
+    });
+  }
+  CachingAllocator& caching(int device) {
+    std::atomic<CachingAllocator*>& slot = allocators_[static_cast<std::size_t>(device)];
+    if (CachingAllocator* a = slot.load(std::memory_order_acquire)) return *a;
+    const std::lock_guard lock(mutex_);
+    if (!slot.load(std::memory_order_relaxed)) slot.store(new CachingAllocator(device), std::memory_order_release);
+    return *slot.load(std::memory_order_relaxed);
+  }
+  static const KernelTable& table() {
+    static const KernelTable* t = [] {
+      auto* k = new KernelTable;
+      k->name = "cuda";
+      fill_cuda_table(*k);
+      return k;
+    }();
+    return *t;
+  }
+
+  std::once_flag once_;
+  int count_ = 0;
+  std::string why_;
+  std::mutex mutex_;
+  std::array<std::atomic<CachingAllocator*>, kMaxDevices> allocators_{};
+  std::array<std::unique_ptr<Generator>, kMaxDevices> generators_;
+  std::map<Stream*, int> pools_;
+  PinnedAllocator* pinned_ = new PinnedAllocator;  // never destroyed, like every allocator: tensors may live longer
+};
+
+const bool g_registered = [] {
+  register_backend(DeviceType::CUDA, new CudaBackend);
+  return true;
+}();
+
+}  // namespace
+
+int multiprocessors() {
+  static std::atomic<int> known[kMaxDevices];
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  int n = known[device].load(std::memory_order_relaxed);
+  if (n == 0) {
+    cudaDeviceProp p;
+    check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
+    known[device] = n = p.multiProcessorCount;
+  }
+  return n;
+}
+
+}  // namespace pydlx::cuda

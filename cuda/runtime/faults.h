@@ -1,0 +1,34 @@
+// What a kernel found wrong with its data (an index outside its range, say), reported without stopping the device: the
+// kernel leaves the bad element out and writes a report to host memory. The next operation or synchronisation of the
+// device raises it as the Python exception that the CPU raises at once.
+#pragma once
+#include <cstdint>
+
+#include "cuda/runtime/api.h"
+
+namespace pydlx::cuda {
+
+enum class Fault : int { none, index, probability, target, weight };
+
+struct FaultReport {
+  int fault;              // Fault; the first report stays until it is raised
+  int padding;
+  long long position;     // flat position of the element
+};
+
+// Where kernels of the current device report to.
+FaultReport* fault_report();
+
+// Raises and clears a report of this device. Reads host memory only: what is still running shows up later.
+void raise_faults(int device);
+
+#if defined(__CUDACC__) || defined(PYDLX_CUDA_EMULATED)
+__device__ inline void report(FaultReport* r, Fault fault, long long position) {
+  if (atomicCAS(&r->fault, 0, static_cast<int>(fault)) == 0) {
+    r->position = position;
+    __threadfence_system();
+  }
+}
+#endif
+
+}  // namespace pydlx::cuda

@@ -1,0 +1,56 @@
+// Launching kernels on the current stream, and what kernels share: grid sizes, dynamic shared memory.
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#include "cuda/runtime/stream.h"
+
+namespace pydlx::cuda {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kFullMask = 0xffffffffu;
+
+// Multiprocessors of the current device.
+int multiprocessors();
+
+inline unsigned ceil_div(std::int64_t a, std::int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
+
+// Blocks for a loop over `work` blocks' worth of work: as many as needed, or enough to fill the device several times,
+// each of which then strides over the rest.
+inline unsigned grid_for(std::int64_t work, int waves = 8) {
+  const std::int64_t most = static_cast<std::int64_t>(multiprocessors()) * waves;
+  return static_cast<unsigned>(work < 1 ? 1 : (work < most ? work : most));
+}
+
+// kernel<<<grid, block, shared>>>(args...) on the current stream. More than 48 KiB of shared memory must have been
+// allowed with allow_shared().
+template <class... P, class... A>
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
+#if defined(PYDLX_CUDA_EMULATED)
+  check(emulator::launch(grid, block, shared, current_stream().handle,
+                         [=] { kernel(static_cast<P>(args)...); }),
+        "kernel launch");
+#else
+  kernel<<<grid, block, shared, current_stream().handle>>>(static_cast<P>(args)...);
+  check(cudaGetLastError(), "kernel launch");
+#endif
+}
+
+template <class Kernel>
+void allow_shared(Kernel* kernel, std::size_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+}
+
+// The block's dynamic shared memory.
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+#if defined(PYDLX_CUDA_EMULATED)
+  return static_cast<T*>(emulator::shared_memory());
+#else
+  extern __shared__ __align__(1024) unsigned char pydlx_dynamic_shared[];
+  return reinterpret_cast<T*>(pydlx_dynamic_shared);
+#endif
+}
+
+}  // namespace pydlx::cuda

@@ -1,0 +1,80 @@
+"""Recording work once and replaying it without Python."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from .. import _C
+from ._device import require, synchronize
+from ._streams import Stream, current_stream, stream as use_stream
+
+_cuda = _C._cuda
+
+
+def is_current_stream_capturing() -> bool:
+    """Whether the current stream records instead of running."""
+    return bool(_cuda.is_capturing())
+
+
+class CUDAGraph:
+    """Recorded work. Its tensors keep their addresses: copy new inputs into the old ones and :meth:`replay`."""
+
+    def __init__(self) -> None:
+        require("CUDAGraph")
+        self._handle = _cuda.Graph()
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
+        """Starts recording the current stream, which must not be the default one."""
+        self._handle.begin()
+
+    def capture_end(self) -> None:
+        """Ends the recording."""
+        self._handle.end()
+
+    def replay(self) -> None:
+        """Queues the recorded work on the current stream."""
+        self._handle.replay()
+
+    def reset(self) -> None:
+        """Drops the recording and the memory that belongs to it."""
+        self._handle.reset()
+
+
+class graph:
+    """Records what is queued inside a ``with`` block.
+
+    Args:
+        cuda_graph: Where to record.
+        pool, capture_error_mode: Accepted for PyTorch's signature; every graph has a memory pool of its own.
+        stream: Which stream to record; default: one that belongs to this class.
+    """
+
+    _own: Stream | None = None
+
+    def __init__(
+        self,
+        cuda_graph: CUDAGraph,
+        pool: Any = None,
+        stream: Stream | None = None,
+        capture_error_mode: str = "global",
+    ) -> None:
+        if stream is None:
+            if graph._own is None:
+                graph._own = Stream()
+            stream = graph._own
+        self.cuda_graph = cuda_graph
+        self._context = use_stream(stream)
+
+    def __enter__(self) -> None:
+        synchronize()
+        before = current_stream()
+        self._context.__enter__()
+        current_stream().wait_stream(before)
+        self.cuda_graph.capture_begin()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.cuda_graph.capture_end()
+        finally:
+            self._context.__exit__(kind, error, trace)
