@@ -20,6 +20,10 @@ elseif(NOT PYDLX_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # a CMake that is older than the compiler
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
     find_package(CUDAToolkit REQUIRED)
     set(_build ON)
   elseif(PYDLX_CUDA STREQUAL "ON")
@@ -64,7 +68,7 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
     target_include_directories(pydlx_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
     target_compile_options(
       pydlx_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O2 ${PYDLX_BASE_FLAGS}>
-                         $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -diag-suppress=186
+                         $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -diag-suppress=186 -Xfatbin=-compress-all
                          -Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>>)
     set(PYDLX_CUDA_LIBRARIES CUDA::cudart_static)
     set(PYDLX_CUDA_NAME "${CMAKE_CUDA_COMPILER_VERSION}")

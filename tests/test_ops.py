@@ -23,8 +23,13 @@ def rng_for(case, salt=0):
     return np.random.default_rng([salt, *case.name.encode()])
 
 
+def place(t):
+    """Where the tensors under test live; test_cuda_ops.py says on the GPU."""
+    return t
+
+
 def to_pydlx(a, dtype=None, grad=False):
-    t = pydlx.from_numpy(np.array(a))
+    t = place(pydlx.from_numpy(np.array(a)))
     if dtype and a.dtype == np.float64:
         t = t.to(getattr(pydlx, dtype))
     return t.requires_grad_(grad and t.dtype.is_floating_point)
@@ -42,7 +47,7 @@ def tensors_of(result):
 
 
 def numpy_of(t):
-    t = t.detach().clone()  # clone: PyTorch may return a lazy zero tensor
+    t = t.detach().cpu().clone()  # clone: PyTorch may return a lazy zero tensor
     return (t.double() if t.dtype in (pydlx.bfloat16, torch.bfloat16, pydlx.float16, torch.float16) else t).numpy()
 
 
@@ -198,7 +203,7 @@ def test_strided_inputs(case):
         tensors = []
         for a in arrays:
             a = a.astype(dtype) if a.dtype == np.float64 and dtype in ("float32", "float64") else a
-            tensors.append(pydlx.from_numpy(prepare(a)))
+            tensors.append(place(pydlx.from_numpy(prepare(a))))
         return [numpy_of(o) for o in tensors_of(case.fn(pydlx, *tensors))]
 
     for i, (g, w) in enumerate(zip(run(strided_copy), run(np.array))):

@@ -65,6 +65,8 @@ class device:
     def type(self) -> builtins.str: ...
     @property
     def index(self) -> builtins.int: ...
+    def __enter__(self) -> device: ...
+    def __exit__(self, *error: Any) -> None: ...
 
 class Generator:
     device: Any
@@ -90,6 +92,7 @@ class Node:
     def register_prehook(self, hook: Callable[..., Any]) -> None: ...
 
 default_generator: Generator
+_cuda: Any  # services of the GPU backend; pydlx.cuda is the typed interface
 '''
 
 # Methods written in C or installed by pydlx/_tensor.py; operators.
@@ -194,6 +197,7 @@ RESULTS = {
     "build_info": "dict[builtins.str, Any]",
     "from_dlpack": "Tensor",
     "from_numpy": "Tensor",
+    "get_default_device": "device",
     "get_default_dtype": "dtype",
     "get_num_threads": "builtins.int",
     "memory_stats": "dict[builtins.str, builtins.int]",

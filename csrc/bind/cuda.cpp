@@ -4,10 +4,10 @@
 
 #include <pybind11/stl.h>
 
+#include "autograd/node.h"
 #include "bind/caster.h"
 #include "bind/tensor_type.h"
 #include "core/backend.h"
-#include "autograd/node.h"
 #include "core/check.h"
 #include "ops/pointwise.h"
 
@@ -83,7 +83,8 @@ Tensor pin_memory(const Tensor& t) {
   Ref<TensorImpl> out(new TensorImpl);
   out->storage = foreign_storage(
       a.allocate(bytes), bytes, {},
-      [](void* p, std::size_t n, void* context) noexcept { static_cast<Allocator*>(context)->deallocate(p, n); }, &a, false);
+      [](void* p, std::size_t n, void* context) noexcept { static_cast<Allocator*>(context)->deallocate(p, n); }, &a,
+      false);
   out->dtype = t.dtype();
   out->set_geometry(t.sizes(), contiguous_strides(t.sizes()));
   Tensor pinned(std::move(out));
@@ -121,12 +122,13 @@ void init_cuda(PyObject* module) {
       .def_property_readonly("device", [](const StreamObject& s) { return s.owner().stream_device(s.handle); })
       .def_property_readonly("native", [](const StreamObject& s) { return s.owner().native_stream(s.handle); })
       .def("query", [](const StreamObject& s) { return s.owner().stream_done(s.handle); })
-      .def("synchronize", [](const StreamObject& s) { s.owner().synchronize_stream(s.handle); }, Release())
-      .def("wait_event", [](const StreamObject& s, const EventObject& e) {
-        s.owner().wait_event(s.handle, recorded(e, "wait_event"));
-      })
+      .def(
+          "synchronize", [](const StreamObject& s) { s.owner().synchronize_stream(s.handle); }, Release())
+      .def("wait_event", [](const StreamObject& s,
+                            const EventObject& e) { s.owner().wait_event(s.handle, recorded(e, "wait_event")); })
       .def("same", [](const StreamObject& a, const StreamObject& b) { return a.handle == b.handle; });
-  m.def("new_stream", [](int device, int priority) { return StreamObject{backend(device).new_stream(device, priority)}; });
+  m.def("new_stream",
+        [](int device, int priority) { return StreamObject{backend(device).new_stream(device, priority)}; });
   m.def("default_stream", [](int device) { return StreamObject{backend(device).default_stream(device)}; });
   m.def("current_stream", [](int device) { return StreamObject{backend(device).current_stream(device)}; });
   m.def("set_stream", [](const StreamObject& s) { s.owner().set_stream(s.handle); });
@@ -144,7 +146,12 @@ void init_cuda(PyObject* module) {
              s.owner().record_event(e.handle, s.handle);
            })
       .def("query", [](const EventObject& e) { return !e.handle || backend().event_done(e.handle); })
-      .def("synchronize", [](const EventObject& e) { if (e.handle) backend().synchronize_event(e.handle); }, Release())
+      .def(
+          "synchronize",
+          [](const EventObject& e) {
+            if (e.handle) backend().synchronize_event(e.handle);
+          },
+          Release())
       .def("elapsed_time", [](const EventObject& from, const EventObject& to) {
         require(from.timing && to.timing, "elapsed_time", "", ErrorKind::Value,
                 "expected events made with enable_timing=True");
@@ -153,10 +160,12 @@ void init_cuda(PyObject* module) {
 
   py::class_<GraphObject>(m, "Graph")
       .def(py::init<>())
-      .def("begin", [](GraphObject& g) {
-        require(g.handle == nullptr, "cuda.graph", "", ErrorKind::Runtime, "expected an empty graph; call reset() first");
-        backend().begin_capture();
-      })
+      .def("begin",
+           [](GraphObject& g) {
+             require(g.handle == nullptr, "cuda.graph", "", ErrorKind::Runtime,
+                     "expected an empty graph; call reset() first");
+             backend().begin_capture();
+           })
       .def("end", [](GraphObject& g) { g.handle = backend().end_capture(); })
       .def("replay",
            [](GraphObject& g) {
@@ -165,9 +174,8 @@ void init_cuda(PyObject* module) {
            })
       .def("reset", &GraphObject::reset);
   m.def("is_capturing", [] { return device_count() > 0 && backend().is_capturing(); });
-  m.def("pin_memory", [](py::handle t) {
-    return py::reinterpret_steal<py::object>(wrap(pin_memory(as_tensor(t.ptr()))));
-  });
+  m.def("pin_memory",
+        [](py::handle t) { return py::reinterpret_steal<py::object>(wrap(pin_memory(as_tensor(t.ptr())))); });
   m.def("is_pinned", [](py::handle t) {
     const Tensor& x = as_tensor(t.ptr());
     return x.is_cpu() && device_count() > 0 && backend().is_pinned(x.impl()->storage->data);

@@ -211,9 +211,7 @@ PyObject* plain_lists(PyObject* o, int depth) {
   return list.release();
 }
 
-Tensor placed(const Tensor& t, std::optional<Device> device) {
-  return device ? ops::to_device(t, *device) : t;
-}
+Tensor placed(const Tensor& t, std::optional<Device> device) { return device ? ops::to_device(t, *device) : t; }
 
 template <class T, class Make>
 PyObject* row_list(const char* p, const Dims& sizes, const Dims& strides, int axis, Make make) {
@@ -267,7 +265,7 @@ Tensor tensor_from_data(PyObject* data, std::optional<DType> dtype, std::optiona
   Tensor t = empty(p.sizes, p.dtype);
   p.out = static_cast<char*>(t.data());
   if (t.numel() > 0) p.fill(plain.get(), 0);
-  return placed(t, device);
+  return placed(t, device.value_or(default_device()));
 }
 
 Object to_list(const Tensor& t) {

@@ -11,7 +11,7 @@
 #include "bind/schema.h"
 #include "bind/tensor_type.h"
 #include "bind_families.h"  // generated: declares bind_<family> for every bind/ops_<family>.cpp, and bind_all
-#include "core/allocator.h"
+#include "core/backend.h"
 #include "core/parallel.h"
 #include "core/precision.h"
 #include "core/verbose.h"
@@ -126,7 +126,9 @@ PYBIND11_MODULE(_C, m) {
     std::fprintf(stderr, "pydlx: %s; %d threads; BLAS %s\n", describe_cpu_path().c_str(), num_threads(),
                  PYDLX_BLAS_NAME);
 
-  m.def("memory_stats", [] { return stats_dict(cpu_allocator().stats()); }, "Bytes in use, cached and at peak of the CPU allocator.");
+  m.def(
+      "memory_stats", [] { return stats_dict(cpu_allocator().stats()); },
+      "Bytes in use, cached and at peak of the CPU allocator.");
   m.def("empty_cache", [] { cpu_allocator().empty_cache(); }, "Returns cached CPU memory to the system.");
   m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
   m.def("get_num_threads", &num_threads);
@@ -143,6 +145,14 @@ PYBIND11_MODULE(_C, m) {
     require(dtype_from(h.ptr(), t) && is_floating(t), "set_default_dtype", "d", ErrorKind::Type,
             "expected a floating point dtype");
     set_default_dtype(t);
+  });
+  m.def("get_default_device", [] { return default_device(); }, "Where factory functions put tensors by default.");
+  m.def("set_default_device", [](py::handle h) {
+    Device d;
+    require(h.is_none() || device_from(h.ptr(), d), "set_default_device", "device", ErrorKind::Type,
+            "expected a device such as 'cpu' or 'cuda:0', or None");
+    if (!d.is_cpu()) require_backend(d);
+    set_default_device(d);
   });
   registry.list_public(m.ptr());
   m.def("build_info", &build_info, "Version, compiler, BLAS, CPU path, threads.");  // public as pydlx.__config__

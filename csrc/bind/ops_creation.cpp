@@ -48,9 +48,9 @@ Dims channels_last_strides(const Dims& sizes, const char* op) {
 Tensor make(const char* op, const Dims& sizes, DType dtype, OptDevice device, PyObject* format) {
   if (format != Py_None && parse_format(format, op) == Format::channels_last) {
     checked_numel(sizes, op);
-    return pydlx::empty_strided(sizes, channels_last_strides(sizes, op), dtype, device.value_or(Device{}));
+    return pydlx::empty_strided(sizes, channels_last_strides(sizes, op), dtype, device.value_or(default_device()));
   }
-  return pydlx::empty(sizes, dtype, device.value_or(Device{}));
+  return pydlx::empty(sizes, dtype, device.value_or(default_device()));
 }
 Tensor make_like(const char* op, const Tensor& x, OptType dtype, OptDevice device, PyObject* format) {
   const Format f = parse_format(format, op);
@@ -80,8 +80,8 @@ Tensor bind_full(const Dims& size, Scalar value, OptType dtype, PyObject*, OptDe
 }
 Tensor bind_empty_strided(const Dims& size, const Dims& stride, OptType dtype, PyObject*, OptDevice device, bool,
                           bool grad) {
-  return with_grad(ops::empty_with_strides(size, stride, dtype.value_or(default_dtype()), device.value_or(Device{})),
-                   grad);
+  return with_grad(
+      ops::empty_with_strides(size, stride, dtype.value_or(default_dtype()), device.value_or(default_device())), grad);
 }
 
 Tensor bind_empty_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
@@ -119,35 +119,37 @@ Tensor from_data(PyObject* data, OptType dtype, OptDevice device, bool grad) {
 }
 
 Tensor arange_end(Scalar end, OptType dtype, PyObject*, OptDevice device, bool, bool grad) {
-  return with_grad(ops::arange(std::int64_t{0}, end, std::int64_t{1}, dtype, device.value_or(Device{})), grad);
+  return with_grad(ops::arange(std::int64_t{0}, end, std::int64_t{1}, dtype, device.value_or(default_device())), grad);
 }
 Tensor arange(Scalar start, Scalar end, Scalar step, OptType dtype, PyObject*, OptDevice device, bool, bool grad) {
-  return with_grad(ops::arange(start, end, step, dtype, device.value_or(Device{})), grad);
+  return with_grad(ops::arange(start, end, step, dtype, device.value_or(default_device())), grad);
 }
 Tensor linspace(Scalar start, Scalar end, std::int64_t steps, OptType dtype, PyObject*, OptDevice device, bool,
                 bool grad) {
-  return with_grad(ops::linspace(start, end, steps, dtype.value_or(default_dtype()), device.value_or(Device{})), grad);
+  return with_grad(ops::linspace(start, end, steps, dtype.value_or(default_dtype()), device.value_or(default_device())),
+                   grad);
 }
 Tensor logspace(Scalar start, Scalar end, std::int64_t steps, double base, OptType dtype, PyObject*, OptDevice device,
                 bool, bool grad) {
-  return with_grad(ops::logspace(start, end, steps, base, dtype.value_or(default_dtype()), device.value_or(Device{})),
-                   grad);
+  return with_grad(
+      ops::logspace(start, end, steps, base, dtype.value_or(default_dtype()), device.value_or(default_device())), grad);
 }
 Tensor eye(std::int64_t n, std::optional<std::int64_t> m, OptType dtype, PyObject*, OptDevice device, bool, bool grad) {
-  return with_grad(ops::eye(n, m.value_or(n), dtype.value_or(default_dtype()), device.value_or(Device{})), grad);
+  return with_grad(ops::eye(n, m.value_or(n), dtype.value_or(default_dtype()), device.value_or(default_device())),
+                   grad);
 }
 Tensor scalar_tensor(Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad) {
-  return with_grad(ops::full({}, value, dtype.value_or(default_dtype()), device.value_or(Device{})), grad);
+  return with_grad(ops::full({}, value, dtype.value_or(default_dtype()), device.value_or(default_device())), grad);
 }
 Tensor& tril_(Tensor& x, std::int64_t diagonal) { return ops::copy_(x, ops::tril(x, diagonal)); }
 Tensor& triu_(Tensor& x, std::int64_t diagonal) { return ops::copy_(x, ops::triu(x, diagonal)); }
 Tensor tril_indices(std::int64_t row, std::int64_t col, std::int64_t offset, OptType dtype, OptDevice device, PyObject*,
                     bool) {
-  return ops::tril_indices(row, col, offset, dtype.value_or(DType::Int64), device.value_or(Device{}));
+  return ops::tril_indices(row, col, offset, dtype.value_or(DType::Int64), device.value_or(default_device()));
 }
 Tensor triu_indices(std::int64_t row, std::int64_t col, std::int64_t offset, OptType dtype, OptDevice device, PyObject*,
                     bool) {
-  return ops::triu_indices(row, col, offset, dtype.value_or(DType::Int64), device.value_or(Device{}));
+  return ops::triu_indices(row, col, offset, dtype.value_or(DType::Int64), device.value_or(default_device()));
 }
 
 #define PYDLX_OPTIONS \

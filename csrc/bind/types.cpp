@@ -1,6 +1,7 @@
 // Python objects for dtype, device and Generator.
 #include <charconv>
 #include <cstring>
+#include <vector>
 
 #include "bind/caster.h"
 #include "bind/schema.h"
@@ -15,6 +16,7 @@ struct PyDType {
 };
 PyObject* g_dtypes[kDTypeCount] = {};
 PyTypeObject* g_device_type = nullptr;
+std::vector<Device> g_outer_devices;  // defaults to return to at the end of `with device:` blocks
 PyTypeObject* g_generator_type = nullptr;
 
 bool parse_device_text(const std::string& s, Device& d) {
@@ -129,6 +131,19 @@ void init_types(PyObject* module) {
            [](const Device& d) {
              return d.is_cpu() ? std::string("device(type='cpu')")
                                : "device(type='cuda', index=" + std::to_string(d.index) + ")";
+           })
+      .def("__enter__",
+           [](const Device& d) {
+             if (!d.is_cpu()) require_backend(d);
+             g_outer_devices.push_back(default_device());
+             set_default_device(d);
+             return d;
+           })
+      .def("__exit__",
+           [](const Device&, const py::args&) {
+             require(!g_outer_devices.empty(), "device", "", ErrorKind::Runtime, "expected a block that was entered");
+             set_default_device(g_outer_devices.back());
+             g_outer_devices.pop_back();
            })
       .def("__reduce__", [device_class = py::handle(device)](const Device& d) {
         return py::make_tuple(device_class, py::make_tuple(d.str()));

@@ -1,12 +1,18 @@
 #include "core/backend.h"
 
+#include <atomic>
+
 #include "core/check.h"
 
 namespace pydlx {
 
 namespace {
 Backend* g_backends[kDeviceTypes] = {};
-}
+std::atomic<Device> g_default{Device{}};
+}  // namespace
+
+Device default_device() noexcept { return g_default.load(std::memory_order_relaxed); }
+void set_default_device(Device d) noexcept { g_default.store(d, std::memory_order_relaxed); }
 
 Backend* backend_of(DeviceType type) noexcept { return g_backends[static_cast<int>(type)]; }
 void register_backend(DeviceType type, Backend* backend) noexcept { g_backends[static_cast<int>(type)] = backend; }

@@ -32,7 +32,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual int device_count() noexcept = 0;           // 0 without a usable driver or device
+  virtual int device_count() noexcept = 0;             // 0 without a usable driver or device
   virtual std::string why_unavailable() noexcept = 0;  // empty when device_count() > 0
   virtual DeviceProperties properties(int device) = 0;
   virtual void memory_info(int device, std::size_t& free, std::size_t& total) = 0;

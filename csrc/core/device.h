@@ -17,4 +17,8 @@ struct Device {
   std::string str() const { return is_cpu() ? "cpu" : "cuda:" + std::to_string(index); }
 };
 
+// Where factory functions put tensors when no device is named; the CPU unless set otherwise.
+Device default_device() noexcept;
+void set_default_device(Device d) noexcept;
+
 }  // namespace pydlx

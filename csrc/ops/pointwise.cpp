@@ -164,7 +164,8 @@ void copy_between(const Tensor& out, const Tensor& src, bool non_blocking) {
   Backend& backend = require_backend(out.is_cpu() ? src.device() : out.device());
   // Bytes that only live here must have arrived before they are freed.
   backend.copy(landed.data(), out.device(), bytes.data(), src.device(),
-               static_cast<std::size_t>(bytes.numel()) * itemsize(out.dtype()), non_blocking && bytes.is_same(src) && direct);
+               static_cast<std::size_t>(bytes.numel()) * itemsize(out.dtype()),
+               non_blocking && bytes.is_same(src) && direct);
   if (!direct) copy_raw(out, landed);
 }
 

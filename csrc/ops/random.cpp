@@ -71,7 +71,7 @@ void draw_integers(const char* name, const Tensor& out, std::int64_t low, std::u
 
 Tensor fresh(const char* name, const Dims& size, const RandomOptions& o, DType fallback) {
   checked_numel(size, name);
-  return empty(size, o.dtype.value_or(fallback), o.device.value_or(Device{}));
+  return empty(size, o.dtype.value_or(fallback), o.device.value_or(default_device()));
 }
 Tensor fresh_float(const char* name, const Dims& size, const RandomOptions& o) {
   Tensor t = fresh(name, size, o, default_dtype());

@@ -53,9 +53,23 @@ enum cudaError_t {
   cudaErrorNotReady = 600,
   cudaErrorStreamCaptureUnsupported = 900,
 };
-enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
-enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
-enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive, cudaStreamCaptureStatusInvalidated };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
+enum cudaStreamCaptureStatus {
+  cudaStreamCaptureStatusNone,
+  cudaStreamCaptureStatusActive,
+  cudaStreamCaptureStatusInvalidated
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice };
 inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2,
@@ -165,12 +179,14 @@ T __shfl_sync(unsigned mask, T v, int from, int width = 32) {
 template <class T>
 T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32) {
   const unsigned lane = emulator::current->lane, from = lane ^ static_cast<unsigned>(bits);
-  return emulator::shuffle(mask, v, from, (from & ~static_cast<unsigned>(width - 1)) == (lane & ~static_cast<unsigned>(width - 1)));
+  return emulator::shuffle(mask, v, from,
+                           (from & ~static_cast<unsigned>(width - 1)) == (lane & ~static_cast<unsigned>(width - 1)));
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T v, unsigned by, int width = 32) {
   const unsigned lane = emulator::current->lane, from = lane + by;
-  return emulator::shuffle(mask, v, from, (lane & static_cast<unsigned>(width - 1)) + by < static_cast<unsigned>(width));
+  return emulator::shuffle(mask, v, from,
+                           (lane & static_cast<unsigned>(width - 1)) + by < static_cast<unsigned>(width));
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T v, unsigned by, int width = 32) {
@@ -192,7 +208,9 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<std::uint64_t>(a) * b >> 32); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(static_cast<std::uint64_t>(a) * b >> 32);
+}
 template <class T>
 T __ldg(const T* p) {
   return *p;

@@ -59,17 +59,19 @@ constexpr std::size_t kMemory = std::size_t{2} << 30;  // small, so that tests c
 constexpr std::size_t kSharedLimit = 227 << 10;
 
 [[noreturn]] void die(const char* what) {
-  std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what, emulator::current ? emulator::current->block.x : 0,
-               emulator::current ? emulator::current->thread.x : 0);
+  std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what,
+               emulator::current ? emulator::current->block.x : 0, emulator::current ? emulator::current->thread.x : 0);
   std::abort();
 }
 
-// ---- device memory: one reserved range, a map of used pieces ---------------------------------------------------------
+// ---- device memory: one reserved range, a map of used pieces
+// ---------------------------------------------------------
 
 class Memory {
  public:
   Memory() {
-    base_ = static_cast<char*>(mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    base_ = static_cast<char*>(
+        mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (base_ == MAP_FAILED) die("cannot reserve device memory");
     key_ = pkey_alloc(0, 0);  // costs nothing to switch; few processors have it
     if (key_ >= 0 && pkey_mprotect(base_, kMemory, PROT_READ | PROT_WRITE, key_) != 0) key_ = -1;
@@ -165,7 +167,7 @@ struct Fiber : emulator::Thread {
   enum State { ready, at_barrier, at_warp, done } state = done;
   void* stack_pointer = nullptr;
   char* stack = nullptr;
-  unsigned mask = 0;      // lanes this one waits for
+  unsigned mask = 0;       // lanes this one waits for
   unsigned exchanges = 0;  // done so far; its parity chooses the buffer
 };
 struct WarpSlots {

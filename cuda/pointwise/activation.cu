@@ -1,7 +1,6 @@
 // Kernels of the functors in functors/activation.h.
-#include "functors/activation.h"
-
 #include "cuda/pointwise/fill.cuh"
+#include "functors/activation.h"
 
 namespace pydlx::cuda {
 

@@ -1,7 +1,6 @@
 // Kernels of the functors in functors/binary.h.
-#include "functors/binary.h"
-
 #include "cuda/pointwise/fill.cuh"
+#include "functors/binary.h"
 
 namespace pydlx::cuda {
 namespace {

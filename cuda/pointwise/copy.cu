@@ -35,10 +35,10 @@ constexpr int kTile = 32, kTileRows = 8;
 struct Transpose {
   void* out;
   const void* in;
-  std::int64_t rows, cols;            // sizes of axis 1 and axis 0
-  std::int64_t out_row, in_col;       // strides: output along axis 1, input along axis 0
+  std::int64_t rows, cols;       // sizes of axis 1 and axis 0
+  std::int64_t out_row, in_col;  // strides: output along axis 1, input along axis 0
   std::int64_t tiles_x, tiles_y, batch;
-  int ndim;                           // further axes
+  int ndim;  // further axes
   std::int64_t size[kMaxDims], out_step[kMaxDims], in_step[kMaxDims];
 };
 

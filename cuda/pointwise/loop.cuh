@@ -1,5 +1,5 @@
-// The elementwise kernels. A functor is instantiated twice per dtype: over dense operands, 16 bytes of the widest one at
-// a time, and over strided ones. Broadcast operands are single values of a register in the first.
+// The elementwise kernels. A functor is instantiated twice per dtype: over dense operands, 16 bytes of the widest one
+// at a time, and over strided ones. Broadcast operands are single values of a register in the first.
 #pragma once
 #include <cstring>
 #include <type_traits>
@@ -228,7 +228,8 @@ using StridedKernel = void (*)(StridedArgs<N>);
 
 // One launch of the kernel that fits the geometry; the same code for every functor with N operands.
 template <int N>
-void run(const Elementwise& e, const int (&size)[N], int pack, DenseKernel<N> dense_kernel, StridedKernel<N> strided_kernel) {
+void run(const Elementwise& e, const int (&size)[N], int pack, DenseKernel<N> dense_kernel,
+         StridedKernel<N> strided_kernel) {
   bool is_dense = e.ndim == 1 && e.stride[0][0] == 1;
   for (int k = 1; k < N; ++k) is_dense = is_dense && (e.stride[k][0] == 1 || e.stride[k][0] == 0);
   if (is_dense) {
@@ -240,7 +241,9 @@ void run(const Elementwise& e, const int (&size)[N], int pack, DenseKernel<N> de
       a.immediate[k] = e.immediate[k];
       a.single[k] = e.immediate[k] || (k > 0 && e.stride[k][0] == 0);
       std::memcpy(a.value[k], e.value[k], sizeof a.value[k]);
-      if (!a.single[k]) a.aligned = a.aligned && reinterpret_cast<std::uintptr_t>(a.data[k]) % static_cast<std::uintptr_t>(pack * size[k]) == 0;
+      if (!a.single[k])
+        a.aligned =
+            a.aligned && reinterpret_cast<std::uintptr_t>(a.data[k]) % static_cast<std::uintptr_t>(pack * size[k]) == 0;
     }
     std::memcpy(a.params.p, e.param, sizeof a.params.p);
     launch(dense_kernel, grid_for(ceil_div(e.numel, std::int64_t{kThreads} * pack), 32), kThreads, 0, a);

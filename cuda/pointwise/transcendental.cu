@@ -1,7 +1,6 @@
 // Kernels of the functors in functors/transcendental.h.
-#include "functors/transcendental.h"
-
 #include "cuda/pointwise/fill.cuh"
+#include "functors/transcendental.h"
 
 namespace pydlx::cuda {
 

@@ -1,7 +1,6 @@
 // Kernels of the functors in functors/unary.h.
-#include "functors/unary.h"
-
 #include "cuda/pointwise/fill.cuh"
+#include "functors/unary.h"
 
 namespace pydlx::cuda {
 

@@ -6,11 +6,11 @@ namespace pydlx::cuda {
 
 namespace {
 
-constexpr std::size_t kGranule = 512;             // every block is a multiple
-constexpr std::size_t kSmall = 1u << 20;          // up to here: cut from pieces of kSmallPiece
+constexpr std::size_t kGranule = 512;     // every block is a multiple
+constexpr std::size_t kSmall = 1u << 20;  // up to here: cut from pieces of kSmallPiece
 constexpr std::size_t kSmallPiece = 2u << 20;
-constexpr std::size_t kMedium = 10u << 20;        // up to here: cut from pieces of kMediumPiece
-constexpr std::size_t kMediumPiece = 20u << 20;   // larger ones: own pieces, multiples of kLargeStep
+constexpr std::size_t kMedium = 10u << 20;       // up to here: cut from pieces of kMediumPiece
+constexpr std::size_t kMediumPiece = 20u << 20;  // larger ones: own pieces, multiples of kLargeStep
 constexpr std::size_t kLargeStep = 2u << 20;
 
 std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
@@ -106,7 +106,8 @@ void CachingAllocator::deallocate(void* p, std::size_t) noexcept {
     int before = 0;
     cudaGetDevice(&before);
     cudaSetDevice(s->device);
-    const bool ok = cudaEventCreateWithFlags(&e, cudaEventDisableTiming) == cudaSuccess && cudaEventRecord(e, s->handle) == cudaSuccess;
+    const bool ok = cudaEventCreateWithFlags(&e, cudaEventDisableTiming) == cudaSuccess &&
+                    cudaEventRecord(e, s->handle) == cudaSuccess;
     cudaSetDevice(before);
     if (!ok) break;  // the process is ending, or the device is lost: the block is never reused
     waiting_.push_back({e, ++recorded == events ? b : nullptr});

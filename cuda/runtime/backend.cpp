@@ -106,8 +106,15 @@ class CudaBackend final : public Backend {
   DeviceProperties properties(int device) override {
     cudaDeviceProp p;
     check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
-    return {p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount, p.warpSize, p.maxThreadsPerBlock,
-            p.sharedMemPerBlockOptin, static_cast<std::uint64_t>(p.l2CacheSize)};
+    return {p.name,
+            p.major,
+            p.minor,
+            p.totalGlobalMem,
+            p.multiProcessorCount,
+            p.warpSize,
+            p.maxThreadsPerBlock,
+            p.sharedMemPerBlockOptin,
+            static_cast<std::uint64_t>(p.l2CacheSize)};
   }
   void memory_info(int device, std::size_t& free, std::size_t& total) override {
     const DeviceGuard guard(device);
@@ -180,7 +187,9 @@ class CudaBackend final : public Backend {
     check(cudaStreamSynchronize(stream(s).handle), "cudaStreamSynchronize");
     raise_faults(stream(s).device);
   }
-  void record_stream(void* memory, StreamHandle s) override { caching(stream(s).device).record_stream(memory, stream(s)); }
+  void record_stream(void* memory, StreamHandle s) override {
+    caching(stream(s).device).record_stream(memory, stream(s));
+  }
 
   EventHandle new_event(bool timing) override {
     cudaEvent_t e = nullptr;
@@ -206,9 +215,11 @@ class CudaBackend final : public Backend {
   void begin_capture() override {
     const int device = current_device();
     Stream& s = cuda::current_stream(device);
-    require(s.handle != nullptr, "cuda.graph", "stream", ErrorKind::Device,
-            "expected a stream other than the default one, which cannot be recorded; use cuda.graph(g) or cuda.stream(s)");
-    require(!cuda::is_capturing(s), "cuda.graph", "", ErrorKind::Runtime, "expected a stream that is not recording yet");
+    require(
+        s.handle != nullptr, "cuda.graph", "stream", ErrorKind::Device,
+        "expected a stream other than the default one, which cannot be recorded; use cuda.graph(g) or cuda.stream(s)");
+    require(!cuda::is_capturing(s), "cuda.graph", "", ErrorKind::Runtime,
+            "expected a stream that is not recording yet");
     raise_faults(device);
     const int pool = caching(device).begin_pool(s);
     const cudaError_t e = cudaStreamBeginCapture(s.handle, cudaStreamCaptureModeRelaxed);

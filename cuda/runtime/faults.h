@@ -11,9 +11,9 @@ namespace pydlx::cuda {
 enum class Fault : int { none, index, probability, target, weight };
 
 struct FaultReport {
-  int fault;              // Fault; the first report stays until it is raised
+  int fault;  // Fault; the first report stays until it is raised
   int padding;
-  long long position;     // flat position of the element
+  long long position;  // flat position of the element
 };
 
 // Where kernels of the current device report to.

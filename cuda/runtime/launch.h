@@ -22,13 +22,13 @@ inline unsigned grid_for(std::int64_t work, int waves = 8) {
   return static_cast<unsigned>(work < 1 ? 1 : (work < most ? work : most));
 }
 
+#if defined(__CUDACC__) || defined(PYDLX_CUDA_EMULATED)
 // kernel<<<grid, block, shared>>>(args...) on the current stream. More than 48 KiB of shared memory must have been
 // allowed with allow_shared().
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
 #if defined(PYDLX_CUDA_EMULATED)
-  check(emulator::launch(grid, block, shared, current_stream().handle,
-                         [=] { kernel(static_cast<P>(args)...); }),
+  check(emulator::launch(grid, block, shared, current_stream().handle, [=] { kernel(static_cast<P>(args)...); }),
         "kernel launch");
 #else
   kernel<<<grid, block, shared, current_stream().handle>>>(static_cast<P>(args)...);
@@ -52,5 +52,6 @@ __device__ __forceinline__ T* dynamic_shared() {
   return reinterpret_cast<T*>(pydlx_dynamic_shared);
 #endif
 }
+#endif
 
 }  // namespace pydlx::cuda

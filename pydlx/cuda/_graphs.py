@@ -7,7 +7,8 @@ from typing import Any
 
 from .. import _C
 from ._device import require, synchronize
-from ._streams import Stream, current_stream, stream as use_stream
+from ._streams import Stream, current_stream
+from ._streams import stream as use_stream
 
 _cuda = _C._cuda
 
@@ -73,7 +74,9 @@ class graph:
         current_stream().wait_stream(before)
         self.cuda_graph.capture_begin()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.cuda_graph.capture_end()
         finally:

@@ -74,7 +74,9 @@ class Event:
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
         if interprocess:
-            raise NotImplementedError("[cuda.Event] interprocess: expected False; events are not shared between processes")
+            raise NotImplementedError(
+                "[cuda.Event] interprocess: expected False; events are not shared between processes"
+            )
         index_of(None, "Event")
         self._handle = _cuda.Event(enable_timing)
 
@@ -129,7 +131,9 @@ class stream:
             set_stream(self.stream)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._before is not None:
             device, before = self._before
             set_stream(before)
