@@ -11,6 +11,7 @@
 #include <cstdlib>
 
 #include "core/check.h"
+#include "core/phases.h"
 
 namespace pydlx {
 
@@ -154,6 +155,112 @@ void parallel_run(std::int64_t n, std::int64_t grain, RangeFn fn, void* context)
       t_inside = false;
       t_index = outer_index;
     }
+  }
+  if (token) blocking_hooks().acquire(token);
+}
+
+namespace {
+
+// Shares as in Team, but each counter carries its phase in the upper half, so that a thread which comes late cannot
+// take a range of a phase it has not seen begin.
+class PhaseTeam {
+ public:
+  PhaseTeam(std::int64_t phases, std::int64_t n, std::int64_t grain, int threads, PhaseFn fn, void* context,
+            Share* shares)
+      : phases_(phases),
+        n_(n),
+        grain_(grain),
+        chunks_((n - 1) / grain + 1),
+        threads_(threads),
+        fn_(fn),
+        context_(context),
+        shares_(shares) {
+    for (int i = 0; i < threads; ++i) {
+      shares[i].next = 0;
+      pieces_ += pieces_of(i);
+    }
+  }
+
+  void work(int me) {
+    for (std::int64_t phase = 0; phase < phases_;) {
+      for (int i = 0; i < threads_; ++i) work_on((me + i) % threads_, phase);
+      wait_for_end_of(phase);
+      phase = phase_.load(std::memory_order_acquire);
+    }
+  }
+
+ private:
+  std::int64_t first_of(int owner) const { return chunks_ * owner / threads_; }
+  std::int64_t pieces_of(int owner) const { return std::min(kPieces, first_of(owner + 1) - first_of(owner)); }
+
+  void work_on(int owner, std::int64_t phase) {
+    const std::int64_t first = first_of(owner), count = first_of(owner + 1) - first, pieces = pieces_of(owner);
+    const std::atomic_ref next(shares_[owner].next);
+    std::int64_t seen = next.load(std::memory_order_relaxed);
+    while (seen >> 32 == phase && (seen & 0xffffffff) < pieces) {
+      if (!next.compare_exchange_weak(seen, seen + 1, std::memory_order_relaxed)) continue;
+      const std::int64_t k = seen & 0xffffffff;
+      fn_(context_, phase, (first + count * k / pieces) * grain_,
+          std::min(n_, (first + count * (k + 1) / pieces) * grain_));
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces_) begin_next(phase);
+      seen = next.load(std::memory_order_relaxed);
+    }
+  }
+
+  void begin_next(std::int64_t phase) {
+    done_.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < threads_; ++i)
+      std::atomic_ref(shares_[i].next).store((phase + 1) << 32, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_seq_cst);
+    if (sleeping_.load(std::memory_order_seq_cst) > 0) phase_.notify_all();
+  }
+
+  // Some tens of microseconds of spinning, then sleep: the thread we wait for may need this processor.
+  void wait_for_end_of(std::int64_t phase) {
+    const int spins = threads_ <= hardware_threads() ? 2000 : 20;
+    for (int i = 0; i < spins; ++i) {
+      if (phase_.load(std::memory_order_acquire) != phase) return;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    sleeping_.fetch_add(1, std::memory_order_seq_cst);
+    phase_.wait(phase, std::memory_order_seq_cst);
+    sleeping_.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  const std::int64_t phases_, n_, grain_, chunks_;
+  const int threads_;
+  const PhaseFn fn_;
+  void* const context_;
+  Share* const shares_;
+  std::int64_t pieces_ = 0;
+  alignas(64) std::atomic<std::int64_t> done_{0};
+  alignas(64) std::atomic<std::int64_t> phase_{0};
+  alignas(64) std::atomic<int> sleeping_{0};
+};
+
+}  // namespace
+
+void parallel_phases_run(std::int64_t phases, std::int64_t n, std::int64_t grain, PhaseFn fn, void* context) {
+  if (phases <= 0 || n <= 0) return;
+  if (grain < 1) grain = 1;
+  const int threads = static_cast<int>(std::min<std::int64_t>((n - 1) / grain + 1, num_threads()));
+  if (threads <= 1 || t_inside) {
+    for (std::int64_t phase = 0; phase < phases; ++phase) fn(context, phase, 0, n);
+    return;
+  }
+  void* token = blocking_hooks().release ? blocking_hooks().release() : nullptr;
+  Share shares[kMaxThreads];
+  PhaseTeam team(phases, n, grain, threads, fn, context, shares);
+#pragma omp parallel num_threads(threads)
+  {
+    const int outer_index = t_index;
+    t_inside = true;
+    t_index = omp_get_thread_num();
+    team.work(t_index);
+    t_inside = false;
+    t_index = outer_index;
   }
   if (token) blocking_hooks().acquire(token);
 }

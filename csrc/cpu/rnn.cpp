@@ -2,6 +2,7 @@
 #include "kernels/rnn.h"
 
 #include "cpu/isa.h"
+#include "cpu/rnn_cells.h"
 #include "functors/math.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -54,46 +55,8 @@ void forward(const CellForward& k) {
 
 template <class T, CellKind kind>
 void backward(const CellBackward& k) {
-  const std::int64_t n = k.hidden;
-  parallel_for(k.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      const T* __restrict g = static_cast<const T*>(k.gates) + r * n * gates_of(kind);
-      T* __restrict d = static_cast<T*>(k.dgates) + r * n * gates_of(kind);
-      T* __restrict dh = static_cast<T*>(k.dh) + r * n;
-      if constexpr (kind == CellKind::tanh) {
-        for (std::int64_t j = 0; j < n; ++j) d[j] = dh[j] * (T(1) - g[j] * g[j]);
-      } else if constexpr (kind == CellKind::relu) {
-        for (std::int64_t j = 0; j < n; ++j) d[j] = g[j] > T(0) ? dh[j] : T(0);
-      } else if constexpr (kind == CellKind::lstm) {
-        const T* __restrict cp = static_cast<const T*>(k.c_prev) + r * n;
-        T* __restrict dc = static_cast<T*>(k.dc) + r * n;
-        for (std::int64_t j = 0; j < n; ++j) {
-          const T i = g[j], f = g[n + j], u = g[2 * n + j], o = g[3 * n + j];
-          const T t = math::tanh(f * cp[j] + i * u);
-          const T total = dc[j] + dh[j] * o * (T(1) - t * t);
-          d[j] = total * u * i * (T(1) - i);
-          d[n + j] = total * cp[j] * f * (T(1) - f);
-          d[2 * n + j] = total * i * (T(1) - u * u);
-          d[3 * n + j] = dh[j] * t * o * (T(1) - o);
-          dc[j] = total * f;
-        }
-      } else {
-        const T* __restrict p = static_cast<const T*>(k.h_prev) + r * n;
-        const T* __restrict s = static_cast<const T*>(k.candidate) + r * n;
-        T* __restrict e = static_cast<T*>(k.drecurrent) + r * n * 3;
-        for (std::int64_t j = 0; j < n; ++j) {
-          const T reset = g[j], z = g[n + j], u = g[2 * n + j];
-          const T du = dh[j] * (T(1) - z) * (T(1) - u * u);
-          const T dz = dh[j] * (p[j] - u) * z * (T(1) - z);
-          const T dr = du * s[j] * reset * (T(1) - reset);
-          d[j] = e[j] = dr;
-          d[n + j] = e[n + j] = dz;
-          d[2 * n + j] = du;
-          e[2 * n + j] = du * reset;
-          dh[j] *= z;
-        }
-      }
-    }
+  parallel_for(k.rows, row_grain(k.hidden), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) cell_backward<T, kind>(k, r, 0, k.hidden);
   });
 }
 

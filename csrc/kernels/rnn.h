@@ -35,9 +35,48 @@ struct CellBackward {
   void* drecurrent = nullptr;       // GRU: gradient of `recurrent`
 };
 
+// All steps of one direction of one layer. Step t owns rows offset[t] .. offset[t] + rows[t] of the per-step matrices
+// and the first rows[t] rows of the state.
+struct SequenceForward {
+  std::int64_t steps = 0, hidden = 0, batch = 0;
+  const std::int64_t* rows = nullptr;
+  const std::int64_t* offset = nullptr;
+  bool reverse = false;
+  const void* weight = nullptr;  // W_hh [gates * hidden, hidden]
+  const void* bias = nullptr;    // GRU, or null: b_hh [3 hidden]
+  void* gates = nullptr;         // [total, gates * hidden]: the input's share in, activations out
+  void* h = nullptr;             // [batch, hidden]: state in, state out
+  void* c = nullptr;             // LSTM: the same
+  void* y = nullptr;             // [total, hidden]
+  // For the backward pass, or all null: the state before each step, and GRU's n part of h W_hh^T + b_hh.
+  void* h_prev = nullptr;
+  void* c_prev = nullptr;
+  void* candidate = nullptr;
+};
+
+struct SequenceBackward {
+  std::int64_t steps = 0, hidden = 0, batch = 0;
+  const std::int64_t* rows = nullptr;
+  const std::int64_t* offset = nullptr;
+  bool reverse = false;
+  const void* weight = nullptr;
+  const void* gates = nullptr;
+  const void* candidate = nullptr;
+  const void* h_prev = nullptr;
+  const void* c_prev = nullptr;
+  const void* dy = nullptr;  // [total, hidden] or null
+  void* dh = nullptr;        // [batch, hidden]: gradient of the last state in, of the first out
+  void* dc = nullptr;        // LSTM: the same
+  void* dgates = nullptr;
+  void* drecurrent = nullptr;  // GRU
+};
+
 struct CellKernels {
   void (*forward[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const CellForward&) = {};
   void (*backward[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const CellBackward&) = {};
+  // Whole sequences, optional. False, with nothing written, when there is no memory for the packed weights.
+  bool (*forward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceForward&) = {};
+  bool (*backward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceBackward&) = {};
 };
 
 }  // namespace pydlx

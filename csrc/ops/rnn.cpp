@@ -64,6 +64,21 @@ void multiply(const char* op, const Tensor& a, const Tensor& b, const Tensor& c,
   run_gemm(op, g, c.dtype(), c.device());
 }
 
+// Packing the recurrent weights pays from this many steps on.
+constexpr std::size_t kPackSteps = 4;
+
+void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
+
+template <class Sequence>
+void describe(Sequence& q, const Steps& steps, std::int64_t hidden, std::int64_t batch) {
+  q.steps = static_cast<std::int64_t>(steps.count());
+  q.hidden = hidden;
+  q.batch = batch;
+  q.rows = steps.rows.data();
+  q.offset = steps.offset.data();
+  q.reverse = steps.reverse;
+}
+
 // ---- one layer in differentiable ops
 // -----------------------------------------------------------------------------------------------
 
@@ -136,6 +151,27 @@ TensorList forward_layer(CellKind kind, const Steps& steps, const Layer& in, Tap
     if (gru) tape->candidate = matrix(steps.total, hidden);
     if (projected) tape->unprojected = raw;
   }
+  if (const auto whole = kernels<CellKernels>(device).forward_sequence[static_cast<int>(kind)][static_cast<int>(dtype)];
+      whole && !projected && steps.count() >= kPackSteps) {
+    SequenceForward q;
+    describe(q, steps, hidden, batch);
+    q.weight = in[kWhh].data();
+    q.bias = gru ? data_or_null(in[kBhh]) : nullptr;
+    q.gates = gates.data();
+    q.h = h.data();
+    q.c = data_or_null(c);
+    q.y = y.data();
+    if (tape) {
+      q.h_prev = tape->h_prev.data();
+      q.c_prev = data_or_null(tape->c_prev);
+      q.candidate = data_or_null(tape->candidate);
+    }
+    if (whole(q)) {
+      TensorList result{y, h};
+      if (lstm) result.push_back(c);
+      return result;
+    }
+  }
   // Few rows multiply W_hh as it lies (inner products along its rows); for more, transposing it once beats doing so in
   // every step.
   Tensor w = transpose(in[kWhh], 0, 1);
@@ -198,7 +234,24 @@ Layer backward_layer(CellKind kind, const Steps& steps, const Layer& in, const T
   const Tensor w = contiguous(in[kWhh]);
   const auto fn = kernel_or_fail(kernels<CellKernels>(device).backward[static_cast<int>(kind)][static_cast<int>(dtype)],
                                  op, device, dtype);
-  for (std::size_t s = steps.count(); s-- > 0;) {
+  const auto whole = kernels<CellKernels>(device).backward_sequence[static_cast<int>(kind)][static_cast<int>(dtype)];
+  bool done = false;
+  if (whole && !projected && steps.count() >= kPackSteps) {
+    SequenceBackward q;
+    describe(q, steps, hidden, batch);
+    q.weight = w.data();
+    q.gates = tape.gates.data();
+    q.candidate = data_or_null(tape.candidate);
+    q.h_prev = tape.h_prev.data();
+    q.c_prev = data_or_null(tape.c_prev);
+    q.dy = data_or_null(dy_rows);
+    q.dh = dh.data();
+    q.dc = data_or_null(dc);
+    q.dgates = dgates.data();
+    q.drecurrent = gru ? drecurrent.data() : nullptr;
+    done = whole(q);
+  }
+  for (std::size_t s = done ? 0 : steps.count(); s-- > 0;) {
     const std::size_t t = steps.at(s);
     const std::int64_t n = steps.rows[t], offset = steps.offset[t];
     Tensor dhs = row_block(dh, 0, n);

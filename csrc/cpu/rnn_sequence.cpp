@@ -1,0 +1,389 @@
+// Recurrent layers over whole sequences, float32. One team of threads runs all steps; a thread owns the same units in
+// every step, so that its share of the recurrent weights stays in its second-level cache. With more than a few rows the
+// weights are packed once, the gates of the same units side by side: one pass of register tiles gives all gates of
+// these units, which are applied while they are in the first-level cache.
+#include "core/phases.h"
+#include "core/scratch.h"
+#include "cpu/gemm/micro.h"
+#include "cpu/rnn_cells.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr int kLane = kLanesOf<float>;
+constexpr std::int64_t kTile = kTileColumns<float>;
+
+// A panel of packed weights holds `units` units: [hidden][gate][units].
+template <CellKind kind>
+struct PanelShape {
+  static constexpr int gates = static_cast<int>(gates_of(kind));
+  static constexpr int units = gates == 1 ? 4 * kLane : kLane;
+  static constexpr int columns = gates * units;
+};
+
+constexpr std::int64_t kFewRows = 4;     // up to here the weights are read in place, as inner products
+constexpr std::int64_t kBlockRows = 48;  // rows whose sums (12 KB) wait for their gates in the first-level cache
+
+PYDLX_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Tasks per range of a parallel phase. 100 multiply-adds, or 100 bytes of weights, take a nanosecond or so, and so does
+// a gate; a phase of less than 1.5 us is not worth a second thread.
+std::int64_t task_grain(std::int64_t tasks, std::int64_t rows, std::int64_t k, std::int64_t columns) {
+  const std::int64_t busy = rows < 4 ? 4 : rows, ns = busy * k * columns / 100 + rows * columns / 2 + 1;
+  return tasks * ns < 1500 ? tasks : 500 / ns + 1;
+}
+
+// c[rows x columns] = a[rows x k] b (+ c), rows of b b_row apart.
+void multiply(std::int64_t rows, std::int64_t columns, std::int64_t k, const float* a, const float* b,
+              std::int64_t b_row, float* c, std::int64_t c_row, float beta) {
+  const std::int64_t tiles = ceil_div(rows, kTileRows);
+  const Epilogue<float> e{1, beta, nullptr, false};
+  for (std::int64_t j = 0; j < columns; j += kTile)
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t r0 = rows * t / tiles, r1 = rows * (t + 1) / tiles;
+      run_tile<float>(static_cast<int>(r1 - r0), static_cast<int>(min_of(kTile, columns - j)), k, a + r0 * k, k, 1,
+                      b + j, b_row, c + r0 * c_row + j, c_row, e);
+    }
+}
+
+// The sums of a panel for MR rows of the state, from W [gates * hidden, hidden] as it lies.
+template <CellKind kind, int MR>
+void multiply_in_place(std::int64_t rows, std::int64_t hidden, const float* h, const float* w, std::int64_t u0,
+                       float* sums) {
+  using S = PanelShape<kind>;
+  constexpr int NR = kLane / MR;
+  const float* pa[MR];
+  for (int i = 0; i < MR; ++i) pa[i] = h + min_of(i, rows - 1) * hidden;
+  for (int g = 0; g < S::gates; ++g)
+    for (int v = 0; v < S::units && u0 + v < hidden; v += NR) {
+      const float* pb[NR];
+      for (int l = 0; l < NR; ++l) pb[l] = w + (g * hidden + min_of(u0 + v + l, hidden - 1)) * hidden;
+      alignas(64) float out[kLane];
+      inner_tile<float, MR, false>(hidden, pa, pb, out);
+      for (int i = 0; i < rows; ++i)
+        std::memcpy(sums + i * S::columns + g * S::units + v, out + i * NR, NR * sizeof(float));
+    }
+}
+
+template <CellKind kind>
+void multiply_few(std::int64_t rows, std::int64_t hidden, const float* h, const float* w, std::int64_t u0,
+                  float* sums) {
+  constexpr int kMost = kLane >= 16 ? 4 : 2;
+  for (std::int64_t r = 0; r < rows; r += kMost) {
+    const std::int64_t have = min_of(kMost, rows - r);
+    float* out = sums + r * PanelShape<kind>::columns;
+    if (have == 1)
+      multiply_in_place<kind, 1>(have, hidden, h + r * hidden, w, u0, out);
+    else if (have == 2)
+      multiply_in_place<kind, 2>(have, hidden, h + r * hidden, w, u0, out);
+    else
+      multiply_in_place<kind, kMost>(have, hidden, h + r * hidden, w, u0, out);
+  }
+}
+
+// Units u0 .. u0 + units of every gate of W [gates * hidden, hidden] -> [hidden][gates][units], zero past the last
+// unit.
+template <CellKind kind>
+void pack_panel(const float* w, std::int64_t hidden, std::int64_t u0, float* out) {
+  using S = PanelShape<kind>;
+  for (int g = 0; g < S::gates; ++g)
+    for (int v = 0; v < S::units; v += kLane) {
+      const std::int64_t have = hidden - u0 - v;
+      const int rows = have <= 0 ? 0 : static_cast<int>(min_of(have, kLane));
+      const float* src = w + (g * hidden + u0 + v) * hidden;
+      float* dst = out + g * S::units + v;
+      std::int64_t p = 0;
+      for (; p + kLane <= hidden; p += kLane) {
+        Vector<float> r[kLane];
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) r[l] = l < rows ? load(src + l * hidden + p) : Vector<float>{};
+        transpose_square<float>(r);
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) store<float>(dst + (p + l) * S::columns, r[l]);
+      }
+      for (; p < hidden; ++p)
+        for (int l = 0; l < kLane; ++l) dst[p * S::columns + l] = l < rows ? src[l * hidden + p] : 0.0f;
+    }
+}
+
+// Pointers to kLane units of one row, one per gate where it matters. What is only kept for the backward pass (all of
+// `kept_*`, and the activations in x) is written with kKeep.
+struct Units {
+  float *x[4], *c, *h, *kept_h, *kept_c, *kept_candidate;
+  const float *s, *h_prev, *bias[3];
+};
+
+template <CellKind kind, bool kKeep, int kStride>
+PYDLX_INLINE void apply_gates(const Units& u) {
+  const float* __restrict s = u.s;
+  const float* __restrict p = u.h_prev;
+  float* __restrict h = u.h;
+  float* __restrict x0 = u.x[0];
+  if constexpr (kKeep) std::memcpy(u.kept_h, p, kLane * sizeof(float));
+  if constexpr (kind == CellKind::tanh || kind == CellKind::relu) {
+#pragma omp simd
+    for (int j = 0; j < kLane; ++j) {
+      const float v = x0[j] + s[j], y = kind == CellKind::tanh ? math::tanh(v) : (v < 0.0f ? 0.0f : v);
+      h[j] = y;
+      if constexpr (kKeep) x0[j] = y;
+    }
+  } else {
+    float* __restrict x1 = u.x[1];
+    float* __restrict x2 = u.x[2];
+    if constexpr (kind == CellKind::lstm) {
+      float* __restrict x3 = u.x[3];
+      float* __restrict c = u.c;
+      if constexpr (kKeep) std::memcpy(u.kept_c, c, kLane * sizeof(float));
+#pragma omp simd
+      for (int j = 0; j < kLane; ++j) {
+        const float i = math::sigmoid(x0[j] + s[j]), f = math::sigmoid(x1[j] + s[kStride + j]),
+                    g = math::tanh(x2[j] + s[2 * kStride + j]), o = math::sigmoid(x3[j] + s[3 * kStride + j]);
+        const float state = f * c[j] + i * g;
+        if constexpr (kKeep) {
+          x0[j] = i;
+          x1[j] = f;
+          x2[j] = g;
+          x3[j] = o;
+        }
+        c[j] = state;
+        h[j] = o * math::tanh(state);
+      }
+    } else {
+      const float* __restrict b0 = u.bias[0];
+      const float* __restrict b1 = u.bias[1];
+      const float* __restrict b2 = u.bias[2];
+      float* __restrict candidate = u.kept_candidate;
+#pragma omp simd
+      for (int j = 0; j < kLane; ++j) {
+        const float r = math::sigmoid(x0[j] + (s[j] + b0[j])), z = math::sigmoid(x1[j] + (s[kStride + j] + b1[j]));
+        const float n = s[2 * kStride + j] + b2[j], g = math::tanh(x2[j] + r * n);
+        if constexpr (kKeep) {
+          x0[j] = r;
+          x1[j] = z;
+          x2[j] = g;
+          candidate[j] = n;
+        }
+        h[j] = g + z * (p[j] - g);
+      }
+    }
+  }
+}
+
+// The same for fewer than kLane units: through padded copies.
+template <CellKind kind, bool kKeep, int kStride>
+void apply_gates_part(const Units& u, int count) {
+  constexpr int G = static_cast<int>(gates_of(kind));
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  float x[4][kLane] = {}, c[kLane] = {}, h[kLane] = {}, prev[kLane] = {}, bias[3][kLane] = {}, kept[3][kLane] = {};
+  for (int g = 0; g < G; ++g) std::memcpy(x[g], u.x[g], bytes);
+  std::memcpy(prev, u.h_prev, bytes);
+  if (kind == CellKind::lstm) std::memcpy(c, u.c, bytes);
+  if (kind == CellKind::gru)
+    for (int g = 0; g < 3; ++g) std::memcpy(bias[g], u.bias[g], bytes);
+  apply_gates<kind, kKeep, kStride>(
+      {{x[0], x[1], x[2], x[3]}, c, h, kept[0], kept[1], kept[2], u.s, prev, {bias[0], bias[1], bias[2]}});
+  std::memcpy(u.h, h, bytes);
+  if (kind == CellKind::lstm) std::memcpy(u.c, c, bytes);
+  if constexpr (kKeep) {
+    for (int g = 0; g < G; ++g) std::memcpy(u.x[g], x[g], bytes);
+    std::memcpy(u.kept_h, kept[0], bytes);
+    if (kind == CellKind::lstm) std::memcpy(u.kept_c, kept[1], bytes);
+    if (kind == CellKind::gru) std::memcpy(u.kept_candidate, kept[2], bytes);
+  }
+}
+
+// One step for one panel, rows r0 .. r1 of the state `h` before the step, which row 0 of the step is `offset` rows into
+// the sequence.
+template <CellKind kind, bool kKeep>
+void forward_rows(const SequenceForward& q, const float* packed, const float* h, std::int64_t offset, std::int64_t u0,
+                  std::int64_t r0, std::int64_t r1) {
+  using S = PanelShape<kind>;
+  const std::int64_t n = q.hidden, blocks = ceil_div(r1 - r0, kBlockRows);
+  alignas(64) float sums[kBlockRows * S::columns];
+  alignas(64) const float zero[kLane] = {};
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::int64_t rb = r0 + (r1 - r0) * block / blocks, rows = r0 + (r1 - r0) * (block + 1) / blocks - rb;
+    if (packed)
+      multiply(rows, S::columns, n, h + rb * n, packed + u0 * S::gates * n, S::columns, sums, S::columns, 0);
+    else
+      multiply_few<kind>(rows, n, h + rb * n, static_cast<const float*>(q.weight), u0, sums);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t at = offset + rb + i;
+      for (std::int64_t j = u0; j < min_of(u0 + S::units, n); j += kLane) {
+        Units a{};
+        for (int g = 0; g < S::gates; ++g) a.x[g] = static_cast<float*>(q.gates) + (at * S::gates + g) * n + j;
+        a.s = sums + i * S::columns + (j - u0);
+        a.h = static_cast<float*>(q.y) + at * n + j;
+        a.h_prev = h + (rb + i) * n + j;
+        if (kind == CellKind::lstm) a.c = static_cast<float*>(q.c) + (rb + i) * n + j;
+        if (kind == CellKind::gru)
+          for (int g = 0; g < 3; ++g) a.bias[g] = q.bias ? static_cast<const float*>(q.bias) + g * n + j : zero;
+        if constexpr (kKeep) {
+          a.kept_h = static_cast<float*>(q.h_prev) + at * n + j;
+          if (kind == CellKind::lstm) a.kept_c = static_cast<float*>(q.c_prev) + at * n + j;
+          if (kind == CellKind::gru) a.kept_candidate = static_cast<float*>(q.candidate) + at * n + j;
+        }
+        if (n - j >= kLane)
+          apply_gates<kind, kKeep, S::units>(a);
+        else
+          apply_gates_part<kind, kKeep, S::units>(a, static_cast<int>(n - j));
+      }
+    }
+  }
+}
+
+// Step s in the order of work -> its time.
+template <class Sequence>
+PYDLX_INLINE std::int64_t time_of(const Sequence& q, std::int64_t s) {
+  return q.reverse ? q.steps - 1 - s : s;
+}
+
+template <CellKind kind, bool kKeep>
+void forward_steps(const SequenceForward& q, const float* packed) {
+  using S = PanelShape<kind>;
+  const std::int64_t n = q.hidden, panels = ceil_div(n, S::units), row_cuts = ceil_div(q.batch, 2 * kBlockRows);
+  const std::int64_t tasks = panels * row_cuts, grain = task_grain(tasks, q.batch / row_cuts, n, S::columns);
+  const float* y = static_cast<const float*>(q.y);
+  parallel_phases(q.steps, tasks, grain, [&](std::int64_t s, std::int64_t begin, std::int64_t end) {
+    const std::int64_t t = time_of(q, s), rows = q.rows[t], offset = q.offset[t];
+    // The state before a step is the output of the step before; rows that begin here (only against time) are still in
+    // h.
+    const float* before = static_cast<const float*>(q.h);
+    std::int64_t running = 0;
+    if (s > 0) {
+      const std::int64_t earlier = time_of(q, s - 1);
+      before = y + q.offset[earlier] * n;
+      running = q.rows[earlier];
+    }
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t u0 = i / row_cuts * S::units, cut = i % row_cuts;
+      const std::int64_t r0 = rows * cut / row_cuts, r1 = rows * (cut + 1) / row_cuts;
+      const std::int64_t middle = running < r0 ? r0 : min_of(running, r1);
+      if (r0 < middle) forward_rows<kind, kKeep>(q, packed, before, offset, u0, r0, middle);
+      if (middle < r1) forward_rows<kind, kKeep>(q, packed, static_cast<const float*>(q.h), offset, u0, middle, r1);
+    }
+  });
+}
+
+template <CellKind kind>
+bool forward_sequence(const SequenceForward& q) {
+  using S = PanelShape<kind>;
+  const std::int64_t n = q.hidden, panels = ceil_div(n, S::units);
+  float* packed = nullptr;
+  if (q.batch > kFewRows) {
+    packed = static_cast<float*>(
+        thread_scratch(ScratchSlot::recurrence, static_cast<std::size_t>(panels * n * S::columns) * sizeof(float)));
+    if (!packed) return false;
+    parallel_for(panels, 32768 / (n * S::columns) + 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        pack_panel<kind>(static_cast<const float*>(q.weight), n, i * S::units, packed + i * n * S::columns);
+    });
+  }
+  if (q.h_prev)
+    forward_steps<kind, true>(q, packed);
+  else
+    forward_steps<kind, false>(q, packed);
+  // The last state of a row is its output at the last step it took part in.
+  const float* y = static_cast<const float*>(q.y);
+  float* h = static_cast<float*>(q.h);
+  for (std::int64_t t = 0; t < q.steps; ++t) {
+    const std::int64_t rest = q.reverse || t + 1 == q.steps ? 0 : q.rows[t + 1];
+    std::memcpy(h + rest * n, y + (q.offset[t] + rest) * n,
+                static_cast<std::size_t>((q.rows[t] - rest) * n) * sizeof(float));
+    if (q.reverse) break;
+  }
+  return true;
+}
+
+PYDLX_INLINE void add_to(float* y, const float* x, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < n; ++j) y[j] += x[j];
+}
+
+// A task first finishes the gradient of its units of the state, which needs all gate gradients of the step after, then
+// applies the cell's formulas to them.
+template <CellKind kind>
+bool backward_sequence(const SequenceBackward& q) {
+  constexpr std::int64_t G = gates_of(kind);
+  const std::int64_t n = q.hidden, width = n < 4 * kTile ? kTile / 2 : kTile, panels = ceil_div(n, width);
+  const float* w = static_cast<const float*>(q.weight);
+  float* packed = nullptr;
+  if (q.batch > kFewRows) {
+    packed = static_cast<float*>(
+        thread_scratch(ScratchSlot::recurrence, static_cast<std::size_t>(panels * G * n * width) * sizeof(float)));
+    if (!packed) return false;
+    parallel_for(panels, 65536 / (G * n * width) + 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        float* out = packed + i * G * n * width;
+        const std::int64_t cols = min_of(width, n - i * width);
+        for (std::int64_t p = 0; p < G * n; ++p)
+          std::memcpy(out + p * width, w + p * n + i * width, static_cast<std::size_t>(cols) * sizeof(float));
+      }
+    });
+  }
+  const float* drecurrent = static_cast<const float*>(kind == CellKind::gru ? q.drecurrent : q.dgates);
+  float* dh = static_cast<float*>(q.dh);
+  const std::int64_t row_cuts = ceil_div(q.batch, 2 * kBlockRows), tasks = panels * row_cuts;
+  const std::int64_t grain = task_grain(tasks, q.batch / row_cuts, G * n, width);
+  // One more phase than steps: the last only finishes the gradient of the first state.
+  parallel_phases(q.steps + 1, tasks, grain, [&](std::int64_t phase, std::int64_t begin, std::int64_t end) {
+    CellBackward k;
+    std::int64_t offset = 0, later_rows = 0, later_offset = 0;
+    if (phase < q.steps) {
+      const std::int64_t t = time_of(q, q.steps - 1 - phase);
+      offset = q.offset[t];
+      const auto at = [&](const void* base, std::int64_t cols) -> float* {
+        return base ? const_cast<float*>(static_cast<const float*>(base)) + offset * cols : nullptr;
+      };
+      k.rows = q.rows[t];
+      k.gates = at(q.gates, G * n);
+      k.candidate = at(q.candidate, n);
+      k.h_prev = at(q.h_prev, n);
+      k.c_prev = at(q.c_prev, n);
+      k.dgates = at(q.dgates, G * n);
+      k.drecurrent = at(q.drecurrent, G * n);
+    }
+    if (phase > 0) {
+      const std::int64_t t = time_of(q, q.steps - phase);
+      later_rows = q.rows[t];
+      later_offset = q.offset[t];
+    }
+    k.hidden = n;
+    k.dh = q.dh;
+    k.dc = q.dc;
+    const float* dy = q.dy && phase < q.steps ? static_cast<const float*>(q.dy) + offset * n : nullptr;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t panel = i / row_cuts, cut = i % row_cuts, u0 = panel * width, u1 = min_of(n, u0 + width);
+      const std::int64_t r0 = q.batch * cut / row_cuts, r1 = q.batch * (cut + 1) / row_cuts;
+      if (r0 < min_of(r1, later_rows))
+        multiply(min_of(r1, later_rows) - r0, u1 - u0, G * n, drecurrent + (later_offset + r0) * G * n,
+                 packed ? packed + panel * G * n * width : w + u0, packed ? width : n, dh + r0 * n + u0, n,
+                 kind == CellKind::gru ? 1 : 0);
+      for (std::int64_t r = r0; r < min_of(r1, k.rows); ++r) {
+        if (dy) add_to(dh + r * n + u0, dy + r * n + u0, u1 - u0);
+        cell_backward<float, kind>(k, r, u0, u1);
+      }
+    }
+  });
+  return true;
+}
+
+template <CellKind kind>
+void add_sequences(CellKernels& k) {
+  constexpr int t = static_cast<int>(DType::Float32);
+  k.forward_sequence[static_cast<int>(kind)][t] = forward_sequence<kind>;
+  k.backward_sequence[static_cast<int>(kind)][t] = backward_sequence<kind>;
+}
+
+}  // namespace
+
+void register_rnn_sequence(KernelTable& t) {
+  CellKernels& k = family<CellKernels>(t);
+  add_sequences<CellKind::tanh>(k);
+  add_sequences<CellKind::relu>(k);
+  add_sequences<CellKind::lstm>(k);
+  add_sequences<CellKind::gru>(k);
+}
+
+}  // namespace pydlx::PYDLX_ISA
