@@ -297,11 +297,11 @@ def test_many_abandoned_epochs_do_not_fill_the_pipes():
 @needs_fork
 def test_far_prefetching_of_large_batches_does_not_lock_up():
     # requests and answers are both sent inline and both pipes would hold fewer than these
-    data = TensorDataset(pydlx.arange(5000 * 160).to(pydlx.uint8))
-    loader = DataLoader(data, 5000, num_workers=1, prefetch_factor=150, **FORK)
+    data = TensorDataset(pydlx.arange(3000 * 160).to(pydlx.uint8))
+    loader = DataLoader(data, 3000, num_workers=1, prefetch_factor=150, **FORK)
     with at_most(200):
         sums = [batch[0].long().sum().item() for batch in loader]
-    assert sums == [data.tensors[0][5000 * k : 5000 * (k + 1)].long().sum().item() for k in range(160)]
+    assert sums == [data.tensors[0][3000 * k : 3000 * (k + 1)].long().sum().item() for k in range(160)]
 
 
 @needs_fork
