@@ -35,8 +35,9 @@ class DataLoader:
             of indices. num_workers: worker processes, 0 to load here. collate_fn: makes a batch of a list of samples.
         pin_memory: put batches in page-locked memory when there is a GPU. drop_last: leave out a smaller last batch.
         timeout: seconds to wait for a worker's batch, 0 for ever. worker_init_fn: called with the worker's number in
-            each worker. multiprocessing_context: a start method or context. generator: source of randomness for the
-            order and the workers' seeds. prefetch_factor: batches under way per worker, 2 by default.
+            each worker. multiprocessing_context: a start method or context, by default Python's: on Linux "fork", from
+            Python 3.14 on "forkserver", for which data set and functions must pickle. generator: source of randomness
+            for the order and the workers' seeds. prefetch_factor: batches under way per worker, 2 by default.
         persistent_workers: keep the workers between epochs. pin_memory_device: accepted for compatibility.
         in_order: accepted; the order is always that of the sampler.
 
@@ -45,7 +46,8 @@ class DataLoader:
     ``state_dict`` and ``load_state_dict`` resume in the middle of an epoch.
 
     Raises:
-        ValueError: options that exclude each other or are out of range.
+        ValueError: options that exclude each other or are out of range. TypeError, when iterated: workers that are not
+            forked would get something that does not pickle.
     """
 
     def __init__(
