@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cuda/runtime/divisor.cuh"
 #include "cuda/runtime/launch.h"
 #include "functors/types.h"
 #include "kernels.h"
@@ -32,20 +33,6 @@ struct DenseArgs {
   bool aligned;  // every operand that is walked starts at a multiple of 16 bytes
   std::int64_t n;
   Parameters params;
-};
-
-// x / divisor and x % divisor for 0 <= x < 2^31 by multiplication (Granlund and Montgomery 1994, "Division by invariant
-// integers using multiplication").
-struct FastDivisor {
-  std::uint32_t divisor = 1, multiplier = 0, shift = 0;
-  FastDivisor() = default;
-  explicit FastDivisor(std::uint32_t d) : divisor(d) {
-    while (shift < 32 && (std::uint64_t{1} << shift) < d) ++shift;
-    multiplier = static_cast<std::uint32_t>(((((std::uint64_t{1} << shift) - d) << 32) / d) + 1);
-  }
-  __device__ __forceinline__ std::uint32_t quotient(std::uint32_t x) const {
-    return (__umulhi(x, multiplier) + x) >> shift;
-  }
 };
 
 template <int N>
