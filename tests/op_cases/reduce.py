@@ -73,7 +73,8 @@ CASES = [
     row("prod/0d", lambda T, x: x.prod(), normal()),
     row("prod/int", lambda T, x: x.prod(1), integers(-5, 6, 9, 7, dtype="int16"), grad=False, exact=True),
     row("var", lambda T, x: x.var(), normal(131, 67), dtypes=HALF),
-    row("var/rows", lambda T, x: x.var(1), normal(7, 5003)),
+    # The oracle itself is 17 ULP away from the exact variance here.
+    row("var/rows", lambda T, x: x.var(1), normal(7, 5003), tolerance=2),
     row("var/columns", lambda T, x: x.var(0, keepdim=True), normal(517, 70)),
     # The oracle itself loses digits to the offset (Welford's update in float64).
     row("var/offset", lambda T, x: (x + 1000).var(1), normal(5, 3001), dtypes=("float64",), tolerance=32),
