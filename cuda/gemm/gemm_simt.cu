@@ -38,16 +38,14 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int j = 0; j < kA; ++j) {
         const int e = t + j * kThreads, k = a_along_k ? e % BK : e / BM, m = a_along_k ? e / BK : e % BM;
-        fetched_a[j] = m0 + m < g.m && k0 + k < k_end
-                           ? static_cast<Acc>(a[(m0 + m) * g.a_row + (k0 + k) * g.a_col])
-                           : Acc(0);
+        fetched_a[j] =
+            m0 + m < g.m && k0 + k < k_end ? static_cast<Acc>(a[(m0 + m) * g.a_row + (k0 + k) * g.a_col]) : Acc(0);
       }
 #pragma unroll
       for (int j = 0; j < kB; ++j) {
         const int e = t + j * kThreads, k = b_along_k ? e % BK : e / BN, n = b_along_k ? e / BK : e % BN;
-        fetched_b[j] = n0 + n < g.n && k0 + k < k_end
-                           ? static_cast<Acc>(b[(k0 + k) * g.b_row + (n0 + n) * g.b_col])
-                           : Acc(0);
+        fetched_b[j] =
+            n0 + n < g.n && k0 + k < k_end ? static_cast<Acc>(b[(k0 + k) * g.b_row + (n0 + n) * g.b_col]) : Acc(0);
       }
     };
     auto publish = [&] {
@@ -100,8 +98,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Adds the parts of a split product in order.
 template <class T, class Acc>
-__global__ void __launch_bounds__(kThreads)
-    add_parts(const __grid_constant__ Gemm g, const Acc* partial, int parts) {
+__global__ void __launch_bounds__(kThreads) add_parts(const __grid_constant__ Gemm g, const Acc* partial, int parts) {
   const std::int64_t one = g.batch * g.m * g.n, step = static_cast<std::int64_t>(gridDim.x) * kThreads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < one; i += step) {
     Acc s = partial[i];
@@ -122,7 +119,8 @@ void run_tiles(const Gemm& g) {
   std::int64_t split = (g.k + parts - 1) / parts;
   split = (split + BK - 1) / BK * BK;
   parts = g.k == 0 ? 1 : (g.k + split - 1) / split;
-  require(tiles < (std::int64_t{1} << 31), "matmul", "", ErrorKind::Value, "expected fewer than 2^31 tiles of the result");
+  require(tiles < (std::int64_t{1} << 31), "matmul", "", ErrorKind::Value,
+          "expected fewer than 2^31 tiles of the result");
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts),
                   static_cast<unsigned>(g.batch < 65535 ? g.batch : 65535));
   if (parts == 1)

@@ -1,4 +1,5 @@
 // Sums, products, norms, moments, counts and log-sum-exp. As on the CPU, floating sums are carried in double.
+#include "cuda/reduce/moments.cuh"
 #include "cuda/reduce/walk.cuh"
 #include "functors/math.h"
 
@@ -63,37 +64,11 @@ struct Product {
   }
 };
 
-// Moments about a value near the mean, the first one that a thread meets, so that nothing cancels; states are merged by
-// Chan, Golub and LeVeque's update (1979). In double.
 template <class A>
-struct Variance {
-  using In = A;
-  struct State {
-    double n, pivot, sum, square;  // sums of x - pivot and of its square
-  };
-  static __device__ State init() { return {0, 0, 0, 0}; }
-  static __device__ State add(State s, A x, std::int64_t) {
-    if (s.n == 0) return {1, static_cast<double>(x), 0, 0};
-    const double d = static_cast<double>(x) - s.pivot;
-    return {s.n + 1, s.pivot, s.sum + d, s.square + d * d};
-  }
-  // The same with the mean as the pivot: the sum is then 0, the square the sum of squared deviations.
-  static __device__ State centred(State s) {
-    if (s.n == 0) return s;
-    const double m2 = s.square - s.sum * (s.sum / s.n);
-    return {s.n, s.pivot + s.sum / s.n, 0, m2 < 0 ? 0.0 : m2};
-  }
-  static __device__ State merge(State a, State b) {
-    a = centred(a);
-    b = centred(b);
-    if (b.n == 0) return a;
-    if (a.n == 0) return b;
-    const double n = a.n + b.n, delta = b.pivot - a.pivot;
-    return {n, a.pivot + delta * (b.n / n), 0, a.square + b.square + delta * delta * (a.n * b.n / n)};
-  }
+struct Variance : Moments<A> {
   template <class T>
-  static __device__ void finish(const ReduceArgs& a, State s, std::int64_t at) {
-    s = centred(s);
+  static __device__ void finish(const ReduceArgs& a, typename Moments<A>::State s, std::int64_t at) {
+    s = Moments<A>::centred(s);
     const double free = s.n - a.param[0];
     double v = s.square / (free > 0 ? free : 0.0);
     if (a.param[1] != 0) v = math::sqrt(v);
@@ -140,8 +115,8 @@ struct LogSumExp {
   }
   template <class T>
   static __device__ void finish(const ReduceArgs& a, State s, std::int64_t at) {
-    static_cast<T*>(a.out)[at] = static_cast<T>(
-        static_cast<A>(math::log(static_cast<double>(s.sum)) + static_cast<double>(pivot(s.max))));
+    static_cast<T*>(a.out)[at] =
+        static_cast<T>(static_cast<A>(math::log(static_cast<double>(s.sum)) + static_cast<double>(pivot(s.max))));
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include "cuda/runtime/divisor.cuh"
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/rows.cuh"
 #include "cuda/runtime/scratch.h"
 #include "functors/types.h"
 #include "kernels.h"
@@ -21,12 +22,12 @@ constexpr std::int64_t kMaxSplits = 256;
 
 struct ReduceArgs {
   const char* in;
-  void *out, *out2;
+  void *out, *out2, *out3;
   Axes outer, inner, result;  // outer: bytes of the input; result: elements of the outputs
   std::int64_t outputs, positions;
-  std::int64_t split;      // positions per block
-  int lanes;               // threads of a block along the positions; the others go along the outputs
-  bool outputs_adjacent;   // consecutive threads take consecutive outputs
+  std::int64_t split;     // positions per block
+  int lanes;              // threads of a block along the positions; the others go along the outputs
+  bool outputs_adjacent;  // consecutive threads take consecutive outputs
   double param[2];
   std::int64_t inner_numel;
 };
@@ -38,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) reduce(const __grid_constant__ Reduc
   using State = typename Op::State;
   __shared__ State shared[kThreads];
   const int t = static_cast<int>(threadIdx.x), columns = kThreads / a.lanes;
-  const int column = a.outputs_adjacent ? t % columns : t / a.lanes, lane = a.outputs_adjacent ? t / columns : t % a.lanes;
+  const int column = a.outputs_adjacent ? t % columns : t / a.lanes,
+            lane = a.outputs_adjacent ? t / columns : t % a.lanes;
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.y) * a.split;
   const std::int64_t end = begin + a.split < a.positions ? begin + a.split : a.positions;
   for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * columns; first < a.outputs;
@@ -63,7 +65,8 @@ __global__ void __launch_bounds__(kThreads) reduce(const __grid_constant__ Reduc
     __syncthreads();
     for (int half = a.lanes / 2; half > 0; half /= 2) {
       if (lane < half)
-        shared[lane * columns + column] = Op::merge(shared[lane * columns + column], shared[(lane + half) * columns + column]);
+        shared[lane * columns + column] =
+            Op::merge(shared[lane * columns + column], shared[(lane + half) * columns + column]);
       __syncthreads();
     }
     if (lane == 0 && output < a.outputs) {
@@ -87,18 +90,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-inline int power_of_two_up_to(std::int64_t n, int most) {
-  int p = 1;
-  while (p < most && p < n) p *= 2;
-  return p;
-}
-
 template <class Op, class T>
-void run_reduce(const Reduce& r) {
+void run_reduce(const Reduce& r, void* out3) {
   ReduceArgs a;
   a.in = static_cast<const char*>(r.in);
   a.out = r.out;
   a.out2 = r.out2;
+  a.out3 = out3;
   a.outputs = r.outer_numel;
   a.positions = a.inner_numel = r.inner_numel;
   a.outer = Axes(r.outer_ndim, r.outer_size, r.outer_stride, r.outer_numel, sizeof(T));
@@ -108,11 +106,10 @@ void run_reduce(const Reduce& r) {
   a.param[1] = r.param[1];
   if (a.outputs == 0) return;
   // Threads go along the axis with the smaller stride, so that a warp reads whole lines.
-  const bool along_outputs = r.outer_ndim > 0 && r.inner_ndim > 0 && r.outer_size[0] > 1 &&
-                             r.outer_stride[0] < r.inner_stride[0];
+  const bool along_outputs =
+      r.outer_ndim > 0 && r.inner_ndim > 0 && r.outer_size[0] > 1 && r.outer_stride[0] < r.inner_stride[0];
   a.outputs_adjacent = along_outputs;
-  a.lanes = along_outputs ? kThreads / power_of_two_up_to(a.outputs, 32)
-                          : power_of_two_up_to(a.positions, kThreads);
+  a.lanes = along_outputs ? kThreads / power_of_two_up_to(a.outputs, 32) : power_of_two_up_to(a.positions, kThreads);
   const int columns = kThreads / a.lanes;
   // Blocks for about two waves of the largest GPU (a constant: the order of sums must not depend on the device), each
   // with work for some rounds of its threads.
@@ -133,7 +130,9 @@ void run_reduce(const Reduce& r) {
 
 template <ReduceOp op, class T, class Op>
 void add_reduce(KernelTable& t) {
-  family<ReduceKernels>(t).reduce[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] = run_reduce<Op, T>;
+  family<ReduceKernels>(t).reduce[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] = [](const Reduce& r) {
+    run_reduce<Op, T>(r, nullptr);
+  };
 }
 
 }  // namespace

@@ -1,0 +1,196 @@
+// Cross-entropy and negative log-likelihood on [outer, classes, inner]. Cross-entropy keeps one log-sum-exp per row;
+// probabilities are never stored: backward writes (p - onehot) g in one pass.
+#include "cuda/online.cuh"
+#include "cuda/runtime/faults.h"
+#include "cuda/runtime/rows.cuh"
+#include "functors/types.h"
+#include "kernels.h"
+#include "kernels/loss.h"
+
+namespace pydlx::cuda {
+namespace {
+
+using functors::compute_t;
+
+struct Target {
+  std::int64_t index;
+  bool ignored;
+};
+template <class K>
+__device__ Target target_of(const K& k, std::int64_t row, FaultReport* faults) {
+  const std::int64_t t = k.target[row];
+  if (t == k.ignore_index) return {0, true};
+  if (t < 0 || t >= k.classes) {
+    if (faults) report(faults, Fault::target, row);
+    return {0, true};
+  }
+  return {t, false};
+}
+
+// The sum of the class weights, by every thread of a block in the same order.
+template <class A>
+__device__ A weight_total(const CrossEntropy& k, A* shared) {
+  const A* w = static_cast<const A*>(k.weight);
+  if (!w) return static_cast<A>(k.classes);
+  const RowThread whole(RowLayout{kRowThreads, false});
+  A s = 0;
+  for (std::int64_t c = threadIdx.x; c < k.classes; c += kRowThreads) s += w[c];
+  return whole.all(s, shared, Adder());
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads)
+    cross_entropy_kernel(const __grid_constant__ CrossEntropy k, RowLayout layout, FaultReport* faults) {
+  using A = compute_t<T>;
+  __shared__ Online<A> shared[kRowThreads];
+  A* shared_sums = reinterpret_cast<A*>(shared);
+  const RowThread at(layout);
+  const A* w = static_cast<const A*>(k.weight);
+  const bool smooth = k.smoothing > 0;
+  const A total_weight = smooth ? weight_total<A>(k, shared_sums) : A(0);
+  const std::int64_t rows = k.outer * k.inner;
+  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < rows;
+       first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
+    const std::int64_t row = first + at.row;
+    const bool mine = row < rows;
+    const T* x = static_cast<const T*>(k.x) + row / k.inner * k.classes * k.inner + row % k.inner;
+    Online<A> s = nothing_yet<A>();
+    if (mine)
+      for (std::int64_t c = at.lane; c < k.classes; c += at.lanes) include(s, static_cast<A>(x[c * k.inner]));
+    s = settled(at.all(s, shared, MergeOnline()));
+    A soft = 0;
+    if (smooth) {
+      if (mine)
+        for (std::int64_t c = at.lane; c < k.classes; c += at.lanes)
+          soft += (static_cast<A>(x[c * k.inner]) - s.max) * (w ? w[c] : A(1));
+      soft = at.all(soft, shared_sums, Adder());
+    }
+    if (!mine || at.lane != 0) continue;
+    const Target t = target_of(k, row, faults);
+    const A log_sum = static_cast<A>(math::log(s.sum));
+    static_cast<A*>(k.lse)[row] = s.max + log_sum;
+    A loss = 0, weight = 0;
+    if (!t.ignored) {
+      weight = w ? w[t.index] : A(1);
+      // A class of weight 0 takes no part, even with an infinite logit.
+      if (weight != 0)
+        loss = static_cast<A>(1 - k.smoothing) * weight * (log_sum - (static_cast<A>(x[t.index * k.inner]) - s.max));
+      if (smooth)
+        loss += static_cast<A>(k.smoothing / static_cast<double>(k.classes)) * (total_weight * log_sum - soft);
+    }
+    static_cast<A*>(k.loss)[row] = loss;
+    static_cast<A*>(k.row_weight)[row] = weight;
+  }
+}
+
+// dx = g ((1 - s) w_t (p - onehot) + s / C (W p - w)), with W the sum of the weights.
+template <class T>
+__global__ void __launch_bounds__(kRowThreads)
+    cross_entropy_backward_kernel(const __grid_constant__ CrossEntropy k, RowLayout layout) {
+  using A = compute_t<T>;
+  __shared__ A shared[kRowThreads];
+  const RowThread at(layout);
+  const A* w = static_cast<const A*>(k.weight);
+  const bool smooth = k.smoothing > 0;
+  const A total_weight = smooth ? weight_total<A>(k, shared) : A(0);
+  const std::int64_t rows = k.outer * k.inner;
+  for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * at.rows + at.row; row < rows;
+       row += static_cast<std::int64_t>(gridDim.x) * at.rows) {
+    const std::int64_t base = row / k.inner * k.classes * k.inner + row % k.inner;
+    const T* x = static_cast<const T*>(k.x) + base;
+    T* dx = static_cast<T*>(k.dx) + base;
+    const Target t = target_of(k, row, nullptr);  // targets were reported in forward
+    const A lse = static_cast<const A*>(k.lse)[row], g = static_cast<const A*>(k.grad)[row * k.grad_stride];
+    const A hard = t.ignored ? A(0) : g * static_cast<A>(1 - k.smoothing) * (w ? w[t.index] : A(1));
+    const A soft = t.ignored ? A(0) : g * static_cast<A>(k.smoothing / static_cast<double>(k.classes));
+    const A slope = hard + soft * total_weight;
+    const bool none = slope == 0 && soft == 0;  // ignored, or no gradient: zero even where x is not finite
+    for (std::int64_t c = at.lane; c < k.classes; c += at.lanes) {
+      A d = slope * math::exp(static_cast<A>(x[c * k.inner]) - lse) - (c == t.index ? hard : A(0));
+      if (smooth) d -= soft * (w ? w[c] : A(1));
+      dx[c * k.inner] = static_cast<T>(none ? A(0) : d);
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) nll_kernel(const __grid_constant__ NllLoss k, FaultReport* faults) {
+  using A = compute_t<T>;
+  const A* w = static_cast<const A*>(k.weight);
+  const std::int64_t rows = k.outer * k.inner, step = static_cast<std::int64_t>(gridDim.x) * kRowThreads;
+  for (std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x; r < rows; r += step) {
+    const Target t = target_of(k, r, faults);
+    const A weight = t.ignored ? A(0) : w ? w[t.index] : A(1);
+    const std::int64_t at = (r / k.inner * k.classes + t.index) * k.inner + r % k.inner;
+    static_cast<T*>(k.loss)[r] =
+        static_cast<T>(t.ignored ? A(0) : -weight * static_cast<A>(static_cast<const T*>(k.x)[at]));
+    static_cast<A*>(k.row_weight)[r] = weight;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) nll_backward_kernel(const __grid_constant__ NllLoss k) {
+  using A = compute_t<T>;
+  const A* w = static_cast<const A*>(k.weight);
+  const std::int64_t n = k.outer * k.classes * k.inner, step = static_cast<std::int64_t>(gridDim.x) * kRowThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x; i < n; i += step) {
+    const std::int64_t c = i / k.inner % k.classes, r = i / k.inner / k.classes * k.inner + i % k.inner;
+    const Target t = target_of(k, r, nullptr);
+    const bool hit = !t.ignored && t.index == c;
+    static_cast<T*>(k.dx)[i] =
+        static_cast<T>(hit ? -(w ? w[c] : A(1)) * static_cast<A>(static_cast<const T*>(k.grad)[r]) : A(0));
+  }
+}
+
+RowLayout layout_of(std::int64_t classes, std::int64_t inner, std::int64_t rows) {
+  return inner == 1 ? RowLayout::along(classes) : RowLayout::side_by_side(classes, rows);
+}
+
+template <class T>
+std::int64_t cross_entropy(const CrossEntropy& k) {
+  const std::int64_t rows = k.outer * k.inner;
+  if (rows == 0) return -1;
+  const RowLayout layout = layout_of(k.classes, k.inner, rows);
+  launch(cross_entropy_kernel<T>, layout.grid(rows), kRowThreads, 0, k, layout, fault_report());
+  return -1;
+}
+template <class T>
+void cross_entropy_backward(const CrossEntropy& k) {
+  const std::int64_t rows = k.outer * k.inner;
+  if (rows == 0) return;
+  const RowLayout layout = layout_of(k.classes, k.inner, rows);
+  launch(cross_entropy_backward_kernel<T>, layout.grid(rows), kRowThreads, 0, k, layout);
+}
+template <class T>
+std::int64_t nll_loss(const NllLoss& k) {
+  const std::int64_t rows = k.outer * k.inner;
+  if (rows > 0)
+    launch(nll_kernel<T>, grid_for((rows + kRowThreads - 1) / kRowThreads, 32), kRowThreads, 0, k, fault_report());
+  return -1;
+}
+template <class T>
+void nll_loss_backward(const NllLoss& k) {
+  const std::int64_t n = k.outer * k.classes * k.inner;
+  if (n > 0) launch(nll_backward_kernel<T>, grid_for((n + kRowThreads - 1) / kRowThreads, 32), kRowThreads, 0, k);
+}
+
+template <class T>
+void add(LossKernels& k) {
+  constexpr int d = static_cast<int>(DTypeOf<T>::value);
+  k.cross_entropy[d] = cross_entropy<T>;
+  k.cross_entropy_backward[d] = cross_entropy_backward<T>;
+  k.nll_loss[d] = nll_loss<T>;
+  k.nll_loss_backward[d] = nll_loss_backward<T>;
+}
+
+}  // namespace
+
+void register_loss(KernelTable& t) {
+  LossKernels& k = family<LossKernels>(t);
+  add<Half>(k);
+  add<BFloat16>(k);
+  add<float>(k);
+  add<double>(k);
+}
+
+}  // namespace pydlx::cuda

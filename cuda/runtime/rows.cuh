@@ -1,0 +1,86 @@
+// Blocks that work on rows: how threads are laid over rows and positions, and how they combine what they found.
+#pragma once
+#include "cuda/runtime/launch.h"
+
+namespace pydlx::cuda {
+
+inline constexpr int kRowThreads = 256;
+
+inline int power_of_two_up_to(std::int64_t n, int most) {
+  int p = 1;
+  while (p < most && p < n) p *= 2;
+  return p;
+}
+
+// `lanes` threads share a row; the block has kRowThreads / lanes rows. Consecutive threads lie along the rows'
+// positions, or across rows when neighbouring rows are neighbours in memory.
+struct RowLayout {
+  int lanes = 1;
+  bool across = false;
+
+  // Rows of n positions whose elements are adjacent in memory.
+  static RowLayout along(std::int64_t n) { return {power_of_two_up_to((n + 3) / 4, kRowThreads), false}; }
+  // `rows` adjacent rows: a warp reads 32 of them side by side.
+  static RowLayout side_by_side(std::int64_t n, std::int64_t rows) {
+    const int columns = power_of_two_up_to(rows, 32);
+    const int lanes = power_of_two_up_to(n, kRowThreads / columns);
+    return {lanes, true};
+  }
+  __host__ __device__ int rows() const { return kRowThreads / lanes; }
+  unsigned grid(std::int64_t total_rows) const { return grid_for((total_rows + rows() - 1) / rows(), 32); }
+};
+
+#if defined(__CUDACC__) || defined(PYDLX_CUDA_EMULATED)
+
+// A thread's place. All threads of a block pass through the same collectives; those without a row contribute nothing.
+struct RowThread {
+  int lanes, rows, lane, row;
+  bool across;
+
+  __device__ explicit RowThread(RowLayout l) : lanes(l.lanes), rows(l.rows()), across(l.across) {
+    const int t = static_cast<int>(threadIdx.x);
+    lane = across ? t / rows : t % lanes;
+    row = across ? t % rows : t / lanes;
+  }
+
+  // The combination of all lanes' values in every lane, in an order that depends on the layout alone. `shared` has room
+  // for kRowThreads values; combine must not care which argument comes first.
+  template <class V, class Combine>
+  __device__ V all(V v, V* shared, Combine combine) const {
+    if (!across && lanes <= kWarp) {
+      for (int w = lanes / 2; w > 0; w /= 2) v = combine(v, __shfl_xor_sync(kFullMask, v, w));
+      return v;
+    }
+    if (!across) {
+      for (int w = kWarp / 2; w > 0; w /= 2) v = combine(v, __shfl_xor_sync(kFullMask, v, w));
+      const int warp = static_cast<int>(threadIdx.x) / kWarp, warps = lanes / kWarp, first = row * warps;
+      if (threadIdx.x % kWarp == 0) shared[warp] = v;
+      __syncthreads();
+      v = shared[first];
+      for (int k = 1; k < warps; ++k) v = combine(v, shared[first + k]);
+      __syncthreads();
+      return v;
+    }
+    shared[lane * rows + row] = v;
+    __syncthreads();
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      if (lane < half)
+        shared[lane * rows + row] = combine(shared[lane * rows + row], shared[(lane + half) * rows + row]);
+      __syncthreads();
+    }
+    v = shared[row];
+    __syncthreads();
+    return v;
+  }
+};
+
+struct Adder {
+  template <class A>
+  __device__ A operator()(A a, A b) const {
+    return a + b;
+  }
+};
+
+#endif
+
+}  // namespace pydlx::cuda
