@@ -1,0 +1,185 @@
+// Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
+// panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
+// the parts are added in order.
+#include "cuda/gemm/tile.cuh"
+#include "cuda/runtime/divisor.cuh"
+#include "kernels.h"
+#include "kernels/conv.h"
+
+namespace pydlx::cuda {
+namespace {
+
+// A flat position as up to three spatial coordinates and what lies above them.
+struct Position {
+  std::int64_t outer, at[3];
+};
+struct Volume {
+  std::int64_t size[3], count;
+  bool small;  // positions times what lies above them stays below 2^31
+  FastDivisor divisor[3];
+
+  Volume() = default;
+  Volume(const std::int64_t (&s)[3], std::int64_t outer) {
+    count = 1;
+    for (int d = 0; d < 3; ++d) count *= size[d] = s[d];
+    small = count * outer < (std::int64_t{1} << 31);
+    for (int d = 0; d < 3 && small; ++d) divisor[d] = FastDivisor(static_cast<std::uint32_t>(s[d] > 0 ? s[d] : 1));
+  }
+  __device__ __forceinline__ Position split(std::int64_t i) const {
+    Position p;
+    if (small) {
+      auto rest = static_cast<std::uint32_t>(i);
+      for (int d = 2; d >= 0; --d) {
+        const std::uint32_t q = divisor[d].quotient(rest);
+        p.at[d] = rest - q * divisor[d].divisor;
+        rest = q;
+      }
+      p.outer = rest;
+    } else {
+      for (int d = 2; d >= 0; --d) {
+        p.at[d] = i % size[d];
+        i /= size[d];
+      }
+      p.outer = i;
+    }
+    return p;
+  }
+  __device__ __forceinline__ std::int64_t flat(const std::int64_t (&at)[3]) const {
+    return (at[0] * size[1] + at[1]) * size[2] + at[2];
+  }
+};
+
+template <class T>
+struct Problem {
+  using Acc = T;
+  Conv c;
+  Volume in, out, kernel;
+  std::int64_t m, n, k, batch;
+  bool a_along_k = true, b_along_k = false;
+
+  explicit Problem(const Conv& conv) : c(conv), batch(conv.shape.groups) {
+    const ConvShape& s = conv.shape;
+    const std::int64_t above = s.batch > s.cin ? s.batch : s.cin;
+    in = Volume(s.in, above);
+    out = Volume(s.out, above);
+    kernel = Volume(s.kernel, above > s.cout ? above : s.cout);
+  }
+  // The input position that tap `tap` of output `o` looks at; false outside the image.
+  __device__ __forceinline__ bool look(const Position& o, const Position& tap, std::int64_t (&at)[3]) const {
+    bool inside = true;
+#pragma unroll
+    for (int d = 0; d < 3; ++d) {
+      at[d] = o.at[d] * c.shape.stride[d] - c.shape.pad[d] + tap.at[d] * c.shape.dilation[d];
+      inside = inside && at[d] >= 0 && at[d] < c.shape.in[d];
+    }
+    return inside;
+  }
+  __device__ __forceinline__ std::int64_t x_at(std::int64_t image, std::int64_t group, std::int64_t channel) const {
+    return ((image * c.shape.groups + group) * c.shape.cin + channel) * in.count;
+  }
+  __device__ __forceinline__ std::int64_t y_at(std::int64_t image, std::int64_t group, std::int64_t channel) const {
+    return ((image * c.shape.groups + group) * c.shape.cout + channel) * out.count;
+  }
+  __device__ __forceinline__ T add_bias(T v, std::int64_t channel) const {
+    return c.bias ? v + static_cast<const T*>(c.bias)[channel] : v;
+  }
+};
+
+// y[cout, image and position] = w[cout, cin and tap] x[cin and tap, image and position]
+template <class T>
+struct Forward : Problem<T> {
+  using Problem<T>::c;
+  explicit Forward(const Conv& conv) : Problem<T>(conv) {
+    this->m = conv.shape.cout;
+    this->n = conv.shape.batch * this->out.count;
+    this->k = conv.shape.cin * this->kernel.count;
+  }
+  __device__ T a(std::int64_t group, std::int64_t m, std::int64_t k) const {
+    return static_cast<const T*>(c.w)[(group * c.shape.cout + m) * this->k + k];
+  }
+  __device__ T b(std::int64_t group, std::int64_t k, std::int64_t n) const {
+    const Position tap = this->kernel.split(k), o = this->out.split(n);
+    std::int64_t at[3];
+    if (!this->look(o, tap, at)) return T(0);
+    return static_cast<const T*>(c.x)[this->x_at(o.outer, group, tap.outer) + this->in.flat(at)];
+  }
+  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, T v) const {
+    const std::int64_t image = n / this->out.count;
+    static_cast<T*>(c.y)[this->y_at(image, group, m) + n % this->out.count] =
+        this->add_bias(v, group * c.shape.cout + m);
+  }
+};
+
+// x[cin, image and position] = w[cout and tap, cin]^T y[cout and tap, image and position]
+template <class T>
+struct InputGrad : Problem<T> {
+  using Problem<T>::c;
+  explicit InputGrad(const Conv& conv) : Problem<T>(conv) {
+    this->m = conv.shape.cin;
+    this->n = conv.shape.batch * this->in.count;
+    this->k = conv.shape.cout * this->kernel.count;
+  }
+  __device__ T a(std::int64_t group, std::int64_t m, std::int64_t k) const {
+    const std::int64_t channel = k / this->kernel.count, tap = k % this->kernel.count;
+    return static_cast<const T*>(c.w)[((group * c.shape.cout + channel) * c.shape.cin + m) * this->kernel.count + tap];
+  }
+  __device__ T b(std::int64_t group, std::int64_t k, std::int64_t n) const {
+    const Position tap = this->kernel.split(k), i = this->in.split(n);
+    std::int64_t at[3];
+#pragma unroll
+    for (int d = 0; d < 3; ++d) {
+      const std::int64_t reach = i.at[d] + c.shape.pad[d] - tap.at[d] * c.shape.dilation[d];
+      if (reach < 0 || reach % c.shape.stride[d] != 0) return T(0);
+      at[d] = reach / c.shape.stride[d];
+      if (at[d] >= c.shape.out[d]) return T(0);
+    }
+    return static_cast<const T*>(c.y)[this->y_at(i.outer, group, tap.outer) + this->out.flat(at)];
+  }
+  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, T v) const {
+    const std::int64_t image = n / this->in.count;
+    static_cast<T*>(c.x)[this->x_at(image, group, m) + n % this->in.count] = this->add_bias(v, group * c.shape.cin + m);
+  }
+};
+
+// w[cout, cin and tap] = y[cout, image and position] x[image and position, cin and tap]
+template <class T>
+struct WeightGrad : Problem<T> {
+  using Problem<T>::c;
+  explicit WeightGrad(const Conv& conv) : Problem<T>(conv) {
+    this->m = conv.shape.cout;
+    this->n = conv.shape.cin * this->kernel.count;
+    this->k = conv.shape.batch * this->out.count;
+    this->b_along_k = true;
+  }
+  __device__ T a(std::int64_t group, std::int64_t m, std::int64_t k) const {
+    return static_cast<const T*>(c.y)[this->y_at(k / this->out.count, group, m) + k % this->out.count];
+  }
+  __device__ T b(std::int64_t group, std::int64_t k, std::int64_t n) const {
+    const Position tap = this->kernel.split(n), o = this->out.split(k);
+    std::int64_t at[3];
+    if (!this->look(o, tap, at)) return T(0);
+    return static_cast<const T*>(c.x)[this->x_at(o.outer, group, tap.outer) + this->in.flat(at)];
+  }
+  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, T v) const {
+    static_cast<T*>(c.w)[(group * c.shape.cout + m) * this->n + n] = v;
+  }
+};
+
+template <class T>
+void add(ConvKernels& k) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  k.run[static_cast<int>(ConvPass::forward)][t] = [](const Conv& c) { run_product("conv", Forward<T>(c)); };
+  k.run[static_cast<int>(ConvPass::input_grad)][t] = [](const Conv& c) { run_product("conv", InputGrad<T>(c)); };
+  k.run[static_cast<int>(ConvPass::weight_grad)][t] = [](const Conv& c) { run_product("conv", WeightGrad<T>(c)); };
+  for (auto& pass : k.scratch_size) pass[t] = [](const ConvShape&) { return std::int64_t{0}; };
+}
+
+}  // namespace
+
+void register_conv(KernelTable& t) {
+  ConvKernels& k = family<ConvKernels>(t);
+  add<float>(k);
+  add<double>(k);
+}
+
+}  // namespace pydlx::cuda

@@ -1,0 +1,146 @@
+// Products of matrices that need not exist as such: a problem says what A, B and C are at a position, the tile kernel
+// multiplies. The kernel follows the classical scheme (Volkov and Demmel 2008): a block of C in registers, panels of A
+// and B in shared memory, the next panels on their way while the present ones are multiplied. Sums over long k with few
+// blocks are split, and the parts are added in order.
+//
+// A problem is a plain struct with
+//   using Acc; std::int64_t m, n, k, batch; bool a_along_k, b_along_k (which axis consecutive threads follow);
+//   Acc a(batch, m, k), b(batch, k, n); void store(batch, m, n, Acc).
+#pragma once
+#include "cuda/runtime/launch.h"
+#include "cuda/runtime/scratch.h"
+
+namespace pydlx::cuda {
+namespace {
+
+constexpr int kTileThreads = 256;
+
+// C tiles of BM x BN, panels of BK; every thread holds TM x TN values.
+template <class P, int BM, int BN, int BK, int TM, int TN>
+__global__ void __launch_bounds__(kTileThreads)
+    tile_product(const __grid_constant__ P p, std::int64_t split, typename P::Acc* partial) {
+  using Acc = typename P::Acc;
+  static_assert(BM / TM * (BN / TN) == kTileThreads);
+  constexpr int kPad = 4;
+  constexpr int kA = BM * BK / kTileThreads, kB = BN * BK / kTileThreads;  // elements that a thread fetches
+  constexpr int kColumns = BN / TN;
+  __shared__ Acc as[BK][BM + kPad], bs[BK][BN + kPad];
+  const int t = static_cast<int>(threadIdx.x), ty = t / kColumns, tx = t % kColumns;
+  const std::int64_t tiles_n = (p.n + BN - 1) / BN;
+  const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.x) / tiles_n * BM;
+  const std::int64_t n0 = static_cast<std::int64_t>(blockIdx.x) % tiles_n * BN;
+  const std::int64_t k_begin = static_cast<std::int64_t>(blockIdx.y) * split;
+  const std::int64_t k_end = k_begin + split < p.k ? k_begin + split : p.k;
+
+  for (std::int64_t batch = blockIdx.z; batch < p.batch; batch += gridDim.z) {
+    Acc fetched_a[kA], fetched_b[kB];
+    auto fetch = [&](std::int64_t k0) {
+#pragma unroll
+      for (int j = 0; j < kA; ++j) {
+        const int e = t + j * kTileThreads, k = p.a_along_k ? e % BK : e / BM, m = p.a_along_k ? e / BK : e % BM;
+        fetched_a[j] = m0 + m < p.m && k0 + k < k_end ? p.a(batch, m0 + m, k0 + k) : Acc(0);
+      }
+#pragma unroll
+      for (int j = 0; j < kB; ++j) {
+        const int e = t + j * kTileThreads, k = p.b_along_k ? e % BK : e / BN, n = p.b_along_k ? e / BK : e % BN;
+        fetched_b[j] = n0 + n < p.n && k0 + k < k_end ? p.b(batch, k0 + k, n0 + n) : Acc(0);
+      }
+    };
+    auto publish = [&] {
+#pragma unroll
+      for (int j = 0; j < kA; ++j) {
+        const int e = t + j * kTileThreads;
+        as[p.a_along_k ? e % BK : e / BM][p.a_along_k ? e / BK : e % BM] = fetched_a[j];
+      }
+#pragma unroll
+      for (int j = 0; j < kB; ++j) {
+        const int e = t + j * kTileThreads;
+        bs[p.b_along_k ? e % BK : e / BN][p.b_along_k ? e / BK : e % BN] = fetched_b[j];
+      }
+    };
+
+    Acc sum[TM][TN] = {};
+    if (k_begin < k_end) fetch(k_begin);
+    for (std::int64_t k0 = k_begin; k0 < k_end; k0 += BK) {
+      publish();
+      __syncthreads();
+      if (k0 + BK < k_end) fetch(k0 + BK);
+#pragma unroll
+      for (int k = 0; k < BK; ++k) {
+        Acc x[TM], y[TN];
+        // A thread's columns lie kColumns apart: neighbours then read neighbouring words.
+#pragma unroll
+        for (int i = 0; i < TM; ++i) x[i] = as[k][ty * TM + i];
+#pragma unroll
+        for (int j = 0; j < TN; ++j) y[j] = bs[k][tx + j * kColumns];
+#pragma unroll
+        for (int i = 0; i < TM; ++i)
+#pragma unroll
+          for (int j = 0; j < TN; ++j) sum[i][j] += x[i] * y[j];
+      }
+      __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < TM; ++i)
+#pragma unroll
+      for (int j = 0; j < TN; ++j) {
+        const std::int64_t m = m0 + ty * TM + i, n = n0 + tx + j * kColumns;
+        if (m >= p.m || n >= p.n) continue;
+        if (partial)
+          partial[((static_cast<std::int64_t>(blockIdx.y) * p.batch + batch) * p.m + m) * p.n + n] = sum[i][j];
+        else
+          p.store(batch, m, n, sum[i][j]);
+      }
+  }
+}
+
+// Adds the parts of a split product in order.
+template <class P>
+__global__ void __launch_bounds__(kTileThreads)
+    add_parts(const __grid_constant__ P p, const typename P::Acc* partial, int parts) {
+  const std::int64_t one = p.batch * p.m * p.n, step = static_cast<std::int64_t>(gridDim.x) * kTileThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kTileThreads + threadIdx.x; i < one; i += step) {
+    typename P::Acc s = partial[i];
+    for (int part = 1; part < parts; ++part) s += partial[part * one + i];
+    p.store(i / p.n / p.m, i / p.n % p.m, i % p.n, s);
+  }
+}
+
+template <int BM, int BN, int BK, int TM, int TN, class P>
+void run_tiles(const char* op, const P& p) {
+  const std::int64_t tiles = ((p.m + BM - 1) / BM) * ((p.n + BN - 1) / BN);
+  require(tiles < (std::int64_t{1} << 31), op, "", ErrorKind::Value, "expected fewer than 2^31 tiles of the result");
+  // Enough blocks for the largest GPU when k is long enough to share; a function of the geometry alone.
+  constexpr std::int64_t kWanted = 264, kShortest = 256;
+  std::int64_t parts = tiles * p.batch >= kWanted ? 1 : kWanted / (tiles * p.batch);
+  if (parts > p.k / kShortest) parts = p.k / kShortest;
+  parts = parts < 1 ? 1 : (parts > 64 ? 64 : parts);
+  std::int64_t split = (p.k + parts - 1) / parts;
+  split = (split + BK - 1) / BK * BK;
+  parts = p.k == 0 ? 1 : (p.k + split - 1) / split;
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts),
+                  static_cast<unsigned>(p.batch < 65535 ? p.batch : 65535));
+  using Acc = typename P::Acc;
+  if (parts == 1)
+    return launch(tile_product<P, BM, BN, BK, TM, TN>, grid, kTileThreads, 0, p, split, static_cast<Acc*>(nullptr));
+  const Scratch<Acc> partial(parts * p.batch * p.m * p.n);
+  launch(tile_product<P, BM, BN, BK, TM, TN>, grid, kTileThreads, 0, p, split, partial.get());
+  launch(add_parts<P>, grid_for((p.batch * p.m * p.n + kTileThreads - 1) / kTileThreads, 32), kTileThreads, 0, p,
+         partial.get(), static_cast<int>(parts));
+}
+
+// The tile that suits the shape: large ones need as many blocks as half the largest GPU has processors.
+template <class P>
+void run_product(const char* op, const P& p) {
+  if (p.m == 0 || p.n == 0 || p.batch == 0) return;
+  if constexpr (sizeof(typename P::Acc) == 4) {
+    const std::int64_t large = ((p.m + 127) / 128) * ((p.n + 127) / 128) * p.batch;
+    if (p.m > 64 && p.n > 64 && large >= 66) return run_tiles<128, 128, 16, 8, 8>(op, p);
+  }
+  if (p.m <= 16) return run_tiles<16, 64, 32, 2, 2>(op, p);
+  if (p.n <= 16) return run_tiles<64, 16, 32, 2, 2>(op, p);
+  run_tiles<64, 64, 16, 4, 4>(op, p);
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
