@@ -141,8 +141,13 @@ def is_nonzero(self: Tensor) -> bool:
 
 
 def is_pinned(self: Tensor, device: Any = None) -> bool:
-    """False: host memory is never pinned."""
-    return False
+    """Whether the tensor lies in host memory that a GPU reads and writes directly."""
+    return bool(_C._cuda.is_pinned(self))
+
+
+def record_stream(self: Tensor, stream: Any) -> None:
+    """Tells the GPU's allocator that ``stream`` uses the tensor too: its memory is reused only after that work."""
+    _C._cuda.record_stream(self, stream._handle)
 
 
 def apply_(self: Tensor, callable: Callable[[Any], Any]) -> Tensor:
@@ -177,8 +182,11 @@ def is_floating_point(self: Tensor) -> bool:
 
 
 def pin_memory(self: Tensor) -> Tensor:
-    """The tensor itself: host memory needs no pinning without a GPU."""
-    return self
+    """A copy in host memory that a GPU reads and writes directly; without a GPU the tensor itself."""
+    if not _C._cuda.device_count() or self.is_pinned():
+        return self
+    pinned: Tensor = _C._cuda.pin_memory(self)
+    return pinned
 
 
 def get_device(self: Tensor) -> int:
@@ -218,6 +226,7 @@ def _install() -> None:
         "where": where,
         **{name: getattr(_composed, name) for name in _composed.METHODS},
         "pin_memory": pin_memory,
+        "record_stream": record_stream,
         "get_device": get_device,
         "share_memory_": share_memory_,
     }

@@ -18,7 +18,7 @@ __all__ = ["fork_rng", "get_rng_state", "initial_seed", "manual_seed", "seed", "
 
 
 def manual_seed(seed: int) -> Generator:
-    """Restarts the default stream.
+    """Restarts the default streams of the CPU and of all GPUs.
 
     Args:
         seed: integer in [-2**63, 2**64); negative values stand for 2**64 + seed.
@@ -33,6 +33,8 @@ def manual_seed(seed: int) -> Generator:
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"[manual_seed] seed: expected an integer in [-2**63, 2**64), got {seed}")
     default_generator.manual_seed(seed)
+    for i in range(_C._cuda.device_count()):  # the GPUs' streams start over with it, as in PyTorch
+        _C._cuda.generator(i).manual_seed(seed)
     return default_generator
 
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <type_traits>
 
 #define PYDLX_CUDA_EMULATED 1
 #define __global__
@@ -149,6 +150,7 @@ bool lane_in(unsigned mask, unsigned lane);
 
 template <class T>
 T shuffle(unsigned mask, T value, unsigned from, bool inside) {
+  static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "what the hardware's shuffle takes");
   exchange(mask, &value, sizeof value);
   T other = value;
   if (inside && lane_in(mask, from)) std::memcpy(&other, slot(from), sizeof other);

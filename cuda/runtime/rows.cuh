@@ -1,5 +1,7 @@
 // Blocks that work on rows: how threads are laid over rows and positions, and how they combine what they found.
 #pragma once
+#include <type_traits>
+
 #include "cuda/runtime/launch.h"
 
 namespace pydlx::cuda {
@@ -32,6 +34,22 @@ struct RowLayout {
 
 #if defined(__CUDACC__) || defined(PYDLX_CUDA_EMULATED)
 
+// The value of the lane whose number differs in `bits`, for types of any number of words.
+template <class V>
+__device__ V shuffle_xor(V v, int bits) {
+  if constexpr (std::is_arithmetic_v<V>) {
+    return __shfl_xor_sync(kFullMask, v, bits);
+  } else {
+    static_assert(sizeof(V) % 4 == 0);
+    unsigned words[sizeof(V) / 4];
+    __builtin_memcpy(words, &v, sizeof v);
+#pragma unroll
+    for (unsigned& w : words) w = __shfl_xor_sync(kFullMask, w, bits);
+    __builtin_memcpy(&v, words, sizeof v);
+    return v;
+  }
+}
+
 // A thread's place. All threads of a block pass through the same collectives; those without a row contribute nothing.
 struct RowThread {
   int lanes, rows, lane, row;
@@ -48,11 +66,11 @@ struct RowThread {
   template <class V, class Combine>
   __device__ V all(V v, V* shared, Combine combine) const {
     if (!across && lanes <= kWarp) {
-      for (int w = lanes / 2; w > 0; w /= 2) v = combine(v, __shfl_xor_sync(kFullMask, v, w));
+      for (int w = lanes / 2; w > 0; w /= 2) v = combine(v, shuffle_xor(v, w));
       return v;
     }
     if (!across) {
-      for (int w = kWarp / 2; w > 0; w /= 2) v = combine(v, __shfl_xor_sync(kFullMask, v, w));
+      for (int w = kWarp / 2; w > 0; w /= 2) v = combine(v, shuffle_xor(v, w));
       const int warp = static_cast<int>(threadIdx.x) / kWarp, warps = lanes / kWarp, first = row * warps;
       if (threadIdx.x % kWarp == 0) shared[warp] = v;
       __syncthreads();

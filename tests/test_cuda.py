@@ -1,0 +1,261 @@
+"""Devices, streams, events, graphs, memory and errors of the GPU: a real one, or the emulator of a build with PYDLX_CUDA=EMULATE."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+import pydlx
+from pydlx import cuda
+
+needs_device = pytest.mark.skipif(not cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
+
+
+@pytest.mark.skipif(cuda.is_available(), reason="there is a GPU")
+class TestWithoutDevice:
+    """Asking never raises; using says what is missing."""
+
+    def test_questions(self):
+        assert not cuda.is_available()
+        assert cuda.device_count() == 0
+        assert not cuda.is_initialized()
+        cuda.manual_seed(1)
+        cuda.manual_seed_all(1)
+        cuda.empty_cache()
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda: pydlx.ones(2).cuda(),
+            lambda: pydlx.ones(2, device="cuda"),
+            lambda: pydlx.ones(2).to("cuda:3"),
+            lambda: pydlx.tensor([1.0], device="cuda"),
+            lambda: pydlx.nn.Linear(2, 2).cuda(),
+            lambda: pydlx.set_default_device("cuda"),
+            cuda.synchronize,
+            cuda.current_device,
+            cuda.Stream,
+            cuda.Event,
+            cuda.CUDAGraph,
+            cuda.memory_allocated,
+            cuda.get_device_name,
+        ],
+    )
+    def test_uses(self, use):
+        with pytest.raises(pydlx.DeviceError, match=r"CUDA|cuda"):
+            use()
+        assert pydlx.get_default_device().type == "cpu"
+
+
+@needs_device
+class TestPlacement:
+    def test_round_trips_keep_values_dtype_and_strides(self):
+        for dtype in (pydlx.float32, pydlx.bfloat16, pydlx.int64, pydlx.bool):
+            x = (pydlx.arange(24).reshape(4, 6) % 3).to(dtype)
+            for view in (x, x.t(), x[::2, 1:], x[:0]):
+                there = view.cuda()
+                assert there.is_cuda and there.device == pydlx.device("cuda:0") and there.dtype == dtype
+                assert there.cpu().tolist() == view.tolist()
+        assert x.t().cuda().stride() == x.t().stride()
+
+    def test_same_device_is_the_same_tensor(self):
+        x = pydlx.ones(3).cuda()
+        assert x.cuda() is x and x.to("cuda") is x
+        assert x.to("cuda", copy=True) is not x
+
+    def test_gradient_comes_back(self):
+        x = pydlx.randn(3, 4, requires_grad=True)
+        (x.cuda() * 2).cpu().backward(pydlx.ones(3, 4))
+        assert x.grad.device.type == "cpu" and x.grad.tolist() == [[2.0] * 4] * 3
+
+    def test_copies_between_devices_convert_and_broadcast(self):
+        x = pydlx.zeros(2, 3).cuda()
+        x.copy_(pydlx.tensor([1, 2, 3]))
+        assert x.tolist() == [[1.0, 2.0, 3.0]] * 2
+        y = pydlx.zeros(3, 2).t()
+        y.copy_(x * 2)
+        assert y.tolist() == [[2.0, 4.0, 6.0]] * 2
+
+    def test_numbers_and_zero_dim_tensors_join(self):
+        x = pydlx.ones(3).cuda()
+        assert (x + 1).tolist() == [2.0] * 3
+        assert (x + pydlx.tensor(1.0)).tolist() == [2.0] * 3
+        assert float(x[0]) == 1.0 and x[pydlx.tensor(1).cuda()].item() == 1.0
+
+    def test_mixed_devices_are_refused(self):
+        with pytest.raises(pydlx.DeviceError, match=r"one device.*cuda:0.*cpu|one device.*cpu.*cuda:0"):
+            pydlx.ones(3).cuda() + pydlx.ones(3)
+
+    def test_index_of_a_device_that_is_not_there(self):
+        with pytest.raises(pydlx.DeviceError, match="index below"):
+            pydlx.ones(2).to(f"cuda:{cuda.device_count()}")
+
+    def test_default_device(self):
+        with pydlx.device("cuda"):
+            assert pydlx.ones(2).is_cuda and pydlx.tensor([1]).is_cuda
+            with pydlx.device("cpu"):
+                assert not pydlx.ones(2).is_cuda
+        assert not pydlx.ones(2).is_cuda
+
+    def test_printing_and_pickling(self):
+        import pickle
+
+        x = pydlx.arange(3.0).cuda()
+        assert repr(x) == "tensor([0., 1., 2.], device='cuda:0')"
+        back = pickle.loads(pickle.dumps(x))
+        assert back.tolist() == x.tolist()
+
+    def test_numpy_needs_a_copy(self):
+        x = pydlx.ones(2).cuda()
+        with pytest.raises((pydlx.DeviceError, TypeError), match="cpu"):
+            x.numpy()
+        assert np.array_equal(x.cpu().numpy(), [1, 1])
+
+
+@needs_device
+class TestStreams:
+    def test_current_and_default(self):
+        assert cuda.current_stream() == cuda.default_stream()
+        s = cuda.Stream()
+        with cuda.stream(s):
+            assert cuda.current_stream() == s
+            y = pydlx.ones(1000).cuda() * 3
+        assert cuda.current_stream() == cuda.default_stream()
+        cuda.current_stream().wait_stream(s)
+        y.record_stream(cuda.current_stream())
+        assert y.sum().item() == 3000.0
+        s.synchronize()
+        assert s.query()
+
+    def test_events(self):
+        a, b = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+        with pytest.raises(RuntimeError, match="recorded"):
+            a.elapsed_time(b)
+        assert a.query()  # never recorded
+        a.record()
+        pydlx.ones(1000).cuda()
+        b.record()
+        b.synchronize()
+        assert b.query() and a.elapsed_time(b) >= 0
+        with pytest.raises(ValueError, match="enable_timing"):
+            cuda.Event().elapsed_time(b)
+
+
+@needs_device
+class TestMemory:
+    def test_blocks_are_reused_and_counted(self):
+        gc.collect()
+        before = cuda.memory_allocated()
+        x = pydlx.empty(1 << 20, device="cuda")
+        assert cuda.memory_allocated() - before >= 4 << 20
+        address = x.data_ptr()
+        del x
+        assert cuda.memory_allocated() == before
+        hits = cuda.memory_stats()["cache_hits"]
+        x = pydlx.empty(1 << 20, device="cuda")
+        assert x.data_ptr() == address and cuda.memory_stats()["cache_hits"] == hits + 1
+        del x
+        reserved = cuda.memory_reserved()
+        cuda.empty_cache()
+        assert cuda.memory_reserved() < reserved
+
+    def test_pieces_do_not_overlap(self):
+        tensors = [pydlx.full((n,), float(i), device="cuda") for i, n in enumerate([1, 7, 1000, 5, 300_000, 3, 129])]
+        for i in (1, 3):
+            tensors[i] = pydlx.full((tensors[i].numel() + 1,), float(i), device="cuda")
+        for i, t in enumerate(tensors):
+            assert (t == i).all().item()
+
+    def test_exhaustion_is_an_error_and_not_the_end(self):
+        free, total = cuda.mem_get_info()
+        assert 0 < free <= total
+        with pytest.raises(cuda.OutOfMemoryError, match=r"requested .* in use .* cached"):
+            pydlx.empty(total, dtype=pydlx.float32, device="cuda")
+        assert (pydlx.ones(4, device="cuda") * 2).tolist() == [2.0] * 4
+
+    def test_peak(self):
+        cuda.reset_peak_memory_stats()
+        base = cuda.max_memory_allocated()
+        x = pydlx.empty(1 << 18, device="cuda")
+        del x
+        assert cuda.max_memory_allocated() - base >= 1 << 20
+
+    def test_memory_in_use_elsewhere_is_not_handed_out(self):
+        s = cuda.Stream()
+        x = pydlx.ones(1 << 18, device="cuda")
+        address = x.data_ptr()
+        x.record_stream(s)
+        with pytest.raises(pydlx.DeviceError, match="CUDA tensor"):
+            pydlx.ones(2).record_stream(s)
+        s.synchronize()
+        del x  # free once the stream has passed: at the latest when the next block is asked for
+        y = pydlx.ones(1 << 18, device="cuda")
+        z = pydlx.ones(1 << 18, device="cuda")
+        assert address in (y.data_ptr(), z.data_ptr()) and y.data_ptr() != z.data_ptr()
+
+    def test_pinned_memory(self):
+        x = pydlx.arange(1000.0)
+        p = x.pin_memory()
+        assert p.is_pinned() and not x.is_pinned() and p.tolist() == x.tolist() and p.pin_memory() is p
+        assert p.to("cuda", non_blocking=True).sum().item() == x.sum().item()
+
+
+@needs_device
+class TestGraphs:
+    def test_replay_reads_new_inputs(self):
+        x = pydlx.ones(5, device="cuda")
+        g = cuda.CUDAGraph()
+        with cuda.graph(g):
+            y = x * 2 + 1
+        g.replay()
+        assert y.tolist() == [3.0] * 5
+        x.copy_(pydlx.arange(5.0))
+        g.replay()
+        assert y.tolist() == [1.0, 3.0, 5.0, 7.0, 9.0]
+
+    def test_misuse(self):
+        g = cuda.CUDAGraph()
+        with pytest.raises(RuntimeError, match="recorded"):
+            g.replay()
+        with pytest.raises(RuntimeError, match="default"):
+            g.capture_begin()
+
+    def test_memory_of_a_graph_stays_its_own(self):
+        x = pydlx.ones(1000, device="cuda")
+        g = cuda.CUDAGraph()
+        with cuda.graph(g):
+            y = x + 1
+        other = [pydlx.full((1000,), 9.0, device="cuda") for _ in range(8)]
+        g.replay()
+        assert y.tolist() == [2.0] * 1000
+        assert all((o == 9).all().item() for o in other)
+
+
+@needs_device
+class TestFaults:
+    def test_index_out_of_range_is_raised_later_and_the_device_lives(self):
+        loss = pydlx.nn.functional.cross_entropy
+        x = pydlx.randn(4, 3).cuda()
+
+        def use():
+            loss(x, pydlx.tensor([0, 1, 2, 7]).cuda())
+            cuda.synchronize()
+
+        with pytest.raises(IndexError, match="class"):
+            use()
+        cuda.synchronize()  # reported once
+        assert loss(x, pydlx.tensor([0, 1, 2, 0]).cuda()).item() > 0
+
+
+@needs_device
+def test_random_numbers_equal_the_cpu():
+    pydlx.manual_seed(5)
+    want = pydlx.rand(1000)
+    pydlx.manual_seed(5)
+    try:
+        got = pydlx.rand(1000, device="cuda")
+    except pydlx.DTypeError as e:
+        pytest.skip(str(e))
+    assert got.tolist() == want.tolist()
