@@ -4,6 +4,7 @@
 #include "core/allocator.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -155,8 +156,12 @@ class CpuAllocator final : public Allocator {
     return b;
   }
 
+  // Whole huge pages where that adds little; otherwise the mapping ends with the block, and the part behind the last
+  // whole huge page gets ordinary pages: 3 MB must not hold 4 MB of memory.
   static std::size_t mapped_bytes(std::size_t bytes) {
-    return (bytes + kHeader + kHugePage - 1) / kHugePage * kHugePage;
+    const std::size_t used = bytes + kHeader, whole = (used + kHugePage - 1) / kHugePage * kHugePage;
+    static const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    return whole - used <= used / 16 ? whole : (used + page - 1) / page * page;
   }
 
   static void* from_system(std::size_t index, std::size_t bytes) {
