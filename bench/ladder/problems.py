@@ -38,27 +38,27 @@ class Problem:
         self.reference_value = self.reference(*(x.astype(np.float64) for x in self.inputs))
 
 
-def aligned(*shape: int) -> Array:
-    """Uninitialised float32 that begin on a cache line, as a library's tensors do."""
+def aligned(*shape: int, past: int = 0) -> Array:
+    """Uninitialised float32 that begin on a cache line, as a library's tensors do, or ``past`` numbers behind."""
     count = int(np.prod(shape))
-    room = np.empty(count + 16, np.float32)
-    first = -room.ctypes.data % 64 // 4
+    room = np.empty(count + past + 16, np.float32)
+    first = -room.ctypes.data % 64 // 4 + past
     return room[first : first + count].reshape(shape)
 
 
-def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
-    x = aligned(*shape)
+def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0, past: int = 0) -> Array:
+    x = aligned(*shape, past=past)
     x[:] = rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
     return x
 
 
-def _gemm(n: int, skip: tuple[str, ...] = ()) -> Problem:
+def _gemm(n: int, skip: tuple[str, ...] = (), past: int = 0) -> Problem:
     rng = np.random.default_rng(n)
     return Problem(
-        f"matrix product {n} x {n} x {n}",
+        f"matrix product {n} x {n} x {n}" + (", B begins inside a cache line" if past else ""),
         (n, n, n),
         2.0 * n**3,
-        [_normal(rng, n, n), _normal(rng, n, n)],
+        [_normal(rng, n, n), _normal(rng, n, n, past=past)],
         (n, n),
         lambda a, b: a @ b,
         lambda T, a, b: lambda: T.mm(a, b),
@@ -167,7 +167,13 @@ def _recurrence(steps: int, batch: int, n: int) -> Problem:
 def problems(family: str, small: bool = False) -> list[Problem]:
     """The problems of a family; ``small`` ones only check the steps."""
     if family == "gemm":
-        return [_gemm(64), _gemm(576)] if small else [_gemm(512), _gemm(2048, skip=("dot",))]
+        if small:
+            return [_gemm(64), _gemm(576, past=1)]
+        return [
+            _gemm(512),
+            _gemm(2048, skip=("dot",)),
+            _gemm(2048, skip=("dot", "row order", "small tile"), past=1),
+        ]
     if family == "conv":
         return [_conv(2, 16, 64, 8, 16), _conv(1, 32, 128, 16, 12)] if small else [_conv(1, 64, 64, 56, 56)]
     if family == "attention":

@@ -232,13 +232,15 @@ constexpr auto packed = serial<1, false, false, false>;
 // at once. And since i, f, g and o of the same units end in the same lanes of four registers, they never see memory.
 constexpr auto gates = serial<1, false, true, false>;
 
-// 5. Enough sums. With one sequence, inputs are dealt out to four sets of sums; with many, six sequences share each
-// weight that is loaded, 24 sums as in the matrix product: a weight is read batch / 6 times per step instead of batch.
+// 5. Enough sums. Six sequences share each weight that is loaded: 24 sums, as in the matrix product, and a weight is
+// read batch / 6 times per step instead of batch. A single sequence has nothing to share; its inputs are dealt out to
+// four sets of sums, so that latency cannot be what it waits for, and the time stays the same: it is the 1 MB of
+// weights per step, which its second-level cache, 1 MB for everything, cannot keep.
 constexpr auto tiles = serial<kRows, true, true, false>;
 
 // 6. Every other step goes through the groups backwards. A cache that discards what was used longest ago is useless
 // against a cycle slightly larger than itself: all of it is gone when the next round begins. Turning round finds the
-// part that was used last.
+// part that was used last. Many sequences do not care: each weight that arrives is used for all of them.
 constexpr auto turning = serial<kRows, true, true, true>;
 
 // 7. Threads own groups of units for the whole sequence: each packs its own weights, and half of them, 512 KB, stays in
