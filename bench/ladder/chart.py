@@ -25,7 +25,13 @@ def draw(report: dict[str, Any], path: Path) -> None:
             if row.get("factor"):
                 text += f"   {row['factor']:.2f}x"
             axes.annotate(
-                text, (100 * row["peak"], y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+                text,
+                (100 * row["peak"], y),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )
         labels = [f"{r['step']}: {r['idea']}" + (f", {r['threads']} threads" if r["threads"] > 1 else "") for r in rows]
         axes.set_yticks(range(len(rows)), labels, fontsize=8)
@@ -37,7 +43,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
     axes.set_xlabel(
-        f"percent of the multiply-add peak of as many threads; time; factor over the step before (pydlx: over the best step)\n{report['machine'].get('cpu', 'CPU')}, {report['date'][:10]}",
+        "percent of the multiply-add peak of as many threads; time; factor over the step before\n"
+        f"(pydlx: over the best step); {report['machine'].get('cpu', 'CPU')}, {report['date'][:10]}",
         fontsize=8,
     )
-    figure.savefig(path)
+    figure.savefig(path, dpi=100)
