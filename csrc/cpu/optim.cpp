@@ -55,12 +55,12 @@ inline __attribute__((always_inline)) A wanted(A grad, A param, A sign, A decay)
 
 enum SgdMode { kPlain, kMomentum, kNesterov };
 
-template <class T, bool Decay, int Mode>
+// `First`: the buffer has no value yet. A template argument, because a choice inside the loop keeps it scalar.
+template <class T, bool Decay, int Mode, bool First>
 void sgd_mode(const SgdStep& k) {
   using A = compute_t<T>;
   const A lr = static_cast<A>(k.lr), mu = static_cast<A>(k.momentum), take = static_cast<A>(1.0 - k.dampening);
   const A decay = static_cast<A>(k.weight_decay), sign = k.maximize ? A(-1) : A(1);
-  const bool first = k.first_step;
   over_pieces(k, [&](std::int64_t t, std::int64_t begin, std::int64_t n) {
     T* p = at<T>(k.param, t, begin);
     const T* grad = at<T>(k.grad, t, begin);
@@ -70,7 +70,8 @@ void sgd_mode(const SgdStep& k) {
       A g = wanted<Decay>(static_cast<A>(grad[i]), static_cast<A>(p[i]), sign, decay);
       if constexpr (Mode != kPlain) {
         // take is 1 unless there is dampening, so of the two products one is exact wherever speed matters
-        const A b = first ? g : mu * static_cast<A>(buffer[i]) + take * g;
+        A b = g;
+        if constexpr (!First) b = mu * static_cast<A>(buffer[i]) + take * g;
         buffer[i] = static_cast<T>(b);
         g = Mode == kNesterov ? g + mu * b : b;
       }
@@ -80,8 +81,11 @@ void sgd_mode(const SgdStep& k) {
 }
 template <class T, bool Decay>
 void sgd_decay(const SgdStep& k) {
-  if (!k.state[0]) return sgd_mode<T, Decay, kPlain>(k);
-  k.nesterov ? sgd_mode<T, Decay, kNesterov>(k) : sgd_mode<T, Decay, kMomentum>(k);
+  if (!k.state[0]) return sgd_mode<T, Decay, kPlain, false>(k);
+  if (k.first_step)
+    k.nesterov ? sgd_mode<T, Decay, kNesterov, true>(k) : sgd_mode<T, Decay, kMomentum, true>(k);
+  else
+    k.nesterov ? sgd_mode<T, Decay, kNesterov, false>(k) : sgd_mode<T, Decay, kMomentum, false>(k);
 }
 template <class T>
 void sgd(const SgdStep& k) {
