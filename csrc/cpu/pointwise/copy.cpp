@@ -87,11 +87,43 @@ void transpose(const Elementwise& e) {
                });
 }
 
-// Rows that lie dense on both sides (heads moved apart, slices): the general walk costs more than moving short rows.
+// One row of a copy whose output is dense. A call of memcpy costs more than moving a short row.
+template <class W>
+inline void copy_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
+  if (stride == 1) {
+    const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(W);
+    if (bytes % kVectorBytes != 0 || bytes > 2048) {
+      std::memcpy(out, in, bytes);
+      return;
+    }
+    constexpr std::int64_t kStep = kVectorBytes / static_cast<std::int64_t>(sizeof(W));
+    for (std::int64_t i = 0; i < n; i += kStep) std::memcpy(out + i, in + i, kVectorBytes);
+  } else if (stride == 0) {
+    const W v = in[0];
+    for (std::int64_t i = 0; i < n; ++i) out[i] = v;
+  } else if (stride == -1) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = in[-i];
+  } else if (stride == 2) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = in[2 * i];
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = in[i * stride];
+  }
+}
+
+// Copies into dense rows (heads moved apart, slices, flips, broadcasts): the general walk would stage the input in a
+// buffer, and costs more than moving short rows.
 template <class W>
 void copy_rows(const Elementwise& e) {
-  const std::int64_t inner = e.size[0], rows = e.numel / inner;
-  const std::size_t bytes = static_cast<std::size_t>(inner) * sizeof(W);
+  const std::int64_t inner = e.size[0], stride = e.stride[1][0];
+  if (e.ndim == 1) {
+    parallel_for(inner, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      copy_row(static_cast<W*>(e.data[0]) + begin, static_cast<const W*>(e.data[1]) + begin * stride, end - begin,
+               stride);
+    });
+    return;
+  }
+  const std::int64_t rows = e.numel / inner, ahead = 8 * e.stride[1][1];
+  const bool far = stride == 1 && inner * static_cast<std::int64_t>(sizeof(W)) < e.stride[1][1] * 4 && inner <= 512;
   parallel_for(rows, inner >= kGrain ? 1 : kGrain / inner, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
       W* out = static_cast<W*>(e.data[0]);
@@ -101,7 +133,13 @@ void copy_rows(const Elementwise& e) {
       in += at * e.stride[1][1];
       move_to(e, r / e.size[1], out, in);
       const std::int64_t run = left < end - r ? left : end - r;
-      for (std::int64_t i = 0; i < run; ++i) std::memcpy(out + i * e.stride[0][1], in + i * e.stride[1][1], bytes);
+      for (std::int64_t i = 0; i < run; ++i) {
+        const W* from = in + i * e.stride[1][1];
+        if (far)  // short rows far apart, which no prefetcher follows
+          for (std::int64_t c = 0; c < inner; c += 64 / static_cast<std::int64_t>(sizeof(W)))
+            __builtin_prefetch(from + ahead + c);
+        copy_row(out + i * e.stride[0][1], from, inner, stride);
+      }
       r += run;
     }
   });
@@ -111,7 +149,7 @@ void copy_rows(const Elementwise& e) {
 template <class T>
 void copy_same(const Elementwise& e) {
   using W = word_t<T>;
-  if (e.ndim >= 2 && e.stride[0][0] == 1 && e.stride[1][0] == 1) return copy_rows<W>(e);
+  if (e.ndim >= 2 && e.stride[0][0] == 1 && (e.stride[1][0] == 1 || e.stride[1][0] == 0)) return copy_rows<W>(e);
   for (int k = 1; k < e.ndim && e.stride[0][0] == 1; ++k) {
     if (e.stride[1][k] != 1 || e.size[k] < 8) continue;
     Elementwise swapped = e;  // the input's dense axis as axis 1
@@ -123,6 +161,7 @@ void copy_same(const Elementwise& e) {
     }
     return transpose<W>(swapped);
   }
+  if (e.stride[0][0] == 1) return copy_rows<W>(e);
   map1<Same, W, W>(e);
 }
 template <class T>
