@@ -5,6 +5,7 @@
 
 #include "cpu/first_bad.h"
 #include "cpu/isa.h"
+#include "cpu/vector_rows.h"
 #include "functors/math.h"
 #include "functors/types.h"
 
@@ -15,6 +16,7 @@ using functors::compute_t;
 
 constexpr int kLanes = 32;
 constexpr int kColumns = 64;
+constexpr std::int64_t kStreamed = std::int64_t{16} << 20;  // elements of a gradient that no cache holds
 
 std::int64_t grain_for(std::int64_t work) { return work >= 8192 ? 1 : 8192 / (work + 1) + 1; }
 
@@ -71,12 +73,33 @@ A weight_total(const CrossEntropy& k) {
   return s;
 }
 
+// Rows of float without smoothing, a piece in the first-level cache at a time: its maximum, then the exponentials
+// relative to the largest so far, so that long rows come from memory once.
+RowTotals<float> totals_of(const float* x, std::int64_t n) {
+  constexpr std::int64_t kPiece = 4096;
+  float max = -__builtin_inff(), sum = 0;
+  for (std::int64_t i = 0; i < n; i += kPiece) {
+    const std::int64_t m = n - i < kPiece ? n - i : kPiece;
+    const float top = vmath::row_max(x + i, m);
+    if (top > max) {
+      if (sum != 0) sum *= math::exp(max - top);
+      max = top;
+    }
+    // Nothing but -inf so far: any finite reference gives the exponentials 0.
+    sum += vmath::row_exp_sum<false>(x + i, nullptr, m, max == -__builtin_inff() ? 0.0f : max);
+  }
+  return {max, sum, 0};
+}
+
 template <class T>
 void forward_row(const CrossEntropy& k, std::int64_t row, FirstBad& bad, compute_t<T> total_weight) {
   using A = compute_t<T>;
   const T* x = static_cast<const T*>(k.x) + row * k.classes;
   const A* w = static_cast<const A*>(k.weight);
   const std::int64_t n = k.classes;
+  if constexpr (__is_same(T, float)) {
+    if (k.smoothing == 0) return finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), totals_of(x, n), total_weight);
+  }
   A top[kLanes], sum[kLanes] = {}, smooth[kLanes] = {};
   for (int l = 0; l < kLanes; ++l) top[l] = static_cast<A>(x[0]);
   std::int64_t i = 0;
@@ -183,6 +206,26 @@ inline __attribute__((always_inline)) RowSlopes<A> slopes_of(const CrossEntropy&
   return {g * (hard + soft * total_weight), g * soft, g * hard, lse, t.index};
 }
 
+// dx = p e^(x - lse) - w over a row. `past_caches`: the result is too large to be read from a cache, so it need not go
+// through them.
+inline __attribute__((always_inline)) void gradient_row(const float* x, float* dx, std::int64_t n, float p, float lse,
+                                                        float w, [[maybe_unused]] bool past_caches) {
+  const auto at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    return p * vmath::exp(vmath::load_count(x + i, count) - lse) - w;
+  };
+  std::int64_t i = 0;
+#if defined(PYDLX_ISA_avx512)
+  if (past_caches) {
+    const int head = static_cast<int>(-(reinterpret_cast<std::uintptr_t>(dx) / sizeof(float)) % vmath::kWidth);
+    if (head > 0 && head < n) vmath::store_count(dx, at(0, head), head), i = head;
+    for (; i + vmath::kWidth <= n; i += vmath::kWidth) _mm512_stream_ps(dx + i, (__m512)at(i, vmath::kWidth));
+    _mm_sfence();  // before other threads are told that the row is there
+  }
+#endif
+  for (; i + vmath::kWidth <= n; i += vmath::kWidth) store<float>(dx + i, at(i, vmath::kWidth));
+  if (i < n) vmath::store_count(dx + i, at(i, static_cast<int>(n - i)), static_cast<int>(n - i));
+}
+
 template <class T>
 void cross_entropy_backward(const CrossEntropy& k) {
   using A = compute_t<T>;
@@ -202,6 +245,13 @@ void cross_entropy_backward(const CrossEntropy& k) {
         const A at_target = s.p * math::exp(static_cast<A>(x[s.target]) - s.lse) - s.onehot -
                             (smooth ? s.w * (w ? w[s.target] : A(1)) : A(0));
         // s.w is 0 without smoothing.
+        if constexpr (__is_same(T, float)) {
+          if (!smooth || !w) {
+            gradient_row(x, dx, k.classes, s.p, s.lse, s.w, k.outer * k.classes >= kStreamed);
+            dx[s.target] = at_target;
+            continue;
+          }
+        }
         if (!smooth || !w) {
 #pragma omp simd
           for (std::int64_t c = 0; c < k.classes; ++c)

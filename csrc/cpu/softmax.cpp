@@ -4,6 +4,7 @@
 #include "kernels/softmax.h"
 
 #include "cpu/isa.h"
+#include "cpu/vector_rows.h"
 #include "functors/math.h"
 #include "functors/types.h"
 
@@ -52,6 +53,30 @@ PYDLX_HD A lane_sum(std::int64_t n, const F& f) {
   return lane[0];
 }
 
+template <bool logarithm>
+inline __attribute__((always_inline)) void forward_row(const float* x, float* y, std::int64_t n) {
+  const float m = vmath::row_max(x, n);
+  const float s = vmath::row_exp_sum<!logarithm>(x, y, n, m);
+  const float scale = logarithm ? static_cast<float>(log(static_cast<double>(s))) : 1.0f / s;
+  vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    if constexpr (logarithm)
+      vmath::store_count(y + i, vmath::load_count(x + i, count) - m - scale, count);
+    else
+      vmath::store_count(y + i, vmath::load_count(y + i, count) * scale, count);
+  });
+}
+template <bool logarithm>
+inline __attribute__((always_inline)) void backward_row(const float* g, const float* y, float* dx, std::int64_t n) {
+  const float s = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const vmath::V v = vmath::load_count(g + i, count);
+    return logarithm ? v : v * vmath::load_count(y + i, count);
+  });
+  vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const vmath::V v = vmath::load_count(g + i, count), p = vmath::load_count(y + i, count);
+    vmath::store_count(dx + i, logarithm ? v - vmath::exp_nonpositive(p) * s : p * (v - s), count);
+  });
+}
+
 template <bool logarithm, class T>
 void forward_rows(const Softmax& k) {
   using A = compute_t<T>;
@@ -60,20 +85,24 @@ void forward_rows(const Softmax& k) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T* x = static_cast<const T*>(k.in) + r * n;
       T* y = static_cast<T*>(k.out) + r * n;
-      const A m = lane_max<A>(n, [&](std::int64_t i) { return static_cast<A>(x[i]); });
-      if constexpr (logarithm) {
-        const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
-        const A shift = static_cast<A>(log(static_cast<double>(s)));
-        for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(static_cast<A>(x[i]) - m - shift);
-      } else if constexpr (sizeof(T) == sizeof(A)) {
-        const A s = lane_sum<A>(n, [&](std::int64_t i) { return y[i] = math::exp(x[i] - m); });
-        const A scale = A(1) / s;
-        for (std::int64_t i = 0; i < n; ++i) y[i] *= scale;
+      if constexpr (__is_same(T, float)) {
+        forward_row<logarithm>(x, y, n);
       } else {
-        // A 16-bit intermediate would round twice; exp again is cheaper than a buffer for rows of any length.
-        const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
-        const A scale = A(1) / s;
-        for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(math::exp(static_cast<A>(x[i]) - m) * scale);
+        const A m = lane_max<A>(n, [&](std::int64_t i) { return static_cast<A>(x[i]); });
+        if constexpr (logarithm) {
+          const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
+          const A shift = static_cast<A>(log(static_cast<double>(s)));
+          for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(static_cast<A>(x[i]) - m - shift);
+        } else if constexpr (sizeof(T) == sizeof(A)) {
+          const A s = lane_sum<A>(n, [&](std::int64_t i) { return y[i] = math::exp(x[i] - m); });
+          const A scale = A(1) / s;
+          for (std::int64_t i = 0; i < n; ++i) y[i] *= scale;
+        } else {
+          // A 16-bit intermediate would round twice; exp again is cheaper than a buffer for rows of any length.
+          const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
+          const A scale = A(1) / s;
+          for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(math::exp(static_cast<A>(x[i]) - m) * scale);
+        }
       }
     }
   });
@@ -87,7 +116,9 @@ void backward_rows(const Softmax& k) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T *g = static_cast<const T*>(k.in) + r * n, *y = static_cast<const T*>(k.y) + r * n;
       T* dx = static_cast<T*>(k.out) + r * n;
-      if constexpr (logarithm) {
+      if constexpr (__is_same(T, float)) {
+        backward_row<logarithm>(g, y, dx, n);
+      } else if constexpr (logarithm) {
         const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]); });
         for (std::int64_t i = 0; i < n; ++i)
           dx[i] = static_cast<T>(static_cast<A>(g[i]) - math::exp(static_cast<A>(y[i])) * s);

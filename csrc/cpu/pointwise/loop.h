@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cpu/isa.h"
+#include "cpu/gemm/vec.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
 
@@ -174,6 +174,12 @@ struct Params {
 template <class F, class A>
 concept HasRare = requires(A a) { F::rare(a); };
 
+// The form of functor F on explicit float vectors, where it has one (cpu/pointwise/wide.h).
+template <class F>
+struct Wide {};
+template <class F, class... A>
+concept HasWide = (std::is_same_v<A, float> && ...) && requires { &Wide<F>::apply; };
+
 // bool elements are read as bytes: memory from elsewhere, or not written yet, may hold other values than 0 and 1.
 template <class T>
 using stored_t = std::conditional_t<std::is_same_v<T, bool>, std::uint8_t, T>;
@@ -190,7 +196,15 @@ void dense1(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
   const stored_t<A>* a = reinterpret_cast<const stored_t<A>*>(p[1]);
   const Params q(param);
-  if constexpr (HasRare<F, A>) {
+  if constexpr (HasWide<F, Out, A>) {
+    constexpr int lanes = kLanesOf<float>;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) store(o + i, Wide<F>::apply(load(a + i), q.p));
+    if (i < n) {
+      const Lanes rest(static_cast<int>(n - i));
+      store_part(o + i, Wide<F>::apply(load_part(a + i, rest), q.p), rest);
+    }
+  } else if constexpr (HasRare<F, A>) {
     for (std::int64_t b = 0; b < n; b += kBlock) {
       const std::int64_t end = n - b < kBlock ? n : b + kBlock;
       int rare = 0;
@@ -214,8 +228,18 @@ void dense2(std::int64_t n, char* const* p, const double* param) {
   const stored_t<A>* a = reinterpret_cast<const stored_t<A>*>(p[1]);
   const stored_t<B>* b = reinterpret_cast<const stored_t<B>*>(p[2]);
   const Params q(param);
+  if constexpr (HasWide<F, Out, A, B>) {
+    constexpr int lanes = kLanesOf<float>;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) store(o + i, Wide<F>::apply(load(a + i), load(b + i), q.p));
+    if (i < n) {
+      const Lanes rest(static_cast<int>(n - i));
+      store_part(o + i, Wide<F>::apply(load_part(a + i, rest), load_part(b + i, rest), q.p), rest);
+    }
+  } else {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), value<B>(b[i]), q.p);
+    for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), value<B>(b[i]), q.p);
+  }
 }
 template <class F, class Out, class A, class B, class C>
 void dense3(std::int64_t n, char* const* p, const double* param) {

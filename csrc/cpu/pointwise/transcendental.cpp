@@ -2,6 +2,7 @@
 #include "functors/transcendental.h"
 
 #include "cpu/pointwise/fill.h"
+#include "cpu/pointwise/wide.h"
 #include "kernels/pointwise.h"
 
 namespace pydlx::PYDLX_ISA {

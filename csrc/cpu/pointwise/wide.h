@@ -1,0 +1,69 @@
+// Functors that have a form on explicit vectors, for float: cheaper than what the compiler makes of the scalar one.
+// Included before the loops are instantiated.
+#pragma once
+#include "cpu/pointwise/loop.h"
+#include "cpu/vector_math.h"
+#include "functors/activation.h"
+#include "functors/transcendental.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+template <>
+struct Wide<Transcendental<UnaryOp::exp>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::exp(x); }
+};
+template <>
+struct Wide<Transcendental<UnaryOp::sigmoid>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::sigmoid(x); }
+};
+template <>
+struct Wide<Act<UnaryOp::gelu>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return x * vmath::normal(x).cdf; }
+};
+template <>
+struct Wide<Act<UnaryOp::silu>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return x * vmath::sigmoid(x); }
+};
+template <>
+struct Wide<Act<UnaryOp::softplus>> {  // param: beta, threshold
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double* param) {
+    const float beta = static_cast<float>(param[0]);
+    const vmath::V z = beta * x;
+    return z > static_cast<float>(param[1]) ? x : (vmath::at_least(z, vmath::V{}) + vmath::softplus_tail(z)) / beta;
+  }
+};
+template <>
+struct Wide<Act<UnaryOp::log_sigmoid>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) {
+    return vmath::at_most(x, vmath::V{}) - vmath::softplus_tail(x);
+  }
+};
+template <>
+struct Wide<ActGrad<BinaryOp::gelu_backward>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) {
+    const vmath::Normal n = vmath::normal(x);
+    return g * (n.cdf + x * 0.39894228f * n.kernel);
+  }
+};
+template <>
+struct Wide<ActGrad<BinaryOp::silu_backward>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) {
+    const vmath::V s = vmath::sigmoid(x);
+    return g * (s * (1.0f + x * (1.0f - s)));
+  }
+};
+template <>
+struct Wide<ActGrad<BinaryOp::softplus_backward>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double* param) {
+    const vmath::V z = x * static_cast<float>(param[0]);
+    return z > static_cast<float>(param[1]) ? g : g * vmath::sigmoid(z);
+  }
+};
+template <>
+struct Wide<ActGrad<BinaryOp::log_sigmoid_backward>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) { return g * vmath::sigmoid(-x); }
+};
+
+}  // namespace
+}  // namespace pydlx::PYDLX_ISA

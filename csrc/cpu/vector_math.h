@@ -1,0 +1,128 @@
+// Elementary functions of float on explicit vectors: the forms of functors/math.h where the compiler's own
+// vectorisation costs too much (selections become long chains of masks, divisions and powers of two take several
+// instructions where the machine has one). NaN propagates. tests/test_ulp.py measures the bounds stated here.
+#pragma once
+#include "cpu/gemm/vec.h"
+
+namespace pydlx::PYDLX_ISA::vmath {
+namespace {
+
+using V = Vector<float>;
+using I = VectorOf<float>::index;
+inline constexpr int kWidth = kLanesOf<float>;
+
+PYDLX_INLINE V all(float x) { return splat<float>(x); }
+
+// x where it is NaN. (The unmasked forms of these intrinsics warn.)
+PYDLX_INLINE V at_most(V x, V limit) {
+#if defined(PYDLX_ISA_avx512)
+  return (V)_mm512_maskz_min_ps(0xFFFF, (__m512)limit, (__m512)x);
+#elif defined(PYDLX_ISA_avx2)
+  return (V)_mm256_min_ps((__m256)limit, (__m256)x);
+#else
+  return limit < x ? limit : x;
+#endif
+}
+PYDLX_INLINE V at_least(V x, V limit) {
+#if defined(PYDLX_ISA_avx512)
+  return (V)_mm512_maskz_max_ps(0xFFFF, (__m512)limit, (__m512)x);
+#elif defined(PYDLX_ISA_avx2)
+  return (V)_mm256_max_ps((__m256)limit, (__m256)x);
+#else
+  return limit > x ? limit : x;
+#endif
+}
+PYDLX_INLINE V abs(V x) { return (V)((I)x & 0x7fffffff); }
+PYDLX_INLINE V minus_abs(V x) { return (V)((I)x | static_cast<int>(0x80000000u)); }
+
+// a * b - p for p = a * b rounded: what the rounding lost.
+PYDLX_INLINE V product_error(V a, V b, V p) {
+#if defined(PYDLX_ISA_avx512)
+  return (V)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)p);
+#elif defined(PYDLX_ISA_avx2)
+  return (V)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)p);
+#else
+  const V ah = (V)((I)a & ~0xfff), bh = (V)((I)b & ~0xfff), al = a - ah, bl = b - bh;  // products of halves are exact
+  return ((ah * bh - p) + ah * bl + al * bh) + al * bl;
+#endif
+}
+
+// p 2^n for integral n in [-151, 129], rounded once.
+PYDLX_INLINE V scale(V p, V n) {
+#if defined(PYDLX_ISA_avx512)
+  return (V)_mm512_maskz_scalef_ps(0xFFFF, (__m512)p, (__m512)n);
+#else
+  const I k = (I)(n + (12582912.0f + 254.0f)), half = k >> 1;  // the constant's own bits are shifted out
+  return p * (V)(half << 23) * (V)((k - half) << 23);
+#endif
+}
+
+// x = n ln2 + r with |r| <= ln2 / 2, and e^x from that. Polynomials are evaluated in pairs of terms (Estrin's scheme):
+// the latency of long chains, not the number of operations, is what limits loops over them.
+struct Reduced {
+  V r, n;
+};
+PYDLX_INLINE Reduced reduce(V x) {
+  const float magic = 12582912.0f;
+  const V n = (x * 1.44269504f + magic) - magic;
+  return {(x - n * 0x1.62E400p-1f) - n * 0x1.7F7D1Cp-20f, n};
+}
+PYDLX_INLINE V finish_exp(V r, V n) {
+  const V z = r * r, q0 = 4.999999404e-01f + r * 1.666652113e-01f, q1 = 4.166838899e-02f + r * 8.368745446e-03f;
+  return scale(1.0f + (r + z * (q0 + z * (q1 + z * 1.381453942e-03f))), n);
+}
+// Max error 1.0 ULP.
+PYDLX_INLINE V exp(V x) {
+  const Reduced k = reduce(at_least(at_most(x, all(89.0f)), all(-104.5f)));
+  return finish_exp(k.r, k.n);
+}
+// The same for x <= 0.
+PYDLX_INLINE V exp_nonpositive(V x) {
+  const Reduced k = reduce(at_least(x, all(-104.5f)));
+  return finish_exp(k.r, k.n);
+}
+
+// log(1 + e) for e in [0, 1], as differences of exponentials give. Max error 1.5 ULP.
+PYDLX_INLINE V log1p_unit(V e) {
+  const I upper = e > 0.41421356f;  // 1 + e = 2 (1 + f), f in (-0.3, 0.42]
+  const V f = upper ? 0.5f * e - 0.5f : e, n = upper ? all(1.0f) : V{};
+  const V z = f * f, y = z * z;
+  const V p0 = 3.333331347e-01f + f * -2.500000894e-01f, p1 = 2.000211924e-01f + f * -1.666799635e-01f,
+          p2 = 1.421955228e-01f + f * -1.240558997e-01f, p3 = 1.188816279e-01f + f * -1.167565063e-01f;
+  const V p = (p0 + z * p1) + y * ((p2 + z * p3) + y * 6.746637821e-02f);
+  const V tail = z * f * p - 0.5f * z;
+  return n * 0x1.62E400p-1f + (f + (n * 0x1.7F7D1Cp-20f + tail));
+}
+
+// log(1 + e^-|x|). Max error 2 ULP.
+PYDLX_INLINE V softplus_tail(V x) { return log1p_unit(exp_nonpositive(minus_abs(x))); }
+
+// Written on e^-|x|, so that it neither overflows nor loses the tail. Max error 2.5 ULP.
+PYDLX_INLINE V sigmoid(V x) {
+  const V e = exp_nonpositive(minus_abs(x));
+  return (x < 0.0f ? e : all(1.0f)) / (1.0f + e);
+}
+
+// Phi(x), the normal distribution, and e^(-x^2 / 2). The square is carried in two words, so that the lower tail keeps
+// its relative accuracy: max error 5 ULP there, 1 ULP above 0. Phi(-a) = e^(-a^2 / 2) p(a) / q(a); the quotient is a
+// rational minimax fit with relative error 6e-9.
+struct Normal {
+  V cdf, kernel;
+};
+PYDLX_INLINE Normal normal(V x) {
+  const V a = at_most(abs(x), all(14.5f)), z = a * a, low = product_error(a, a, z);
+  // e^(-(z + low) / 2) with r = twice the reduced argument: powers of two go into the coefficients
+  const float magic = 12582912.0f;
+  const V n = (z * -0.72134752f + magic) - magic, r = (-z - n * 0x1.62E400p+0f) - (n * 0x1.7F7D1Cp-19f + low),
+          y = r * r;
+  const V q0 = 1.249999851e-01f + r * 2.083315141e-02f, q1 = 2.604274312e-03f + r * 2.615232952e-04f;
+  const V kernel = scale(1.0f + r * (0.5f + r * (q0 + y * (q1 + y * 2.158521784e-05f))), n);
+  const V p = (0.5f + a * 4.384960532e-01f) + z * ((1.833842993e-01f + a * 4.068356007e-02f) + z * 4.123794381e-03f);
+  const V q = (1.0f + a * 1.674877048f) +
+              z * ((1.203122377f + a * 4.698644578e-01f) + z * (1.019849405e-01f + a * 1.033670083e-02f));
+  const V tail = p * kernel / q;
+  return {x < 0.0f ? tail : 1.0f - tail, kernel};
+}
+
+}  // namespace
+}  // namespace pydlx::PYDLX_ISA::vmath
