@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc cuda cmake pydlx -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' -o -name '*.py' -o -name '*.pyi' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format stubs sanitize fuzz coverage bench ladder wheel sdist clean
+.PHONY: demo test lint format stubs sanitize fuzz gpu-check emulate coverage bench ladder wheel sdist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,14 @@ sanitize: $(VENV)/tests
 # Hypothesis for much longer than in the suite, under the sanitizers.
 fuzz: $(VENV)/tests
 	PYDLX_FUZZ_EXAMPLES=$${EXAMPLES:-2000} tools/sanitize.sh $(BIN)/pytest tests/test_fuzz.py tests/test_safetensors.py -x
+
+# Build, tests, memory checker and benchmarks on a machine with a GPU, without a network, with the Python at hand (docs/gpu.md).
+gpu-check:
+	tools/gpu_check.sh $(PYTHON)
+
+# The CUDA backend on the host: the same kernels under the emulator, tested with device="cuda" (docs/gpu.md).
+emulate: $(VENV)/tests
+	tools/emulate.sh $(BIN)/python
 
 coverage: $(VENV)/tests
 	tools/coverage.sh $(BIN)/python

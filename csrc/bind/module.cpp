@@ -65,7 +65,7 @@ namespace {
 
 // ---- limits of the machine, for the benchmark program (pydlx.bench.limits)
 
-const ProbeKernels& probe() { return kernels<ProbeKernels>({}); }
+const ProbeKernels& probe(Device device) { return kernels<ProbeKernels>(device); }
 
 // One-dimensional float32 tensors keep the probes' loops trivial; anything else is a mistake of the caller.
 void check_probe(const char* op, const char* argument, const Tensor& t, std::int64_t n, std::int64_t repeats) {
@@ -74,18 +74,23 @@ void check_probe(const char* op, const char* argument, const Tensor& t, std::int
   require(repeats >= 0, op, "repeats", ErrorKind::Value, "expected at least 0, got ", repeats);
 }
 
-double probe_fma(std::int64_t rounds) {
+double probe_fma(std::int64_t rounds, py::object where) {
   require(rounds >= 0, "_probe_fma", "rounds", ErrorKind::Value, "expected at least 0, got ", rounds);
-  return probe().fma(rounds);
+  Device device;
+  require(where.is_none() || device_from(where.ptr(), device), "_probe_fma", "device", ErrorKind::Type,
+          "expected a device");
+  return probe(device).fma(rounds);
 }
 void probe_read(const Tensor& from, std::int64_t repeats) {
   check_probe("_probe_read", "source", from, from.defined() ? from.numel() : 0, repeats);
-  probe().read(from.data_as<float>(), from.numel(), repeats);
+  probe(from.device()).read(from.data_as<float>(), from.numel(), repeats);
 }
 void probe_copy(const Tensor& to, const Tensor& from, std::int64_t repeats) {
   check_probe("_probe_copy", "source", from, from.defined() ? from.numel() : 0, repeats);
   check_probe("_probe_copy", "target", to, from.numel(), repeats);
-  probe().copy(to.data_as<float>(), from.data_as<float>(), from.numel(), repeats);
+  require(to.device() == from.device(), "_probe_copy", "target", ErrorKind::Device, "expected ", from.device(),
+          " like the source, got ", to.device());
+  probe(from.device()).copy(to.data_as<float>(), from.data_as<float>(), from.numel(), repeats);
 }
 
 }  // namespace
@@ -133,7 +138,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
-  m.def("_probe_fma", &probe_fma);
+  m.def("_probe_fma", &probe_fma, py::arg("rounds"), py::arg("device") = py::none());
   m.def("_probe_read", &probe_read);
   m.def("_probe_copy", &probe_copy);
   m.def("_set_matmul_precision", [](int p) { set_matmul_precision(static_cast<MatmulPrecision>(p)); });

@@ -42,6 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_thread_count, default=None, help="threads of each library (default: all cores)"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where both libraries compute (default cpu); cuda compares with torch only",
+    )
     parser.add_argument("--rows", metavar="GLOB", help='only rows whose name matches, such as "*1x1*"')
     parser.add_argument(
         "--seconds", type=_positive_seconds, default=0.3, help="time spent on timing each row (default 0.3)"
@@ -75,7 +81,9 @@ def _bar(total: int) -> Any:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    rows = select(args.family, args.rows)
+    if args.device == "cuda" and args.peer not in ("torch", "none"):
+        raise ValueError(f"[bench] --peer: expected torch or none with --device cuda, got {args.peer!r}")
+    rows = [row for row in select(args.family, args.rows) if args.device == "cpu" or row.unit == "s"]
     threads = args.threads or usable_cores()
     peer = None if args.peer == "none" else args.peer
     print(
@@ -92,7 +100,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
                 show(f"\n{row['family']}\n{reports.header()}", 0)
             show(reports.line(row), 1)
 
-        return run(rows, peer=peer, threads=threads, seconds=args.seconds, done=done)
+        return run(rows, peer=peer, threads=threads, seconds=args.seconds, device=args.device, done=done)
 
 
 def run_command(args: argparse.Namespace) -> int:

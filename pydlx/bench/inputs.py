@@ -19,13 +19,16 @@ class Inputs:
         T: the library, a module with PyTorch's names.
         key: the row's key, seed of the stream.
         double: make float64 tensors holding the same numbers (the reference run).
+        device: where the tensors go.
     """
 
-    def __init__(self, T: Any, key: str, *, double: bool = False) -> None:
+    def __init__(self, T: Any, key: str, *, double: bool = False, device: str = "cpu") -> None:
         self.T = T
         self.double = double
         self._random = np.random.default_rng(zlib.crc32(key.encode()))
         self._tensor: Callable[[Any], Any] = T.from_numpy
+        if device != "cpu":
+            self._tensor = lambda values: T.from_numpy(values).to(device)
 
     def _floating(self, values: Any, dtype: str | None) -> Any:
         tensor = self._tensor(values)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .rows import Row
 
-__all__ = ["caches", "level_of", "measure", "multiply_add_peaks", "shortest_time"]
+__all__ = ["caches", "level_of", "measure", "measure_gpu", "multiply_add_peaks", "shortest_time"]
 
 LEVELS = ("l2", "l3", "memory")
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -93,6 +93,47 @@ def measure(pydlx: Any, seconds: float = 0.25) -> dict[str, Any]:
             return 8.0 * count * repeats
 
         result[level] = {"read": _best_rate(read, seconds), "copy": _best_rate(copy, seconds)}
+    return result
+
+
+def measure_gpu(pydlx: Any, seconds: float = 0.25) -> dict[str, Any]:
+    """The same for the current GPU; its two caches are one number, and "l3" repeats it.
+
+    Args:
+        pydlx: the module, with its native probes. seconds: time spent on each number.
+    """
+    native, cuda = pydlx._C, pydlx.cuda
+    device = pydlx.device("cuda", cuda.current_device())
+
+    def timed(work: Callable[[int], float]) -> Callable[[int], float]:
+        def run(repeats: int) -> float:
+            done = work(repeats)
+            cuda.synchronize()
+            return done
+
+        return run
+
+    l2 = int(cuda.get_device_properties().l2_cache_size)
+    result: dict[str, Any] = {"threads": 1, "caches": {"l2": l2, "l3": l2}}
+    result["fma"] = result["fma_one_thread"] = _best_rate(
+        timed(lambda repeats: float(native._probe_fma(16 * repeats, device))), seconds
+    )
+    free = cuda.mem_get_info()[0]
+    for level, size in (("l2", l2 // 2), ("memory", min(1 << 32, free // 4))):
+        source = pydlx.zeros(size // 32 * 8, device=device)
+        half = source.numel() // 2
+        low, high = source[:half], source[half:]
+
+        def read(repeats: int, source: Any = source) -> float:
+            native._probe_read(source, repeats)
+            return 4.0 * int(source.numel()) * repeats
+
+        def copy(repeats: int, low: Any = low, high: Any = high, count: int = half) -> float:
+            native._probe_copy(low, high, repeats)
+            return 8.0 * count * repeats
+
+        result[level] = {"read": _best_rate(timed(read), seconds), "copy": _best_rate(timed(copy), seconds)}
+    result["l3"] = result["l2"]
     return result
 
 

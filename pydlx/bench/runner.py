@@ -34,13 +34,13 @@ _PACKAGE = Path(__file__).resolve().parent
 # process, and two thread pools fight.
 _LAUNCH = """
 import importlib.util, sys
-folder, path, library, threads = sys.argv[1:]
+folder, path, library, threads, device = sys.argv[1:]
 if path: sys.path.insert(0, path)
 spec = importlib.util.spec_from_file_location("pydlx_bench", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["pydlx_bench"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
 from pydlx_bench.worker import main
-main(library, int(threads))
+main(library, int(threads), device)
 """
 
 
@@ -53,10 +53,10 @@ class Worker:
 
     Args:
         library: "pydlx" or a peer's name. threads: how many threads it may use.
-        path: folder to import the library from, before all others.
+        path: folder to import the library from, before all others. device: "cpu" or "cuda".
     """
 
-    def __init__(self, library: str, threads: int, path: str = "") -> None:
+    def __init__(self, library: str, threads: int, path: str = "", device: str = "cpu") -> None:
         self.name, self.threads, self.path = library, threads, path
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as we
         count = str(threads)
@@ -66,7 +66,7 @@ class Worker:
         pinned = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"} if threads <= facts.usable_cores() else {}
         environment = {**pinned, **os.environ, **{f"{name}_NUM_THREADS": count for name in names}}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, str(_PACKAGE), path, library, count],
+            [sys.executable, "-c", _LAUNCH, str(_PACKAGE), path, library, count, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -119,13 +119,13 @@ class Worker:
 class _Side:
     """One library during a run; a dead worker is replaced before the next row."""
 
-    def __init__(self, library: str, threads: int, path: str = "") -> None:
-        self.name, self.threads, self.path = library, threads, path
+    def __init__(self, library: str, threads: int, path: str = "", device: str = "cpu") -> None:
+        self.name, self.threads, self.path, self.device = library, threads, path, device
         self.worker: Worker | None = None
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         if self.worker is None or not self.worker.alive:
-            self.worker = Worker(self.name, self.threads, self.path)
+            self.worker = Worker(self.name, self.threads, self.path, self.device)
         return self.worker.ask(command, **arguments)
 
     def close(self) -> None:
@@ -140,14 +140,14 @@ def _library_path() -> str:
 
 
 @contextmanager
-def _sides(peer: str | None, threads: int) -> Iterator[list[_Side]]:
-    sides = [_Side("pydlx", threads, _library_path())]
+def _sides(peer: str | None, threads: int, device: str) -> Iterator[list[_Side]]:
+    sides = [_Side("pydlx", threads, _library_path(), device)]
     if peer is not None:
         folder = Path(peer)
         if peer in PEERS:
-            sides.append(_Side(peer, threads))
+            sides.append(_Side(peer, threads, device=device))
         elif (folder / "pydlx").is_dir():
-            sides.append(_Side("pydlx", threads, str(folder.resolve())))
+            sides.append(_Side("pydlx", threads, str(folder.resolve()), device))
         else:
             raise ValueError(
                 f"[bench] --peer: expected one of {', '.join(PEERS)} or a folder that holds another pydlx/, got {peer!r}"
@@ -259,6 +259,7 @@ def run(
     peer: str | None = "torch",
     threads: int,
     seconds: float = 0.3,
+    device: str = "cpu",
     done: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Measures rows and returns everything worth keeping, ready for JSON.
@@ -266,13 +267,14 @@ def run(
     Args:
         rows: what to run. peer: a library of ``PEERS``, a folder that holds another build of pydlx, or None for pydlx
             alone. threads: threads of each library. seconds: time spent per row on timing, both libraries together.
+        device: "cpu" or "cuda", for both libraries.
         done: called with every finished row. A row that fails on a side has "failed" instead of numbers. When the user
             interrupts, the rows so far are returned, and "interrupted" is set.
 
     Raises:
         ImportError: the peer is not installed or cannot be loaded. ValueError: unknown peer.
     """
-    with _sides(peer, threads) as sides:
+    with _sides(peer, threads, device) as sides:
         hellos = [_greet(side) for side in sides]
         limits = sides[0].ask("limits", seconds=min(0.25, seconds))
         report: dict[str, Any] = {
@@ -286,6 +288,7 @@ def run(
                 for i, (side, hello) in enumerate(zip(sides, hellos))
             },
             "threads": threads,
+            "device": hellos[0]["device"],
             "seconds": seconds,
             "limits": limits,
             "rows": [],

@@ -23,7 +23,8 @@ from .rows import find
 
 __all__ = ["Server", "main"]
 
-SHORTEST = 50e-6  # seconds; shorter calls are timed in groups so that reading the clock does not count
+# Seconds; shorter calls are timed in groups so that reading the clock, or waiting for a GPU once, does not count.
+SHORTEST = {"cpu": 50e-6, "cuda": 5e-3}
 SAMPLES = 1 << 20  # values of each output that are compared with the reference
 
 
@@ -44,7 +45,7 @@ def samples_of(result: Any) -> list[np.ndarray[Any, Any]]:
             values = flat[:: max(1, flat.numel() // SAMPLES)]
             if str(values.dtype).endswith("bfloat16"):  # NumPy has no such type
                 values = values.float()
-            values = values.numpy()
+            values = values.cpu().numpy()
         else:
             values = np.asarray(output).reshape(-1)
             values = values[:: max(1, values.size // SAMPLES)]
@@ -71,20 +72,31 @@ def largest_error(result: Any, reference: list[np.ndarray[Any, Any]]) -> float:
 class Server:
     """The commands; each is a method that takes keywords and returns something JSON can hold."""
 
-    def __init__(self, library: str, threads: int) -> None:
+    def __init__(self, library: str, threads: int, device: str = "cpu") -> None:
         self.T = load_library(library)
         self.T.set_num_threads(threads)
+        self.device = device
+        if device != "cpu":  # modules and factory functions follow
+            self.T.set_default_device(device)
         self.wrap: Callable[[Any], Any] = getattr(self.T, "bench_step", lambda step: step)
         self.step: Callable[[], Any] | None = None
         self.calls = 1
 
     def hello(self) -> dict[str, Any]:
-        """Version, and where the library came from."""
-        return {"version": str(self.T.__version__), "file": str(getattr(self.T, "__file__", ""))}
+        """Version, where the library came from, and what it computes on."""
+        where = "cpu" if self.device == "cpu" else str(self.T.cuda.get_device_name())
+        return {"version": str(self.T.__version__), "file": str(getattr(self.T, "__file__", "")), "device": where}
+
+    def _wait(self) -> None:
+        """Until the device has done everything that was asked."""
+        if self.device != "cpu":
+            self.T.cuda.synchronize()
 
     def _make(self, row: str, double: bool = False) -> Callable[[], Any]:
         self.drop()
-        step: Callable[[], Any] = self.wrap(find(row).setup(self.T, Inputs(self.T, row, double=double)))
+        step: Callable[[], Any] = self.wrap(
+            find(row).setup(self.T, Inputs(self.T, row, double=double, device=self.device))
+        )
         return step
 
     def reference(self, row: str, path: str) -> dict[str, Any]:
@@ -105,11 +117,12 @@ class Server:
         while True:
             start = time.perf_counter()
             step()
+            self._wait()
             stop = time.perf_counter()
             once = min(once, stop - start)
             if stop - begin > 1e-3:
                 break
-        self.step, self.calls = step, max(1, round(SHORTEST / max(once, 1e-7)))
+        self.step, self.calls = step, max(1, round(SHORTEST[self.device] / max(once, 1e-7)))
         return {"seconds": once, "error": error}
 
     def measure(self, seconds: float) -> dict[str, Any]:
@@ -122,6 +135,7 @@ class Server:
             begin = clock()
             while True:
                 step()
+                self._wait()
                 if clock() - begin > seconds / 8:
                     break
             best, samples, begin = float("inf"), 0, clock()
@@ -130,6 +144,7 @@ class Server:
                 start = clock()
                 for _ in repeat:
                     step()
+                self._wait()
                 stop = clock()
                 best, samples = min(best, stop - start), samples + 1
                 if stop - begin >= seconds:
@@ -146,7 +161,7 @@ class Server:
         """Peak arithmetic and bandwidth (pydlx only)."""
         from . import limits
 
-        return limits.measure(self.T, seconds)
+        return limits.measure(self.T, seconds) if self.device == "cpu" else limits.measure_gpu(self.T, seconds)
 
     def drop(self) -> dict[str, Any]:
         """Frees the current row."""
@@ -155,7 +170,7 @@ class Server:
         return {}
 
 
-def main(library: str, threads: int) -> None:
+def main(library: str, threads: int, device: str = "cpu") -> None:
     """Serves until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -163,7 +178,7 @@ def main(library: str, threads: int) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            server = server or Server(library, threads)
+            server = server or Server(library, threads, device)
             reply = {"ok": getattr(server, request.pop("command"))(**request)}
         except Exception as error:  # the parent reports it beside the row
             reply = {"error": f"{type(error).__name__}: {error}"}
