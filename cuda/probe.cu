@@ -1,8 +1,7 @@
 // Peak arithmetic and bandwidth of the device, for the benchmark program.
-#include "kernels/probe.h"
-
 #include "cuda/runtime/launch.h"
 #include "kernels.h"
+#include "kernels/probe.h"
 
 namespace pydlx::cuda {
 namespace {
@@ -44,7 +43,8 @@ __global__ void __launch_bounds__(kThreads) read_loop(const float4* from, std::i
 }
 __global__ void __launch_bounds__(kThreads) copy_loop(float4* to, const float4* from, std::int64_t n) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) to[i] = from[i];
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step)
+    to[i] = from[i];
 }
 
 // Sizes are multiples of four floats and the memory comes from the allocator: 16-byte accesses.
