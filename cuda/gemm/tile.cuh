@@ -106,27 +106,44 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-template <int BM, int BN, int BK, int TM, int TN, class P>
-void run_tiles(const char* op, const P& p) {
-  const std::int64_t tiles = ((p.m + BM - 1) / BM) * ((p.n + BN - 1) / BN);
+// How the summed axis is cut.
+struct Split {
+  std::int64_t parts, length;
+  dim3 grid;  // tiles, parts, batch
+};
+template <class P>
+Split split_of(const char* op, const P& p, int bm, int bn, int bk) {
+  const std::int64_t tiles = ((p.m + bm - 1) / bm) * ((p.n + bn - 1) / bn);
   require(tiles < (std::int64_t{1} << 31), op, "", ErrorKind::Value, "expected fewer than 2^31 tiles of the result");
   // Enough blocks for the largest GPU when k is long enough to share; a function of the geometry alone.
   constexpr std::int64_t kWanted = 264, kShortest = 256;
-  std::int64_t parts = tiles * p.batch >= kWanted ? 1 : kWanted / (tiles * p.batch);
-  if (parts > p.k / kShortest) parts = p.k / kShortest;
-  parts = parts < 1 ? 1 : (parts > 64 ? 64 : parts);
-  std::int64_t split = (p.k + parts - 1) / parts;
-  split = (split + BK - 1) / BK * BK;
-  parts = p.k == 0 ? 1 : (p.k + split - 1) / split;
-  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts),
-                  static_cast<unsigned>(p.batch < 65535 ? p.batch : 65535));
-  using Acc = typename P::Acc;
-  if (parts == 1)
-    return launch(tile_product<P, BM, BN, BK, TM, TN>, grid, kTileThreads, 0, p, split, static_cast<Acc*>(nullptr));
-  const Scratch<Acc> partial(parts * p.batch * p.m * p.n);
-  launch(tile_product<P, BM, BN, BK, TM, TN>, grid, kTileThreads, 0, p, split, partial.get());
+  Split s;
+  s.parts = tiles * p.batch >= kWanted ? 1 : kWanted / (tiles * p.batch);
+  if (s.parts > p.k / kShortest) s.parts = p.k / kShortest;
+  s.parts = s.parts < 1 ? 1 : (s.parts > 64 ? 64 : s.parts);
+  s.length = (p.k + s.parts - 1) / s.parts;
+  s.length = (s.length + bk - 1) / bk * bk;
+  s.parts = p.k == 0 ? 1 : (p.k + s.length - 1) / s.length;
+  s.grid = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(s.parts),
+                static_cast<unsigned>(p.batch < 65535 ? p.batch : 65535));
+  return s;
+}
+
+template <class P>
+void run_add_parts(const P& p, const typename P::Acc* partial, std::int64_t parts) {
   launch(add_parts<P>, grid_for((p.batch * p.m * p.n + kTileThreads - 1) / kTileThreads, 32), kTileThreads, 0, p,
-         partial.get(), static_cast<int>(parts));
+         partial, static_cast<int>(parts));
+}
+
+template <int BM, int BN, int BK, int TM, int TN, class P>
+void run_tiles(const char* op, const P& p) {
+  using Acc = typename P::Acc;
+  const Split s = split_of(op, p, BM, BN, BK);
+  const auto kernel = tile_product<P, BM, BN, BK, TM, TN>;
+  if (s.parts == 1) return launch(kernel, s.grid, kTileThreads, 0, p, s.length, static_cast<Acc*>(nullptr));
+  const Scratch<Acc> partial(s.parts * p.batch * p.m * p.n);
+  launch(kernel, s.grid, kTileThreads, 0, p, s.length, partial.get());
+  run_add_parts(p, partial.get(), s.parts);
 }
 
 // The tile that suits the shape: large ones need as many blocks as half the largest GPU has processors.

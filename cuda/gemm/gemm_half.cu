@@ -1,0 +1,174 @@
+// Products of 16-bit floats with float accumulation on the tensor cores. Tiles of 128 x 128 with panels of 32 in four
+// stages of shared memory; eight warps hold 64 x 32 each. Operands may lie either way: ldmatrix transposes. What does
+// not fit (strides or sizes that are no multiples of eight, unaligned data) goes to the ordinary units.
+#include "cuda/gemm/mma.cuh"
+#include "cuda/gemm/strided.cuh"
+#include "kernels.h"
+
+namespace pydlx::cuda {
+namespace {
+
+constexpr int kM = 128, kN = 128, kK = 32, kStages = 4, kWarps = 8;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kChunk = 8;  // elements of 16 bytes
+constexpr std::size_t kStageBytes = (kM + kN) * kK * 2, kSharedBytes = kStages * kStageBytes;
+
+// A panel in shared memory in chunks of 16 bytes, `width` chunks per line. Exclusive or with the line number lets eight
+// neighbouring lines of one chunk column, which ldmatrix reads together, fall into different banks.
+template <int width>
+__device__ __forceinline__ int chunk_at(int line, int chunk) {
+  if constexpr (width == 4)
+    return line * width + (chunk ^ (line / 2 % 4));
+  else
+    return line * width + (chunk ^ (line % 8));
+}
+
+// An operand: `outer` is its row or column number, k the summed axis. along_k: neighbours in memory follow k.
+struct Panel {
+  const char* data;
+  std::int64_t outer, k;  // sizes
+  std::int64_t line;      // elements between lines
+};
+
+// Lines are outer positions (along_k) or positions of k.
+template <bool along_k, int kOuter>
+__device__ __forceinline__ void fetch(uint4* to, const Panel& p, std::int64_t outer0, std::int64_t k0,
+                                      std::int64_t k_end) {
+  constexpr int kWidth = along_k ? kK / kChunk : kOuter / kChunk, kLines = along_k ? kOuter : kK;
+#pragma unroll
+  for (int j = 0; j < kLines * kWidth / kThreads; ++j) {
+    const int e = static_cast<int>(threadIdx.x) + j * kThreads, line = e / kWidth, chunk = e % kWidth;
+    const std::int64_t outer = outer0 + (along_k ? line : chunk * kChunk), k = k0 + (along_k ? chunk * kChunk : line);
+    const bool valid = outer < p.outer && k < k_end;
+    const std::int64_t at = along_k ? outer * p.line + k : k * p.line + outer;
+    cp_async_16(to + chunk_at<kWidth>(line, chunk), valid ? p.data + at * 2 : p.data, valid);
+  }
+}
+
+// The address of row `lane % 16`, half `lane / 16`, of a 16 x 16 block (outer x k) for ldmatrix.
+template <bool along_k, int kOuter>
+__device__ __forceinline__ const void* block_row(const uint4* panel, int outer, int k) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if constexpr (along_k)
+    return panel + chunk_at<kK / kChunk>(outer + lane % 16, k / kChunk + lane / 16);
+  else  // lines are k: matrices in the order (outer, k), (outer + 8, k), (outer, k + 8), (outer + 8, k + 8)
+    return panel + chunk_at<kOuter / kChunk>(k + lane / 16 * 8 + lane % 8, outer / kChunk + lane / 8 % 2);
+}
+
+template <class T, bool a_along_k, bool b_along_k>
+__global__ void __launch_bounds__(kThreads)
+    gemm_tensor(const __grid_constant__ Strided<T, float> p, std::int64_t split, float* partial) {
+  uint4* const shared = dynamic_shared<uint4>();
+  constexpr int kStageChunks = static_cast<int>(kStageBytes / 16), kPanelA = kM * kK / kChunk;
+  const Gemm& g = p.g;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int wm = warp / 4 * 64, wn = warp % 4 * 32;
+  const std::int64_t tiles_n = (g.n + kN - 1) / kN;
+  const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.x) / tiles_n * kM;
+  const std::int64_t n0 = static_cast<std::int64_t>(blockIdx.x) % tiles_n * kN;
+  const std::int64_t k_begin = static_cast<std::int64_t>(blockIdx.y) * split;
+  const std::int64_t k_end = k_begin + split < g.k ? k_begin + split : g.k;
+  const int panels = static_cast<int>((k_end - k_begin + kK - 1) / kK);
+
+  for (std::int64_t batch = blockIdx.z; batch < g.batch; batch += gridDim.z) {
+    const Panel a{static_cast<const char*>(g.a) + batch * g.a_batch * 2, g.m, g.k, a_along_k ? g.a_row : g.a_col};
+    const Panel b{static_cast<const char*>(g.b) + batch * g.b_batch * 2, g.n, g.k, b_along_k ? g.b_col : g.b_row};
+    auto start = [&](int panel) {
+      if (panel < panels) {
+        uint4* stage = shared + panel % kStages * kStageChunks;
+        const std::int64_t k0 = k_begin + static_cast<std::int64_t>(panel) * kK;
+        fetch<a_along_k, kM>(stage, a, m0, k0, k_end);
+        fetch<b_along_k, kN>(stage + kPanelA, b, n0, k0, k_end);
+      }
+      cp_async_commit();  // also when empty, so that the count of groups stays that of panels
+    };
+    float sum[4][4][4] = {};
+#pragma unroll
+    for (int s = 0; s < kStages - 1; ++s) start(s);
+    for (int panel = 0; panel < panels; ++panel) {
+      cp_async_wait<kStages - 2>();
+      __syncthreads();  // everybody's part of the panel is there, and the oldest stage is free
+      start(panel + kStages - 1);
+      const uint4* stage = shared + panel % kStages * kStageChunks;
+#pragma unroll
+      for (int k = 0; k < kK; k += 16) {
+        std::uint32_t x[4][4], y[4][2];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) ldmatrix_x4<!a_along_k>(x[i], block_row<a_along_k, kM>(stage, wm + i * 16, k));
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {  // two column blocks of eight at a time
+          std::uint32_t r[4];
+          ldmatrix_x4<!b_along_k>(r, block_row<b_along_k, kN>(stage + kPanelA, wn + j * 16, k));
+          y[2 * j][0] = r[0];
+          y[2 * j + 1][0] = r[1];
+          y[2 * j][1] = r[2];
+          y[2 * j + 1][1] = r[3];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) mma_16816<T>(sum[i][j], x[i], y[j]);
+      }
+    }
+    cp_async_wait<0>();
+    __syncthreads();  // the next matrix may overwrite the stages
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const std::int64_t m = m0 + wm + i * 16 + lane / 4 + e / 2 * 8, n = n0 + wn + j * 8 + lane % 4 * 2 + e % 2;
+          if (m >= g.m || n >= g.n) continue;
+          if (partial)
+            partial[((static_cast<std::int64_t>(blockIdx.y) * g.batch + batch) * g.m + m) * g.n + n] = sum[i][j][e];
+          else
+            p.store(batch, m, n, sum[i][j][e]);
+        }
+  }
+}
+
+bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+
+// One stride is 1 and everything else comes in multiples of eight elements. `outer` and `k` are strides.
+bool fits(const void* data, std::int64_t outer, std::int64_t k, std::int64_t batch, std::int64_t outer_size,
+          std::int64_t k_size) {
+  if (!aligned(data) || batch % kChunk != 0) return false;
+  if (k == 1) return outer % kChunk == 0 && k_size % kChunk == 0;
+  return outer == 1 && k % kChunk == 0 && outer_size % kChunk == 0;
+}
+
+template <class T, bool a_along_k, bool b_along_k>
+void run_tensor(const Strided<T, float>& p) {
+  const auto kernel = gemm_tensor<T, a_along_k, b_along_k>;
+  allow_shared(kernel, kSharedBytes);
+  const Split s = split_of("matmul", p, kM, kN, kK);
+  if (s.parts == 1) return launch(kernel, s.grid, kThreads, kSharedBytes, p, s.length, static_cast<float*>(nullptr));
+  const Scratch<float> partial(s.parts * p.batch * p.m * p.n);
+  launch(kernel, s.grid, kThreads, kSharedBytes, p, s.length, partial.get());
+  run_add_parts(p, partial.get(), s.parts);
+}
+
+template <class T>
+void gemm(const Gemm& g) {
+  const Strided<T, float> p(g);
+  // Tiles pay when they are filled; small products and odd layouts stay on the ordinary units.
+  const bool large = g.m >= 32 && g.n >= 32 && g.k >= 16;
+  if (!large || !fits(g.a, g.a_row, g.a_col, g.a_batch, g.m, g.k) || !fits(g.b, g.b_col, g.b_row, g.b_batch, g.n, g.k))
+    return run_product("matmul", p);
+  if (g.batch == 0) return;
+  if (g.a_col == 1)
+    g.b_row == 1 ? run_tensor<T, true, true>(p) : run_tensor<T, true, false>(p);
+  else
+    g.b_row == 1 ? run_tensor<T, false, true>(p) : run_tensor<T, false, false>(p);
+}
+
+}  // namespace
+
+void register_gemm_half(KernelTable& t) {
+  GemmKernels& k = family<GemmKernels>(t);
+  k.gemm[static_cast<int>(DType::Float16)] = gemm<Half>;
+  k.gemm[static_cast<int>(DType::BFloat16)] = gemm<BFloat16>;
+}
+
+}  // namespace pydlx::cuda

@@ -1,0 +1,120 @@
+// Instructions of the tensor cores and of asynchronous copies (sm_80 and newer), by the names of the PTX manual. Under
+// the emulator each does what the manual says, lane by lane.
+#pragma once
+#include <cstdint>
+
+#include "core/half.h"
+#include "cuda/runtime/launch.h"
+
+namespace pydlx::cuda {
+namespace {
+
+// ---- cp.async -------------------------------------------------------------------------------------------------------
+
+// 16 bytes from global to shared memory, or zeros.
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid) {
+#if defined(PYDLX_CUDA_EMULATED)
+  if (valid)
+    std::memcpy(shared, global, 16);
+  else
+    std::memset(shared, 0, 16);
+#else
+  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+#endif
+}
+__device__ __forceinline__ void cp_async_commit() {
+#if !defined(PYDLX_CUDA_EMULATED)
+  asm volatile("cp.async.commit_group;");
+#endif
+}
+// All but the newest `pending` groups have arrived.
+template <int pending>
+__device__ __forceinline__ void cp_async_wait() {
+#if !defined(PYDLX_CUDA_EMULATED)
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending));
+#endif
+}
+
+// ---- ldmatrix -------------------------------------------------------------------------------------------------------
+
+// Four 8 x 8 matrices of 16-bit elements; lanes 8 m .. 8 m + 7 name the rows of matrix m. Register m holds of matrix m
+// elements (lane / 4, 2 (lane % 4)) and the next one; of its transpose with `transposed`.
+template <bool transposed>
+__device__ __forceinline__ void ldmatrix_x4(std::uint32_t (&r)[4], const void* row) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::exchange(kFullMask, &row, sizeof row);
+  const unsigned lane = emulator::current->lane;
+  for (unsigned m = 0; m < 4; ++m) {
+    const auto element = [m](unsigned i, unsigned j) {
+      const std::uint16_t* p;
+      std::memcpy(&p, emulator::slot(8 * m + i), sizeof p);
+      return std::uint32_t{p[j]};
+    };
+    const unsigned i = lane / 4, j = lane % 4 * 2;
+    r[m] = transposed ? element(j, i) | element(j + 1, i) << 16 : element(i, j) | element(i, j + 1) << 16;
+  }
+#else
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+#endif
+}
+
+// ---- mma ------------------------------------------------------------------------------------------------------------
+
+// d += a b with a 16 x 16, b 16 x 8 of 16-bit floats and d 16 x 8 of float. With g = lane / 4 and t = 2 (lane % 4): a
+// holds (g, t), (g + 8, t), (g, t + 8), (g + 8, t + 8), each with its right neighbour; b holds (t, g) and (t + 8, g),
+// each with its lower neighbour; d holds (g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1).
+template <class T>
+__device__ __forceinline__ void mma_16816(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+#if defined(PYDLX_CUDA_EMULATED)
+  const auto value = [](std::uint32_t word, unsigned half) {
+    T v;
+    v.bits = static_cast<std::uint16_t>(word >> (16 * half));
+    return static_cast<float>(v);
+  };
+  const unsigned lane = emulator::current->lane, g = lane / 4, t = lane % 4 * 2;
+  float x[2][16], y[2][16];
+  emulator::exchange(kFullMask, a, sizeof a);
+  for (unsigned i = 0; i < 2; ++i)
+    for (unsigned k = 0; k < 16; ++k) {
+      std::uint32_t w[4];
+      std::memcpy(w, emulator::slot(g * 4 + k % 8 / 2), sizeof w);
+      x[i][k] = value(w[i + (k >= 8 ? 2 : 0)], k % 2);
+    }
+  emulator::exchange(kFullMask, b, sizeof b);
+  for (unsigned j = 0; j < 2; ++j)
+    for (unsigned k = 0; k < 16; ++k) {
+      std::uint32_t w[2];
+      std::memcpy(w, emulator::slot((t + j) * 4 + k % 8 / 2), sizeof w);
+      y[j][k] = value(w[k >= 8], k % 2);
+    }
+  for (unsigned i = 0; i < 2; ++i)
+    for (unsigned j = 0; j < 2; ++j)
+      for (unsigned k = 0; k < 16; ++k) d[2 * i + j] += x[i][k] * y[j][k];
+#else
+  if constexpr (std::is_same_v<T, Half>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
