@@ -19,7 +19,14 @@ from ._composed import *  # isort: skip  # noqa: F403
 from ._legacy import *  # isort: skip  # noqa: F403
 from .backends import are_deterministic_algorithms_enabled, use_deterministic_algorithms  # isort: skip
 from .functional import *  # isort: skip  # noqa: F403
-from . import io, nn, optim, testing, utils  # isort: skip
+from . import amp, io, nn, optim, testing, utils  # isort: skip
+from .amp.autocast_mode import (
+    autocast,
+    get_autocast_dtype,
+    is_autocast_enabled,
+    set_autocast_dtype,
+    set_autocast_enabled,
+)  # isort: skip
 from .nn.functional import cosine_similarity, pairwise_distance  # isort: skip
 from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
 from .io import load, load_file, safe_open, save, save_file  # isort: skip

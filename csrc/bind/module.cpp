@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "bind/autocast.h"
 #include "bind/autograd.h"
 #include "bind/caster.h"
 #include "bind/cuda.h"
@@ -110,6 +111,7 @@ PYBIND11_MODULE(_C, m) {
   init_numpy(m.ptr());
   init_dlpack(m.ptr());
   init_cuda(m.ptr());
+  init_autocast(m.ptr());
 
   OpRegistry registry;
   bind_all(registry);

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "autograd/mode.h"
+#include "bind/autocast.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 
@@ -125,6 +126,7 @@ Schema parse_signature(const OpRow& row) {
   const auto open = s.text.find('('), arrow = s.text.find("->");
   if (open == std::string::npos || arrow == std::string::npos) bad_signature(s.text, "expected name(...) -> type");
   s.name = s.text.substr(0, open);
+  s.casts = cast_policies(s.name);
   const auto close = s.text.rfind(')', arrow);
   bool keyword_only = false;
   for (const auto& part : split(s.text.substr(open + 1, close - open - 1))) {
@@ -363,6 +365,9 @@ PyObject* op_vectorcall(PyObject* self, PyObject* const* args, size_t nargsf, Py
     for (const Schema& s : overloads) {
       Bound b;
       if (!bind_arguments(s, args, n, kwnames, b, overloads.size() == 1)) continue;
+      std::vector<Object> casts;
+      if (s.casts.any() && autocast_active() && !b.out) [[unlikely]]
+        cast_arguments(s, b.slots, casts);
       PyObject* r = s.impl(Call{s, b.slots});
       if (r && anomaly_checks_nan()) check_finite(s.name, r, b.slots, static_cast<Py_ssize_t>(s.params.size()));
       return r && b.out ? store_out(s, r, b.out) : r;

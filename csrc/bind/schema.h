@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "autograd/autocast.h"
 #include "bind/errors.h"
 #include "bind/tensor_type.h"
 #include "core/generator.h"
@@ -80,6 +81,7 @@ struct Schema {
   bool has_out = false;
   PyTypeObject* result_type = nullptr;  // named tuple
   Impl impl = nullptr;
+  CastPolicies casts;  // in an autocast region
 };
 
 // Registers rows; call from each bind/ops_*.cpp inside `void bind_<family>(OpRegistry&)`.

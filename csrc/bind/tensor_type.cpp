@@ -4,6 +4,7 @@
 
 #include "autograd/engine.h"
 #include "autograd/node.h"
+#include "bind/autocast.h"
 #include "bind/autograd.h"
 #include "bind/indexing.h"
 #include "bind/interchange.h"
@@ -97,6 +98,12 @@ PyObject* binary_slot(PyObject* a, PyObject* b) {
   });
 }
 Tensor plus(const Tensor& a, const Tensor& b) { return ops::add(a, b); }
+Tensor matmul_operator(const Tensor& a, const Tensor& b) {
+  if (!autocast_active()) [[likely]]
+    return ops::matmul(a, b);
+  static const CastPolicies policies = cast_policies("matmul");
+  return ops::matmul(cast_operand(a, policies), cast_operand(b, policies));
+}
 Tensor minus(const Tensor& a, const Tensor& b) { return ops::sub(a, b); }
 
 template <Tensor& (*F)(Tensor&, const Tensor&)>
@@ -503,7 +510,7 @@ PyType_Slot slots[] = {slot(Py_tp_new, tensor_new),
                        slot(Py_nb_subtract, binary_slot<minus>),
                        slot(Py_nb_multiply, binary_slot<ops::mul>),
                        slot(Py_nb_true_divide, binary_slot<ops::div>),
-                       slot(Py_nb_matrix_multiply, binary_slot<ops::matmul>),
+                       slot(Py_nb_matrix_multiply, binary_slot<matmul_operator>),
                        slot(Py_nb_inplace_add, inplace_slot<plus_equals>),
                        slot(Py_nb_inplace_subtract, inplace_slot<minus_equals>),
                        slot(Py_nb_inplace_multiply, inplace_slot<ops::mul_>),
