@@ -92,6 +92,15 @@ def test_head_sizes(d):
     compare(q, k, v[:, : d // 2 + 1].copy(), {"scale": -0.3}, scale=-0.3)
 
 
+@pytest.mark.parametrize("seen", [0, 1, 63, 64, 65, 192, 299, 300, 512, 600])
+def test_padding(seen):
+    rng = np.random.default_rng(seen)
+    q, k, v = (rng.standard_normal((n, 24)).astype(np.float32) for n in (70, 600, 600))
+    allowed = np.arange(600)[None, :] < seen
+    allowed[0, seen // 2] = False
+    compare(q, k, v, {"attn_mask": pydlx.from_numpy(allowed)}, allowed=np.broadcast_to(allowed, (70, 600)))
+
+
 def test_slopes():
     rng = np.random.default_rng(11)
     q, k, v = (rng.standard_normal((n, 24)).astype(np.float32) for n in (130, 300, 300))
@@ -201,7 +210,7 @@ def test_largest_negative_number_as_mask():
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-@pytest.mark.parametrize("hide", ["mask", "additive", "window"])
+@pytest.mark.parametrize("hide", ["mask", "padding", "additive", "window"])
 def test_excluded_keys_and_values_do_not_leak(poison, hide):
     """What stands at excluded positions (padding, say) must not change anything, forward or backward."""
     rng = np.random.default_rng(2)
@@ -211,6 +220,7 @@ def test_excluded_keys_and_values_do_not_leak(poison, hide):
     allowed[:, 60:] = False
     options = {
         "mask": {"attn_mask": pydlx.from_numpy(allowed)},
+        "padding": {"attn_mask": pydlx.from_numpy(allowed[:1].copy())},
         "additive": {"attn_mask": pydlx.from_numpy(np.where(allowed, 0, -np.inf).astype(np.float32))},
         "window": {"window_size": (-1, 10)},
     }[hide]
