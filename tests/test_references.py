@@ -160,4 +160,4 @@ def test_references_are_balanced(name):
     after, now = state()
     changed = {repr(o)[:40]: b - a for o, a, b in zip(SHARED, counts, now, strict=True) if abs(b - a) > CALLS // 50}
     assert not changed, f"reference counts after {CALLS} calls changed by {changed}"
-    assert after - blocks < CALLS // 10, f"{after - blocks} blocks more after {CALLS} calls"
+    assert after - blocks < max(200, CALLS // 10), f"{after - blocks} blocks more after {CALLS} calls"
