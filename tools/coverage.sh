@@ -31,7 +31,7 @@ PYTHONPATH="$tree/package" COVERAGE_FILE="$tree/.coverage" "$bin/pytest" -n auto
   -p no:cacheprovider "$@" >"$tree/python.txt" || status=$?
 grep -v '^build/coverage/package' "$tree/python.txt" | tail -n 40
 # A line counts as covered when one of the instruction sets runs it.
-"$bin/gcovr" --root . --filter 'csrc/' --merge-mode-functions=merge-use-line-min --gcov-ignore-parse-errors=negative_hits.warn \
+"$bin/gcovr" -j "$(nproc)" --root . --filter 'csrc/' --merge-mode-functions=merge-use-line-min --gcov-ignore-parse-errors=negative_hits.warn \
   --exclude-throw-branches --txt "$tree/engine.txt" --html-details "$tree/engine.html" --print-summary "$tree"
 grep '^TOTAL' "$tree/python.txt"
 exit "$status"
