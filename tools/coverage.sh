@@ -9,7 +9,7 @@ python=$PWD/$1
 shift
 root=$PWD
 tree=$root/build/coverage
-"$python" -m pip install --quiet --disable-pip-version-check 'pybind11>=3' scipy-openblas32 'cmake>=3.24' ninja 'gcovr>=7' pytest-cov
+"$python" -m pip install --quiet --disable-pip-version-check 'pybind11>=3' scipy-openblas32 'cmake>=3.24' ninja 'gcovr>=8.5' pytest-cov
 bin=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 export PATH="$bin:$PATH"
 widest=generic
@@ -30,8 +30,8 @@ status=0
 PYTHONPATH="$tree/package" COVERAGE_FILE="$tree/.coverage" "$bin/pytest" -n auto --cov="$tree/package/pydlx" --cov-report="term-missing:skip-covered" \
   -p no:cacheprovider "$@" >"$tree/python.txt" || status=$?
 grep -v '^build/coverage/package' "$tree/python.txt" | tail -n 40
-# A line counts as covered when one of the instruction sets runs it.
-"$bin/gcovr" -j "$(nproc)" --root . --filter 'csrc/' --merge-mode-functions=merge-use-line-min --gcov-ignore-parse-errors=negative_hits.warn \
+# A line counts once and as covered when one instruction set or instantiation of a template runs it.
+"$bin/gcovr" -j "$(nproc)" --root . --filter 'csrc/' --merge-lines --merge-mode-functions=merge-use-line-min --gcov-ignore-parse-errors=negative_hits.warn \
   --exclude-throw-branches --txt "$tree/engine.txt" --html-details "$tree/engine.html" --print-summary "$tree"
 grep '^TOTAL' "$tree/python.txt"
 exit "$status"
