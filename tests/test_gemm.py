@@ -63,6 +63,22 @@ def test_blocks(isa, layout, m, n, k):
         check(ta @ tb, a, b, dtype)
 
 
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("m", [95, 96, 97])
+@pytest.mark.parametrize(("n", "k"), [(447, 383), (448, 384), (449, 385), (513, 769), (200, 1024)])
+def test_packed_blocks(isa, layout, m, n, k):
+    """One below, at and above the blocks of rows, columns and K; rows of A a multiple of 1 KB apart."""
+    rng = np.random.default_rng(8)
+    a, ta = operand(rng, m, k, "float32", layout[0] == "t")
+    b, tb = operand(rng, k, n, "float32", layout[1] == "t")
+    c = pydlx.full((m + 2, n + 2), 7.0)
+    c[1:-1, 1:-1].addmm_(ta, tb, beta=0.0)
+    got = c.numpy().copy()
+    check(pydlx.from_numpy(got[1:-1, 1:-1].copy()), a, b, "float32")
+    got[1:-1, 1:-1] = 7
+    assert (got == 7).all()
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("n", [63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 2100])
 def test_few_rows_times_matrix(isa, rows, n):
@@ -115,7 +131,7 @@ def test_thread_counts_agree(layout):
     before = pydlx.get_num_threads()
     try:
         shapes = [(200, 300, 500), (1, 4000, 600), (4000, 1, 600), (4000, 10, 64), (31, 900, 1200), (700, 64, 64)]
-        shapes += [(3, 4001, 600), (4001, 4, 600)]
+        shapes += [(3, 4001, 600), (4001, 4, 600), (300, 950, 800)]
         for m, n, k in shapes:
             _, a = operand(rng, m, k, "float32", layout[0] == "t")
             _, b = operand(rng, k, n, "float32", layout[1] == "t")

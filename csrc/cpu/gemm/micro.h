@@ -40,6 +40,13 @@ __attribute__((noinline)) void micro(std::int64_t k, const T* a, std::int64_t a_
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) acc[i][j] = V{};
+  // A tile this long (1500 cycles) gives its part of C time to arrive.
+  if (k >= 128) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) __builtin_prefetch(c + i * c_row + j * L, 1);
+  }
   // Zeros in the unused lanes of a packed panel make a full load harmless, but an operand read in place ends at its
   // last column.
   for (std::int64_t p = 0; p < k; ++p) {

@@ -9,14 +9,18 @@ namespace {
 template <class T>
 void pack_b(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n, T* out) {
   constexpr int W = kTileColumns<T>, L = kLanesOf<T>;
-  for (std::int64_t j0 = 0; j0 < n; j0 += W, out += k * W) {
+  std::int64_t whole = 0;  // columns in whole panels, row by row: B is read in long runs, all panels grow in step
+  if (b_col == 1) {
+    whole = n / W * W;
+    for (std::int64_t p = 0; p < k; ++p)
+      for (std::int64_t j = 0; j < whole; j += W)
+#pragma GCC unroll 4
+        for (int v = 0; v < kTileVectors; ++v) store<T>(out + j * k + p * W + v * L, load(b + p * b_row + j + v * L));
+    out += whole * k;
+  }
+  for (std::int64_t j0 = whole; j0 < n; j0 += W, out += k * W) {
     const int cols = static_cast<int>(n - j0 < W ? n - j0 : W);
     const T* src = b + j0 * b_col;
-    if (b_col == 1 && cols == W) {
-      for (std::int64_t p = 0; p < k; ++p)
-        for (int v = 0; v < kTileVectors; ++v) store<T>(out + p * W + v * L, load(src + p * b_row + v * L));
-      continue;
-    }
     if (cols < W && k > 0) std::memset(out, 0, static_cast<std::size_t>(k * W) * sizeof(T));
     std::int64_t p = 0;
     int done = 0;  // columns finished by whole transposed squares
