@@ -2,6 +2,7 @@
 operands whose surroundings would spoil the result, on all instruction sets, for any number of threads."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,15 +88,61 @@ def test_winograd(isa, row):
         assert rms < 4e-6 and largest < 6e-5
 
 
-@pytest.mark.parametrize(("c", "k"), [(64, 64), (256, 64)])
-def test_winograd_error_is_within_three_times_the_plain_sum(c, k):
+# The same kernels: five taps (tiles of 2 x 2 outputs), three taps of one axis (tiles of 4), a kernel with depth (its planes become input
+# channels; without a common vector of channels the weight gradient goes another way), pixels sorted by their residue modulo a dilation.
+FAST = [
+    *((3, c, k, (9, 10), (5, 5), 1, {"padding": 2}) for c, k in itertools.product((16, 17, 33), (16, 31, 65))),
+    *((5, 20, 24, (h, w), (5, 5), 1, {"padding": p}) for h, w, p in ((5, 6, 0), (6, 5, 1), (7, 8, (4, 0)), (1, 2, 4))),
+    (4, 40, 34, (6, 37), (5, 5), 2, {"padding": (1, 3)}),
+    *(
+        (3, c, k, (n,), (3,), 1, {"padding": 1})
+        for c, k, n in ((32, 33, 127), (47, 64, 128), (48, 40, 129), (33, 65, 259))
+    ),
+    (2, 32, 35, (9, 30), (1, 3), 1, {"padding": (0, 2)}),
+    *((2, c, k, (d, 9, 10), (3, 3, 3), 1, {"padding": 1}) for c, k, d in ((16, 16, 1), (32, 17, 2), (20, 33, 4))),
+    (2, 32, 36, (5, 9, 8), (2, 3, 3), 2, {"padding": (1, 0, 2)}),
+    (1, 16, 24, (4, 7, 9), (3, 5, 5), 1, {"padding": (2, 2, 1)}),
+    *(
+        (2, c, 24, (14, 15), (3, 3), 1, {"padding": p, "dilation": d})
+        for c, p, d in ((16, 2, 2), (17, 1, 2), (33, 0, (3, 2)))
+    ),
+    *((2, 18, 20, (h, w), (3, 3), 1, {"padding": 3, "dilation": 3}) for h, w in ((11, 12), (12, 13), (13, 11))),
+    (2, 32, 32, (17, 23), (3, 3), 2, {"padding": (5, 8), "dilation": (4, 5)}),
+    (2, 16, 16, (21, 20), (3, 3), 1, {"padding": (1, 0), "dilation": (1, 7)}),
+]
+
+
+@pytest.mark.parametrize("row", FAST, ids=str)
+def test_winograd_of_other_kernels(isa, row):
+    n, c, k, size, kernel, groups, geometry = row
+    for rms, largest in errors(operands_of(n, c, k, size, kernel, groups), groups=groups, **geometry):
+        assert rms < 4e-6 and largest < 6e-5
+
+
+def test_dilated_gradient_beyond_the_kernel():
+    """Pixels that no output sees get nothing, or the bias of a transposed convolution."""
+    x, weight, _ = operands(3, 20, 24, 16, 17)
+    bias = np.linspace(-1, 1, 20, dtype=np.float32)
+    y = np.random.default_rng(1).standard_normal((3, 24, 12, 13)).astype(np.float32)
+    options = {"padding": 1, "dilation": 2, "stride": 1}
+    got = F.conv_transpose2d(guarded(y), guarded(weight), guarded(bias), **options).numpy()
+    want = F.conv_transpose2d(*(pydlx.from_numpy(a.astype(np.float64)) for a in (y, weight, bias)), **options).numpy()
+    assert got.shape == want.shape and np.abs(got - want).max() < 6e-5 * np.sqrt(np.mean(want**2))
+
+
+@pytest.mark.parametrize(
+    ("c", "k", "kernel", "dilation"),
+    [(64, 64, 3, 1), (256, 64, 3, 1), (64, 64, 5, 1), (64, 64, (1, 3), 1), (64, 64, 3, 2)],
+)
+def test_winograd_error_is_within_three_times_the_plain_sum(c, k, kernel, dilation):
     """The bound of ``set_float32_matmul_precision("high")``, on normal inputs; "highest" forms every product of the definition."""
-    arrays = operands(2, c, k, 28, 28)
-    fast = errors(arrays, padding=1)
+    arrays = operands(2, c, k, 28, 28, kernel)
+    options = {"padding": "same", "dilation": dilation}
+    fast = errors(arrays, **options)
     pydlx.set_float32_matmul_precision("highest")
     try:
         assert pydlx.get_float32_matmul_precision() == "highest"
-        plain = errors(arrays, padding=1)
+        plain = errors(arrays, **options)
     finally:
         pydlx.set_float32_matmul_precision("high")
     for (a, _), (b, _) in zip(fast[:3], plain[:3], strict=True):
@@ -230,6 +277,49 @@ def test_transposed_convolution_takes_the_same_kernels():
     assert np.abs(got - want).max() < 6e-5 * np.sqrt(np.mean(want**2))
 
 
+def test_kept_weights_follow_every_kind_of_write(isa):
+    """Without gradients transformed weights are kept between calls; writes that no version counter sees must still count."""
+    rng = np.random.default_rng(5)
+    x = guarded(rng.standard_normal((3, 32, 12, 12)).astype(np.float32))
+    values = rng.standard_normal((40, 16, 3, 3)).astype(np.float32)
+    weight = pydlx.from_numpy(values)
+
+    def check(**options):
+        with pydlx.no_grad():
+            got = [F.conv2d(x, weight, groups=2, **options) for _ in range(2)]
+        fresh = F.conv2d(x, weight.clone().requires_grad_(True), groups=2, **options).detach()
+        assert all(np.array_equal(g.numpy(), fresh.numpy()) for g in got)
+
+    check()
+    check(padding=1)
+    check(padding=2, dilation=2)
+    weight.mul_(2)
+    check()
+    weight.data[3, 4, 1, 1] = 7.0
+    check()
+    values[39, 15, 2, 2] = -3.0
+    check()
+    values[0, 0, 0, 0] = np.nan
+    with pydlx.no_grad():
+        assert all(np.isnan(F.conv2d(x, weight, groups=2).numpy()).any() for _ in range(2))
+    values[0, 0, 0, 0] = 1.0
+    weight = weight.as_strided((40, 16, 3, 3), (144, 9, 1, 3))
+    check()
+
+
+def test_kept_weights_in_several_threads():
+    rng = np.random.default_rng(6)
+    x, weight = (guarded(rng.standard_normal(s).astype(np.float32)) for s in ((2, 48, 20, 20), (48, 48, 3, 3)))
+    want = F.conv2d(x, weight.clone().requires_grad_(True)).detach().numpy()
+
+    def work(_):
+        with pydlx.no_grad():
+            return all(np.array_equal(F.conv2d(x, weight).numpy(), want) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
 def test_strided_operands():
     x, weight, bias = operands(6, 32, 40, 18, 20)
     want = passes(*map(guarded, (x[:, ::2, 1:17, ::2], weight[::2, 1::2], bias[::2])), padding=1)
@@ -276,7 +366,7 @@ def test_any_number_of_threads_other_algorithms():
 def test_any_number_of_threads_with_three_axes():
     before = pydlx.get_num_threads()
     try:
-        for n, c, k, size, kernel, groups, geometry in (VOLUMES[4], VOLUMES[-3]):
+        for n, c, k, size, kernel, groups, geometry in (VOLUMES[4], VOLUMES[-3], FAST[8], FAST[16], FAST[19], FAST[-2]):
             results = set()
             for threads in (1, 2, 3, 7):
                 pydlx.set_num_threads(threads)

@@ -26,12 +26,17 @@ struct Conv {
   void* y = nullptr;           // [batch, groups * cout, out...]; written by forward
   const void* bias = nullptr;  // one value per channel of the written tensor, or null; not used by weight_grad
   void* scratch = nullptr;     // as many bytes as `scratch_size` says
+  // Forward pass: `prepared_size` bytes for weights in the kernel's own order, to be given again with later calls, or
+  // null. The kernel compares the weights with those it prepared and does its work again when they differ.
+  void* prepared = nullptr;
+  bool prepared_filled = false;  // by an earlier call
 };
 
 struct ConvKernels {
   void (*run[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(const Conv&) = {};
   std::int64_t (*scratch_size[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(
-      const ConvShape&) = {};  // -1: does not fit
+      const ConvShape&) = {};                                         // -1: does not fit
+  std::int64_t (*prepared_size[kDTypeCount])(const ConvShape&) = {};  // null or 0: weights are used as they are
 };
 
 }  // namespace pydlx

@@ -4,6 +4,7 @@
 #include "core/precision.h"
 #include "core/verbose.h"
 #include "kernels/conv.h"
+#include "ops/conv_weights.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
@@ -18,11 +19,12 @@ namespace {
 struct Geometry {
   ConvShape shape;
   Dims x_sizes, w_sizes, y_sizes;
+  bool inference = false;  // a call without gradients, so that weights rarely change until the next one
 };
 
 Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& stride, const Dims& front,
                        const Dims& dilation, std::int64_t groups) {
-  Geometry g{{}, x, w, y};
+  Geometry g{{}, x, w, y, false};
   ConvShape& s = g.shape;
   s.batch = x[0];
   s.groups = groups;
@@ -80,7 +82,18 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
         c.w = out.data();
     }
     c.bias = bias.defined() ? bias.data() : nullptr;
+    const bool keep =
+        g.inference && pass == ConvPass::forward && table.prepared_size[t] && b.data() == b0.data();  // not a copy
+    ConvWeights::Key key{b.data(), &table, b.sizes(), g.shape.groups, keep ? table.prepared_size[t](g.shape) : 0};
+    Tensor kept;
+    if (key.bytes > 0) {
+      kept = ConvWeights::instance().take(key);
+      c.prepared_filled = kept.defined();
+      if (!kept.defined()) kept = empty({key.bytes}, DType::UInt8, a.device());
+      c.prepared = kept.data();
+    }
     run(c);
+    if (kept.defined()) ConvWeights::instance().put(key, std::move(kept));
   }
   return to_dtype(out, a0.dtype());
 }
@@ -192,7 +205,9 @@ Tensor conv_impl(const char* op, int axes, const Tensor& x0, const Tensor& w, co
     y.push_back((padded - extent) / stride[i] + 1);
   }
   checked_numel(y, op);
-  Tensor out = apply_forward(op, x, w, bias, make_geometry(x.sizes(), w.sizes(), y, stride, front, dilation, groups));
+  Geometry g = make_geometry(x.sizes(), w.sizes(), y, stride, front, dilation, groups);
+  g.inference = !GradMode::enabled();
+  Tensor out = apply_forward(op, x, w, bias, g);
   return batched ? out : squeeze(out, {0});
 }
 

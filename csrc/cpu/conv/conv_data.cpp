@@ -460,6 +460,7 @@ void add_conv(ConvKernels& k) {
   k.scratch_size[f][t] = forward_scratch<T>;
   k.run[g][t] = input_grad<T>;
   k.scratch_size[g][t] = input_grad_scratch<T>;
+  if constexpr (sizeof(T) == sizeof(float)) k.prepared_size[t] = special_conv_prepared;
 }
 
 }  // namespace

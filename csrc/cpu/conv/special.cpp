@@ -6,19 +6,37 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-enum class Algorithm { general, winograd, pointwise, narrow, stem, direct };
+std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+enum class Algorithm { general, winograd, dilated, pointwise, narrow, stem, direct };
 
 bool takes_winograd(const ConvShape& c, ConvPass pass) {
-  if (c.exact || c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1) return false;
-  for (int i = 1; i < 3; ++i)
-    if (c.kernel[i] != 3 || c.stride[i] != 1 || c.dilation[i] != 1 || c.pad[i] > 2) return false;
-  const std::int64_t* plane = pass == ConvPass::input_grad ? c.in : c.out;
-  const std::int64_t tiles = c.batch * ((plane[1] + 3) / 4) * ((plane[2] + 3) / 4);
+  if (c.exact) return false;
+  const std::int64_t ky = c.kernel[1], kx = c.kernel[2];
+  if (!(ky == 3 && kx == 3) && !(ky == 5 && kx == 5) && !(ky == 1 && kx == 3)) return false;
+  for (int i = 0; i < 3; ++i)
+    if (c.stride[i] != 1 || c.dilation[i] != 1 || c.pad[i] >= larger(2, c.kernel[i])) return false;
+  // The weight gradient transforms groups of channels in any order: those of a depth tap must not share a vector with
+  // those of the next.
+  if (pass == ConvPass::weight_grad && c.kernel[0] > 1 && c.cin % 16 != 0) return false;
+  const std::int64_t* space = pass == ConvPass::input_grad ? c.in : c.out;
+  const std::int64_t tiles = c.batch * space[0] * ceil_div(space[1], ky == 1 ? 1 : 7 - ky) * ceil_div(space[2], 7 - kx);
   // Transforms cost about 12 (cin + cout) operations per tile and lane where the multiplications saved are 108 cin cout
   // / lanes: below 16 channels they eat the gain. The transformed kernels are 4 times the size of the kernels, written
-  // and read once per call: a few tiles do not pay for that.
-  const std::int64_t channels = c.cin < c.cout ? c.cin : c.cout;
-  return channels >= 16 && tiles >= 12;
+  // and read once per call: a few tiles do not pay for that. Along one axis half as much is saved.
+  const std::int64_t channels = smaller(c.cin, c.cout);
+  return ky == 1 ? channels >= 32 && tiles >= 64 : channels >= 16 && tiles >= 12;
+}
+
+bool takes_dilated(const ConvShape& c, ConvPass pass) {
+  if (c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1) return false;
+  if (c.dilation[1] * c.dilation[2] == 1 || c.kernel[1] != 3 || c.kernel[2] != 3) return false;
+  for (int i = 1; i < 3; ++i)
+    // Planes smaller than the dilation leave most of the sorted images to their borders.
+    if (c.dilation[i] > 16 || c.dilation[i] * 2 > c.out[i] || c.pad[i] > 2 * c.dilation[i]) return false;
+  return takes_winograd(dilated_shape(c), pass);
 }
 
 bool takes_pointwise(const ConvShape& c) {
@@ -51,6 +69,7 @@ bool takes_stem_data(const ConvShape& c) {
 
 Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
+  if (takes_dilated(c, pass)) return Algorithm::dilated;
   if (takes_pointwise(c)) return Algorithm::pointwise;
   if (pass == ConvPass::forward && takes_stem_data(c)) return Algorithm::stem;
   if (takes_narrow(c, pass))  // with output channels for whole vectors, loads of single taps beat loads of rows
@@ -63,7 +82,12 @@ Algorithm choose(const ConvShape& c, ConvPass pass) {
 __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
   switch (a) {
     case Algorithm::winograd:
-      verbose_note(", Winograd F(4x4, 3x3)");
+      verbose_note(c.kernel[1] == 5   ? ", Winograd F(2x2, 5x5)"
+                   : c.kernel[1] == 1 ? ", Winograd F(4, 3)"
+                                      : ", Winograd F(4x4, 3x3)");
+      return;
+    case Algorithm::dilated:
+      verbose_note(", Winograd F(4x4, 3x3) on the pixels of each residue modulo the dilation");
       return;
     case Algorithm::pointwise:
       verbose_note(", product over the planes in place");
@@ -80,12 +104,13 @@ __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
     default:
       break;
   }
-  const bool square = c.kernel[0] == 1 && c.kernel[1] == 3 && c.kernel[2] == 3;
-  verbose_note("; not Winograd: %s", !square                                    ? "kernel is not 3x3"
+  const bool size =
+      (c.kernel[1] == c.kernel[2] && (c.kernel[1] == 3 || c.kernel[1] == 5)) || (c.kernel[1] == 1 && c.kernel[2] == 3);
+  verbose_note("; not Winograd: %s", !size                                      ? "kernel is not 3x3, 5x5 or 1x3"
                                      : c.stride[1] != 1 || c.stride[2] != 1     ? "stride is not 1"
                                      : c.dilation[1] != 1 || c.dilation[2] != 1 ? "dilated"
                                      : c.exact ? "float32_matmul_precision is 'highest'"
-                                               : "too few channels or tiles");
+                                               : "too few channels or tiles, or too much padding");
 }
 
 }  // namespace
@@ -96,6 +121,9 @@ bool special_conv(const Conv& conv, ConvPass pass) {
   switch (algorithm) {
     case Algorithm::winograd:
       pass == ConvPass::weight_grad ? winograd_weight(conv) : winograd_data(conv, pass);
+      return true;
+    case Algorithm::dilated:
+      dilated_run(conv, pass);
       return true;
     case Algorithm::pointwise:
       pointwise_run(conv, pass);
@@ -118,6 +146,8 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
   switch (choose(c, pass)) {
     case Algorithm::winograd:
       return pass == ConvPass::weight_grad ? winograd_weight_scratch(c) : winograd_data_scratch(c, pass);
+    case Algorithm::dilated:
+      return dilated_scratch(c, pass);
     case Algorithm::pointwise:
       return pointwise_scratch(c, pass);
     case Algorithm::narrow:
@@ -129,6 +159,13 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
     default:
       return -1;
   }
+}
+
+std::int64_t special_conv_prepared(const ConvShape& c) {
+  const Algorithm a = choose(c, ConvPass::forward);
+  return a == Algorithm::winograd  ? winograd_prepared(c)
+         : a == Algorithm::dilated ? winograd_prepared(dilated_shape(c))
+                                   : 0;
 }
 
 void register_special(KernelTable&) {}  // reached through conv_data.cpp and conv_weight.cpp

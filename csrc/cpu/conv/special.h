@@ -9,12 +9,19 @@ namespace pydlx::PYDLX_ISA {
 // Runs the pass and returns true, or returns false without touching anything.
 bool special_conv(const Conv& conv, ConvPass pass);
 std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass);  // -1: none takes it
+std::int64_t special_conv_prepared(const ConvShape& c);                // see ConvKernels::prepared_size
 
-// 3x3 kernels with unit stride; scratch in bytes.
+// 3x3, 5x5 and 1x3 kernels (of any depth) with unit stride; scratch in bytes.
 void winograd_data(const Conv& conv, ConvPass pass);  // forward and input_grad
 void winograd_weight(const Conv& conv);
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
+std::int64_t winograd_prepared(const ConvShape& c);
 std::int64_t winograd_weight_scratch(const ConvShape& c);
+
+// Dilated 3x3 kernels with unit stride.
+ConvShape dilated_shape(const ConvShape& c);  // of the ordinary convolution it turns into
+void dilated_run(const Conv& conv, ConvPass pass);
+std::int64_t dilated_scratch(const ConvShape& c, ConvPass pass);
 
 // Any geometry whose bands fit the caches.
 bool direct_fits(const ConvShape& c, ConvPass pass);

@@ -1,6 +1,7 @@
-// Forward pass and input gradient of 3x3 convolutions with unit stride, by Winograd's algorithm. A thread takes a block
-// of tiles: transforms it, multiplies it with the transformed kernels one panel of output channels at a time, and
+// Forward pass and input gradient of convolutions with unit stride, by Winograd's algorithm. A thread takes a block of
+// tiles: transforms it, multiplies it with the transformed kernels one panel of output channels at a time, and
 // transforms each panel back while it is in the cache. No element depends on how tiles are grouped or shared out.
+// With three axes the kernel's depth counts as more input channels: those of the planes that an output plane sees.
 #include "cpu/conv/special.h"
 #include "cpu/conv/winograd_tiling.h"
 #include "cpu/gemm/gemm.h"
@@ -8,10 +9,11 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-// One group of the convolution with the gradient's transposition already undone: the pass reads `cin` planes and writes
-// `cout` of them.
+// One group of the convolution with the gradient's transposition already undone: the pass reads `cin` volumes and
+// writes `cout` of them.
 struct Layer {
-  std::int64_t batch, cin, cout, in_y, in_x, out_y, out_x, pad_y, pad_x;
+  std::int64_t batch, cin, cout, depth;  // of the kernel
+  std::int64_t in[3], out[3], pad[3];
   const float* x;
   std::int64_t x_image;
   float* y;
@@ -19,6 +21,8 @@ struct Layer {
   const float *w, *bias;
   std::int64_t w_in, w_out;  // floats between kernels of neighbouring input and output channels
   bool flip;                 // taps in reverse order
+
+  std::int64_t rows() const { return depth * cin; }  // of the product
 };
 
 // Sizes in floats.
@@ -30,90 +34,102 @@ struct Memory {
   std::int64_t v_row, v_step, m_step, v, m, pixels, thread;
 };
 
-template <int M>
-Memory plan(const ConvShape& c, std::int64_t cin, std::int64_t cout, const std::int64_t* out) {
-  constexpr std::int64_t Q = Winograd<M>::kIn * Winograd<M>::kIn;
+template <int RY, int RX>
+Memory plan(const Layer& s) {
+  constexpr std::int64_t Q = points(RY) * points(RX);
   Memory p;
   p.panel = packed_columns_f32(1);
   // Transformed tiles and one panel of products in half of a second-level cache; with many channels the kernels come
   // from the third level and larger blocks save their traffic.
-  const std::int64_t tiles = cin <= 64 ? 48 : 96;
-  const std::int64_t panels = ceil_div(cout, p.panel);
-  p.tiling = make_tiling(M, c.batch, out[1], out[2], tiles, ceil_div(2 * num_threads(), panels));
+  const std::int64_t tiles = (s.rows() <= 64 ? 48 : 96) * 36 / Q;
+  const std::int64_t panels = ceil_div(s.cout, p.panel);
+  p.tiling = make_tiling(outputs(RY), outputs(RX), s.batch * s.out[0], s.out[1], s.out[2], tiles,
+                         ceil_div(2 * num_threads(), panels));
   // Few blocks: panels of output channels are shared out too, and every share transforms the tiles again. That reads
   // the transformed kernels once, where smaller blocks would read all of them once each.
   p.shares = smaller(panels, ceil_div(2 * num_threads(), p.tiling.blocks));
   // Strides are odd multiples of a cache line: the positions of a tile fall into different cache sets.
-  p.u_step = cin * round_up(cout, p.panel) + 16;
+  p.u_step = s.rows() * round_up(s.cout, p.panel) + 16;
   p.u = Q * p.u_step;
   const std::int64_t t = p.tiling.block_tiles();
-  p.v_row = round_up(cin, 16) + 16;
+  p.v_row = round_up(s.rows(), 16) + 16;
   p.v_step = t * p.v_row + (t % 2 ? 0 : 16);
   p.m_step = t * p.panel + 16;
   p.v = Q * p.v_step;
   p.m = Q * p.m_step;
-  p.pixels = larger(p.tiling.pixels(M, 2), p.tiling.pixels(M, 0));
+  p.pixels = p.tiling.pixels(outputs(RY), outputs(RX), RY - 1, RX - 1);
   p.thread = round_up(p.v + p.m + p.pixels, 16);
   return p;
 }
 
-// All kernels, as panels for block_f32: [position][panel][input channel][column].
-template <int M>
+// All kernels, as panels for block_f32: [position][panel][depth tap and input channel][column].
+template <int RY, int RX>
 void transform_kernels(const Layer& s, const Memory& p, float* u) {
-  constexpr int N = Winograd<M>::kIn;
+  constexpr int NY = points(RY), NX = points(RX), T = RY * RX;
   const std::int64_t groups = ceil_div(s.cout, kLane);
-  parallel_for(groups * s.cin, 2048, [&](std::int64_t b, std::int64_t e) {
+  parallel_for(groups * s.rows(), 2048, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t i = b; i < e; ++i) {
-      const std::int64_t k = i / s.cin * kLane, c = i % s.cin;
-      V taps[9], g[9];
-      load_kernels(s.w + c * s.w_in + k * s.w_out, s.w_out, static_cast<int>(smaller(kLane, s.cout - k)), taps);
-#pragma GCC unroll 9
-      for (int t = 0; t < 9; ++t) g[t] = taps[s.flip ? 8 - t : t];
-      float* to = u + k / p.panel * s.cin * p.panel + c * p.panel + k % p.panel;
-      two_passes<3, 3, N>([](const V* a, V* o) { Winograd<M>::kernel(a, o); },
-                          [&](int y, int x) { return g[y * 3 + x]; },
-                          [&](int y, int x, V v) { store<float>(to + (y * N + x) * p.u_step, v); });
+      const std::int64_t k = i / s.rows() * kLane, row = i % s.rows(), c = row % s.cin, z = row / s.cin;
+      const std::int64_t depth_tap = s.flip ? s.depth - 1 - z : z;
+      V taps[T], g[T];
+      load_kernels<T>(s.w + c * s.w_in + k * s.w_out + depth_tap * T, s.w_out,
+                      static_cast<int>(smaller(kLane, s.cout - k)), taps);
+#pragma GCC unroll 25
+      for (int t = 0; t < T; ++t) g[t] = taps[s.flip ? T - 1 - t : t];
+      float* to = u + k / p.panel * s.rows() * p.panel + row * p.panel + k % p.panel;
+      two_passes<KernelAxis, RY, RX, RY, RX, NY, NX>(
+          [&](int y, int x) { return g[y * RX + x]; },
+          [&](int y, int x, V v) { store<float>(to + (y * NX + x) * p.u_step, v); });
     }
   });
 }
 
-template <int M>
+template <int RY, int RX>
 __attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const Band& a, float* pixels, float* v) {
-  const std::int64_t r0 = a.row * M - s.pad_y, c0 = a.column * M - s.pad_x;
-  const std::int64_t pitch = a.columns * M + 2;
-  for (std::int64_t c = 0; c < s.cin; c += kLane) {
-    const std::int64_t plane = s.in_y * s.in_x;
-    const Planes planes{const_cast<float*>(s.x) + a.image * s.x_image + c * plane, plane, s.in_y, s.in_x,
-                        static_cast<int>(smaller(kLane, s.cin - c))};
-    gather_pixels(planes, r0, r0 + a.rows * M + 2, c0, c0 + pitch, pixels);
-    float* to = v + c;
-    for (std::int64_t y = 0; y < a.rows; ++y)
-      for (std::int64_t x = 0; x < a.columns; ++x, to += p.v_row)
-        input_tile<M>(pixels + (y * M * pitch + x * M) * kLane, pitch * kLane, to, p.v_step);
+  constexpr int MY = outputs(RY), MX = outputs(RX);
+  const std::int64_t r0 = a.row * MY - s.pad[1], c0 = a.column * MX - s.pad[2];
+  const std::int64_t pitch = a.columns * MX + RX - 1, plane = s.in[1] * s.in[2];
+  const std::int64_t image = a.image / s.out[0], first = a.image % s.out[0] - s.pad[0];
+  for (std::int64_t d = 0; d < s.depth; ++d) {
+    const std::int64_t z = first + d;
+    const bool exists = z >= 0 && z < s.in[0];
+    for (std::int64_t c = 0; c < s.cin; c += kLane) {
+      // Without a plane there are no rows to read: all pixels become zero.
+      const Planes planes{const_cast<float*>(s.x) + image * s.x_image + (c * s.in[0] + (exists ? z : 0)) * plane,
+                          s.in[0] * plane, exists ? s.in[1] : 0, s.in[2], static_cast<int>(smaller(kLane, s.cin - c))};
+      gather_pixels(planes, r0, r0 + a.rows * MY + RY - 1, c0, c0 + pitch, pixels);
+      float* to = v + d * s.cin + c;  // lanes without a channel are overwritten by the next depth tap
+      for (std::int64_t y = 0; y < a.rows; ++y)
+        for (std::int64_t x = 0; x < a.columns; ++x, to += p.v_row)
+          input_tile<RY, RX>(pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane, to, p.v_step);
+    }
   }
 }
 
 // `m` holds the products of one panel that starts at output channel `k0`.
-template <int M>
+template <int RY, int RX>
 __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, const Band& a, std::int64_t k0,
                                            std::int64_t k1, const float* m, float* pixels) {
-  const std::int64_t pitch = a.columns * M, plane = s.out_y * s.out_x;
+  constexpr int MY = outputs(RY), MX = outputs(RX);
+  const std::int64_t pitch = a.columns * MX, plane = s.out[1] * s.out[2];
+  const std::int64_t image = a.image / s.out[0], z = a.image % s.out[0];
   for (std::int64_t k = k0; k < k1; k += kLane) {
     const int channels = static_cast<int>(smaller(kLane, k1 - k));
     const V bias = !s.bias ? V{} : channels == kLane ? load(s.bias + k) : load_part(s.bias + k, Lanes(channels));
     const float* from = m + (k - k0);
     for (std::int64_t y = 0; y < a.rows; ++y)
       for (std::int64_t x = 0; x < a.columns; ++x, from += p.panel)
-        output_tile<M>(from, p.m_step, bias, false, pixels + (y * M * pitch + x * M) * kLane, pitch * kLane);
-    const Planes planes{s.y + a.image * s.y_image + k * plane, plane, s.out_y, s.out_x, channels};
-    scatter_pixels(planes, a.row * M, smaller(s.out_y, (a.row + a.rows) * M), a.column * M,
-                   smaller(s.out_x, (a.column + a.columns) * M), pixels, pitch);
+        output_tile<RY, RX>(from, p.m_step, bias, pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane);
+    const Planes planes{s.y + image * s.y_image + (k * s.out[0] + z) * plane, s.out[0] * plane, s.out[1], s.out[2],
+                        channels};
+    scatter_pixels(planes, a.row * MY, smaller(s.out[1], (a.row + a.rows) * MY), a.column * MX,
+                   smaller(s.out[2], (a.column + a.columns) * MX), pixels, pitch);
   }
 }
 
-template <int M>
+template <int RY, int RX>
 void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
-  constexpr std::int64_t Q = Winograd<M>::kIn * Winograd<M>::kIn;
+  constexpr std::int64_t Q = points(RY) * points(RX);
   const Tiling& t = p.tiling;
   const std::int64_t share = ceil_div(ceil_div(s.cout, p.panel), p.shares) * p.panel;
   parallel_for(t.blocks * p.shares, 1, [&](std::int64_t b, std::int64_t e) {
@@ -127,7 +143,7 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
       std::int64_t tiles = 0;
       for (std::int64_t i = first; i < last; ++i) {
         const Band band = t.band(i);
-        input_band<M>(s, p, band, pixels, v + tiles * p.v_row);
+        input_band<RY, RX>(s, p, band, pixels, v + tiles * p.v_row);
         tiles += band.tiles();
       }
       for (std::int64_t k = begin; k < end; k += p.panel) {
@@ -136,10 +152,10 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
           Block g;
           g.m = tiles;
           g.n = columns;
-          g.k = s.cin;
+          g.k = s.rows();
           g.a = v + q * p.v_step;
           g.a_row = p.v_row;
-          g.b = u + q * p.u_step + k * s.cin;
+          g.b = u + q * p.u_step + k * s.rows();
           g.packed = true;
           g.c = m + q * p.m_step;
           g.c_row = p.panel;
@@ -148,7 +164,7 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
         std::int64_t done = 0;
         for (std::int64_t i = first; i < last; ++i) {
           const Band band = t.band(i);
-          output_band<M>(s, p, band, k, k + columns, m + done * p.panel, pixels);
+          output_band<RY, RX>(s, p, band, k, k + columns, m + done * p.panel, pixels);
           done += band.tiles();
         }
       }
@@ -156,77 +172,132 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
   });
 }
 
-bool is_forward(ConvPass pass) { return pass == ConvPass::forward; }
-
-template <int M>
-Memory plan_pass(const ConvShape& c, ConvPass pass) {
-  return is_forward(pass) ? plan<M>(c, c.cin, c.cout, c.out) : plan<M>(c, c.cout, c.cin, c.in);
-}
-
-template <int M>
-void run_pass(const Conv& conv, ConvPass pass) {
+// The layer of the first group.
+Layer layer_of(const Conv& conv, ConvPass pass) {
   const ConvShape& c = conv.shape;
-  const Memory p = plan_pass<M>(c, pass);
-  float* u = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
-  const bool forward = is_forward(pass);
-  const std::int64_t in = c.in[1] * c.in[2], out = c.out[1] * c.out[2];
-  for (std::int64_t g = 0; g < c.groups; ++g) {
-    Layer s;
-    const float* w = static_cast<const float*>(conv.w) + g * c.cout * c.cin * 9;
-    float* x = static_cast<float*>(conv.x) + g * c.cin * in;
-    float* y = static_cast<float*>(conv.y) + g * c.cout * out;
-    const float* bias = static_cast<const float*>(conv.bias);
-    if (forward)
-      s = {c.batch,
-           c.cin,
-           c.cout,
-           c.in[1],
-           c.in[2],
-           c.out[1],
-           c.out[2],
-           c.pad[1],
-           c.pad[2],
-           x,
-           c.groups * c.cin * in,
-           y,
-           c.groups * c.cout * out,
-           w,
-           bias ? bias + g * c.cout : nullptr,
-           9,
-           c.cin * 9,
-           false};
-    else
-      s = {c.batch,
-           c.cout,
-           c.cin,
-           c.out[1],
-           c.out[2],
-           c.in[1],
-           c.in[2],
-           2 - c.pad[1],
-           2 - c.pad[2],
-           y,
-           c.groups * c.cout * out,
-           x,
-           c.groups * c.cin * in,
-           w,
-           bias ? bias + g * c.cin : nullptr,
-           c.cin * 9,
-           9,
-           true};
-    transform_kernels<M>(s, p, u);
-    run<M>(s, p, u, u + round_up(p.u, 16));
+  const bool forward = pass == ConvPass::forward;
+  const std::int64_t taps = c.kernel[0] * c.kernel[1] * c.kernel[2];
+  Layer s{};
+  s.batch = c.batch;
+  s.cin = forward ? c.cin : c.cout;
+  s.cout = forward ? c.cout : c.cin;
+  s.depth = c.kernel[0];
+  for (int i = 0; i < 3; ++i) {
+    s.in[i] = forward ? c.in[i] : c.out[i];
+    s.out[i] = forward ? c.out[i] : c.in[i];
+    s.pad[i] = forward ? c.pad[i] : c.kernel[i] - 1 - c.pad[i];
   }
+  s.x = static_cast<const float*>(forward ? conv.x : conv.y);
+  s.x_image = c.groups * s.cin * s.in[0] * s.in[1] * s.in[2];
+  s.y = static_cast<float*>(forward ? conv.y : conv.x);
+  s.y_image = c.groups * s.cout * s.out[0] * s.out[1] * s.out[2];
+  s.w = static_cast<const float*>(conv.w);
+  s.bias = static_cast<const float*>(conv.bias);
+  s.w_in = forward ? taps : c.cin * taps;
+  s.w_out = forward ? c.cin * taps : taps;
+  s.flip = !forward;
+  return s;
 }
+
+float* align(void* memory) {
+  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(memory) + 63) & ~std::uintptr_t{63});
+}
+
+// Bit for bit, so that a NaN equals itself.
+bool same_floats(const float* a, const float* b, std::int64_t n) {
+  int differ = 0;
+  parallel_for(n, 1 << 16, [&](std::int64_t begin, std::int64_t end) {
+    if (std::memcmp(a + begin, b + begin, static_cast<std::size_t>(end - begin) * sizeof(float)) != 0)
+      __atomic_store_n(&differ, 1, __ATOMIC_RELAXED);
+  });
+  return differ == 0;
+}
+
+template <int RY, int RX>
+struct DataPass {
+  static std::int64_t scratch(const ConvShape& c, ConvPass pass) {
+    Conv conv;
+    conv.shape = c;
+    const Memory p = plan<RY, RX>(layer_of(conv, pass));
+    return (round_up(p.u, 16) + num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float));
+  }
+  // Transformed kernels of all groups, and the kernels they were made from.
+  static std::int64_t prepared(const ConvShape& c) {
+    Conv conv;
+    conv.shape = c;
+    const Memory p = plan<RY, RX>(layer_of(conv, ConvPass::forward));
+    return (c.groups * round_up(p.u, 16) + weights_of(c) + 16) * static_cast<std::int64_t>(sizeof(float));
+  }
+  static std::int64_t weights_of(const ConvShape& c) { return c.groups * c.cout * c.cin * c.kernel[0] * RY * RX; }
+
+  // The kept kernels, transformed now unless they are up to date.
+  static const float* prepare(const Conv& conv, Layer s, const Memory& p) {
+    const ConvShape& c = conv.shape;
+    float* u = align(conv.prepared);
+    float* copy = u + c.groups * round_up(p.u, 16);
+    const std::int64_t n = weights_of(c);
+    if (conv.prepared_filled && same_floats(copy, s.w, n)) return u;
+    const float* w = s.w;
+    for (std::int64_t g = 0; g < c.groups; ++g, s.w += n / c.groups)
+      transform_kernels<RY, RX>(s, p, u + g * round_up(p.u, 16));
+    std::memcpy(copy, w, static_cast<std::size_t>(n) * sizeof(float));
+    return u;
+  }
+
+  static void run(const Conv& conv, ConvPass pass) {
+    const ConvShape& c = conv.shape;
+    Layer s = layer_of(conv, pass);
+    const Memory p = plan<RY, RX>(s);
+    const std::int64_t u_floats = round_up(p.u, 16);
+    float* u = align(conv.scratch);
+    const float* kept = conv.prepared ? prepare(conv, s, p) : nullptr;
+    const std::int64_t x_group = s.x_image / c.groups, y_group = s.y_image / c.groups;
+    const std::int64_t w_group = weights_of(c) / c.groups;
+    for (std::int64_t g = 0; g < c.groups; ++g) {
+      if (!kept) transform_kernels<RY, RX>(s, p, u);
+      PYDLX_ISA::run<RY, RX>(s, p, kept ? kept + g * u_floats : u, u + u_floats);
+      s.x += x_group;
+      s.y += y_group;
+      s.w += w_group;
+      if (s.bias) s.bias += s.cout;
+    }
+  }
+};
 
 }  // namespace
 
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass) {
-  const Memory p = plan_pass<4>(c, pass);
-  return (round_up(p.u, 16) + num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float));
+  switch (c.kernel[1]) {
+    case 5:
+      return DataPass<5, 5>::scratch(c, pass);
+    case 1:
+      return DataPass<1, 3>::scratch(c, pass);
+    default:
+      return DataPass<3, 3>::scratch(c, pass);
+  }
 }
 
-void winograd_data(const Conv& conv, ConvPass pass) { run_pass<4>(conv, pass); }
+std::int64_t winograd_prepared(const ConvShape& c) {
+  switch (c.kernel[1]) {
+    case 5:
+      return DataPass<5, 5>::prepared(c);
+    case 1:
+      return DataPass<1, 3>::prepared(c);
+    default:
+      return DataPass<3, 3>::prepared(c);
+  }
+}
+
+void winograd_data(const Conv& conv, ConvPass pass) {
+  switch (conv.shape.kernel[1]) {
+    case 5:
+      return DataPass<5, 5>::run(conv, pass);
+    case 1:
+      return DataPass<1, 3>::run(conv, pass);
+    default:
+      return DataPass<3, 3>::run(conv, pass);
+  }
+}
 
 void register_winograd(KernelTable&) {}  // reached through conv_data.cpp and conv_weight.cpp
 

@@ -33,17 +33,19 @@ struct Tiling {
   }
   // Number of a band's first tile; the tiles of consecutive bands are consecutive.
   std::int64_t tile(const Band& b) const { return (b.image * tiles_y + b.row) * tiles_x + b.column; }
-  // Floats of a band's pixels with `halo` more rows and columns than its outputs.
-  std::int64_t pixels(int m, int halo) const { return (band_rows * m + halo) * (piece * m + halo) * kLane; }
+  // Floats of a band's pixels, `m` of them per tile, with `halo` more rows and columns.
+  std::int64_t pixels(int m_y, int m_x, int halo_y, int halo_x) const {
+    return (band_rows * m_y + halo_y) * (piece * m_x + halo_x) * kLane;
+  }
 };
 
 // Blocks of about `wanted` tiles, and at least `least` blocks if there are enough bands.
-inline Tiling make_tiling(int m, std::int64_t batch, std::int64_t out_y, std::int64_t out_x, std::int64_t wanted,
-                          std::int64_t least) {
+inline Tiling make_tiling(int m_y, int m_x, std::int64_t batch, std::int64_t out_y, std::int64_t out_x,
+                          std::int64_t wanted, std::int64_t least) {
   constexpr std::int64_t kBandBytes = 24 << 10;  // pixels of a band: half of a first-level cache
   Tiling t;
-  t.tiles_y = ceil_div(out_y, m);
-  t.tiles_x = ceil_div(out_x, m);
+  t.tiles_y = ceil_div(out_y, m_y);
+  t.tiles_x = ceil_div(out_x, m_x);
   const std::int64_t total = batch * t.tiles_y * t.tiles_x;
   wanted = larger(1, smaller(wanted, ceil_div(total, least)));
   t.pieces = ceil_div(t.tiles_x, smaller(wanted, 16));
@@ -51,7 +53,7 @@ inline Tiling make_tiling(int m, std::int64_t batch, std::int64_t out_y, std::in
   t.pieces = ceil_div(t.tiles_x, t.piece);
   if (t.pieces == 1) {
     while (t.band_rows < t.tiles_y && (t.band_rows + 1) * t.piece <= wanted &&
-           ((t.band_rows + 1) * m + 2) * (t.piece * m + 2) * 16 * 4 <= kBandBytes)
+           ((t.band_rows + 1) * m_y + 4) * (t.piece * m_x + 4) * 16 * 4 <= kBandBytes)
       ++t.band_rows;
     t.band_rows = ceil_div(t.tiles_y, ceil_div(t.tiles_y, t.band_rows));
   }

@@ -1,4 +1,4 @@
-// Weight gradient of 3x3 convolutions with unit stride, by the transposed Winograd algorithm: dU[q] = V[q]^T Y[q]
+// Weight gradient of convolutions with unit stride, by the transposed Winograd algorithm: dU[q] = V[q]^T Y[q]
 // summed over all tiles, where V are transformed input tiles and Y transformed tiles of the output gradient, and one
 // inverse transform per kernel at the end. Tiles are taken in rounds whose size follows from the geometry, so the order
 // of the sums never depends on the threads.
@@ -8,8 +8,6 @@
 
 namespace pydlx::PYDLX_ISA {
 namespace {
-
-constexpr int M = 4, N = Winograd<M>::kIn, Q = N * N;
 
 // Sizes in floats.
 struct Memory {
@@ -22,29 +20,35 @@ struct Memory {
   bool keep;                        // sums live from round to round, else each thread has room for one unit
 };
 
+// Input channels of all depth taps.
+std::int64_t rows_of(const ConvShape& c) { return c.kernel[0] * c.cin; }
+
+template <int RY, int RX>
 Memory plan(const ConvShape& c) {
+  constexpr std::int64_t Q = points(RY) * points(RX);
   // Transformed tiles of a round: in the third-level cache beside the sums.
   constexpr std::int64_t kRoundBytes = 6 << 20;
   Memory p;
   p.panel = packed_columns_f32(1);
   p.panels = ceil_div(c.cout, p.panel);
-  p.v_row = round_up(c.cin, 16) + 16;
+  p.v_row = round_up(rows_of(c), 16) + 16;
   const std::int64_t per_tile = Q * (p.v_row + p.panels * p.panel) * static_cast<std::int64_t>(sizeof(float));
-  p.tiling = make_tiling(M, c.batch, c.out[1], c.out[2], larger(96, kRoundBytes / per_tile), 1);
+  p.tiling = make_tiling(outputs(RY), outputs(RX), c.batch * c.out[0], c.out[1], c.out[2],
+                         larger(96, kRoundBytes / per_tile), 1);
   p.keep = p.tiling.blocks > 1;
   const std::int64_t t = p.tiling.block_tiles();
   p.v_step = t * p.v_row + (t % 2 ? 0 : 16);
   p.y_step = p.panels * t * p.panel + 16;
   // Sums of a unit in half of a second-level cache, and units enough for the threads. The cut changes no result.
   const std::int64_t wanted = ceil_div(4 * num_threads(), p.panels);
-  p.chunks = larger(ceil_div(c.cin, 48), smaller(ceil_div(c.cin, 12), wanted));
-  p.chunk = round_up(ceil_div(c.cin, p.chunks), 2);
-  p.chunks = ceil_div(c.cin, p.chunk);
+  p.chunks = larger(ceil_div(rows_of(c), 48), smaller(ceil_div(rows_of(c), 12), wanted));
+  p.chunk = round_up(ceil_div(rows_of(c), p.chunks), 2);
+  p.chunks = ceil_div(rows_of(c), p.chunk);
   p.unit = Q * (p.chunk * p.panel + 16);
   p.v = Q * p.v_step;
   p.y = Q * p.y_step;
   p.sums = (p.keep ? p.chunks * p.panels : num_threads()) * p.unit;
-  p.pixels = num_threads() * round_up(larger(p.tiling.pixels(M, 2), p.tiling.pixels(M, 0)), 16);
+  p.pixels = num_threads() * round_up(p.tiling.pixels(outputs(RY), outputs(RX), RY - 1, RX - 1), 16);
   return p;
 }
 
@@ -55,49 +59,63 @@ struct Operands {
   float* dw;
 };
 
-// Transforms kLane channels of a band: of the input for group < input groups, else of the output gradient.
+// Transforms kLane channels of a band: of the input (of each depth tap in turn) for group < input groups, else of the
+// output gradient.
+template <int RY, int RX>
 __attribute__((noinline)) void transform_band(const Operands& o, const Band& a, std::int64_t group, std::int64_t tile,
                                               std::int64_t tiles, float* v, float* y, float* pixels) {
+  constexpr int MY = outputs(RY), MX = outputs(RX);
   const ConvShape& c = o.c;
   const Memory& p = o.p;
   const std::int64_t input_groups = ceil_div(c.cin, kLane);
-  const std::int64_t r0 = a.row * M, c0 = a.column * M;
+  const std::int64_t r0 = a.row * MY, c0 = a.column * MX, image = a.image / c.out[0], z = a.image % c.out[0];
   if (group < input_groups) {
-    const std::int64_t ch = group * kLane, plane = c.in[1] * c.in[2], pitch = a.columns * M + 2;
-    const Planes planes{const_cast<float*>(o.x) + (a.image * c.groups * c.cin + ch) * plane, plane, c.in[1], c.in[2],
-                        static_cast<int>(smaller(kLane, c.cin - ch))};
-    gather_pixels(planes, r0 - c.pad[1], r0 - c.pad[1] + a.rows * M + 2, c0 - c.pad[2], c0 - c.pad[2] + pitch, pixels);
-    float* to = v + tile * p.v_row + ch;
-    for (std::int64_t i = 0; i < a.rows; ++i)
-      for (std::int64_t j = 0; j < a.columns; ++j, to += p.v_row)
-        input_tile<M>(pixels + (i * M * pitch + j * M) * kLane, pitch * kLane, to, p.v_step);
+    const std::int64_t ch = group * kLane, plane = c.in[1] * c.in[2], pitch = a.columns * MX + RX - 1;
+    const int channels = static_cast<int>(smaller(kLane, c.cin - ch));
+    for (std::int64_t d = 0; d < c.kernel[0]; ++d) {
+      const std::int64_t from = z - c.pad[0] + d;
+      const bool exists = from >= 0 && from < c.in[0];
+      const Planes planes{
+          const_cast<float*>(o.x) + ((image * c.groups * c.cin + ch) * c.in[0] + (exists ? from : 0)) * plane,
+          c.in[0] * plane, exists ? c.in[1] : 0, c.in[2], channels};
+      gather_pixels(planes, r0 - c.pad[1], r0 - c.pad[1] + a.rows * MY + RY - 1, c0 - c.pad[2], c0 - c.pad[2] + pitch,
+                    pixels);
+      float* to = v + tile * p.v_row + d * c.cin + ch;
+      for (std::int64_t i = 0; i < a.rows; ++i)
+        for (std::int64_t j = 0; j < a.columns; ++j, to += p.v_row)
+          input_tile<RY, RX>(pixels + (i * MY * pitch + j * MX) * kLane, pitch * kLane, to, p.v_step);
+    }
     return;
   }
-  const std::int64_t ch = (group - input_groups) * kLane, plane = c.out[1] * c.out[2], pitch = a.columns * M;
-  const Planes planes{const_cast<float*>(o.dy) + (a.image * c.groups * c.cout + ch) * plane, plane, c.out[1], c.out[2],
-                      static_cast<int>(smaller(kLane, c.cout - ch))};
-  gather_pixels(planes, r0, r0 + a.rows * M, c0, c0 + pitch, pixels);
+  const std::int64_t ch = (group - input_groups) * kLane, plane = c.out[1] * c.out[2], pitch = a.columns * MX;
+  const Planes planes{const_cast<float*>(o.dy) + ((image * c.groups * c.cout + ch) * c.out[0] + z) * plane,
+                      c.out[0] * plane, c.out[1], c.out[2], static_cast<int>(smaller(kLane, c.cout - ch))};
+  gather_pixels(planes, r0, r0 + a.rows * MY, c0, c0 + pitch, pixels);
   float* to = y + (ch / p.panel * tiles + tile) * p.panel + ch % p.panel;
   for (std::int64_t i = 0; i < a.rows; ++i)
     for (std::int64_t j = 0; j < a.columns; ++j, to += p.panel)
-      output_grad_tile<M>(pixels + (i * M * pitch + j * M) * kLane, pitch * kLane, to, p.y_step);
+      output_grad_tile<RY, RX>(pixels + (i * MY * pitch + j * MX) * kLane, pitch * kLane, to, p.y_step);
 }
 
-__attribute__((noinline)) void finish_kernels(const Operands& o, std::int64_t c0, std::int64_t c1, std::int64_t k0,
+template <int RY, int RX>
+__attribute__((noinline)) void finish_kernels(const Operands& o, std::int64_t r0, std::int64_t r1, std::int64_t k0,
                                               std::int64_t k1, const float* sums) {
-  const std::int64_t step = o.p.chunk * o.p.panel + 16;
+  constexpr int NY = points(RY), NX = points(RX), T = RY * RX;
+  const std::int64_t step = o.p.chunk * o.p.panel + 16, taps = o.c.kernel[0] * T;
   for (std::int64_t k = k0; k < k1; k += kLane)
-    for (std::int64_t ch = c0; ch < c1; ++ch) {
-      const float* from = sums + (ch - c0) * o.p.panel + (k - k0);
-      V taps[9];
-      two_passes<N, N, 3>([](const V* a, V* b) { Winograd<M>::kernel_grad(a, b); },
-                          [&](int i, int j) { return load(from + (i * N + j) * step); },
-                          [&](int i, int j, V x) { taps[i * 3 + j] = x; });
-      store_kernels(o.dw + (k * o.c.cin + ch) * 9, o.c.cin * 9, static_cast<int>(smaller(kLane, k1 - k)), taps);
+    for (std::int64_t r = r0; r < r1; ++r) {
+      const float* from = sums + (r - r0) * o.p.panel + (k - k0);
+      V values[T];
+      two_passes<KernelGradAxis, RY, RX, NY, NX, RY, RX>([&](int i, int j) { return load(from + (i * NX + j) * step); },
+                                                         [&](int i, int j, V x) { values[i * RX + j] = x; });
+      store_kernels<T>(o.dw + (k * o.c.cin + r % o.c.cin) * taps + r / o.c.cin * T, o.c.cin * taps,
+                       static_cast<int>(smaller(kLane, k1 - k)), values);
     }
 }
 
+template <int RY, int RX>
 void run_group(const Operands& o, float* memory) {
+  constexpr std::int64_t Q = points(RY) * points(RX);
   const ConvShape& c = o.c;
   const Memory& p = o.p;
   const Tiling& t = p.tiling;
@@ -110,20 +128,22 @@ void run_group(const Operands& o, float* memory) {
     parallel_for((b1 - b0) * groups, 8, [&](std::int64_t b, std::int64_t e) {
       for (std::int64_t i = b; i < e; ++i) {
         const Band band = t.band(b0 + i / groups);
-        transform_band(o, band, i % groups, t.tile(band) - first, tiles, v, y, pixels + thread_index() * per_thread);
+        transform_band<RY, RX>(o, band, i % groups, t.tile(band) - first, tiles, v, y,
+                               pixels + thread_index() * per_thread);
       }
     });
     parallel_for(p.chunks * p.panels, 1, [&](std::int64_t b, std::int64_t e) {
       for (std::int64_t unit = b; unit < e; ++unit) {
-        const std::int64_t panel = unit / p.chunks, c0 = unit % p.chunks * p.chunk, c1 = smaller(c.cin, c0 + p.chunk);
+        const std::int64_t panel = unit / p.chunks, r0 = unit % p.chunks * p.chunk,
+                           r1 = smaller(rows_of(c), r0 + p.chunk);
         const std::int64_t k0 = panel * p.panel, k1 = smaller(c.cout, k0 + p.panel);
         float* s = sums + (p.keep ? unit : thread_index()) * p.unit;
         for (std::int64_t q = 0; q < Q; ++q) {
           Block g;
-          g.m = c1 - c0;
+          g.m = r1 - r0;
           g.n = k1 - k0;
           g.k = tiles;
-          g.a = v + q * p.v_step + c0;
+          g.a = v + q * p.v_step + r0;
           g.a_row = 1;
           g.a_col = p.v_row;
           g.b = y + q * p.y_step + panel * tiles * p.panel;
@@ -133,28 +153,53 @@ void run_group(const Operands& o, float* memory) {
           g.beta = round > 0 ? 1.0f : 0.0f;
           block_f32(g);
         }
-        if (round + 1 == t.blocks) finish_kernels(o, c0, c1, k0, k1, s);
+        if (round + 1 == t.blocks) finish_kernels<RY, RX>(o, r0, r1, k0, k1, s);
       }
     });
   }
 }
 
+template <int RY, int RX>
+struct WeightPass {
+  static std::int64_t scratch(const ConvShape& c) {
+    const Memory p = plan<RY, RX>(c);
+    return (p.v + p.y + p.sums + p.pixels + 16) * static_cast<std::int64_t>(sizeof(float));
+  }
+  static void run(const Conv& conv) {
+    const ConvShape& c = conv.shape;
+    const Memory p = plan<RY, RX>(c);
+    float* memory =
+        reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
+    for (std::int64_t g = 0; g < c.groups; ++g)
+      run_group<RY, RX>({c, p, static_cast<const float*>(conv.x) + g * c.cin * c.in[0] * c.in[1] * c.in[2],
+                         static_cast<const float*>(conv.y) + g * c.cout * c.out[0] * c.out[1] * c.out[2],
+                         static_cast<float*>(conv.w) + g * c.cout * c.cin * c.kernel[0] * RY * RX},
+                        memory);
+  }
+};
+
 }  // namespace
 
 std::int64_t winograd_weight_scratch(const ConvShape& c) {
-  const Memory p = plan(c);
-  return (p.v + p.y + p.sums + p.pixels + 16) * static_cast<std::int64_t>(sizeof(float));
+  switch (c.kernel[1]) {
+    case 5:
+      return WeightPass<5, 5>::scratch(c);
+    case 1:
+      return WeightPass<1, 3>::scratch(c);
+    default:
+      return WeightPass<3, 3>::scratch(c);
+  }
 }
 
 void winograd_weight(const Conv& conv) {
-  const ConvShape& c = conv.shape;
-  const Memory p = plan(c);
-  float* memory = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
-  for (std::int64_t g = 0; g < c.groups; ++g)
-    run_group({c, p, static_cast<const float*>(conv.x) + g * c.cin * c.in[1] * c.in[2],
-               static_cast<const float*>(conv.y) + g * c.cout * c.out[1] * c.out[2],
-               static_cast<float*>(conv.w) + g * c.cout * c.cin * 9},
-              memory);
+  switch (conv.shape.kernel[1]) {
+    case 5:
+      return WeightPass<5, 5>::run(conv);
+    case 1:
+      return WeightPass<1, 3>::run(conv);
+    default:
+      return WeightPass<3, 3>::run(conv);
+  }
 }
 
 void register_winograd_weight(KernelTable&) {}  // reached through conv_data.cpp and conv_weight.cpp
