@@ -2,6 +2,8 @@
 that no longer matches, numbers that make loops endless. Nothing here may crash, hang or read beyond a tensor."""
 
 import contextlib
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -84,6 +86,63 @@ def test_objects_cannot_be_made_without_their_content():
     for cls in (T.dtype, T._C.Node):
         with pytest.raises(TypeError):
             cls.__new__(cls)
+
+
+CLASSES = sorted(name for name, value in vars(T._C).items() if isinstance(value, type))
+
+
+def subclass(cls):
+    """A class whose instances never see the base class's __init__."""
+    try:
+        return type("Mine", (cls,), {"__init__": lambda self, *args: None, "__slots__": ()})
+    except TypeError:  # final
+        return cls
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_objects_made_without_init_do_no_harm(name):
+    """Whatever is called on them: an ordinary exception or a result."""
+    for cls in (getattr(T._C, name), subclass(getattr(T._C, name))):
+        try:
+            made = cls.__new__(cls)
+        except TypeError:
+            continue
+        for method in set(dir(cls)) - {"__class__", "__subclasshook__", "__init_subclass__"}:
+            with contextlib.suppress(Exception):
+                value = getattr(made, method)
+                for args in ((), (1,), (made,), ("cpu",), (4,), (None, None)):
+                    with contextlib.suppress(Exception):
+                        value(*args)
+        for call in (repr, hash, copy.copy, copy.deepcopy, pickle.dumps, len, iter, float):
+            with contextlib.suppress(Exception):
+                call(made)
+        for call in (
+            lambda x: T.ones(2, device=x),
+            lambda x: T.ones(2, dtype=x),
+            lambda x: T.rand(2, generator=x),
+            lambda x: T.ones(x),
+            lambda x: T.ones(2) + x,
+            lambda x: T.ones(2).to(x),
+        ):
+            with contextlib.suppress(TypeError, ValueError, RuntimeError, NotImplementedError):
+                call(made)
+
+
+def test_bases_of_bound_classes_cannot_be_instantiated():
+    for cls in (T.Generator, T.device, T.dtype, T._C.Node):
+        with pytest.raises(TypeError):
+            cls.__mro__[1]()
+    for protocol in (0, 1):
+        with contextlib.suppress(TypeError):
+            T.Generator().__reduce_ex__(protocol)
+
+
+def test_generators_copy_with_their_state():
+    g = T.Generator().manual_seed(5)
+    T.rand(3, generator=g)
+    twins = [copy.copy(g), copy.deepcopy(g), pickle.loads(pickle.dumps(g))]
+    expected = T.rand(4, generator=g).tolist()
+    assert [T.rand(4, generator=t).tolist() for t in twins] == [expected] * 3
 
 
 # ---- gradients that do not fit ---------------------------------------------------------------------------------------------------------

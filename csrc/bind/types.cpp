@@ -15,6 +15,15 @@ struct PyDType {
   DType value;
 };
 PyObject* g_dtypes[kDTypeCount] = {};
+// A device on its way into a Python object. The memory comes with a device in it: Python can make an object and leave
+// its __init__ out.
+struct PyDevice : Device {
+  PyDevice() = default;
+  PyDevice(Device d) : Device(d) {}
+  static void* operator new(std::size_t n) { return ::new (::operator new(n)) PyDevice; }
+  static void* operator new(std::size_t, void* p) { return p; }
+  static void operator delete(void* p) { ::operator delete(p); }
+};
 PyTypeObject* g_device_type = nullptr;
 std::vector<Device> g_outer_devices;  // defaults to return to at the end of `with device:` blocks
 PyTypeObject* g_generator_type = nullptr;
@@ -51,7 +60,7 @@ bool dtype_from(PyObject* o, DType& t) {
   return false;
 }
 
-PyObject* device_object(Device d) { return py::cast(d).release().ptr(); }
+PyObject* device_object(Device d) { return py::cast(PyDevice(d)).release().ptr(); }
 
 bool device_from(PyObject* o, Device& d) {
   if (PyUnicode_Check(o)) {
@@ -63,7 +72,7 @@ bool device_from(PyObject* o, Device& d) {
     return parse_device_text(s, d);
   }
   if (Py_TYPE(o) != g_device_type) return false;
-  d = py::handle(o).cast<Device>();
+  d = py::handle(o).cast<const PyDevice&>();
   return true;
 }
 
@@ -71,7 +80,27 @@ Generator* generator_from(PyObject* o) {
   return Py_TYPE(o) == g_generator_type ? py::handle(o).cast<Generator*>() : nullptr;
 }
 
+namespace {
+
+newfunc g_pybind_new = nullptr;
+// pybind11 throws through the interpreter when its own base class is instantiated, as copy protocols 0 and 1 do.
+PyObject* new_unless_base(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
+  if (reinterpret_cast<PyObject*>(type) != py::detail::get_internals().instance_base)
+    return g_pybind_new(type, args, kwargs);
+  PyErr_SetString(PyExc_TypeError, "expected a class that can be instantiated, got pybind11_object");
+  return nullptr;
+}
+void protect_base() {
+  auto* base = reinterpret_cast<PyTypeObject*>(py::detail::get_internals().instance_base);
+  if (base->tp_new == new_unless_base) return;
+  g_pybind_new = base->tp_new;
+  base->tp_new = new_unless_base;
+}
+
+}  // namespace
+
 void init_types(PyObject* module) {
+  protect_base();
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
   py::class_<PyDType>(m, "dtype", "An element type, such as pydlx.float32.")
       .def_property_readonly("is_floating_point", [](const PyDType& t) { return is_floating(t.value); })
@@ -100,7 +129,7 @@ void init_types(PyObject* module) {
     m.attr(alias) = m.attr(name);
 
   auto device =
-      py::class_<Device>(m, "device", "Where tensors live: device('cpu'), device('cuda', 0), device('cuda:0').");
+      py::class_<PyDevice>(m, "device", "Where tensors live: device('cpu'), device('cuda', 0), device('cuda:0').");
   device
       .def(py::init([](py::object type, py::object index) {
              Device d;
@@ -113,34 +142,34 @@ void init_types(PyObject* module) {
                require(i >= 0 && i < 128, "device", "index", ErrorKind::Value, "expected 0 to 127, got ", i);
                d.index = d.is_cpu() ? std::int8_t{0} : static_cast<std::int8_t>(i);
              }
-             return d;
+             return PyDevice(d);
            }),
            py::arg("type"), py::arg("index") = py::none())
-      .def_property_readonly("type", [](const Device& d) { return d.is_cpu() ? "cpu" : "cuda"; })
+      .def_property_readonly("type", [](const PyDevice& d) { return d.is_cpu() ? "cpu" : "cuda"; })
       .def_property_readonly(
           "index",
-          [](const Device& d) -> py::object { return d.is_cpu() ? py::object(py::none()) : py::int_(d.index); })
+          [](const PyDevice& d) -> py::object { return d.is_cpu() ? py::object(py::none()) : py::int_(d.index); })
       .def("__eq__",
-           [](const Device& a, py::object b) {
+           [](const PyDevice& a, py::object b) {
              Device d;
-             return Py_TYPE(b.ptr()) == g_device_type && device_from(b.ptr(), d) && a == d;
+             return Py_TYPE(b.ptr()) == g_device_type && device_from(b.ptr(), d) && static_cast<const Device&>(a) == d;
            })
-      .def("__hash__", [](const Device& d) { return static_cast<int>(d.type) * 256 + d.index; })
-      .def("__str__", &Device::str)
+      .def("__hash__", [](const PyDevice& d) { return static_cast<int>(d.type) * 256 + d.index; })
+      .def("__str__", [](const PyDevice& d) { return d.str(); })
       .def("__repr__",
-           [](const Device& d) {
+           [](const PyDevice& d) {
              return d.is_cpu() ? std::string("device(type='cpu')")
                                : "device(type='cuda', index=" + std::to_string(d.index) + ")";
            })
       .def("__enter__",
-           [](const Device& d) {
+           [](const PyDevice& d) {
              if (!d.is_cpu()) require_backend(d);
              g_outer_devices.push_back(default_device());
              set_default_device(d);
              return d;
            })
       .def("__exit__",
-           [](const Device&, const py::args&) {
+           [](const PyDevice&, const py::args&) {
              require(!g_outer_devices.empty(), "device", "", ErrorKind::Runtime, "expected a block that was entered");
              set_default_device(g_outer_devices.back());
              g_outer_devices.pop_back();
@@ -151,6 +180,13 @@ void init_types(PyObject* module) {
   device.attr("__module__") = "pydlx";
   g_device_type = reinterpret_cast<PyTypeObject*>(device.ptr());
 
+  m.def("_generator", [](const std::string& where, std::uint64_t seed, std::uint64_t offset) {
+    auto g = std::make_unique<Generator>();
+    require(parse_device_text(where, g->device), "Generator", "device", ErrorKind::Value, "expected a device, got ",
+            where);
+    g->set_state({seed, offset});
+    return g;
+  });
   auto generator = py::class_<Generator>(
       m, "Generator", "A stream of random numbers (Philox 4x32-10). Equal seeds give equal bits on every device.");
   generator
@@ -209,7 +245,10 @@ void init_types(PyObject* module) {
            })
       .def("_get_state", [](const Generator& g) { return py::make_tuple(g.state().seed, g.state().offset); })
       .def("_set_state", [](Generator& g, std::uint64_t seed, std::uint64_t offset) { g.set_state({seed, offset}); })
-      .def_property_readonly("device", [](const Generator& g) { return g.device; });
+      .def_property_readonly("device", [](const Generator& g) { return PyDevice(g.device); })
+      .def("__reduce__", [make = py::handle(m.attr("_generator"))](const Generator& g) {
+        return py::make_tuple(make, py::make_tuple(g.device.str(), g.state().seed, g.state().offset));
+      });
   generator.attr("__module__") = "pydlx";
   g_generator_type = reinterpret_cast<PyTypeObject*>(generator.ptr());
   m.attr("default_generator") = py::cast(&default_generator(), py::return_value_policy::reference);

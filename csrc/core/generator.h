@@ -41,6 +41,10 @@ class Generator {
   }
   Device device;
 
+  // Memory comes with a generator in it: Python can make an object and leave its __init__ out.
+  static void* operator new(std::size_t n) { return ::new (::operator new(n)) Generator; }
+  static void operator delete(void* p) { ::operator delete(p); }
+
   static constexpr std::uint64_t kDefaultSeed = 67280421310721;
 
  private:
