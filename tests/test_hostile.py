@@ -5,6 +5,7 @@ import contextlib
 import copy
 import pickle
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -82,13 +83,27 @@ def test_none_is_not_a_tensor(name):
         getattr(T._C, name)(None, *[None] * {"_to_dlpack": 2, "_retain_grad": 0}.get(name, 1))
 
 
+def test_none_is_not_a_tensor_on_a_device_either():
+    for function in (T._C._cuda.pin_memory, T._C._cuda.is_pinned):
+        with pytest.raises(TypeError):
+            function(None)
+
+
 def test_objects_cannot_be_made_without_their_content():
     for cls in (T.dtype, T._C.Node):
         with pytest.raises(TypeError):
             cls.__new__(cls)
 
 
-CLASSES = sorted(name for name, value in vars(T._C).items() if isinstance(value, type))
+CLASSES = sorted(
+    {
+        value
+        for module in (T._C, *(m for m in vars(T._C).values() if isinstance(m, types.ModuleType)))
+        for value in vars(module).values()
+        if isinstance(value, type)
+    },
+    key=lambda cls: cls.__name__,
+)
 
 
 def subclass(cls):
@@ -99,10 +114,10 @@ def subclass(cls):
         return cls
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_objects_made_without_init_do_no_harm(name):
+@pytest.mark.parametrize("bound", CLASSES, ids=lambda cls: cls.__name__)
+def test_objects_made_without_init_do_no_harm(bound):
     """Whatever is called on them: an ordinary exception or a result."""
-    for cls in (getattr(T._C, name), subclass(getattr(T._C, name))):
+    for cls in (bound, subclass(bound)):
         try:
             made = cls.__new__(cls)
         except TypeError:

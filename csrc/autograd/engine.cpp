@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/in_flight.h"
 #include "ops/elementwise.h"
 
 namespace pydlx {
@@ -294,6 +295,7 @@ class Pass {
         Backward bw(*n, grads, results, needed, options_.create_graph);
         const Running running(*n);
         n->apply(bw);
+        leave_flight();
         if (!options_.retain_graph && !n->is_accumulator()) n->released = true;
         if (anomaly_checks_nan()) check_nan(*n, results);
       }

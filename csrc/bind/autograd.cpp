@@ -2,7 +2,10 @@
 
 #include "autograd/engine.h"
 #include "bind/caster.h"
+#include "bind/garbage.h"
+#include "bind/hooks.h"
 #include "bind/schema.h"
+#include "core/in_flight.h"
 
 namespace pydlx::bind {
 
@@ -46,18 +49,62 @@ TensorList tensors_from(py::handle h, bool none_allowed, const char* op, const c
   return out;
 }
 
-GradHook python_hook(py::object f) {
-  // The interpreter lock is held whenever hooks run or die: backward gives it up inside kernels only.
-  return [f = std::move(f)](const Tensor& g) -> Tensor {
-    const py::object r = f(py::reinterpret_steal<py::object>(wrap(g)));
-    if (r.is_none()) return {};
-    require(is_tensor(r.ptr()), "hook", "", ErrorKind::Type, "expected a hook to return a tensor or None, got ",
-            Py_TYPE(r.ptr())->tp_name);
-    return as_tensor(r.ptr());
-  };
+py::tuple tuple_of(const std::vector<Tensor>& ts) {
+  py::tuple t(ts.size());
+  for (std::size_t i = 0; i < t.size(); ++i) t[i] = py::reinterpret_steal<py::object>(wrap(ts[i]));
+  return t;
+}
+
+// What a hook of a node returned in place of `now`.
+void replace_gradients(const char* hook, std::vector<Tensor>& now, const py::object& returned) {
+  if (returned.is_none()) return;
+  TensorList replaced = tensors_from(returned, true, hook, "result");
+  require(replaced.size() == now.size(), hook, "", ErrorKind::Value, "expected ", now.size(), " gradients, got ",
+          replaced.size());
+  now = std::move(replaced);
+}
+
+NodeHooks& hooks_of(const PyNode& n) {
+  if (!n.node->hooks) n.node->hooks = std::make_unique<NodeHooks>();
+  return *n.node->hooks;
+}
+
+// The node behind a Python object; null while the object is being made.
+Node* node_of(PyObject* o) {
+  auto* instance = reinterpret_cast<py::detail::instance*>(o);
+  if (!instance->get_value_and_holder().holder_constructed()) return nullptr;
+  return py::cast<PyNode&>(py::handle(o)).node.get();
+}
+int traverse_node(PyObject* o, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(o));
+  const Node* n = node_of(o);
+  return n ? visit_node(*n, visit, arg) : 0;
+}
+int clear_node(PyObject* o) {
+  if (Node* n = node_of(o)) forget_python(*n);
+  return 0;
 }
 
 }  // namespace
+
+Tensor TensorHook::operator()(const Tensor& gradient) const {
+  leave_flight();
+  const py::object r = function(py::reinterpret_steal<py::object>(wrap(gradient)));
+  if (r.is_none()) return {};
+  require(is_tensor(r.ptr()), "hook", "", ErrorKind::Type, "expected a hook to return a tensor or None, got ",
+          Py_TYPE(r.ptr())->tp_name);
+  return as_tensor(r.ptr());
+}
+
+void NodePreHook::operator()(std::vector<Tensor>& grad_outputs) const {
+  leave_flight();
+  replace_gradients("prehook", grad_outputs, function(tuple_of(grad_outputs)));
+}
+
+void NodePostHook::operator()(std::vector<Tensor>& grad_inputs, const std::vector<Tensor>& grad_outputs) const {
+  leave_flight();
+  replace_gradients("hook", grad_inputs, function(tuple_of(grad_inputs), tuple_of(grad_outputs)));
+}
 
 PyObject* wrap_node(const Ref<Node>& node) {
   if (!node) Py_RETURN_NONE;
@@ -66,7 +113,11 @@ PyObject* wrap_node(const Ref<Node>& node) {
 
 void init_autograd(PyObject* module) {
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
-  py::class_<PyNode>(m, "Node", "A recorded operation.")
+  py::class_<PyNode>(m, "Node", "A recorded operation.", py::custom_type_setup([](PyHeapTypeObject* type) {
+                       type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+                       type->ht_type.tp_traverse = traverse_node;
+                       type->ht_type.tp_clear = clear_node;
+                     }))
       .def("name", [](const PyNode& n) { return class_name(*n.node); })
       .def_property_readonly("next_functions",
                              [](const PyNode& n) {
@@ -80,34 +131,9 @@ void init_autograd(PyObject* module) {
                              })
       .def_property_readonly("_sequence_nr", [](const PyNode& n) { return n.node->sequence; })
       .def("register_prehook",
-           [](const PyNode& n, py::object f) {
-             if (!n.node->hooks) n.node->hooks = std::make_unique<NodeHooks>();
-             n.node->hooks->pre.emplace_back(0, [f](std::vector<Tensor>& g) {
-               py::tuple in(g.size());
-               for (std::size_t i = 0; i < g.size(); ++i) in[i] = py::reinterpret_steal<py::object>(wrap(g[i]));
-               const py::object r = f(in);
-               if (r.is_none()) return;
-               TensorList replaced = tensors_from(r, true, "prehook", "result");
-               require(replaced.size() == g.size(), "prehook", "", ErrorKind::Value, "expected ", g.size(),
-                       " gradients, got ", replaced.size());
-               g = replaced;
-             });
-           })
+           [](const PyNode& n, py::object f) { hooks_of(n).pre.emplace_back(0, NodePreHook{std::move(f)}); })
       .def("register_hook",
-           [](const PyNode& n, py::object f) {
-             if (!n.node->hooks) n.node->hooks = std::make_unique<NodeHooks>();
-             n.node->hooks->post.emplace_back(0, [f](std::vector<Tensor>& in, const std::vector<Tensor>& out) {
-               py::tuple a(in.size()), b(out.size());
-               for (std::size_t i = 0; i < in.size(); ++i) a[i] = py::reinterpret_steal<py::object>(wrap(in[i]));
-               for (std::size_t i = 0; i < out.size(); ++i) b[i] = py::reinterpret_steal<py::object>(wrap(out[i]));
-               const py::object r = f(a, b);
-               if (r.is_none()) return;
-               TensorList replaced = tensors_from(r, true, "hook", "result");
-               require(replaced.size() == in.size(), "hook", "", ErrorKind::Value, "expected ", in.size(),
-                       " gradients, got ", replaced.size());
-               in = replaced;
-             });
-           })
+           [](const PyNode& n, py::object f) { hooks_of(n).post.emplace_back(0, NodePostHook{std::move(f)}); })
       .def("__eq__", [](const PyNode& a, const PyNode& b) { return a.node == b.node; })
       .def("__hash__", [](const PyNode& n) { return reinterpret_cast<std::uintptr_t>(n.node.get()); })
       .def("__repr__", [](const PyNode& n) { return "<" + class_name(*n.node) + ">"; });
@@ -121,24 +147,31 @@ void init_autograd(PyObject* module) {
   m.def("_set_anomaly", &set_anomaly);
   m.def("_anomaly_enabled", &anomaly_enabled);
   m.def("_anomaly_checks_nan", &anomaly_checks_nan);
-  m.def("_backward", [](py::handle roots, py::handle grads, bool retain_graph, bool create_graph, py::handle inputs) {
-    TensorList r = tensors_from(roots, false, "backward", "tensors"),
-               g = tensors_from(grads, true, "backward", "grad_tensors");
-    if (g.empty()) g.resize(r.size());
-    run_backward(r, g, tensors_from(inputs, false, "backward", "inputs"), {retain_graph, create_graph});
-  });
-  m.def("_grad", [](py::handle roots, py::handle inputs, py::handle grads, bool retain_graph, bool create_graph) {
-    TensorList r = tensors_from(roots, false, "grad", "outputs"), g = tensors_from(grads, true, "grad", "grad_outputs");
-    if (g.empty()) g.resize(r.size());
-    const TensorList result =
-        run_grad(r, g, tensors_from(inputs, false, "grad", "inputs"), {retain_graph, create_graph});
-    py::tuple t(result.size());
-    for (std::size_t i = 0; i < result.size(); ++i) t[i] = py::reinterpret_steal<py::object>(wrap(result[i]));
-    return t;
-  });
-  m.def("_add_hook", [](const Tensor& t, py::object f) { return add_tensor_hook(t, python_hook(std::move(f))); });
+  m.def(
+      "_backward",
+      [](py::handle roots, py::handle grads, bool retain_graph, bool create_graph, py::handle inputs) {
+        TensorList r = tensors_from(roots, false, "backward", "tensors"),
+                   g = tensors_from(grads, true, "backward", "grad_tensors");
+        if (g.empty()) g.resize(r.size());
+        run_backward(r, g, tensors_from(inputs, false, "backward", "inputs"), {retain_graph, create_graph});
+      },
+      py::call_guard<Flight>());
+  m.def(
+      "_grad",
+      [](py::handle roots, py::handle inputs, py::handle grads, bool retain_graph, bool create_graph) {
+        TensorList r = tensors_from(roots, false, "grad", "outputs"),
+                   g = tensors_from(grads, true, "grad", "grad_outputs");
+        if (g.empty()) g.resize(r.size());
+        const TensorList result =
+            run_grad(r, g, tensors_from(inputs, false, "grad", "inputs"), {retain_graph, create_graph});
+        py::tuple t(result.size());
+        for (std::size_t i = 0; i < result.size(); ++i) t[i] = py::reinterpret_steal<py::object>(wrap(result[i]));
+        return t;
+      },
+      py::call_guard<Flight>());
+  m.def("_add_hook", [](const Tensor& t, py::object f) { return add_tensor_hook(t, TensorHook{std::move(f)}); });
   m.def("_add_post_accumulate_hook",
-        [](const Tensor& t, py::object f) { return add_post_accumulate_hook(t, python_hook(std::move(f))); });
+        [](const Tensor& t, py::object f) { return add_post_accumulate_hook(t, TensorHook{std::move(f)}); });
   m.def("_remove_hook", &remove_tensor_hook);
   m.def("_retain_grad", &retain_grad);
 }

@@ -6,7 +6,16 @@
 
 namespace pydlx::bind {
 namespace py = pybind11;
-}
+
+// Base of values inside pybind11 objects: their memory comes with a default one in it, because Python can make an
+// object and leave its __init__ out.
+template <class T>
+struct ReadyMemory {
+  static void* operator new(std::size_t n) { return ::new (::operator new(n)) T; }
+  static void* operator new(std::size_t, void* p) { return p; }
+  static void operator delete(void* p) { ::operator delete(p); }
+};
+}  // namespace pydlx::bind
 
 namespace pybind11::detail {
 template <>

@@ -33,17 +33,17 @@ struct StreamObject {
   Backend& owner() const { return *backend_of(DeviceType::CUDA); }
 };
 
-struct EventObject {
+struct EventObject : ReadyMemory<EventObject> {
   EventHandle handle = nullptr;
   bool timing;
-  explicit EventObject(bool enable_timing) : timing(enable_timing) {}
+  explicit EventObject(bool enable_timing = false) : timing(enable_timing) {}
   EventObject(const EventObject&) = delete;
   ~EventObject() {
     if (handle) backend_of(DeviceType::CUDA)->delete_event(handle);
   }
 };
 
-struct GraphObject {
+struct GraphObject : ReadyMemory<GraphObject> {
   GraphHandle handle = nullptr;
   GraphObject() = default;
   GraphObject(const GraphObject&) = delete;
@@ -127,13 +127,14 @@ void init_cuda(PyObject* module) {
       .def("wait_event", [](const StreamObject& s,
                             const EventObject& e) { s.owner().wait_event(s.handle, recorded(e, "wait_event")); })
       .def("same", [](const StreamObject& a, const StreamObject& b) { return a.handle == b.handle; });
+  // Streams come from the functions below; Stream.__new__ would make one of nothing.
+  reinterpret_cast<PyTypeObject*>(m.attr("Stream").ptr())->tp_new = nullptr;
   m.def("new_stream",
         [](int device, int priority) { return StreamObject{backend(device).new_stream(device, priority)}; });
   m.def("default_stream", [](int device) { return StreamObject{backend(device).default_stream(device)}; });
   m.def("current_stream", [](int device) { return StreamObject{backend(device).current_stream(device)}; });
   m.def("set_stream", [](const StreamObject& s) { s.owner().set_stream(s.handle); });
-  m.def("record_stream", [](py::handle t, const StreamObject& s) {
-    const Tensor& x = as_tensor(t.ptr());
+  m.def("record_stream", [](const Tensor& x, const StreamObject& s) {
     require(!x.is_cpu(), "record_stream", "input", ErrorKind::Device, "expected a CUDA tensor, got one on the CPU");
     s.owner().record_stream(x.impl()->storage->data, s.handle);
   });
@@ -174,10 +175,8 @@ void init_cuda(PyObject* module) {
            })
       .def("reset", &GraphObject::reset);
   m.def("is_capturing", [] { return device_count() > 0 && backend().is_capturing(); });
-  m.def("pin_memory",
-        [](py::handle t) { return py::reinterpret_steal<py::object>(wrap(pin_memory(as_tensor(t.ptr())))); });
-  m.def("is_pinned", [](py::handle t) {
-    const Tensor& x = as_tensor(t.ptr());
+  m.def("pin_memory", [](const Tensor& t) { return py::reinterpret_steal<py::object>(wrap(pin_memory(t))); });
+  m.def("is_pinned", [](const Tensor& x) {
     return x.is_cpu() && device_count() > 0 && backend().is_pinned(x.impl()->storage->data);
   });
 }

@@ -272,7 +272,7 @@ void release_buffer(PyObject*, Py_buffer* view) { delete static_cast<BufferHold*
 
 void init_dlpack(PyObject* module) {
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
-  m.def("_to_dlpack", &to_dlpack);
+  m.def("_to_dlpack", &to_dlpack, py::call_guard<Flight>());
   m.def("from_dlpack", &from_dlpack, py::arg("x"),
         "from_dlpack(x) -> Tensor that shares the memory of any DLPack producer.");
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/in_flight.h"
 
 namespace pydlx::bind {
 
@@ -15,10 +16,11 @@ void init_callsite();  // lets the engine name the user's source lines; ops run 
 struct PythonError {};
 // Sets the Python error for the exception in flight; call from a catch (...) block.
 void set_python_error() noexcept;
-// Runs f, turning C++ exceptions into Python errors; for raw CPython slots.
+// Runs f, turning C++ exceptions into Python errors; for raw CPython slots. The end of f is the end of an operation.
 template <class F>
 auto guarded(F&& f) noexcept -> decltype(f()) {
   using R = decltype(f());
+  const Flight flight;
   try {
     return f();
   } catch (...) {

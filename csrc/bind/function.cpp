@@ -4,6 +4,7 @@
 #include "bind/autograd.h"
 #include "bind/caster.h"
 #include "bind/errors.h"
+#include "bind/garbage.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 
@@ -36,6 +37,7 @@ struct FunctionNode final : Node {
 
   void apply(Backward& bw) override {
     const py::gil_scoped_acquire lock;
+    leave_flight();
     py::tuple grads(outputs.size());
     const bool materialize = ctx.attr("materialize_grads").cast<bool>();
     for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -161,9 +163,17 @@ py::object record_function(py::object cls, py::object ctx, py::tuple args, py::o
 
 }  // namespace
 
+int visit_function(const Node& n, visitproc visit, void* arg) {
+  const auto* f = dynamic_cast<const FunctionNode*>(&n);
+  if (!f) return 0;
+  Py_VISIT(f->cls.ptr());
+  Py_VISIT(f->ctx.ptr());
+  return 0;
+}
+
 void init_function(PyObject* module) {
   py::module_ m = py::reinterpret_borrow<py::module_>(module);
-  m.def("_record_function", &record_function);
+  m.def("_record_function", &record_function, py::call_guard<Flight>());
 }
 
 }  // namespace pydlx::bind

@@ -13,6 +13,7 @@
 #include "bind/tensor_type.h"
 #include "bind_families.h"  // generated: declares bind_<family> for every bind/ops_<family>.cpp, and bind_all
 #include "core/backend.h"
+#include "core/in_flight.h"
 #include "core/parallel.h"
 #include "core/precision.h"
 #include "core/verbose.h"
@@ -26,8 +27,9 @@ namespace {
 // ---- hooks of the engine into the interpreter
 // ------------------------------------------------------------------------------------
 
+void* give_up_interpreter() { return Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr; }
 void* release_interpreter() {
-  if (!Py_IsInitialized() || !PyGILState_Check()) return nullptr;
+  if (!Py_IsInitialized() || !PyGILState_Check() || !enter_flight()) return nullptr;
   return PyEval_SaveThread();
 }
 void acquire_interpreter(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
@@ -118,6 +120,7 @@ PYBIND11_MODULE(_C, m) {
   registry.finish(m.ptr());
 
   blocking_hooks() = {release_interpreter, acquire_interpreter};
+  pause_interpreter = give_up_interpreter;
   init_callsite();
 
   py::register_exception_translator([](std::exception_ptr p) {

@@ -316,6 +316,7 @@ PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
     // An empty out is given the right size, as in PyTorch.
     if (o.numel() == 0 && r.numel() > 0 && !o.impl()->base && !o.requires_grad()) {
       Tensor fresh = empty(r.sizes(), o.dtype(), o.device());
+      const Alone alone(s.name.c_str());
       o.impl()->storage = fresh.impl()->storage;
       o.impl()->offset = 0;
       o.impl()->set_geometry(fresh.sizes(), fresh.strides());

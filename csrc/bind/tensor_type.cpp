@@ -6,6 +6,7 @@
 #include "autograd/node.h"
 #include "bind/autocast.h"
 #include "bind/autograd.h"
+#include "bind/garbage.h"
 #include "bind/indexing.h"
 #include "bind/interchange.h"
 #include "bind/schema.h"
@@ -37,13 +38,29 @@ PyObject* new_object(PyTypeObject* cls, Tensor t) {
 void dealloc(PyObject* o) {
   auto* p = self_of(o);
   PyTypeObject* type = Py_TYPE(o);
-  if (PyType_IS_GC(type)) PyObject_GC_UnTrack(o);
+  PyObject_GC_UnTrack(o);
+  // First of all: callbacks below may ask for the Python object of this tensor, and must get another one.
+  if (p->tensor.defined() && p->tensor.impl()->python == o) p->tensor.impl()->python = nullptr;
   if (p->weakrefs) PyObject_ClearWeakRefs(o);
   Py_CLEAR(p->dict);
-  if (p->tensor.defined() && p->tensor.impl()->python == o) p->tensor.impl()->python = nullptr;
   p->tensor.~Tensor();
   type->tp_free(o);
   Py_DECREF(type);
+}
+
+int traverse(PyObject* o, visitproc visit, void* arg) {
+  const PyTensor* p = self_of(o);
+  Py_VISIT(Py_TYPE(o));
+  Py_VISIT(p->dict);
+  const TensorImpl* t = p->tensor.impl();
+  return t && t->meta ? visit_tensor(*t, visit, arg) : 0;
+}
+
+int clear(PyObject* o) {
+  PyTensor* p = self_of(o);
+  Py_CLEAR(p->dict);
+  if (p->tensor.defined()) forget_python(*p->tensor.impl());
+  return 0;
 }
 
 // Tensor(...) is the legacy constructor: sizes, or data. `pydlx.tensor` does the work in both cases.
@@ -330,10 +347,14 @@ int set_data(PyObject* o, PyObject* v, void*) {
     require(!t.meta || !t.meta->grad_fn || (t.sizes == s.sizes && t.dtype == s.dtype), "data", "", ErrorKind::Gradient,
             "expected ", t.dtype, " data of shape ", t.sizes, " for the result of a recorded operation, got ", s.dtype,
             " of shape ", s.sizes, "; use detach() to get a tensor without history");
-    t.storage = s.storage;
+    // What is given up dies at the end: memory of other owners may run Python code then.
+    Ref<Storage> storage = s.storage;
+    Ref<TensorImpl> base;
+    const Alone alone("data");
+    std::swap(t.storage, storage);
+    std::swap(t.base, base);
     t.offset = s.offset;
     t.dtype = s.dtype;
-    t.base = nullptr;
     t.set_geometry(s.sizes, s.strides);
     return 0;
   });
@@ -494,6 +515,8 @@ PyType_Slot slot(int id, F* f) {
 }
 PyType_Slot slots[] = {slot(Py_tp_new, tensor_new),
                        slot(Py_tp_dealloc, dealloc),
+                       slot(Py_tp_traverse, traverse),
+                       slot(Py_tp_clear, clear),
                        slot(Py_tp_repr, repr),
                        slot(Py_tp_hash, hash),
                        slot(Py_tp_richcompare, compare),
@@ -538,7 +561,8 @@ PyType_Slot slots[] = {slot(Py_tp_new, tensor_new),
                        slot(Py_nb_float, to_float),
                        slot(Py_nb_index, to_index),
                        {0, nullptr}};
-PyType_Spec spec = {"pydlx.Tensor", sizeof(PyTensor), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+PyType_Spec spec = {"pydlx.Tensor", sizeof(PyTensor), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                    slots};
 
 }  // namespace
 

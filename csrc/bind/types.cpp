@@ -15,14 +15,9 @@ struct PyDType {
   DType value;
 };
 PyObject* g_dtypes[kDTypeCount] = {};
-// A device on its way into a Python object. The memory comes with a device in it: Python can make an object and leave
-// its __init__ out.
-struct PyDevice : Device {
+struct PyDevice : Device, ReadyMemory<PyDevice> {
   PyDevice() = default;
   PyDevice(Device d) : Device(d) {}
-  static void* operator new(std::size_t n) { return ::new (::operator new(n)) PyDevice; }
-  static void* operator new(std::size_t, void* p) { return p; }
-  static void operator delete(void* p) { ::operator delete(p); }
 };
 PyTypeObject* g_device_type = nullptr;
 std::vector<Device> g_outer_devices;  // defaults to return to at the end of `with device:` blocks
@@ -174,7 +169,7 @@ void init_types(PyObject* module) {
              set_default_device(g_outer_devices.back());
              g_outer_devices.pop_back();
            })
-      .def("__reduce__", [device_class = py::handle(device)](const Device& d) {
+      .def("__reduce__", [device_class = py::handle(device)](const PyDevice& d) {
         return py::make_tuple(device_class, py::make_tuple(d.str()));
       });
   device.attr("__module__") = "pydlx";

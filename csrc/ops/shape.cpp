@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "autograd/node.h"
+#include "core/in_flight.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/index.h"
@@ -236,6 +237,7 @@ Tensor& become(const char* op, Tensor& x, const Tensor& view) {
   require(GradMode::enabled() || is_leaf(x), op, "input", ErrorKind::Gradient,
           "the result of a recorded operation cannot change its shape in no_grad mode; use the out-of-place form");
   TensorImpl& impl = *x.impl();
+  const Alone alone(op);
   impl.offset = view.offset();
   impl.set_geometry(view.sizes(), view.strides());
   if (any_requires_grad(x)) set_history(x, view.impl()->meta->grad_fn, view.impl()->meta->output_nr);
@@ -253,6 +255,7 @@ Tensor& resize_(Tensor& x, const Dims& sizes) {
   require(!x.requires_grad(), op, "input", ErrorKind::Gradient,
           "expected a tensor without gradient; use reshape() or detach() first");
   const std::int64_t n = checked_numel(sizes, op);
+  const Alone alone(op);
   const std::int64_t bytes =
       checked_mul(checked_add(n, x.offset(), op), static_cast<std::int64_t>(itemsize(x.dtype())), op);
   TensorImpl& impl = *x.impl();
