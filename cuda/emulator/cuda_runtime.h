@@ -203,6 +203,14 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     if (emulator::lane_in(mask, l) && *static_cast<const char*>(emulator::slot(l))) bits |= 1u << l;
   return bits;
 }
+template <class T>
+unsigned __match_any_sync(unsigned mask, T v) {
+  emulator::exchange(mask, &v, sizeof v);
+  unsigned bits = 0;
+  for (unsigned l = 0; l < 32; ++l)
+    if (emulator::lane_in(mask, l) && std::memcmp(emulator::slot(l), &v, sizeof v) == 0) bits |= 1u << l;
+  return bits;
+}
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 
