@@ -59,8 +59,8 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
     set_source_files_properties(${PYDLX_CUDA_KERNELS} PROPERTIES LANGUAGE CXX)
     target_sources(pydlx_cuda PRIVATE cuda/emulator/emulator.cpp)
     target_include_directories(pydlx_cuda BEFORE PRIVATE cuda/emulator)
-    # As the device's compiler contracts, too; no sanitizers, which do not know the emulator's stacks.
-    target_compile_options(pydlx_cuda PRIVATE -O1 ${PYDLX_BASE_FLAGS} -mfma -ffp-contract=fast -fno-sanitize=all -Wno-psabi
+    # As the device's compiler contracts, too (which -O1 alone does not do); no sanitizers, which do not know the emulator's stacks.
+    target_compile_options(pydlx_cuda PRIVATE -O1 ${PYDLX_BASE_FLAGS} -mfma -ffp-contract=fast -fexpensive-optimizations -fno-sanitize=all -Wno-psabi
                                               -Wno-unknown-pragmas)
     set(PYDLX_CUDA_NAME "emulated")
   else()

@@ -24,7 +24,8 @@ struct LookUp {
   std::int64_t rows, words;  // words of W in a row
   FaultReport* faults;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const std::int64_t i = e / words, c = e - i * words, v = index[i];
+    const auto [i, c] = divide(e, words);
+    const std::int64_t v = index[i];
     if (v < 0 || v >= rows) {
       if (c == 0) report(faults, Fault::index, i);
       out[e] = W{};
@@ -92,7 +93,8 @@ struct SumRows {
   const std::uint32_t* order;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
     using A = compute_t<T>;
-    const std::int64_t packs = k.cols / V, v = e / packs, c = e - v * packs;
+    const std::int64_t packs = k.cols / V;
+    const auto [v, c] = divide(e, packs);
     const std::int64_t first = k.start[v], last = v == k.padding_index ? first : k.start[v + 1];
     const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
     A sum[V] = {};

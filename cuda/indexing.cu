@@ -221,7 +221,7 @@ struct ApplySorted {
   std::int64_t m;  // sorted elements
   bool shared;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const std::int64_t lines = shared ? r.slices * r.row : 1, j = e / lines;
+    const std::int64_t lines = shared ? r.slices * r.row : 1, j = divide(e, lines).quotient;
     const K k = key[j];
     if (k == last || (j > 0 && key[j - 1] == k)) return;
     const std::int64_t line = shared ? e - j * lines : static_cast<std::int64_t>(k) / r.self_size;

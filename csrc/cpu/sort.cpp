@@ -1,6 +1,4 @@
-// Sorting works on unsigned keys whose order is the order wanted: floats with their bits flipped so that they compare
-// as integers (-0 as 0, every NaN as the largest), everything complemented for descending order. A key and its position
-// form one item:
+// Sorting works on the unsigned keys of functors/sort_key.h. A key and its position form one item:
 //   up to 32-bit elements   (key << 32 | position) in 64 bits; all items differ, so any algorithm is stable
 //   64-bit elements         a pair
 // Short rows are merge sorted, long ones radix sorted byte by byte, skipping bytes in which all keys agree. One very
@@ -8,10 +6,14 @@
 #include "kernels/sort.h"
 
 #include "cpu/isa.h"
-#include "functors/types.h"
+#include "functors/sort_key.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
+
+using functors::is_nan;
+using functors::key_of;
+using functors::key_t;
 
 constexpr std::int64_t kRun = 16;             // insertion-sorted runs
 constexpr std::int64_t kRadix = 1024;         // from here radix sort wins
@@ -29,67 +31,16 @@ PYDLX_HD unsigned digit(const Wide& a, int d) { return a.key >> (8 * d) & 255; }
 PYDLX_HD std::int64_t position(Narrow a) { return static_cast<std::int64_t>(a & 0xffffffffu); }
 PYDLX_HD std::int64_t position(const Wide& a) { return static_cast<std::int64_t>(a.at); }
 
-// The unsigned integer of an element's width, and the items it sorts as.
-template <int kBytes>
-struct KeyOf {
-  using type = std::uint8_t;
-  using Item = Narrow;
+template <int bytes>
+struct ItemOf {
+  using type = Narrow;
 };
 template <>
-struct KeyOf<2> : KeyOf<1> {
-  using type = std::uint16_t;
-};
-template <>
-struct KeyOf<4> : KeyOf<1> {
-  using type = std::uint32_t;
-};
-template <>
-struct KeyOf<8> {
-  using type = std::uint64_t;
-  using Item = Wide;
+struct ItemOf<8> {
+  using type = Wide;
 };
 template <class T>
-using key_t = typename KeyOf<sizeof(T)>::type;
-template <class T>
-using item_t = typename KeyOf<sizeof(T)>::Item;
-
-template <class T>
-constexpr int exponent_bits = 0;  // floats only
-template <>
-constexpr int exponent_bits<Half> = 5;
-template <>
-constexpr int exponent_bits<BFloat16> = 8;
-template <>
-constexpr int exponent_bits<float> = 8;
-template <>
-constexpr int exponent_bits<double> = 11;
-
-template <class T>
-PYDLX_HD bool is_nan(T x) {
-  if constexpr (exponent_bits<T> == 0) {
-    return false;
-  } else {
-    using U = key_t<T>;
-    constexpr U sign = U(U(1) << (8 * sizeof(U) - 1)), magnitude = U(sign - 1);
-    constexpr U infinity =
-        U(magnitude >> (8 * sizeof(U) - 1 - exponent_bits<T>) << (8 * sizeof(U) - 1 - exponent_bits<T>));
-    return (bit_cast<U>(x) & magnitude) > infinity;
-  }
-}
-
-template <class T>
-PYDLX_HD key_t<T> key_of(T x, bool descending) {
-  using U = key_t<T>;
-  constexpr U sign = U(U(1) << (8 * sizeof(U) - 1));
-  U u = bit_cast<U>(x);
-  if constexpr (exponent_bits<T> > 0) {
-    u = u == sign ? U(0) : u;  // -0
-    u = is_nan(x) ? U(~U(0)) : U(u & sign ? ~u : u | sign);
-  } else if constexpr (T(-1) < T(0)) {
-    u = U(u ^ sign);
-  }
-  return descending ? U(~u) : u;
-}
+using item_t = typename ItemOf<sizeof(T)>::type;
 
 template <class T>
 PYDLX_HD item_t<T> item_of(T x, std::int64_t i, bool descending) {
@@ -223,7 +174,7 @@ void select_items(E* a, E* b, std::int64_t n, std::int64_t k) {
   std::int64_t low = 0, high = n - 1;
   for (int depth = 0; high - low > 32; ++depth) {
     if (depth > 64) {
-      sort_items(a + low, b + low, high - low + 1);
+      merge_sort(a + low, b + low, high - low + 1);  // radix sort keeps the order of equal keys, which is lost here
       return;
     }
     const E x = a[low], y = a[low + (high - low) / 2], z = a[high];
@@ -316,6 +267,7 @@ void topk_rows(const Sort& s) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T* x = in + r * n;
       std::int64_t have = 0, i = 0;
+      const bool have_order = k == n;
       for (; i < capacity; ++i) a[have++] = item_of(x[i], i, s.descending);
       if (have < n) {
         select_items(a, spare, have, k - 1);
@@ -341,7 +293,10 @@ void topk_rows(const Sort& s) {
         }
       }
       if (have > k) select_items(a, spare, have, k - 1);
-      sort_items(a, spare, k);
+      if (have_order)
+        sort_items(a, spare, k);
+      else
+        merge_sort(a, spare, k);  // selection has lost the order of equal keys, which radix sort would keep
       write_row(x, a, k, values + r * k, s.index + r * k);
     }
   });

@@ -57,7 +57,9 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
   int flat_axes = 0;
   std::int64_t defined = 0;
   for (const Tensor& t : indices) defined += t.defined();
-  for (const Tensor& t : indices) {
+  for (const Tensor& given : indices) {
+    // Indices from the CPU are welcome everywhere.
+    const Tensor t = given.defined() && given.is_cpu() ? to_device(detach(given), x.device()) : given;
     const int span = t.defined() && is_mask(t) ? t.ndim() : 1;
     require(axis + span <= x.ndim(), op, "index", ErrorKind::Index, "too many indices for a tensor of shape ",
             x.sizes());
@@ -67,8 +69,8 @@ Plan make_plan(const char* op, const Tensor& x, const TensorList& indices) {
     }
     require(!is_floating(t.dtype()), op, "index", ErrorKind::Index, "expected integers or bools as an index, got ",
             t.dtype());
-    require(t.device() == x.device() || t.is_cpu(), op, "index", ErrorKind::Device, "expected an index on ", x.device(),
-            ", got ", t.device());
+    require(t.device() == x.device(), op, "index", ErrorKind::Device, "expected an index on ", x.device(), ", got ",
+            t.device());
     if (is_mask(t)) {
       require(t.ndim() > 0, op, "index", ErrorKind::Index, "expected a mask with at least one dimension");
       for (int k = 0; k < span; ++k)
@@ -312,7 +314,7 @@ Tensor with_axis(const Tensor& x) { return x.ndim() == 0 ? reshape(x, {1}) : x; 
 
 Tensor shared_index(const char* op, const Tensor& x, int dim, const Tensor& index, const Tensor& target = {}) {
   require(index.ndim() <= 1, op, "index", ErrorKind::Shape, "expected a 1-d tensor, got shape ", index.sizes());
-  Tensor i = prepare_index(op, index);
+  Tensor i = prepare_index(op, x, index);
   check_range(op, i, 0, x.ndim() == 0 ? Dims{1} : x.sizes(), dim);
   return target.defined() && shares_memory(i, target) ? clone(i) : i;
 }

@@ -4,9 +4,11 @@
 
 namespace pydlx::ops {
 
-Tensor prepare_index(const char* op, const Tensor& index) {
+Tensor prepare_index(const char* op, const Tensor& x, const Tensor& index) {
   require(is_integral(index.dtype()), op, "index", ErrorKind::DType, "expected an integer tensor, got ", index.dtype(),
           is_floating(index.dtype()) ? "; convert it with .long()" : "");
+  require(index.device() == x.device(), op, "index", ErrorKind::Device, "expected ", x.device(),
+          " like the input, got ", index.device(), "; move it with .to()");
   return contiguous(to_dtype(detach(index), DType::Int64));
 }
 

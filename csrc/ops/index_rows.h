@@ -11,7 +11,7 @@
 namespace pydlx::ops {
 
 // The index as a contiguous int64 tensor without history; refuses floats and bools.
-Tensor prepare_index(const char* op, const Tensor& index);
+Tensor prepare_index(const char* op, const Tensor& x, const Tensor& index);
 // IndexError unless all values lie in [low, sizes[axis]).
 void check_range(const char* op, const Tensor& index, std::int64_t low, const Dims& sizes, int axis);
 [[noreturn]] void range_error(const char* op, const Tensor& index, std::int64_t position, std::int64_t low,
@@ -57,6 +57,8 @@ Tensor write_op(const char* name, const Tensor& x, const Tensor& source, bool in
   const bool wanted = is_floating(x.dtype()) && any_requires_grad(x, source);
   Tensor src = detach(source);
   if (src.dtype() != x.dtype()) src = to_dtype(src, x.dtype());
+  common_device(name, {&x, &source});
+  src = to_device(src, x.device());  // a single number may come from the CPU
   if (!inplace) {
     Tensor out = clone(detach(x));
     raw(out, src);

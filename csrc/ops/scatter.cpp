@@ -35,7 +35,7 @@ Call prepare(const char* op, const Tensor& x, std::int64_t axis, const Tensor& i
                 "expected a shape at least as large as the index's ", index.sizes(), ", got ", source->sizes());
     }
   }
-  Tensor i = prepare_index(op, index);
+  Tensor i = prepare_index(op, x, index);
   if (i.numel() > 0) check_range(op, i, 0, xs, dim);
   if (target.defined() && shares_memory(i, target)) i = clone(i);
   return {dim, i.ndim() == 0 ? reshape(i, {1}) : i};
@@ -277,7 +277,7 @@ Tensor& scatter_reduce_(Tensor& x, std::int64_t dim, const Tensor& index, const 
 // -----------------------------------------------------------------------------------------------------------------
 
 Tensor take(const Tensor& x, const Tensor& i) {
-  const Tensor at = prepare_index("take", i);
+  const Tensor at = prepare_index("take", x, i);
   return index(reshape(x, {-1}), {at});
 }
 
@@ -298,7 +298,7 @@ Tensor take_along_dim(const Tensor& x, const Tensor& indices, std::optional<std:
 }
 
 Tensor put(const Tensor& x, const Tensor& i, const Tensor& source, bool accumulate) {
-  const Tensor at = reshape(prepare_index("put", i), {-1});
+  const Tensor at = reshape(prepare_index("put", x, i), {-1});
   require(source.numel() == at.numel(), "put", "source", ErrorKind::Shape, "expected ", at.numel(),
           " elements like the index, got ", source.numel());
   return reshape(index_put(reshape(x, {-1}), {at}, reshape(source, {-1}), accumulate), x.sizes());

@@ -224,7 +224,7 @@ Tensor quantile(const Tensor& input, const Tensor& q, std::optional<std::int64_t
   require(how == "linear" || how == "lower" || how == "higher" || how == "midpoint" || how == "nearest", op,
           "interpolation", ErrorKind::Value, "expected linear, lower, higher, midpoint or nearest, got '", how, "'");
   require(input.numel() > 0, op, "input", ErrorKind::Shape, "expected at least one element, got shape ", input.sizes());
-  const Tensor qd = to_dtype(detach(q), input.dtype());
+  const Tensor qd = to_device(to_dtype(detach(q), input.dtype()), input.device());
   const Tensor inside = all(logical_and(ge(qd, integer(0)), le(qd, integer(1))), std::nullopt, false);
   require(item(inside).to_int() != 0, op, "q", ErrorKind::Value, "expected values in [0, 1]");
   Tensor x = wanted ? input : flat(input);

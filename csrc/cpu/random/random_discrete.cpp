@@ -1,20 +1,13 @@
 // Draws that walk: permutations, weighted sampling, Poisson counts.
 #include "cpu/first_bad.h"
 #include "cpu/random/stream.h"
-#include "functors/random.h"
+#include "functors/distributions.h"
 #include "kernels/random.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
 using namespace functors;
-
-// The i-th 64-bit number of the stream.
-inline __attribute__((always_inline)) std::uint64_t word64(std::uint64_t seed, std::uint64_t offset, std::int64_t i) {
-  const PhiloxWords p = philox(seed, offset + static_cast<std::uint64_t>(i) / 2);
-  const int j = static_cast<int>(i & 1) * 2;
-  return std::uint64_t{p.w[j]} << 32 | p.w[j + 1];
-}
 
 // Fisher and Yates.
 void permutation(const RandomFill& k) {
@@ -24,7 +17,7 @@ void permutation(const RandomFill& k) {
   for (std::int64_t i = 0; i + 1 < k.n; ++i) {
     const int at = static_cast<int>(i % (kWords / 2));
     if (at == 0) random_bits(k.seed, k.offset + static_cast<std::uint64_t>(i) / 2, r);
-    const std::int64_t j = i + static_cast<std::int64_t>(mul_high(r[at], static_cast<std::uint64_t>(k.n - i)));
+    const std::int64_t j = shuffle_partner(r[at], i, k.n);
     const std::int64_t v = out[i];
     out[i] = out[j];
     out[j] = v;
@@ -67,25 +60,13 @@ std::int64_t multinomial(const Multinomial& k) {
       if (k.replacement) {  // inverse of the cumulative sum
         double total = 0;
         for (std::int64_t j = 0; j < k.cols; ++j) s[j] = total += p[j];
-        for (std::int64_t i = 0; i < k.samples; ++i) {
-          const double u = unit(word64(k.seed, k.offset, row * k.samples + i), 53) * total;
-          std::int64_t lo = 0, hi = last;  // first j with s[j] > u; zero weights are never chosen
-          while (lo < hi) {
-            const std::int64_t mid = lo + (hi - lo) / 2;
-            if (s[mid] > u)
-              hi = mid;
-            else
-              lo = mid + 1;
-          }
-          out[i] = lo;
-        }
+        for (std::int64_t i = 0; i < k.samples; ++i)
+          out[i] = draw_weighted(word64(k.seed, k.offset, row * k.samples + i), s, total, last);
       } else {
-        // Exponential races: the order of E_j / p_j is the order of drawing without replacement (Efraimidis and
-        // Spirakis 2006).
         std::int64_t* order = k.order + row * k.cols;
         std::int64_t n = 0;
         for (std::int64_t j = 0; j < k.cols; ++j) {
-          s[j] = -log_positive(open_unit(word64(k.seed, k.offset, row * k.cols + j))) / p[j];
+          s[j] = race_time(word64(k.seed, k.offset, row * k.cols + j), p[j]);
           if (p[j] > 0) order[n++] = j;
         }
         for (std::int64_t i = n / 2 - 1; i >= 0; --i) sift_down(order, s, i, n);
@@ -101,43 +82,6 @@ std::int64_t multinomial(const Multinomial& k) {
   return short_row.position >= 0 ? -2 - short_row.position : -1;
 }
 
-// A private stream of uniforms in (0, 1) for one element.
-struct ElementStream {
-  std::uint64_t seed, block, sub = 0;
-  inline __attribute__((always_inline)) double next() {
-    const PhiloxWords p = philox(seed, block, sub / 2);
-    const int j = static_cast<int>(sub++ & 1) * 2;
-    return open_unit(std::uint64_t{p.w[j]} << 32 | p.w[j + 1]);
-  }
-};
-
-// Small rates: multiply uniforms (Knuth). Larger: transformed rejection with squeeze (Hoermann 1993, PTRS).
-double poisson_one(double rate, ElementStream s) {
-  if (rate == 0) return 0;
-  if (rate < 10) {
-    const double limit = math::exp(-rate);
-    double product = s.next(), count = 0;
-    while (product > limit) {
-      product *= s.next();
-      ++count;
-    }
-    return count;
-  }
-  const double root = math::sqrt(rate), log_rate = log_positive(rate);
-  const double b = 0.931 + 2.53 * root, a = -0.059 + 0.02483 * b;
-  const double inv_alpha = 1.1239 + 1.1328 / (b - 3.4), v_r = 0.9277 - 3.6224 / (b - 2);
-  for (;;) {
-    const double u = s.next() - 0.5, v = s.next();
-    const double us = 0.5 - math::abs(u);
-    const double count = __builtin_floor((2 * a / us + b) * u + rate + 0.43);
-    if (us >= 0.07 && v <= v_r) return count;
-    if (count < 0 || (us < 0.013 && v > us)) continue;
-    if (log_positive(v) + log_positive(inv_alpha) - log_positive(a / (us * us) + b) <=
-        -rate + count * log_rate - __builtin_lgamma(count + 1))
-      return count;
-  }
-}
-
 template <class T>
 std::int64_t poisson(const RandomFill& k) {
   const T* rate = static_cast<const T*>(k.input);
@@ -150,7 +94,7 @@ std::int64_t poisson(const RandomFill& k) {
         bad.note(i);
         out[i] = 0;
       } else {
-        out[i] = static_cast<T>(poisson_one(r, {k.seed, k.offset + static_cast<std::uint64_t>(i)}));
+        out[i] = static_cast<T>(draw_poisson(r, {k.seed, k.offset + static_cast<std::uint64_t>(i)}));
       }
     }
   });

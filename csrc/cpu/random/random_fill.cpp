@@ -1,7 +1,7 @@
 // Continuous distributions, integers, coin flips and dropout.
 #include "cpu/first_bad.h"
 #include "cpu/random/stream.h"
-#include "functors/random.h"
+#include "functors/distributions.h"
 #include "functors/types.h"
 #include "kernels/random.h"
 
@@ -15,45 +15,15 @@ using bits_t = typename RandomBits<T>::type;
 
 // One step of a distribution: N values from N random numbers.
 template <RandomOp op, class T, int N>
-inline __attribute__((always_inline)) void transform(const bits_t<T>* r, T* y, const RandomFill& k) {
-  const T a = static_cast<T>(k.a), b = static_cast<T>(k.b);
-  if constexpr (op == RandomOp::uniform) {
-    const T width = static_cast<T>(k.b - k.a);
-    const int bits = k.bits;
+inline __attribute__((always_inline)) void transform(const bits_t<T>* r, T* y, const DrawParams<T>& k) {
+  if constexpr (op == RandomOp::normal) {
 #pragma omp simd
-    for (int i = 0; i < N; ++i) {
-      const T v = unit(r[i], bits) * width + a;
-      y[i] = v >= b ? a : v;  // rounding may reach the excluded end
-    }
-  } else if constexpr (op == RandomOp::normal) {
-    // Box and Muller: a radius and an angle give two independent values.
-#pragma omp simd
-    for (int i = 0; i < N; i += 2) {
-      const T radius = math::sqrt(T(-2) * log_positive(open_unit(r[i]))) * b;
-      const SinCos<T> angle = sincos_turns(unit(r[i + 1], 24));
-      y[i] = a + radius * angle.cos;
-      y[i + 1] = a + radius * angle.sin;
-    }
-  } else if constexpr (op == RandomOp::exponential) {
-    const T tiny = sizeof(T) == 8 ? T(0x1p-54) : T(0x1p-33);
-#pragma omp simd
-    for (int i = 0; i < N; ++i) {
-      const T e = -log_positive(open_unit(r[i]));
-      y[i] = (e < tiny ? tiny : e) / a;
-    }
+    for (int i = 0; i < N; i += 2) draw_normal(r[i], r[i + 1], k, y[i], y[i + 1]);
   } else if constexpr (op == RandomOp::geometric) {
-    const T scale = static_cast<T>(k.b);  // 1 / log(1 - p), computed by the caller; 0 for p = 1
-    for (int i = 0; i < N; ++i) {
-      const T v = log_positive(open_unit(r[i])) * scale;
-      const T c = static_cast<T>(__builtin_ceil(static_cast<double>(v)));
-      y[i] = c < T(1) ? T(1) : c;
-    }
+    for (int i = 0; i < N; ++i) y[i] = draw<op>(r[i], k);
   } else {
 #pragma omp simd
-    for (int i = 0; i < N; ++i) {
-      const SinCos<T> s = sincos_turns((unit(r[i], 24) + (sizeof(T) == 8 ? T(0x1p-54) : T(0x1p-25))) * T(0.5));
-      y[i] = a - b * (s.cos / s.sin);  // tan(pi (u - 1/2)) = -cot(pi u)
-    }
+    for (int i = 0; i < N; ++i) y[i] = draw<op>(r[i], k);
   }
 }
 
@@ -61,12 +31,13 @@ template <RandomOp op, class T>
 void fill(const RandomFill& k) {
   T* out = static_cast<T*>(k.out);
   constexpr int width = static_cast<int>(kWords * 4 / sizeof(T));
+  const DrawParams<T> p(k);
   for_each_step<bits_t<T>>(k.n, k.seed, k.offset, [&](std::int64_t i, std::int64_t n, const bits_t<T>* r) {
     if (n == width) {
-      transform<op, T, width>(r, out + i, k);
+      transform<op, T, width>(r, out + i, p);
     } else {
       T y[width];
-      transform<op, T, width>(r, y, k);
+      transform<op, T, width>(r, y, p);
       std::memcpy(out + i, y, static_cast<std::size_t>(n) * sizeof(T));
     }
   });
@@ -76,8 +47,7 @@ void integers(const RandomFill& k) {
   std::int64_t* out = static_cast<std::int64_t*>(k.out);
   const std::uint64_t low = static_cast<std::uint64_t>(k.low), range = k.range;
   for_each_step<std::uint64_t>(k.n, k.seed, k.offset, [&](std::int64_t i, std::int64_t n, const std::uint64_t* r) {
-    for (std::int64_t j = 0; j < n; ++j)
-      out[i + j] = static_cast<std::int64_t>(low + (range ? mul_high(r[j], range) : r[j]));
+    for (std::int64_t j = 0; j < n; ++j) out[i + j] = draw_integer(r[j], low, range);
   });
 }
 

@@ -1,0 +1,67 @@
+// Sorting works on unsigned keys whose order is the order wanted: floats with their bits flipped so that they compare
+// as integers (-0 as 0, every NaN as the largest), everything complemented for descending order. Shared by the CPU and
+// CUDA backends.
+#pragma once
+#include "core/dtype.h"
+
+namespace pydlx::functors {
+
+// The unsigned integer of an element's width.
+template <int bytes>
+struct KeyOf {
+  using type = std::uint8_t;
+};
+template <>
+struct KeyOf<2> {
+  using type = std::uint16_t;
+};
+template <>
+struct KeyOf<4> {
+  using type = std::uint32_t;
+};
+template <>
+struct KeyOf<8> {
+  using type = std::uint64_t;
+};
+template <class T>
+using key_t = typename KeyOf<sizeof(T)>::type;
+
+template <class T>
+inline constexpr int exponent_bits = 0;  // floats only
+template <>
+inline constexpr int exponent_bits<Half> = 5;
+template <>
+inline constexpr int exponent_bits<BFloat16> = 8;
+template <>
+inline constexpr int exponent_bits<float> = 8;
+template <>
+inline constexpr int exponent_bits<double> = 11;
+
+template <class T>
+PYDLX_HD bool is_nan(T x) {
+  if constexpr (exponent_bits<T> == 0) {
+    return false;
+  } else {
+    using U = key_t<T>;
+    constexpr U sign = U(U(1) << (8 * sizeof(U) - 1)), magnitude = U(sign - 1);
+    constexpr U infinity =
+        U(magnitude >> (8 * sizeof(U) - 1 - exponent_bits<T>) << (8 * sizeof(U) - 1 - exponent_bits<T>));
+    return (bit_cast<U>(x) & magnitude) > infinity;
+  }
+}
+
+template <class T>
+PYDLX_HD key_t<T> key_of(T x, bool descending) {
+  using U = key_t<T>;
+  constexpr U sign = U(U(1) << (8 * sizeof(U) - 1));
+  U u = bit_cast<U>(x);
+  if constexpr (exponent_bits<T> > 0) {
+    u = u == sign ? U(0) : u;  // -0
+    u = is_nan(x) ? U(~U(0)) : U(u & sign ? ~u : u | sign);
+  } else if constexpr (T(-1) < T(0)) {
+    u = U(u ^ sign);
+  }
+  return descending ? U(~u) : u;
+}
+
+}  // namespace pydlx::functors

@@ -1,0 +1,225 @@
+// Sorting and selecting along rows. Rows of up to kShort elements are sorted in shared memory by a bitonic network
+// (Batcher 1968) over (key, position) items, which all differ; longer ones by radix sort. Selection finds the key of
+// the wanted rank digit by digit and then collects in order of position.
+#pragma once
+#include "cuda/sort/radix.cuh"
+#include "functors/sort_key.h"
+
+namespace pydlx::cuda {
+namespace {
+
+using functors::is_nan;
+using functors::key_of;
+using functors::key_t;
+
+constexpr int kShort = 2048;
+
+// Rows to be sorted: n items of every row of x, which has `stride` elements; item i is element at[row * n + i], or i.
+template <class T>
+struct RowsToSort {
+  const T* x;
+  const std::uint32_t* at;
+  std::int64_t rows, stride, n;
+  std::int64_t keep;  // leading results wanted
+  bool descending;
+  T* values;  // [rows, keep], or null
+  std::int64_t* index;
+
+  __device__ __forceinline__ std::int64_t element(std::int64_t row, std::int64_t i) const {
+    return at ? at[row * n + i] : i;
+  }
+  __device__ __forceinline__ void write(std::int64_t row, std::int64_t rank, std::int64_t i) const {
+    const std::int64_t e = element(row, i);
+    index[row * keep + rank] = e;
+    if (values) values[row * keep + rank] = x[row * stride + e];
+  }
+};
+
+// ---- short rows -----------------------------------------------------------------------------------------------------
+
+using NarrowItem = std::uint64_t;  // key << 32 | position
+struct WideItem {
+  std::uint64_t key, at;
+};
+__device__ __forceinline__ bool before(NarrowItem a, NarrowItem b) { return a < b; }
+__device__ __forceinline__ bool before(const WideItem& a, const WideItem& b) {
+  return a.key < b.key || (a.key == b.key && a.at < b.at);
+}
+__device__ __forceinline__ std::int64_t item_place(NarrowItem a) { return static_cast<std::int64_t>(a & 0xffffffffu); }
+__device__ __forceinline__ std::int64_t item_place(const WideItem& a) { return static_cast<std::int64_t>(a.at); }
+template <int bytes>
+struct ItemOf {
+  using type = NarrowItem;
+};
+template <>
+struct ItemOf<8> {
+  using type = WideItem;
+};
+
+// A block sorts `group` rows, each in `width` items, a power of two.
+template <class T>
+__global__ void __launch_bounds__(kEachThreads)
+    sort_short(const __grid_constant__ RowsToSort<T> s, int width, int group) {
+  using Item = typename ItemOf<sizeof(T)>::type;
+  __shared__ Item items[kShort];
+  const int total = width * group, threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * group;
+  for (int j = thread; j < total; j += threads) {
+    const std::int64_t row = first_row + j / width;
+    const int i = j % width;
+    Item item;
+    if (row < s.rows && i < s.n) {
+      const key_t<T> key = key_of(s.x[row * s.stride + s.element(row, i)], s.descending);
+      if constexpr (sizeof(T) == 8)
+        item = {key, static_cast<std::uint64_t>(i)};
+      else
+        item = static_cast<NarrowItem>(key) << 32 | static_cast<NarrowItem>(i);
+    } else {
+      if constexpr (sizeof(T) == 8)
+        item = {~std::uint64_t{0}, ~std::uint64_t{0}};
+      else
+        item = ~NarrowItem{0};  // behind every element
+    }
+    items[j] = item;
+  }
+  __syncthreads();
+  for (int size = 2; size <= width; size *= 2)
+    for (int step = size / 2; step > 0; step /= 2) {
+      for (int j = thread; j < total / 2; j += threads) {
+        const int i = 2 * j - (j & (step - 1));
+        const bool up = size == width || (i & size) == 0;
+        const Item a = items[i], b = items[i + step];
+        if (before(b, a) == up) {
+          items[i] = b;
+          items[i + step] = a;
+        }
+      }
+      __syncthreads();
+    }
+  for (int j = thread; j < total; j += threads) {
+    const std::int64_t row = first_row + j / width;
+    const int rank = j % width;
+    if (row < s.rows && rank < s.keep) s.write(row, rank, item_place(items[j]));
+  }
+}
+
+// ---- long rows ------------------------------------------------------------------------------------------------------
+
+template <class T>
+using radix_t = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+
+template <class T>
+struct WriteKeys {
+  RowsToSort<T> s;
+  radix_t<T>* keys;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const auto [row, i] = divide(e, s.n);
+    keys[e] = key_of(s.x[row * s.stride + s.element(row, i)], s.descending);
+  }
+};
+template <class T>
+struct WriteSorted {
+  RowsToSort<T> s;
+  const std::uint32_t* order;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const auto [row, rank] = divide(e, s.keep);
+    s.write(row, rank, order[row * s.n + rank]);
+  }
+};
+
+template <class T>
+void sort_rows(const RowsToSort<T>& s) {
+  if (s.rows <= 0 || s.n <= 0 || s.keep <= 0) return;
+  if (s.n <= kShort) {
+    int width = 2;
+    while (width < s.n) width *= 2;
+    // Short rows share a block, as long as there are blocks for the whole device.
+    std::int64_t group = s.rows / (std::int64_t{4} * multiprocessors());
+    group = group < 1 ? 1 : group < kShort / width ? group : kShort / width;
+    const std::int64_t pairs = width * group / 2;
+    const unsigned threads = pairs >= kEachThreads ? kEachThreads
+                             : pairs <= kWarp      ? kWarp
+                                                   : ceil_div(pairs, kWarp) * kWarp;
+    launch(sort_short<T>, ceil_div(s.rows, group), threads, 0, s, width, static_cast<int>(group));
+    return;
+  }
+  RadixSort<radix_t<T>> sort(s.rows, s.n);
+  for_each(s.rows * s.n, WriteKeys<T>{s, sort.keys()});
+  sort.run(8 * static_cast<int>(sizeof(T)));
+  for_each(s.rows * s.keep, WriteSorted<T>{s, sort.at()});
+}
+
+// ---- selection ------------------------------------------------------------------------------------------------------
+
+// The key of rank k (from 0) in a row, and how many equal keys come up to that rank. All threads of the block call.
+template <class T>
+__device__ key_t<T> key_of_rank(const T* x, std::int64_t n, std::int64_t k, bool descending, std::int64_t& equal) {
+  using K = key_t<T>;
+  __shared__ unsigned long long count[kDigits];
+  __shared__ std::int64_t rest;
+  __shared__ unsigned digit;
+  K prefix = 0, known = 0;
+  for (int shift = 8 * static_cast<int>(sizeof(K)) - 8; shift >= 0; shift -= 8) {
+    for (int d = static_cast<int>(threadIdx.x); d < kDigits; d += static_cast<int>(blockDim.x)) count[d] = 0;
+    __syncthreads();
+    for (std::int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+      const K key = key_of(x[i], descending);
+      if (static_cast<K>(key & known) == prefix) atomicAdd(&count[digit_of(key, shift)], 1ull);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      auto left = static_cast<unsigned long long>(shift == 8 * static_cast<int>(sizeof(K)) - 8 ? k : rest);
+      unsigned d = 0;
+      while (d + 1 < kDigits && left >= count[d]) left -= count[d++];
+      digit = d;
+      rest = static_cast<std::int64_t>(left);
+    }
+    __syncthreads();
+    prefix = static_cast<K>(prefix | static_cast<K>(static_cast<K>(digit) << shift));
+    known = static_cast<K>(known | static_cast<K>(static_cast<K>(kDigits - 1) << shift));
+    __syncthreads();
+  }
+  equal = rest + 1;
+  return prefix;
+}
+
+// Positions of the k first elements in sorted order, ascending. One block per row.
+template <class T>
+__global__ void __launch_bounds__(kEachThreads)
+    select_first(const T* data, std::int64_t n, std::int64_t k, bool descending, std::uint32_t* at) {
+  __shared__ std::int64_t slots[kWarp];
+  const T* x = data + blockIdx.x * n;
+  std::uint32_t* out = at + blockIdx.x * k;
+  std::int64_t equal;
+  const key_t<T> bar = key_of_rank(x, n, k - 1, descending, equal);
+  std::int64_t less_seen = 0, equal_seen = 0;
+  for (std::int64_t tile = 0; tile < n; tile += kEachThreads) {
+    const std::int64_t i = tile + threadIdx.x;
+    const key_t<T> key = i < n ? key_of(x[i], descending) : bar;
+    const bool is_less = i < n && key < bar, is_equal = i < n && key == bar;
+    std::int64_t total;  // counts of both kinds in one sum: fewer than 2^32 elements in a row
+    const std::int64_t counts = exclusive_sum((is_less ? std::int64_t{1} << 32 : 0) + (is_equal ? 1 : 0), slots, total);
+    const std::int64_t less_before = less_seen + (counts >> 32), equal_before = equal_seen + (counts & 0xffffffff);
+    if (is_less || (is_equal && equal_before < equal))
+      out[less_before + (equal_before < equal ? equal_before : equal)] = static_cast<std::uint32_t>(i);
+    less_seen += total >> 32;
+    equal_seen += total & 0xffffffff;
+  }
+}
+
+template <class T>
+void topk_rows(const RowsToSort<T>& s) {
+  if (s.rows <= 0 || s.keep <= 0) return;
+  // A few very long rows would leave most of the device idle in select_first.
+  const bool few_long = s.n >= (std::int64_t{1} << 20) && s.rows < multiprocessors() / 4;
+  if (s.n <= kShort || s.keep * 2 > s.n || few_long) return sort_rows(s);
+  const Scratch<std::uint32_t> at(s.rows * s.keep);
+  launch(select_first<T>, static_cast<unsigned>(s.rows), kEachThreads, 0, s.x, s.n, s.keep, s.descending, at.get());
+  RowsToSort<T> candidates = s;
+  candidates.at = at.get();
+  candidates.n = s.keep;
+  sort_rows(candidates);
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
