@@ -1,79 +1,19 @@
 // Scans. Each line is walked in order; lines along the last axis run four side by side, others 64 neighbouring columns
-// at a time. float32 sums and products are carried in float64, so that a long scan is as accurate at its end as at its
-// start.
+// at a time.
 #include "kernels/scan.h"
 
 #include "cpu/isa.h"
-#include "functors/types.h"
-
-extern "C" {
-double exp(double);
-double log1p(double);
-}
+#include "functors/scan.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
+
+using namespace functors;
 
 constexpr std::int64_t kColumns = 64;
 // A step waits for the one before it, about four cycles; four lines fill them. More would have so many streams open
 // that rows a power of two apart evict each other from the first-level cache.
 constexpr int kLines = 4;
-
-template <class T>
-struct CarryOf {
-  using type = double;
-};
-template <>
-struct CarryOf<std::int64_t> {
-  using type = std::uint64_t;
-};  // wraps without undefined behaviour
-template <class T>
-using carry_t = typename CarryOf<T>::type;
-
-template <class T>
-struct CumSum {
-  using State = carry_t<T>;
-  static constexpr bool indexed = false;
-  PYDLX_HD static State init() { return 0; }
-  PYDLX_HD static void step(State& s, T x, std::int64_t) { s += static_cast<State>(x); }
-  PYDLX_HD static T value(State s) { return static_cast<T>(s); }
-};
-template <class T>
-struct CumProd {
-  using State = carry_t<T>;
-  static constexpr bool indexed = false;
-  PYDLX_HD static State init() { return 1; }
-  PYDLX_HD static void step(State& s, T x, std::int64_t) { s *= static_cast<State>(x); }
-  PYDLX_HD static T value(State s) { return static_cast<T>(s); }
-};
-template <class T>
-struct LogCumSumExp {
-  using State = double;
-  static constexpr bool indexed = false;
-  PYDLX_HD static State init() { return -__builtin_inf(); }
-  PYDLX_HD static void step(State& s, T x, std::int64_t) {
-    const double v = static_cast<double>(x), high = s > v ? s : v, low = s > v ? v : s;
-    // Equal infinities would subtract to NaN; a NaN on either side survives through the other branch.
-    s = s == v && s - v != 0 ? s : high + log1p(exp(low - high));
-  }
-  PYDLX_HD static T value(State s) { return static_cast<T>(s); }
-};
-// The last of equals wins, and the first NaN ends the contest: PyTorch's rule.
-template <bool largest, class T>
-struct CumExtremum {
-  using A = functors::compute_t<T>;
-  struct State {
-    A value;
-    std::int64_t at;
-  };
-  static constexpr bool indexed = true;
-  PYDLX_HD static State init() { return {A(0), -1}; }
-  PYDLX_HD static void step(State& s, T x, std::int64_t i) {
-    const A v = static_cast<A>(x);
-    if (s.at < 0 || v != v || (s.value == s.value && (largest ? v >= s.value : v <= s.value))) s = {v, i};
-  }
-  PYDLX_HD static T value(State s) { return static_cast<T>(s.value); }
-};
 
 // `lines` contiguous lines of n elements, one after another in memory. The states are locals, which stay in registers.
 template <class O, int lines, bool exclusive, class T>
