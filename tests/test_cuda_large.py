@@ -91,3 +91,162 @@ def test_bad_index_is_reported():
     with pytest.raises(IndexError, match="position 0"):
         pydlx.zeros(0).cuda().index_select(0, i).cpu()
     assert x.scatter(0, pydlx.tensor([2]).cuda(), 3.0).cpu().tolist()[2] == 3  # the device goes on
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int16", "uint8", "bool", "float16"])
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (70, 3), (9, 40), (40, 100), (3, 2048), (2, 2049), (3, 9000)])
+def test_sort(dtype, rows, n):
+    x = np.round(floats(rows, n) * 20)
+    if dtype == "bool":
+        x = x > 0
+    for descending in (False, True):
+        same(lambda t, d=descending: t.sort(-1, descending=d), x.astype(dtype))
+        for k in {1, min(n, 7), n // 3, n}:
+            same(lambda t, d=descending, k=k: t.topk(k, largest=d), x.astype(dtype))
+    if dtype != "bool":
+        for k in {1, n // 2 + 1, n}:
+            same(lambda t, k=k: t.kthvalue(k), x.astype(dtype))
+
+
+def test_sort_of_special_values():
+    x = floats(3, 5000)
+    x[:, ::7], x[:, 1::7], x[:, 2::7], x[:2, 3::7] = np.inf, -0.0, 0.0, np.nan
+    same(lambda t: t.sort(-1), x)
+    same(lambda t: t.topk(900), x)
+    same(lambda t: t.median(1), x)
+    same(lambda t: t.nanmedian(1), x)
+
+
+def test_bincount_with_weights():
+    same(lambda i, w: pydlx.bincount(i, w), below(40, 5000), floats(5000))
+    same(lambda i: pydlx.bincount(i, minlength=99), below(40, 5000))
+
+
+def test_searchsorted():
+    for right in (False, True):
+        same(lambda a, v, r=right: pydlx.searchsorted(a, v, right=r), np.sort(floats(3, 500), -1), floats(3, 99))
+
+
+def weights(*sizes):
+    w = np.abs(floats(*sizes, seed=4))
+    w[..., ::3] = 0
+    return w
+
+
+N = 9001  # no multiple of what a thread draws, several blocks
+DRAWS = {
+    **{
+        f"{name}-{dtype}": lambda x, g, name=name, dtype=dtype, a=a: getattr(x(N, dtype=dtype), name)(*a, generator=g)
+        for name, a in (
+            ("uniform_", (-2, 3)),
+            ("normal_", (1, 2)),
+            ("exponential_", (0.5,)),
+            ("geometric_", (0.1,)),
+            ("cauchy_", (1, 2)),
+            ("bernoulli_", (0.3,)),
+        )
+        for dtype in (pydlx.float32, pydlx.float64, pydlx.float16, pydlx.bfloat16)
+    },
+    "randint": lambda x, g: x(N, dtype=pydlx.int64).random_(-5, 1000, generator=g),
+    "random": lambda x, g: x(N, dtype=pydlx.int64).random_(generator=g),
+    "bernoulli": lambda x, g: pydlx.bernoulli(pydlx.linspace(0, 1, N).to(x(1).device), generator=g),
+    "poisson-small": lambda x, g: pydlx.poisson(x(N) + 3, generator=g),
+    "poisson": lambda x, g: pydlx.poisson(pydlx.linspace(0, 90, N).to(x(1).device), generator=g),
+    "multinomial": lambda x, g: pydlx.multinomial(pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, True, generator=g),
+    "multinomial-once": lambda x, g: pydlx.multinomial(pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, generator=g),
+    "multinomial-short": lambda x, g: pydlx.multinomial(pydlx.tensor(weights(90, 7)).to(x(1).device), 4, generator=g),
+    **{f"randperm-{n}": lambda x, g, n=n: pydlx.randperm(n, generator=g, device=x(1).device) for n in (1, 2, 33, 5000, 20000)},
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_bits(name):
+    drawn = []
+    for device in ("cpu", "cuda"):
+        g = pydlx.Generator(device=device)
+        g.manual_seed(2**40 + 7)
+        x = DRAWS[name](lambda *s, d=device, **o: pydlx.zeros(*s, device=d, **o), g)
+        assert x.device.type == device
+        drawn.append((x.float() if x.dtype == pydlx.bfloat16 else x).cpu().numpy())
+    np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.float64, pydlx.float16, pydlx.bfloat16])
+def test_dropout_bits(dtype):
+    x = pydlx.tensor(floats(N)).to(dtype)
+    for p in (0.0, 0.3, 1.0):
+        results = []
+        for t in (x, x.cuda()):
+            pydlx.manual_seed(5)
+            results.append(pydlx.nn.functional.dropout(t, p).float().cpu().numpy())
+        np.testing.assert_array_equal(*results)
+
+
+def test_bad_weights_are_reported():
+    for bad in ([0.5, -1.0, 2.0], [0.0, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="weights"):
+            pydlx.multinomial(pydlx.tensor(bad).cuda(), 1).cpu()
+
+
+@pytest.mark.parametrize("sizes", [(5000,), (3, 2500), (3000, 3), (2, 700, 40), (3000, 2, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "float16"])
+def test_scans(sizes, dtype):
+    x = (floats(*sizes) * 20 % 9).astype(dtype)
+    dim = int(np.argmax(sizes))
+    for op in (pydlx.cummax, pydlx.cummin):
+        same(lambda t, op=op: op(t, dim), x)
+    if dtype == "int64":  # exact in any order of addition
+        same(lambda t: t.cumsum(dim), x)
+        same(lambda t: (t % 3 + 1).cumprod(dim), x)
+    elif dtype == "float64":
+        t = pydlx.tensor(x)
+        for op in (pydlx.cumsum, pydlx.logcumsumexp):
+            np.testing.assert_allclose(op(t.cuda(), dim).cpu().numpy(), op(t, dim).numpy(), rtol=1e-13)
+        y = 1 + t / 1000
+        np.testing.assert_allclose(y.cuda().cumprod(dim).cpu().numpy(), y.cumprod(dim).numpy(), rtol=1e-11)
+
+
+OPTIMISERS = {
+    "sgd": lambda p: pydlx.optim.SGD(p, lr=0.1),
+    "sgd-nesterov": lambda p: pydlx.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "sgd-dampening": lambda p: pydlx.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1, maximize=True),
+    "adam": lambda p: pydlx.optim.Adam(p, lr=0.1),
+    "adamw-amsgrad": lambda p: pydlx.optim.AdamW(p, lr=0.1, amsgrad=True),
+    "rmsprop": lambda p: pydlx.optim.RMSprop(p, lr=0.1),
+    "rmsprop-all": lambda p: pydlx.optim.RMSprop(p, lr=0.1, centered=True, momentum=0.5, weight_decay=0.1),
+    "adagrad": lambda p: pydlx.optim.Adagrad(p, lr=0.1, lr_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.float64, pydlx.bfloat16])
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_optimisers(name, dtype):
+    """More tensors than one launch takes, of odd sizes, one of several tiles, some not aligned to 16 bytes."""
+    sizes = [*range(1, 80), 0, 5003]
+    results = []
+    for device in ("cpu", "cuda"):
+        flat = pydlx.tensor(floats(sum(sizes))).to(dtype).to(device)
+        params = [piece.detach().requires_grad_() for piece in flat.split(sizes)]
+        optimiser = OPTIMISERS[name](params)
+        for step in range(3):
+            for i, p in enumerate(params):
+                p.grad = pydlx.tensor(floats(sizes[i], seed=10 * i + step)).to(dtype).to(device)
+            optimiser.step()
+        results.append(flat.float().cpu().numpy() if dtype == pydlx.bfloat16 else flat.cpu().numpy())
+    eps = {pydlx.float32: 1e-6, pydlx.float64: 1e-14, pydlx.bfloat16: 1e-2}[dtype]
+    np.testing.assert_allclose(results[1], results[0], rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("options", [{"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 5, "stride": 1, "dilation": 2}])
+def test_pooling_of_many_windows(options):
+    x = floats(3, 4, 40, 37)
+
+    def max_pool(x):
+        x = x.detach().requires_grad_()
+        y, i = pydlx.nn.functional.max_pool2d(x, return_indices=True, **options)
+        (y * y).sum().backward()
+        return y.detach(), i, x.grad
+
+    same(max_pool, x)
+    if "dilation" not in options:
+        same(lambda t: pydlx.nn.functional.max_unpool2d(*pydlx.nn.functional.max_pool2d(t, 2, 2, return_indices=True), 2), x[..., :36])

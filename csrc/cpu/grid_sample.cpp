@@ -2,52 +2,13 @@
 // weights are computed once and used for all channels. The image gradient is split over images and channels, so no two
 // threads add to one element.
 #include "cpu/isa.h"
-#include "functors/types.h"
+#include "functors/grid_place.h"
 #include "kernels/resample.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
 constexpr int kSpan = 64;
-
-// A coordinate in pixels and its derivative with respect to the grid value.
-template <class T>
-struct Place {
-  T at, slope;
-};
-
-template <class T>
-Place<T> place_of(T g, std::int64_t size, const GridSample& s) {
-  const T n = static_cast<T>(size);
-  Place<T> p = s.align_corners ? Place<T>{(g + 1) / 2 * (n - 1), (n - 1) / 2} : Place<T>{((g + 1) * n - 1) / 2, n / 2};
-  if (s.padding == GridSample::Padding::reflection) {
-    const T low = s.align_corners ? T(0) : T(-0.5), span = s.align_corners ? n - 1 : n;
-    if (span <= 0) {
-      p = {0, 0};
-    } else {
-      T d = p.at - low;
-      if (d < 0) {
-        d = -d;
-        p.slope = -p.slope;
-      }
-      const T turns = sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(d / span)))
-                                     : static_cast<T>(__builtin_floor(d / span));
-      const T rest = d - turns * span;
-      const T half = turns * T(0.5);
-      const bool even = half == (sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(half)))
-                                                : static_cast<T>(__builtin_floor(half)));
-      p.at = even ? rest + low : span - rest + low;
-      if (!even) p.slope = -p.slope;
-    }
-  }
-  if (s.padding != GridSample::Padding::zeros) {
-    if (p.at <= 0) p = {0, 0};
-    if (p.at >= n - 1) p = {n - 1, 0};
-  }
-  // Far outside (and NaN): any place without neighbours in the image, small enough to become an integer.
-  if (!(p.at > T(-1e9) && p.at < T(1e9))) p = {T(-100), 0};
-  return p;
-}
 
 template <class T>
 struct Corners {
@@ -57,55 +18,18 @@ struct Corners {
 };
 
 template <class T>
-T floor_of(T v) {
-  return sizeof(T) == 4 ? static_cast<T>(__builtin_floorf(static_cast<float>(v))) : static_cast<T>(__builtin_floor(v));
-}
-template <class T>
-T nearest_of(T v) {
-  return sizeof(T) == 4 ? static_cast<T>(__builtin_rintf(static_cast<float>(v))) : static_cast<T>(__builtin_rint(v));
-}
-
-template <class T>
-int find_corners(const GridSample& s, std::int64_t image, std::int64_t first, std::int64_t n, bool slopes,
+int find_corners(const GridSample& sample, std::int64_t image, std::int64_t first, std::int64_t n, bool slopes,
                  Corners<T>& c) {
+  const GridSample s =
+      sample;  // a copy: what is written to c could be part of the original, for all the compiler knows
   const T* grid = static_cast<const T*>(s.grid) + (image * s.points + first) * s.axes;
-  const int axes = s.axes, corners = s.mode == GridSample::Mode::nearest ? 1 : 1 << axes;
+  const int corners = functors::grid_corners(s);
   for (std::int64_t j = 0; j < n; ++j) {
-    std::int64_t low[3];
-    T part[3][2], slope[3];  // per axis, x first: weights of the lower and upper neighbour
-    for (int a = 0; a < axes; ++a) {
-      const Place<T> p = place_of(grid[j * axes + a], s.in[2 - a], s);
-      if (corners == 1) {
-        low[a] = static_cast<std::int64_t>(nearest_of(p.at));
-        part[a][0] = 1;
-        slope[a] = 0;
-      } else {
-        const T base = floor_of(p.at);
-        low[a] = static_cast<std::int64_t>(base);
-        part[a][1] = p.at - base;
-        part[a][0] = 1 - part[a][1];
-        slope[a] = p.slope;
-      }
-    }
+    const functors::GridPoint<T> p = functors::grid_point(s, grid + j * s.axes);
     for (int k = 0; k < corners; ++k) {
-      bool inside = true;
-      std::int64_t offset = 0;
-      T w = 1;
-      for (int a = axes - 1; a >= 0; --a) {
-        const std::int64_t i = low[a] + (k >> a & 1), size = s.in[2 - a];
-        inside = inside && i >= 0 && i < size;
-        offset = offset * size + i;
-        w *= part[a][k >> a & 1];
-      }
-      c.offset[k][j] = inside ? offset : -1;
-      c.weight[k][j] = w;
+      c.offset[k][j] = functors::grid_corner(s, p, k, c.weight[k][j]);
       if (!slopes) continue;
-      for (int a = 0; a < axes; ++a) {
-        T d = slope[a] * ((k >> a & 1) ? T(1) : T(-1));
-        for (int o = 0; o < axes; ++o)
-          if (o != a) d *= part[o][k >> o & 1];
-        c.slope[a][k][j] = d;
-      }
+      for (int a = 0; a < s.axes; ++a) c.slope[a][k][j] = functors::grid_slope(s, p, k, a);
     }
   }
   return corners;

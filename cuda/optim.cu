@@ -1,0 +1,245 @@
+// Optimiser steps: one pass over parameter, gradient and state. Lists of tensors travel in the arguments of the kernel,
+// dozens at a time, so that a captured step needs no memory of the host.
+#include "cuda/runtime/each.cuh"
+#include "functors/math.h"
+#include "functors/types.h"
+#include "kernels/optim.h"
+
+namespace pydlx::cuda {
+namespace {
+
+using functors::compute_t;
+
+constexpr int kListed = 64;    // tensors per launch: the arguments stay within 4 KiB
+constexpr int kStepItems = 8;  // elements per thread and pass
+constexpr int kStepTile = kEachThreads * kStepItems;
+
+struct Lists {
+  int count;
+  std::int64_t tiles[kListed + 1];  // where the tiles of each tensor start
+  std::int64_t size[kListed];
+  void* param[kListed];
+  const void* grad[kListed];
+};
+// State lists are separate, because most steps have one or two.
+struct States {
+  void* list[kMaxOptimState][kListed];
+};
+
+// ---- the rules ------------------------------------------------------------------------------------------------------
+
+template <class A>
+struct Common {
+  A decay, sign;
+  bool decays;
+  explicit Common(const OptimStep& k)
+      : decay(static_cast<A>(k.weight_decay)), sign(k.maximize ? A(-1) : A(1)), decays(k.weight_decay != 0) {}
+  // Without decay the parameter is not used, so an infinite one cannot turn into NaN through 0 * inf.
+  __device__ __forceinline__ A wanted(A grad, A param) const {
+    return decays ? sign * grad + decay * param : sign * grad;
+  }
+};
+
+// Every rule updates p and its used state s[] from the gradient g.
+template <class T>
+struct Sgd : Common<compute_t<T>> {
+  using A = compute_t<T>;
+  A lr, mu, take;
+  bool nesterov, first;
+  bool used[kMaxOptimState];
+  explicit Sgd(const SgdStep& k)
+      : Common<A>(k),
+        lr(static_cast<A>(k.lr)),
+        mu(static_cast<A>(k.momentum)),
+        take(static_cast<A>(1.0 - k.dampening)),
+        nesterov(k.nesterov),
+        first(k.first_step),
+        used{k.state[0] != nullptr, false, false} {}
+  __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
+    A g = this->wanted(grad, p);
+    if (used[0]) {
+      s[0] = first ? g : mu * s[0] + take * g;
+      g = nesterov ? g + mu * s[0] : s[0];
+    }
+    p = p - lr * g;
+  }
+};
+
+template <class T>
+struct Adam : Common<compute_t<T>> {
+  using A = compute_t<T>;
+  A take1, take2, eps, step, root, shrink;
+  bool used[kMaxOptimState];
+  explicit Adam(const AdamStep& k)
+      : Common<A>(k),
+        take1(static_cast<A>(1.0 - k.beta1)),
+        take2(static_cast<A>(1.0 - k.beta2)),
+        eps(static_cast<A>(k.eps)),
+        step(static_cast<A>(-k.step_size)),
+        root(static_cast<A>(k.correction2_sqrt)),
+        shrink(static_cast<A>(k.shrink)),
+        used{true, true, k.state[2] != nullptr} {}
+  __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
+    const A param = p * shrink, g = this->wanted(grad, p);
+    s[0] = s[0] + take1 * (g - s[0]);
+    s[1] = s[1] + take2 * (g * g - s[1]);
+    A scale = s[1];
+    if (used[2]) {
+      scale = s[1] > s[2] || s[1] != s[1] ? s[1] : s[2];  // NaN wins
+      s[2] = scale;
+    }
+    p = param + step * s[0] / (math::sqrt(scale) / root + eps);
+  }
+};
+
+template <class T>
+struct Rmsprop : Common<compute_t<T>> {
+  using A = compute_t<T>;
+  A lr, take, eps, mu;
+  bool used[kMaxOptimState];
+  explicit Rmsprop(const RmspropStep& k)
+      : Common<A>(k),
+        lr(static_cast<A>(k.lr)),
+        take(static_cast<A>(1.0 - k.alpha)),
+        eps(static_cast<A>(k.eps)),
+        mu(static_cast<A>(k.momentum)),
+        used{true, k.state[1] != nullptr, k.state[2] != nullptr} {}
+  __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
+    const A g = this->wanted(grad, p);
+    s[0] = s[0] + take * (g * g - s[0]);
+    A v = s[0];
+    if (used[1]) {
+      s[1] = s[1] + take * (g - s[1]);
+      v = v - s[1] * s[1];
+      v = v < A(0) ? A(0) : v;  // rounding must not put a negative variance under the root
+    }
+    const A scale = math::sqrt(v) + eps;
+    if (used[2]) {
+      s[2] = mu * s[2] + g / scale;
+      p = p - lr * s[2];
+    } else {
+      p = p - lr * g / scale;
+    }
+  }
+};
+
+template <class T>
+struct Adagrad : Common<compute_t<T>> {
+  using A = compute_t<T>;
+  A lr, eps;
+  bool used[kMaxOptimState];
+  explicit Adagrad(const AdagradStep& k)
+      : Common<A>(k), lr(static_cast<A>(k.lr)), eps(static_cast<A>(k.eps)), used{true, false, false} {}
+  __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
+    const A g = this->wanted(grad, p);
+    s[0] = s[0] + g * g;
+    p = p - lr * g / (math::sqrt(s[0]) + eps);
+  }
+};
+
+// ---- the pass over memory -------------------------------------------------------------------------------------------
+
+template <class T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T v[V];
+};
+
+// V neighbouring elements of every operand.
+template <class T, int V, class Rule>
+__device__ __forceinline__ void step_at(const Rule& rule, T* param, const T* grad, T* const (&state)[kMaxOptimState],
+                                        std::int64_t i) {
+  using A = compute_t<T>;
+  using P = Pack<T, V>;
+  P p = *reinterpret_cast<const P*>(param + i), s[kMaxOptimState] = {};
+  const P g = *reinterpret_cast<const P*>(grad + i);
+#pragma unroll
+  for (int l = 0; l < kMaxOptimState; ++l)
+    if (rule.used[l]) s[l] = *reinterpret_cast<const P*>(state[l] + i);
+#pragma unroll
+  for (int j = 0; j < V; ++j) {
+    A x = static_cast<A>(p.v[j]), y[kMaxOptimState];
+#pragma unroll
+    for (int l = 0; l < kMaxOptimState; ++l) y[l] = static_cast<A>(s[l].v[j]);
+    rule.update(x, static_cast<A>(g.v[j]), y);
+    p.v[j] = static_cast<T>(x);
+#pragma unroll
+    for (int l = 0; l < kMaxOptimState; ++l) s[l].v[j] = static_cast<T>(y[l]);
+  }
+  *reinterpret_cast<P*>(param + i) = p;
+#pragma unroll
+  for (int l = 0; l < kMaxOptimState; ++l)
+    if (rule.used[l]) *reinterpret_cast<P*>(state[l] + i) = s[l];
+}
+
+template <class T, class Rule>
+__global__ void __launch_bounds__(kEachThreads)
+    step_lists(const __grid_constant__ Lists lists, const __grid_constant__ States states,
+               const __grid_constant__ Rule rule) {
+  constexpr int V = 16 / static_cast<int>(sizeof(T));
+  for (std::int64_t tile = blockIdx.x; tile < lists.tiles[lists.count]; tile += gridDim.x) {
+    int low = 0, high = lists.count;  // the last tensor that starts at or before the tile
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (lists.tiles[middle] <= tile ? low : high) = middle;
+    }
+    T* param = static_cast<T*>(lists.param[low]);
+    const T* grad = static_cast<const T*>(lists.grad[low]);
+    T* state[kMaxOptimState];
+    auto addresses = reinterpret_cast<std::uintptr_t>(param) | reinterpret_cast<std::uintptr_t>(grad);
+#pragma unroll
+    for (int l = 0; l < kMaxOptimState; ++l) {
+      state[l] = rule.used[l] ? static_cast<T*>(states.list[l][low]) : nullptr;
+      addresses |= reinterpret_cast<std::uintptr_t>(state[l]);
+    }
+    const std::int64_t first = (tile - lists.tiles[low]) * kStepTile, rest = lists.size[low] - first;
+    const std::int64_t n = rest < kStepTile ? rest : kStepTile;
+    const std::int64_t packed = addresses % 16 == 0 ? n / V * V : 0;
+    for (std::int64_t i = threadIdx.x * V; i < packed; i += kEachThreads * V)
+      step_at<T, V>(rule, param, grad, state, first + i);
+    for (std::int64_t i = packed + threadIdx.x; i < n; i += kEachThreads)
+      step_at<T, 1>(rule, param, grad, state, first + i);
+  }
+}
+
+template <class T, class Rule, class Step>
+void run(const Step& k) {
+  const Rule rule(k);
+  for (std::int64_t begin = 0; begin < k.count; begin += kListed) {
+    Lists lists;
+    States states;
+    lists.count = 0;
+    lists.tiles[0] = 0;
+    for (std::int64_t t = begin; t < k.count && t < begin + kListed; ++t) {
+      const std::int64_t n = k.start[t + 1] - k.start[t];
+      if (n == 0) continue;
+      const int i = lists.count++;
+      lists.tiles[i + 1] = lists.tiles[i] + (n + kStepTile - 1) / kStepTile;
+      lists.size[i] = n;
+      lists.param[i] = k.param[t];
+      lists.grad[i] = k.grad[t];
+      for (int l = 0; l < kMaxOptimState; ++l) states.list[l][i] = k.state[l] ? k.state[l][t] : nullptr;
+    }
+    if (lists.count > 0)
+      launch(step_lists<T, Rule>, grid_for(lists.tiles[lists.count], 16), kEachThreads, 0, lists, states, rule);
+  }
+}
+
+template <class T>
+void add_optim(OptimKernels& o) {
+  constexpr int i = static_cast<int>(DTypeOf<T>::value);
+  o.sgd[i] = run<T, Sgd<T>, SgdStep>;
+  o.adam[i] = run<T, Adam<T>, AdamStep>;
+  o.rmsprop[i] = run<T, Rmsprop<T>, RmspropStep>;
+  o.adagrad[i] = run<T, Adagrad<T>, AdagradStep>;
+}
+
+}  // namespace
+
+void register_optim(KernelTable& t) {
+  add_optim<Half>(family<OptimKernels>(t));
+  add_optim<BFloat16>(family<OptimKernels>(t));
+  add_optim<float>(family<OptimKernels>(t));
+  add_optim<double>(family<OptimKernels>(t));
+}
+
+}  // namespace pydlx::cuda

@@ -1,0 +1,260 @@
+// Max and average pooling, and the index-driven passes behind max pooling's gradient and max_unpool. Every output is
+// one thread; gradients gather what reaches an input, so there are no atomics on floats.
+#include "cuda/runtime/each.cuh"
+#include "cuda/runtime/faults.h"
+#include "cuda/sort/claim.cuh"
+#include "kernels/pool.h"
+
+namespace pydlx::cuda {
+namespace {
+
+__device__ __forceinline__ std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+__device__ __forceinline__ std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+__device__ __forceinline__ std::int64_t up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// The clipped window of output o along an axis: positions first, first + step, ..., `count` of them.
+struct Window {
+  std::int64_t first, count, step;
+  std::int64_t span;  // what an average counts along this axis
+};
+__device__ __forceinline__ Window window_of(const Pool& p, int axis, std::int64_t o) {
+  const std::int64_t n = p.in[axis];
+  if (p.adaptive) {
+    const std::int64_t lo = o * n / p.out[axis], hi = up((o + 1) * n, p.out[axis]);
+    return {lo, hi - lo, 1, hi - lo};
+  }
+  const std::int64_t start = o * p.stride[axis] - p.pad[axis], d = p.dilation[axis];
+  const std::int64_t skip = start >= 0 ? 0 : d == 1 ? -start : up(-start, d);
+  const std::int64_t last = smaller(p.kernel[axis], d == 1 ? n - start : up(n - start, d));
+  const std::int64_t count = larger(0, last - skip);
+  const std::int64_t padded = smaller(start + p.kernel[axis], n + p.pad[axis]) - start;
+  return {start + skip * d, count, d, p.count_include_pad ? padded : count};
+}
+
+// Position -> plane and place along the three axes of `size`.
+struct Place {
+  std::int64_t plane, at[3];
+};
+__device__ __forceinline__ Place place_of(std::int64_t e, const std::int64_t (&size)[3]) {
+  Place p;
+  for (int a = 2; a >= 0; --a) {
+    const Quotient q = divide(e, size[a]);
+    p.at[a] = q.rest;
+    e = q.quotient;
+  }
+  p.plane = e;
+  return p;
+}
+
+std::int64_t volume(const std::int64_t (&n)[3]) { return n[0] * n[1] * n[2]; }
+
+// What a sum over the window is divided by. The product of three spans may exceed 64 bits.
+template <class T>
+__device__ __forceinline__ T divisor_of(const Pool& p, const Window& d, const Window& h, const Window& w) {
+  return p.divisor ? static_cast<T>(p.divisor)
+                   : static_cast<T>(d.span) * static_cast<T>(h.span) * static_cast<T>(w.span);
+}
+
+template <class T>
+struct Max {
+  Pool p;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Place o = place_of(e, p.out);
+    const Window d = window_of(p, 0, o.at[0]), h = window_of(p, 1, o.at[1]), w = window_of(p, 2, o.at[2]);
+    const T* x = static_cast<const T*>(p.x) + o.plane * p.in[0] * p.in[1] * p.in[2];
+    T best = -static_cast<T>(__builtin_huge_val());
+    std::int64_t at = (d.first * p.in[1] + h.first) * p.in[2] + w.first;
+    for (std::int64_t i = 0; i < d.count; ++i)
+      for (std::int64_t j = 0; j < h.count; ++j) {
+        const std::int64_t row = ((d.first + i * d.step) * p.in[1] + h.first + j * h.step) * p.in[2] + w.first;
+        for (std::int64_t k = 0; k < w.count; ++k) {
+          const T v = x[row + k * w.step];
+          if (v > best || v != v) {  // NaN wins, the last one of several
+            best = v;
+            at = row + k * w.step;
+          }
+        }
+      }
+    static_cast<T*>(p.y)[e] = best;
+    if (p.index) p.index[e] = at;
+  }
+};
+
+template <class T>
+struct Average {
+  Pool p;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Place o = place_of(e, p.out);
+    const Window d = window_of(p, 0, o.at[0]), h = window_of(p, 1, o.at[1]), w = window_of(p, 2, o.at[2]);
+    const T* x = static_cast<const T*>(p.x) + o.plane * p.in[0] * p.in[1] * p.in[2];
+    T sum = 0;
+    for (std::int64_t i = 0; i < d.count; ++i)
+      for (std::int64_t j = 0; j < h.count; ++j) {
+        const T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + j * h.step) * p.in[2] + w.first;
+        for (std::int64_t k = 0; k < w.count; ++k) sum += row[k * w.step];
+      }
+    static_cast<T*>(p.y)[e] = sum / divisor_of<T>(p, d, h, w);
+  }
+};
+
+// The outputs whose windows may hold input i along an axis; covers() tells.
+struct Reach {
+  std::int64_t first, end;
+};
+__device__ __forceinline__ Reach reach_of(const Pool& p, int axis, std::int64_t i) {
+  const std::int64_t n = p.in[axis], m = p.out[axis];
+  if (p.adaptive) return {i * m / n, smaller(m, up((i + 1) * m, n))};
+  const std::int64_t at = i + p.pad[axis], reach = (p.kernel[axis] - 1) * p.dilation[axis], s = p.stride[axis];
+  return {at > reach ? up(at - reach, s) : 0, smaller(m, at / s + 1)};
+}
+__device__ __forceinline__ bool covers(const Pool& p, int axis, std::int64_t i, const Window& w) {
+  return i >= w.first && i < w.first + w.count * w.step &&
+         (p.adaptive || p.dilation[axis] == 1 || (i - w.first) % w.step == 0);
+}
+
+template <class T>
+struct AverageGrad {
+  Pool p;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Place i = place_of(e, p.in);
+    const T* y = static_cast<const T*>(p.y) + i.plane * p.out[0] * p.out[1] * p.out[2];
+    const Reach rd = reach_of(p, 0, i.at[0]), rh = reach_of(p, 1, i.at[1]), rw = reach_of(p, 2, i.at[2]);
+    T sum = 0;
+    for (std::int64_t a = rd.first; a < rd.end; ++a) {
+      const Window d = window_of(p, 0, a);
+      if (!covers(p, 0, i.at[0], d)) continue;
+      for (std::int64_t b = rh.first; b < rh.end; ++b) {
+        const Window h = window_of(p, 1, b);
+        if (!covers(p, 1, i.at[1], h)) continue;
+        for (std::int64_t c = rw.first; c < rw.end; ++c) {
+          const Window w = window_of(p, 2, c);
+          if (covers(p, 2, i.at[2], w)) sum += y[(a * p.out[1] + b) * p.out[2] + c] / divisor_of<T>(p, d, h, w);
+        }
+      }
+    }
+    static_cast<T*>(p.x)[e] = sum;
+  }
+};
+
+template <class T>
+void max_pool(const Pool& p) {
+  for_each(p.planes * volume(p.out), Max<T>{p});
+}
+template <class T>
+void average_pool(const Pool& p) {
+  for_each(p.planes * volume(p.out), Average<T>{p});
+}
+template <class T>
+void average_grad(const Pool& p) {
+  for_each(p.planes * volume(p.in), AverageGrad<T>{p});
+}
+
+// ---- planes linked by an index --------------------------------------------------------------------------------------
+
+// The wide element that belongs to narrow element e, or -1 and a report.
+__device__ __forceinline__ std::int64_t wide_place(const PlaneIndex& p, std::int64_t e, FaultReport* faults) {
+  const std::int64_t k = p.index[e];
+  if (static_cast<std::uint64_t>(k) >= static_cast<std::uint64_t>(p.wide_size)) {
+    report(faults, Fault::index, e);
+    return -1;
+  }
+  return k;
+}
+
+template <class T>
+struct Gather {
+  PlaneIndex p;
+  FaultReport* faults;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const std::int64_t k = wide_place(p, e, faults), plane = divide(e, p.narrow_size).quotient;
+    static_cast<T*>(p.narrow)[e] = k < 0 ? T(0) : static_cast<const T*>(p.wide)[plane * p.wide_size + k];
+  }
+};
+template <class T>
+std::int64_t gather(const PlaneIndex& p) {
+  for_each(p.planes * p.narrow_size, Gather<T>{p, fault_report()});
+  return -1;
+}
+
+template <class T>
+void clear(const PlaneIndex& p) {
+  const std::size_t bytes = static_cast<std::size_t>(p.planes * p.wide_size) * sizeof(T);
+  if (bytes > 0) check(cudaMemsetAsync(p.wide, 0, bytes, current_stream().handle), "cudaMemsetAsync");
+}
+
+// A block adds planes one after another, in order of the narrow elements.
+template <class T>
+__global__ void __launch_bounds__(kEachThreads)
+    add_planes(const __grid_constant__ PlaneIndex p, Claims claims, FaultReport* faults) {
+  for (std::int64_t plane = blockIdx.x; plane < p.planes; plane += gridDim.x) {
+    T* wide = static_cast<T*>(p.wide) + plane * p.wide_size;
+    for (std::int64_t first = 0; first < p.narrow_size; first += kEachThreads) {
+      const std::int64_t e = first + threadIdx.x;
+      const bool inside = e < p.narrow_size;
+      const std::int64_t k = inside ? wide_place(p, plane * p.narrow_size + e, faults) : -1;
+      const T v = inside ? static_cast<const T*>(p.narrow)[plane * p.narrow_size + e] : T(0);
+      claims.in_order(k, [&] { wide[k] += v; });
+    }
+  }
+}
+
+template <class T>
+std::int64_t scatter_add(const PlaneIndex& p) {
+  clear<T>(p);
+  if (p.planes * p.narrow_size <= 0 || p.wide_size <= 0) return -1;
+  const unsigned blocks = claim_blocks(p.planes, p.wide_size);
+  const ClaimTable table(blocks, p.wide_size);
+  launch(add_planes<T>, blocks, kEachThreads, 0, p, table.claims(), fault_report());
+  return -1;
+}
+
+struct Mark {  // the last narrow element that names the place, counted from 1
+  PlaneIndex p;
+  unsigned long long* last;
+  FaultReport* faults;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const std::int64_t k = wide_place(p, e, faults);
+    if (k >= 0)
+      atomicMax(last + divide(e, p.narrow_size).quotient * p.wide_size + k, static_cast<unsigned long long>(e) + 1);
+  }
+};
+template <class T>
+struct TakeMarked {
+  PlaneIndex p;
+  const unsigned long long* last;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    static_cast<T*>(p.wide)[e] = last[e] ? static_cast<const T*>(p.narrow)[last[e] - 1] : T(0);
+  }
+};
+template <class T>
+std::int64_t place(const PlaneIndex& p) {
+  const std::int64_t n = p.planes * p.wide_size;
+  if (n <= 0) return -1;
+  const Scratch<unsigned long long> last(n);
+  check(
+      cudaMemsetAsync(last.get(), 0, static_cast<std::size_t>(n) * sizeof(unsigned long long), current_stream().handle),
+      "cudaMemsetAsync");
+  for_each(p.planes * p.narrow_size, Mark{p, last.get(), fault_report()});
+  for_each(n, TakeMarked<T>{p, last.get()});
+  return -1;
+}
+
+template <class T>
+void add_pool(PoolKernels& k) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  k.max[t] = max_pool<T>;
+  k.average[t] = average_pool<T>;
+  k.average_grad[t] = average_grad<T>;
+  k.gather[t] = gather<T>;
+  k.scatter_add[t] = scatter_add<T>;
+  k.place[t] = place<T>;
+}
+
+}  // namespace
+
+void register_pool(KernelTable& t) {
+  add_pool<float>(family<PoolKernels>(t));
+  add_pool<double>(family<PoolKernels>(t));
+}
+
+}  // namespace pydlx::cuda

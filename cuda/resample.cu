@@ -1,0 +1,106 @@
+// Sparse maps along one axis, and sliding blocks. Every output element is one thread's sum in a fixed order.
+#include "cuda/runtime/each.cuh"
+#include "cuda/runtime/upload.cuh"
+#include "kernels/resample.h"
+
+namespace pydlx::cuda {
+namespace {
+
+// ---- maps -----------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct MapAxis {
+  AxisMap m;  // with tables on the device
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Quotient a = divide(e, m.inner), b = divide(a.quotient, m.out);
+    const std::int64_t i = a.rest, j = b.rest, o = b.quotient;
+    const T* x = static_cast<const T*>(m.x) + o * m.in * m.inner + i;
+    T sum = 0;
+    for (std::int64_t k = m.start[j]; k < m.start[j + 1]; ++k)
+      sum += static_cast<T>(m.weight[k]) * x[m.index[k] * m.inner];
+    static_cast<T*>(m.y)[e] = sum;
+  }
+};
+
+template <class T>
+void axis_map(const AxisMap& m) {
+  if (m.outer <= 0 || m.out <= 0 || m.inner <= 0) return;
+  const std::int64_t entries = m.start[m.out];
+  const Scratch<std::int64_t> start(m.out + 1), index(entries + 1);
+  const Scratch<double> weight(entries + 1);
+  upload_table(start.get(), m.start, static_cast<std::size_t>(m.out + 1) * sizeof(std::int64_t));
+  upload_table(index.get(), m.index, static_cast<std::size_t>(entries) * sizeof(std::int64_t));
+  upload_table(weight.get(), m.weight, static_cast<std::size_t>(entries) * sizeof(double));
+  AxisMap on_device = m;
+  on_device.start = start.get();
+  on_device.index = index.get();
+  on_device.weight = weight.get();
+  for_each(m.outer * m.out * m.inner, MapAxis<T>{on_device});
+}
+
+// ---- sliding blocks -------------------------------------------------------------------------------------------------
+
+// y[plane, tap, o] = x[plane, o * stride - pad + tap * dilation], 0 outside.
+template <class T>
+struct Unfold {
+  Pool p;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Quotient w = divide(e, p.out[2]), h = divide(w.quotient, p.out[1]), b = divide(h.quotient, p.kernel[2]),
+                   a = divide(b.quotient, p.kernel[1]);
+    const std::int64_t row = h.rest * p.stride[1] - p.pad[1] + a.rest * p.dilation[1],
+                       col = w.rest * p.stride[2] - p.pad[2] + b.rest * p.dilation[2];
+    const bool inside = row >= 0 && row < p.in[1] && col >= 0 && col < p.in[2];
+    static_cast<T*>(p.y)[e] = inside ? static_cast<const T*>(p.x)[(a.quotient * p.in[1] + row) * p.in[2] + col] : T(0);
+  }
+};
+template <class T>
+void unfold(const Pool& p) {
+  for_each(p.planes * p.kernel[1] * p.kernel[2] * p.out[1] * p.out[2], Unfold<T>{p});
+}
+
+// The adjoint: every element of x gathers the block elements that it went to, tap by tap.
+template <class T>
+struct Fold {
+  Pool p;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Quotient w = divide(e, p.in[2]), h = divide(w.quotient, p.in[1]);
+    const std::int64_t taps = p.kernel[1] * p.kernel[2], blocks = p.out[1] * p.out[2];
+    const T* y = static_cast<const T*>(p.y) + h.quotient * taps * blocks;
+    T sum = 0;
+    for (std::int64_t a = 0; a < p.kernel[1]; ++a) {
+      const std::int64_t top = h.rest + p.pad[1] - a * p.dilation[1];
+      if (top < 0) break;
+      const Quotient i = divide(top, p.stride[1]);
+      if (i.rest != 0 || i.quotient >= p.out[1]) continue;
+      for (std::int64_t b = 0; b < p.kernel[2]; ++b) {
+        const std::int64_t left = w.rest + p.pad[2] - b * p.dilation[2];
+        if (left < 0) break;
+        const Quotient j = divide(left, p.stride[2]);
+        if (j.rest != 0 || j.quotient >= p.out[2]) continue;
+        sum += y[(a * p.kernel[2] + b) * blocks + i.quotient * p.out[2] + j.quotient];
+      }
+    }
+    static_cast<T*>(p.x)[e] = sum;
+  }
+};
+template <class T>
+void fold(const Pool& p) {
+  for_each(p.planes * p.in[1] * p.in[2], Fold<T>{p});
+}
+
+template <class T>
+void add_resample(ResampleKernels& k) {
+  constexpr int t = static_cast<int>(DTypeOf<T>::value);
+  k.axis_map[t] = axis_map<T>;
+  k.unfold[t] = unfold<T>;
+  k.fold[t] = fold<T>;
+}
+
+}  // namespace
+
+void register_resample(KernelTable& t) {
+  add_resample<float>(family<ResampleKernels>(t));
+  add_resample<double>(family<ResampleKernels>(t));
+}
+
+}  // namespace pydlx::cuda
