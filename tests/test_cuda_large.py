@@ -44,7 +44,12 @@ def test_ordered_scatter_of_several_lines():
         same(lambda x, i, s, d=dim: x.scatter_add(d, i, s), floats(90, 90), below(90, *sizes), floats(*sizes))
         same(lambda x, i, s, d=dim: x.scatter(d, i, s), floats(90, 90), below(90, *sizes), floats(*sizes))
         for how in ("prod", "amax", "amin"):
-            same(lambda x, i, s, d=dim, h=how: x.scatter_reduce(d, i, s, h), floats(90, 90), below(90, *sizes), floats(*sizes))
+            same(
+                lambda x, i, s, d=dim, h=how: x.scatter_reduce(d, i, s, h),
+                floats(90, 90),
+                below(90, *sizes),
+                floats(*sizes),
+            )
 
 
 def test_rows_with_one_index():
@@ -152,10 +157,17 @@ DRAWS = {
     "bernoulli": lambda x, g: pydlx.bernoulli(pydlx.linspace(0, 1, N).to(x(1).device), generator=g),
     "poisson-small": lambda x, g: pydlx.poisson(x(N) + 3, generator=g),
     "poisson": lambda x, g: pydlx.poisson(pydlx.linspace(0, 90, N).to(x(1).device), generator=g),
-    "multinomial": lambda x, g: pydlx.multinomial(pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, True, generator=g),
-    "multinomial-once": lambda x, g: pydlx.multinomial(pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, generator=g),
+    "multinomial": lambda x, g: pydlx.multinomial(
+        pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, True, generator=g
+    ),
+    "multinomial-once": lambda x, g: pydlx.multinomial(
+        pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, generator=g
+    ),
     "multinomial-short": lambda x, g: pydlx.multinomial(pydlx.tensor(weights(90, 7)).to(x(1).device), 4, generator=g),
-    **{f"randperm-{n}": lambda x, g, n=n: pydlx.randperm(n, generator=g, device=x(1).device) for n in (1, 2, 33, 5000, 20000)},
+    **{
+        f"randperm-{n}": lambda x, g, n=n: pydlx.randperm(n, generator=g, device=x(1).device)
+        for n in (1, 2, 33, 5000, 20000)
+    },
 }
 
 
@@ -237,7 +249,9 @@ def test_optimisers(name, dtype):
     np.testing.assert_allclose(results[1], results[0], rtol=eps, atol=eps)
 
 
-@pytest.mark.parametrize("options", [{"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 5, "stride": 1, "dilation": 2}])
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 5, "stride": 1, "dilation": 2}]
+)
 def test_pooling_of_many_windows(options):
     x = floats(3, 4, 40, 37)
 
@@ -249,4 +263,9 @@ def test_pooling_of_many_windows(options):
 
     same(max_pool, x)
     if "dilation" not in options:
-        same(lambda t: pydlx.nn.functional.max_unpool2d(*pydlx.nn.functional.max_pool2d(t, 2, 2, return_indices=True), 2), x[..., :36])
+        same(
+            lambda t: pydlx.nn.functional.max_unpool2d(
+                *pydlx.nn.functional.max_pool2d(t, 2, 2, return_indices=True), 2
+            ),
+            x[..., :36],
+        )
