@@ -5,6 +5,7 @@
 // between blocks, so there are no atomics and sums have one order. Scores are computed again for every further 64
 // columns of the result.
 #include "core/philox.h"
+#include "cuda/runtime/draws.cuh"
 #include "cuda/runtime/launch.h"
 #include "cuda/runtime/rows.cuh"
 #include "cuda/runtime/scratch.h"
@@ -119,7 +120,8 @@ __device__ __forceinline__ float score(const Attention& a, std::int64_t batch, s
 __device__ __forceinline__ bool dropped(const Attention& a, std::int64_t batch, std::int64_t head, std::int64_t i,
                                         std::int64_t j) {
   const auto n = static_cast<std::uint64_t>(((batch * a.heads + head) * a.q_len + i) * a.k_len + j);
-  return philox(a.seed, a.offset + n / 4).w[n % 4] < a.threshold;
+  const FirstDraw first = first_draw(a);
+  return philox(first.seed, first.offset + n / 4).w[n % 4] < a.threshold;
 }
 
 __device__ __forceinline__ bool limited(const Attention& a) {

@@ -1,4 +1,5 @@
 // Random numbers: the bits of the CPU's, because both use functors/distributions.h on the same counters.
+#include "cuda/runtime/draws.cuh"
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/rows.cuh"
@@ -50,7 +51,8 @@ struct Fill {
   RandomFill k;
   bool aligned;
   __device__ __forceinline__ void operator()(std::int64_t b) const {
-    const PhiloxWords p = philox(k.seed, k.offset + static_cast<std::uint64_t>(b));
+    const FirstDraw first = first_draw(k);
+    const PhiloxWords p = philox(first.seed, first.offset + static_cast<std::uint64_t>(b));
     typename RandomBits<T>::type r[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) {
@@ -81,7 +83,8 @@ struct Integers {
   RandomFill k;
   bool aligned;
   __device__ __forceinline__ void operator()(std::int64_t b) const {
-    const PhiloxWords p = philox(k.seed, k.offset + static_cast<std::uint64_t>(b));
+    const FirstDraw first = first_draw(k);
+    const PhiloxWords p = philox(first.seed, first.offset + static_cast<std::uint64_t>(b));
     Pack<std::int64_t, 2> y;
 #pragma unroll
     for (int j = 0; j < 2; ++j) y.v[j] = draw_integer(pair_of(p, j), static_cast<std::uint64_t>(k.low), k.range);
@@ -96,7 +99,8 @@ struct Bernoulli {
   bool aligned;
   FaultReport* faults;
   __device__ __forceinline__ void operator()(std::int64_t b) const {
-    const PhiloxWords r = philox(k.seed, k.offset + static_cast<std::uint64_t>(b));
+    const FirstDraw first = first_draw(k);
+    const PhiloxWords r = philox(first.seed, first.offset + static_cast<std::uint64_t>(b));
     const T* p = static_cast<const T*>(k.input);
     const auto threshold = static_cast<std::uint64_t>(k.a * 0x1p32);
     Pack<bool, 4> y;
@@ -126,7 +130,8 @@ struct DropOut {
   __device__ __forceinline__ void operator()(std::int64_t b) const {
     using A = compute_t<T>;
     const A scale = static_cast<A>(k.scale), shift = static_cast<A>(k.shift), dropped = static_cast<A>(k.dropped);
-    const PhiloxWords r = philox(k.seed, k.offset + static_cast<std::uint64_t>(b));
+    const FirstDraw first = first_draw(k);
+    const PhiloxWords r = philox(first.seed, first.offset + static_cast<std::uint64_t>(b));
     const Pack<T, 4> x = load<T, 4>(static_cast<const T*>(k.in), b * 4, k.n, aligned);
     Pack<T, 4> y;
 #pragma unroll
@@ -151,7 +156,8 @@ struct Poisson {
     const double rate = static_cast<double>(static_cast<const T*>(k.input)[i]);
     T& out = static_cast<T*>(k.out)[i];
     if (rate >= 0 && rate <= 0x1p53) {
-      out = static_cast<T>(draw_poisson(rate, {k.seed, k.offset + static_cast<std::uint64_t>(i)}));
+      const FirstDraw first = first_draw(k);
+      out = static_cast<T>(draw_poisson(rate, {first.seed, first.offset + static_cast<std::uint64_t>(i)}));
     } else {
       report(faults, Fault::probability, i);
       out = T(0);
@@ -175,13 +181,15 @@ struct Shuffle {
   unsigned long long* bid;  // per place: the round, counting down, above the step; earlier rounds' bids are larger
   std::uint8_t* done;
   std::uint64_t seed, offset;
+  const std::uint64_t* base;
   std::int64_t n;
   unsigned long long round;  // counting down from kRounds
   static constexpr int kStepBits = 44;
   static constexpr unsigned long long kRounds = 1ull << 19;
 
   __device__ __forceinline__ std::int64_t partner(std::int64_t i) const {
-    return shuffle_partner(word64(seed, offset, i), i, n);
+    const FirstDraw first = first_draw(*this);
+    return shuffle_partner(word64(first.seed, first.offset, i), i, n);
   }
   __device__ __forceinline__ unsigned long long bid_of(std::int64_t i) const {
     return round << kStepBits | static_cast<unsigned long long>(i);
@@ -243,7 +251,7 @@ void permutation(const RandomFill& k) {
   if (k.n <= 0) return;
   const Scratch<unsigned long long> bid(k.n);
   const Scratch<std::uint8_t> done(k.n);
-  Shuffle s{static_cast<std::int64_t*>(k.out), bid.get(), done.get(), k.seed, k.offset, k.n, Shuffle::kRounds};
+  Shuffle s{static_cast<std::int64_t*>(k.out), bid.get(), done.get(), k.seed, k.offset, k.base, k.n, Shuffle::kRounds};
   for_each(k.n, StartShuffle{s});
   if (k.n > 8192)  // rounds of the whole device; the last block finds few steps left or none
     for (int round = 0; round < 2 * bits_below(k.n) + 8; ++round) {
@@ -265,6 +273,7 @@ __global__ void __launch_bounds__(kEachThreads) draw_row(const __grid_constant__
   __shared__ double stage[kSumStage];
   __shared__ double total;
   __shared__ long long last;
+  const FirstDraw first = first_draw(k);
   const std::int64_t row = blockIdx.x;
   const double* p = k.weights + row * k.cols;
   double* s = k.scratch + row * k.cols;
@@ -299,7 +308,7 @@ __global__ void __launch_bounds__(kEachThreads) draw_row(const __grid_constant__
   }
   if (!k.replacement) {
     for (std::int64_t j = threadIdx.x; j < k.cols; j += kEachThreads)  // zero weights come last
-      s[j] = p[j] > 0 ? race_time(word64(k.seed, k.offset, row * k.cols + j), p[j])
+      s[j] = p[j] > 0 ? race_time(word64(first.seed, first.offset, row * k.cols + j), p[j])
                       : bit_cast<double>(std::uint64_t{0x7ff8000000000000});
     return;
   }
@@ -317,7 +326,7 @@ __global__ void __launch_bounds__(kEachThreads) draw_row(const __grid_constant__
     __syncthreads();
   }
   for (std::int64_t i = threadIdx.x; i < k.samples; i += kEachThreads)
-    out[i] = draw_weighted(word64(k.seed, k.offset, row * k.samples + i), s, total, last);
+    out[i] = draw_weighted(word64(first.seed, first.offset, row * k.samples + i), s, total, last);
 }
 
 std::int64_t multinomial(const Multinomial& k) {

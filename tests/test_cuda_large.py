@@ -269,3 +269,40 @@ def test_pooling_of_many_windows(options):
             ),
             x[..., :36],
         )
+
+
+def test_random_numbers_of_a_recorded_graph_go_on():
+    """Replays draw what eager calls would have drawn, and other draws in between take their share."""
+
+    def step(x):
+        y = pydlx.nn.functional.dropout(x * 1, 0.4)
+        y = y + pydlx.rand_like(x) + pydlx.randn(x.shape, device="cuda") + pydlx.randperm(x.numel(), device="cuda")
+        y.sum().backward()
+        return y.detach()
+
+    seen = []
+    for recorded in (False, True):
+        x = pydlx.ones(301, device="cuda", requires_grad=True)
+        pydlx.manual_seed(11)
+        results = []
+        if recorded:
+            g = pydlx.cuda.CUDAGraph()
+            with pydlx.cuda.graph(g):
+                x.grad = None
+                y = step(x)
+                grad = x.grad
+        for i in range(3):
+            if recorded:
+                g.replay()
+            else:
+                x.grad = None
+                y, grad = step(x), x.grad
+            results += [y.cpu().numpy(), grad.cpu().numpy()]
+            if i == 0:
+                results.append(pydlx.rand(5, device="cuda").cpu().numpy())
+        seen.append(results)
+    for eager, replayed in zip(*seen, strict=True):
+        np.testing.assert_array_equal(replayed, eager)
+    own = pydlx.Generator(device="cuda")
+    with pytest.raises(RuntimeError, match="default generator"), pydlx.cuda.graph(pydlx.cuda.CUDAGraph()):
+        pydlx.rand(3, device="cuda", generator=own)

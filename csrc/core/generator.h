@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <mutex>
+#include <thread>
 
 #include "core/device.h"
 
@@ -11,6 +12,9 @@ namespace pydlx {
 struct PhiloxState {
   std::uint64_t seed = 0;
   std::uint64_t offset = 0;  // counter blocks of four 32-bit words consumed so far
+  // Draws of a recorded graph: device memory with the seed and the offset that `offset` counts from, set by every
+  // replay.
+  const std::uint64_t* base = nullptr;
 };
 
 class Generator {
@@ -18,7 +22,7 @@ class Generator {
   explicit Generator(std::uint64_t seed = kDefaultSeed) { state_.seed = seed; }
   void manual_seed(std::uint64_t seed) {
     const std::lock_guard lock(mutex_);
-    state_ = {seed, 0};
+    state_ = {seed, 0, nullptr};
   }
   std::uint64_t initial_seed() const {
     const std::lock_guard lock(mutex_);
@@ -35,9 +39,27 @@ class Generator {
   // Reserves `blocks` counter blocks and returns the state before them.
   PhiloxState reserve(std::uint64_t blocks) {
     const std::lock_guard lock(mutex_);
+    if (base_ && recorder_ == std::this_thread::get_id()) {
+      const PhiloxState s{state_.seed, recorded_, base_};
+      recorded_ += blocks;
+      return s;
+    }
     const PhiloxState s = state_;
     state_.offset += blocks;
     return s;
+  }
+  // Until end_recording, draws of the calling thread are relative to `base`; nothing is consumed. end_recording returns
+  // how many blocks a replay consumes.
+  void begin_recording(const std::uint64_t* base) {
+    const std::lock_guard lock(mutex_);
+    base_ = base;
+    recorded_ = 0;
+    recorder_ = std::this_thread::get_id();
+  }
+  std::uint64_t end_recording() {
+    const std::lock_guard lock(mutex_);
+    base_ = nullptr;
+    return recorded_;
   }
   Device device;
 
@@ -50,6 +72,9 @@ class Generator {
  private:
   mutable std::mutex mutex_;
   PhiloxState state_;
+  const std::uint64_t* base_ = nullptr;
+  std::uint64_t recorded_ = 0;
+  std::thread::id recorder_;
 };
 
 Generator& default_generator();

@@ -36,6 +36,7 @@ struct Attention {
   // `threshold`; the others are multiplied by keep_scale. 0: no dropout.
   std::uint32_t threshold = 0;
   std::uint64_t seed = 0, offset = 0;
+  const std::uint64_t* base = nullptr;  // see PhiloxState
   double keep_scale = 1;
 };
 

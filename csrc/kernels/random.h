@@ -19,6 +19,7 @@ struct RandomFill {
   void* out = nullptr;  // contiguous
   std::int64_t n = 0;
   std::uint64_t seed = 0, offset = 0;
+  const std::uint64_t* base = nullptr;  // see PhiloxState
   double a = 0, b = 1;
   int bits = 24;                // uniform float32: resolution
   std::int64_t low = 0;         // integers: low + [0, range)
@@ -32,6 +33,7 @@ struct Multinomial {
   std::int64_t rows = 0, cols = 0, samples = 0;
   bool replacement = false;
   std::uint64_t seed = 0, offset = 0;
+  const std::uint64_t* base = nullptr;  // see PhiloxState
   double* scratch = nullptr;      // [rows, cols]
   std::int64_t* order = nullptr;  // [rows, cols]; only without replacement
 };
@@ -42,6 +44,7 @@ struct Dropout {
   void* out = nullptr;
   std::int64_t n = 0;
   std::uint64_t seed = 0, offset = 0;
+  const std::uint64_t* base = nullptr;  // see PhiloxState
   std::uint64_t threshold = 0;  // p * 2^32
   double scale = 1, shift = 0, dropped = 0;
 };

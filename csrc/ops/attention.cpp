@@ -163,6 +163,7 @@ Attention describe(const Inputs& in, const Tensor& out, const Tensor& stats) {
   a.threshold = static_cast<std::uint32_t>(dropout_threshold(in.dropout_p));
   a.seed = in.stream.seed;
   a.offset = in.stream.offset;
+  a.base = in.stream.base;
   a.keep_scale = 1 / (1 - in.dropout_p);
   return a;
 }
@@ -337,8 +338,8 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
   }
   in.dropout_p = dropout_p;
   if (dropout_p > 0)
-    in.stream = default_generator().reserve(
-        static_cast<std::uint64_t>((in.q.size(0) * heads * in.q.size(2) * in.k.size(2) + 3) / 4));
+    in.stream = default_generator(query.device())
+                    .reserve(static_cast<std::uint64_t>((in.q.size(0) * heads * in.q.size(2) * in.k.size(2) + 3) / 4));
   const char* refusal = tiled_refusal(in, mask, slopes);
   const VerboseCall call(kName);
   if (verbose_on)

@@ -40,6 +40,7 @@ void run(const char* op, const Tensor& in, const Tensor& out, const Recipe& r, P
   k.n = in.numel();
   k.seed = s.seed;
   k.offset = s.offset;
+  k.base = s.base;
   k.threshold = dropout_threshold(r.p);
   k.scale = r.scale;
   k.shift = r.shift;

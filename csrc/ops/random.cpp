@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "autograd/node.h"
+#include "core/backend.h"
 #include "core/philox.h"
 #include "kernels/pointwise.h"
 #include "kernels/random.h"
@@ -25,7 +26,10 @@ static_assert(same(philox(0x299f31d0a4093822ull, 0x85a308d3243f6a88ull, 0x037073
 
 PhiloxState reserve(Generator* g, Device device, std::int64_t elements, std::int64_t per_block) {
   const auto blocks = static_cast<std::uint64_t>((elements + per_block - 1) / per_block);
-  return (g ? *g : default_generator(device)).reserve(blocks);
+  Generator& d = default_generator(device);
+  require(!g || g == &d || device.is_cpu() || !require_backend(device).is_capturing(), "cuda.graph", "generator",
+          ErrorKind::Runtime, "expected the default generator while a graph is recorded; leave out generator=");
+  return (g ? *g : d).reserve(blocks);
 }
 
 RandomFill describe(const Tensor& out, Generator* g, std::int64_t per_block) {
@@ -35,6 +39,7 @@ RandomFill describe(const Tensor& out, Generator* g, std::int64_t per_block) {
   k.n = out.numel();
   k.seed = s.seed;
   k.offset = s.offset;
+  k.base = s.base;
   return k;
 }
 
@@ -266,6 +271,7 @@ Tensor multinomial(const Tensor& weights, std::int64_t samples, bool replacement
   k.replacement = replacement;
   k.seed = s.seed;
   k.offset = s.offset;
+  k.base = s.base;
   k.scratch = scratch.data_as<double>();
   k.order = order.defined() ? order.data_as<std::int64_t>() : nullptr;
   const std::int64_t bad =

@@ -90,7 +90,11 @@ class PinnedAllocator final : public Allocator {
 struct Graph {
   int device = 0, pool = 0;
   cudaGraphExec_t exec = nullptr;
+  std::uint64_t* draws = nullptr;  // device memory: seed and offset of the replay's first random number
+  std::uint64_t drawn = 0;         // counter blocks that a replay consumes
 };
+
+constexpr std::size_t kDrawsBytes = 2 * sizeof(std::uint64_t);
 
 class CudaBackend final : public Backend {
  public:
@@ -221,12 +225,18 @@ class CudaBackend final : public Backend {
     require(!cuda::is_capturing(s), "cuda.graph", "", ErrorKind::Runtime,
             "expected a stream that is not recording yet");
     raise_faults(device);
+    auto* draws = static_cast<std::uint64_t*>(caching(device).allocate(kDrawsBytes));
     const int pool = caching(device).begin_pool(s);
     const cudaError_t e = cudaStreamBeginCapture(s.handle, cudaStreamCaptureModeRelaxed);
-    if (e != cudaSuccess) caching(device).end_pool(s), caching(device).release_pool(pool);
+    if (e != cudaSuccess) {
+      caching(device).end_pool(s);
+      caching(device).release_pool(pool);
+      caching(device).deallocate(draws, kDrawsBytes);
+    }
     check(e, "cudaStreamBeginCapture");
+    generator(device).begin_recording(draws);
     const std::lock_guard lock(mutex_);
-    pools_[&s] = pool;
+    recordings_[&s] = {pool, draws};
   }
   GraphHandle end_capture() override {
     const int device = current_device();
@@ -235,11 +245,13 @@ class CudaBackend final : public Backend {
     g->device = device;
     {
       const std::lock_guard lock(mutex_);
-      const auto it = pools_.find(&s);
-      require(it != pools_.end(), "cuda.graph", "", ErrorKind::Runtime, "expected a stream that is recording");
-      g->pool = it->second;
-      pools_.erase(it);
+      const auto it = recordings_.find(&s);
+      require(it != recordings_.end(), "cuda.graph", "", ErrorKind::Runtime, "expected a stream that is recording");
+      g->pool = it->second.pool;
+      g->draws = it->second.draws;
+      recordings_.erase(it);
     }
+    g->drawn = generator(device).end_recording();
     caching(device).end_pool(s);
     cudaGraph_t recorded = nullptr;
     cudaError_t e = cudaStreamEndCapture(s.handle, &recorded);
@@ -247,7 +259,10 @@ class CudaBackend final : public Backend {
       e = cudaGraphInstantiate(&g->exec, recorded, 0);
       cudaGraphDestroy(recorded);
     }
-    if (e != cudaSuccess) caching(device).release_pool(g->pool);
+    if (e != cudaSuccess) {
+      caching(device).release_pool(g->pool);
+      caching(device).deallocate(g->draws, kDrawsBytes);
+    }
     check(e, "recording a graph");
     return g.release();
   }
@@ -256,12 +271,19 @@ class CudaBackend final : public Backend {
     Graph& g = *static_cast<Graph*>(h);
     const DeviceGuard guard(g.device);
     raise_faults(g.device);
-    check(cudaGraphLaunch(g.exec, cuda::current_stream(g.device).handle), "cudaGraphLaunch");
+    const cudaStream_t stream = cuda::current_stream(g.device).handle;
+    if (g.drawn > 0) {  // random numbers go on where the generator stands, as if the work ran anew
+      const PhiloxState state = generator(g.device).reserve(g.drawn);
+      const std::uint64_t start[2] = {state.seed, state.offset};
+      check(cudaMemcpyAsync(g.draws, start, sizeof start, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    }
+    check(cudaGraphLaunch(g.exec, stream), "cudaGraphLaunch");
   }
   void delete_graph(GraphHandle h) noexcept override {
     const std::unique_ptr<Graph> g(static_cast<Graph*>(h));
     cudaGraphExecDestroy(g->exec);
     caching(g->device).release_pool(g->pool);
+    caching(g->device).deallocate(g->draws, kDrawsBytes);
   }
 
  private:
@@ -313,7 +335,11 @@ class CudaBackend final : public Backend {
   std::mutex mutex_;
   std::array<std::atomic<CachingAllocator*>, kMaxDevices> allocators_{};
   std::array<std::unique_ptr<Generator>, kMaxDevices> generators_;
-  std::map<Stream*, int> pools_;
+  struct Recording {
+    int pool;
+    std::uint64_t* draws;
+  };
+  std::map<Stream*, Recording> recordings_;
   PinnedAllocator* pinned_ = new PinnedAllocator;  // never destroyed, like every allocator: tensors may live longer
 };
 
