@@ -2,10 +2,19 @@
 // elements that follow. float32 sums and products are carried in float64, so that a long scan is as accurate at its end
 // as at its start.
 #pragma once
-#include "functors/math.h"
 #include "functors/types.h"
 
 namespace pydlx::functors {
+
+// log(1 + e^x). The C library's functions have shorter chains of dependent operations than those of math.h, and here
+// every step waits for the one before it.
+PYDLX_HD double log1p_exp(double x) {
+#if defined(__CUDA_ARCH__)
+  return ::log1p(::exp(x));
+#else
+  return __builtin_log1p(__builtin_exp(x));
+#endif
+}
 
 template <class T>
 struct CarryOf {
@@ -45,7 +54,7 @@ struct LogCumSumExp {
   PYDLX_HD static void join(State& s, State v) {
     const double high = s > v ? s : v, low = s > v ? v : s;
     // Equal infinities would subtract to NaN; a NaN on either side survives through the other branch.
-    s = s == v && s - v != 0 ? s : high + math::log1p(math::exp(low - high));
+    s = s == v && s - v != 0 ? s : high + log1p_exp(low - high);
   }
   PYDLX_HD static T value(State s) { return static_cast<T>(s); }
 };
@@ -59,7 +68,10 @@ struct CumExtremum {
   };
   static constexpr bool indexed = true;
   PYDLX_HD static State init() { return {A(0), -1}; }
-  PYDLX_HD static void step(State& s, T x, std::int64_t i) { join(s, {static_cast<A>(x), i}); }
+  PYDLX_HD static void step(State& s, T x, std::int64_t i) {
+    const A v = static_cast<A>(x);
+    if (s.at < 0 || v != v || (s.value == s.value && (largest ? v >= s.value : v <= s.value))) s = {v, i};
+  }
   PYDLX_HD static void join(State& s, State next) {
     const A v = next.value;
     const bool take = s.at < 0 || v != v || (s.value == s.value && (largest ? v >= s.value : v <= s.value));
