@@ -34,8 +34,8 @@ struct Multinomial {
   bool replacement = false;
   std::uint64_t seed = 0, offset = 0;
   const std::uint64_t* base = nullptr;  // see PhiloxState
-  double* scratch = nullptr;      // [rows, cols]
-  std::int64_t* order = nullptr;  // [rows, cols]; only without replacement
+  double* scratch = nullptr;            // [rows, cols]
+  std::int64_t* order = nullptr;        // [rows, cols]; only without replacement
 };
 
 // y = keep ? x * scale + shift : dropped, where word i of the stream is >= threshold.
@@ -45,7 +45,7 @@ struct Dropout {
   std::int64_t n = 0;
   std::uint64_t seed = 0, offset = 0;
   const std::uint64_t* base = nullptr;  // see PhiloxState
-  std::uint64_t threshold = 0;  // p * 2^32
+  std::uint64_t threshold = 0;          // p * 2^32
   double scale = 1, shift = 0, dropped = 0;
 };
 
