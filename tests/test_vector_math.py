@@ -29,7 +29,7 @@ TABLE = {
     "exp": (pydlx.exp, 1.0, np.exp, -110, 95),
     "sigmoid": (pydlx.sigmoid, 2.5, sigmoid, -110, 110),
     "silu": (F.silu, 3.0, lambda x: x * sigmoid(x), -80, 110),
-    "gelu": (F.gelu, 5.0, lambda x: x * 0.5 * erfc(-x / math.sqrt(2)), -12.9, 20),
+    "gelu": (F.gelu, 6.0, lambda x: x * 0.5 * erfc(-x / math.sqrt(2)), -12.9, 20),
     "softplus": (F.softplus, 2.5, lambda x: np.where(x > 20, x, softplus(x)), -100, 40),
     "logsigmoid": (F.logsigmoid, 2.5, lambda x: -softplus(-x), -40, 100),
 }
