@@ -156,7 +156,9 @@ PYBIND11_MODULE(_C, m) {
             "expected a floating point dtype");
     set_default_dtype(t);
   });
-  m.def("get_default_device", [] { return default_device(); }, "Where factory functions put tensors by default.");
+  m.def(
+      "get_default_device", [] { return py::reinterpret_steal<py::object>(device_object(default_device())); },
+      "Where factory functions put tensors by default.");
   m.def("set_default_device", [](py::handle h) {
     Device d;
     require(h.is_none() || device_from(h.ptr(), d), "set_default_device", "device", ErrorKind::Type,
