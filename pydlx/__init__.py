@@ -27,6 +27,7 @@ from .amp.autocast_mode import (
     set_autocast_dtype,
     set_autocast_enabled,
 )  # isort: skip
+
 from .nn.functional import cosine_similarity, pairwise_distance  # isort: skip
 from . import _tensor  # isort: skip  (installs the Python-side methods of Tensor)
 from .io import load, load_file, safe_open, save, save_file  # isort: skip
