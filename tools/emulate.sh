@@ -22,5 +22,5 @@ if command -v nvcc >/dev/null; then
   cmake -S . -B build/cuda "${configure[@]}" -DPYDLX_CUDA=ON >/dev/null
   cmake --build build/cuda -j "$(nproc)" --target pydlx_cuda
 fi
-[[ $# -gt 0 ]] || set -- -n auto tests/test_cuda.py tests/test_cuda_ops.py
-PYTHONPATH="$tree/package" exec "$python" -m pytest -p no:cacheprovider "$@"
+[[ $# -gt 0 ]] || set -- -n auto tests/test_cuda*.py
+PYTHONPATH="$tree/package" exec "$bin/pytest" -p no:cacheprovider "$@" # not python -m: that would find the checkout's pydlx/ first

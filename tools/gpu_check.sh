@@ -54,7 +54,7 @@ workers=(-p no:cacheprovider)
 "$python" -c 'import xdist' 2>/dev/null && workers+=(-n "$((jobs < 8 ? jobs : 8))")
 
 if [[ $steps == *test* ]]; then
-  part test-cuda 400 "$python" -m pytest -q -rsf --rootdir "$root" -c "$root/pyproject.toml" "${workers[@]}" "$root/tests/test_cuda.py" "$root/tests/test_cuda_ops.py"
+  part test-cuda 400 "$python" -m pytest -q -rsf --rootdir "$root" -c "$root/pyproject.toml" "${workers[@]}" "$root"/tests/test_cuda*.py "$root/tests/test_amp.py"
 fi
 if [[ $steps == *sanitize* ]] && command -v compute-sanitizer >/dev/null; then
   subset=${SANITIZE:-"values and float32 and (sum or matmul or softmax or norm or conv2d or cat or gather or sort or embedding or cross_entropy)"}
