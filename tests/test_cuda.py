@@ -215,6 +215,40 @@ class TestGraphs:
         g.replay()
         assert y.tolist() == [1.0, 3.0, 5.0, 7.0, 9.0]
 
+    def test_a_training_step_equals_eager_bit_for_bit(self):
+        x, y = pydlx.randn(8, 6, device="cuda"), pydlx.randint(3, (8,), device="cuda")
+
+        def make():
+            pydlx.manual_seed(1)
+            model = pydlx.nn.Sequential(
+                pydlx.nn.Linear(6, 16), pydlx.nn.ReLU(), pydlx.nn.Dropout(0.25), pydlx.nn.Linear(16, 3)
+            ).cuda()
+            optimizer = pydlx.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+            def step():
+                optimizer.zero_grad(set_to_none=False)
+                loss = pydlx.nn.functional.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            return model, step
+
+        model, step = make()
+        eager = [step().item() for _ in range(5)]
+        weights = [p.tolist() for p in model.parameters()]
+
+        model, step = make()
+        replayed = [step().item(), step().item()]  # gradients and momentum exist before the recording
+        g = cuda.CUDAGraph()
+        with cuda.graph(g):
+            loss = step()
+        for _ in range(3):
+            g.replay()
+            replayed.append(loss.item())
+        assert replayed == eager
+        assert [p.tolist() for p in model.parameters()] == weights
+
     def test_misuse(self):
         g = cuda.CUDAGraph()
         with pytest.raises(RuntimeError, match="recorded"):
