@@ -304,11 +304,11 @@ for heads, kv, lq, lk in ((1, 1, 300, 1300), (4, 2, 130, 130), (12, 12, 60, 70))
 """
 
 
-def test_any_number_of_threads_gives_the_same_bits():
-    def run(threads):
+def test_any_number_of_threads_gives_the_same_bits(tmp_path):
+    def run(threads):  # in another folder: this one has a pydlx/ without its extension
         command = [sys.executable, "-c", SAME_BITS, str(threads)]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "0"}
+            command, capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": "0"}
         )
         return done.stdout
 
