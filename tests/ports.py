@@ -57,7 +57,7 @@ def compare(mine, theirs, place):
         assert mine == theirs, f"{place}: {mine} != {theirs}"
 
 
-def same(program, place):
+def assert_same(program, place):
     """Runs ``program(lib, draw)`` with both libraries and compares everything it returns."""
     theirs = plain(program(reference, Draw(reference)))
     compare(plain(program(pydlx, Draw(pydlx))), theirs, place)

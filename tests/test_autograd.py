@@ -287,7 +287,7 @@ def test_detach_shares_memory_without_history():
 # ---- in-place changes ----------------------------------------------------------------------------------------------------------------
 
 
-def run_both(program):
+def assert_both_agree(program):
     """Runs a program of (namespace, leaf tensors) under both libraries and compares results and gradients."""
     out = []
     for lib in (T, torch):
@@ -394,7 +394,7 @@ def relu_in_place(lib, a, b):
     ids=lambda p: p.__name__,
 )
 def test_in_place_programs_match_pytorch(program):
-    run_both(program)
+    assert_both_agree(program)
 
 
 def test_retain_grad_follows_changes_in_place():

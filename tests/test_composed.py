@@ -1,7 +1,7 @@
 """Functions composed in Python, beside PyTorch's: values, dtypes, shapes and gradients."""
 
 import pytest
-from ports import Programs, same
+from ports import Programs, assert_same
 
 import pydlx
 
@@ -142,7 +142,7 @@ def methods(lib, draw):
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)
 
 
 @pytest.mark.parametrize(

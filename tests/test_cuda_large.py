@@ -11,7 +11,7 @@ import pydlx
 pytestmark = pytest.mark.skipif(not pydlx.cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
 
 
-def same(fn, *arrays):
+def assert_same(fn, *arrays):
     """fn gives the same bits on both devices."""
     tensors = [pydlx.tensor(a) for a in arrays]
     want = fn(*tensors)
@@ -34,17 +34,17 @@ def below(high, *sizes, seed=1):
 
 
 def test_ordered_scatter_of_one_line():
-    same(lambda x, i, s: x.scatter_add(0, i, s), floats(300), below(300, 5000), floats(5000))
-    same(lambda x, i, s: x.scatter(0, i, s), floats(300), below(300, 5000), floats(5000))
+    assert_same(lambda x, i, s: x.scatter_add(0, i, s), floats(300), below(300, 5000), floats(5000))
+    assert_same(lambda x, i, s: x.scatter(0, i, s), floats(300), below(300, 5000), floats(5000))
 
 
 def test_ordered_scatter_of_several_lines():
     for dim in (0, 1):
         sizes = (700, 5) if dim == 0 else (5, 700)
-        same(lambda x, i, s, d=dim: x.scatter_add(d, i, s), floats(90, 90), below(90, *sizes), floats(*sizes))
-        same(lambda x, i, s, d=dim: x.scatter(d, i, s), floats(90, 90), below(90, *sizes), floats(*sizes))
+        assert_same(lambda x, i, s, d=dim: x.scatter_add(d, i, s), floats(90, 90), below(90, *sizes), floats(*sizes))
+        assert_same(lambda x, i, s, d=dim: x.scatter(d, i, s), floats(90, 90), below(90, *sizes), floats(*sizes))
         for how in ("prod", "amax", "amin"):
-            same(
+            assert_same(
                 lambda x, i, s, d=dim, h=how: x.scatter_reduce(d, i, s, h),
                 floats(90, 90),
                 below(90, *sizes),
@@ -53,23 +53,23 @@ def test_ordered_scatter_of_several_lines():
 
 
 def test_rows_with_one_index():
-    same(lambda x, i, s: x.index_add(0, i, s), floats(50, 33), below(50, 4000), floats(4000, 33))
-    same(lambda x, i, s: x.index_copy(0, i, s), floats(50, 33), below(50, 4000), floats(4000, 33))
-    same(lambda x, i, s: x.index_add(1, i, s), floats(7, 50, 3), below(50, 4000), floats(7, 4000, 3))
-    same(lambda x, i: x[i], floats(50, 32), below(50, 4000))
-    same(lambda x, i: x.index_select(1, i), floats(7, 50, 8), below(50, 400))
+    assert_same(lambda x, i, s: x.index_add(0, i, s), floats(50, 33), below(50, 4000), floats(4000, 33))
+    assert_same(lambda x, i, s: x.index_copy(0, i, s), floats(50, 33), below(50, 4000), floats(4000, 33))
+    assert_same(lambda x, i, s: x.index_add(1, i, s), floats(7, 50, 3), below(50, 4000), floats(7, 4000, 3))
+    assert_same(lambda x, i: x[i], floats(50, 32), below(50, 4000))
+    assert_same(lambda x, i: x.index_select(1, i), floats(7, 50, 8), below(50, 400))
 
 
 def test_indices_of_few_bits_and_many():
     for places in (2, 256, 70000):
-        same(lambda x, i, s: x.index_add(0, i, s), floats(places), below(places, 3000), floats(3000))
+        assert_same(lambda x, i, s: x.index_add(0, i, s), floats(places), below(places, 3000), floats(3000))
 
 
 def test_finding_elements():
     mask = below(3, 3, 70, 211) == 0
-    same(lambda m: m.nonzero(), mask)
-    same(lambda x, m: x[m], floats(3, 70, 211), mask)
-    same(lambda r: pydlx.repeat_interleave(r), below(9, 5000))
+    assert_same(lambda m: m.nonzero(), mask)
+    assert_same(lambda x, m: x[m], floats(3, 70, 211), mask)
+    assert_same(lambda r: pydlx.repeat_interleave(r), below(9, 5000))
 
 
 def test_embedding_gradient_keeps_its_order():
@@ -82,11 +82,11 @@ def test_embedding_gradient_keeps_its_order():
             out.backward(g)
             return w.grad
 
-        same(gradient, floats(500, cols), below(500, 6000), g)
+        assert_same(gradient, floats(500, cols), below(500, 6000), g)
 
 
 def test_one_hot():
-    same(lambda i: pydlx.nn.functional.one_hot(i), below(300, 3000))
+    assert_same(lambda i: pydlx.nn.functional.one_hot(i), below(300, 3000))
 
 
 def test_bad_index_is_reported():
@@ -105,31 +105,31 @@ def test_sort(dtype, rows, n):
     if dtype == "bool":
         x = x > 0
     for descending in (False, True):
-        same(lambda t, d=descending: t.sort(-1, descending=d), x.astype(dtype))
+        assert_same(lambda t, d=descending: t.sort(-1, descending=d), x.astype(dtype))
         for k in {1, min(n, 7), n // 3, n}:
-            same(lambda t, d=descending, k=k: t.topk(k, largest=d), x.astype(dtype))
+            assert_same(lambda t, d=descending, k=k: t.topk(k, largest=d), x.astype(dtype))
     if dtype != "bool":
         for k in {1, n // 2 + 1, n}:
-            same(lambda t, k=k: t.kthvalue(k), x.astype(dtype))
+            assert_same(lambda t, k=k: t.kthvalue(k), x.astype(dtype))
 
 
 def test_sort_of_special_values():
     x = floats(3, 5000)
     x[:, ::7], x[:, 1::7], x[:, 2::7], x[:2, 3::7] = np.inf, -0.0, 0.0, np.nan
-    same(lambda t: t.sort(-1), x)
-    same(lambda t: t.topk(900), x)
-    same(lambda t: t.median(1), x)
-    same(lambda t: t.nanmedian(1), x)
+    assert_same(lambda t: t.sort(-1), x)
+    assert_same(lambda t: t.topk(900), x)
+    assert_same(lambda t: t.median(1), x)
+    assert_same(lambda t: t.nanmedian(1), x)
 
 
 def test_bincount_with_weights():
-    same(lambda i, w: pydlx.bincount(i, w), below(40, 5000), floats(5000))
-    same(lambda i: pydlx.bincount(i, minlength=99), below(40, 5000))
+    assert_same(lambda i, w: pydlx.bincount(i, w), below(40, 5000), floats(5000))
+    assert_same(lambda i: pydlx.bincount(i, minlength=99), below(40, 5000))
 
 
 def test_searchsorted():
     for right in (False, True):
-        same(lambda a, v, r=right: pydlx.searchsorted(a, v, right=r), np.sort(floats(3, 500), -1), floats(3, 99))
+        assert_same(lambda a, v, r=right: pydlx.searchsorted(a, v, right=r), np.sort(floats(3, 500), -1), floats(3, 99))
 
 
 def weights(*sizes):
@@ -206,10 +206,10 @@ def test_scans(sizes, dtype):
     x = (floats(*sizes) * 20 % 9).astype(dtype)
     dim = int(np.argmax(sizes))
     for op in (pydlx.cummax, pydlx.cummin):
-        same(lambda t, op=op: op(t, dim), x)
+        assert_same(lambda t, op=op: op(t, dim), x)
     if dtype == "int64":  # exact in any order of addition
-        same(lambda t: t.cumsum(dim), x)
-        same(lambda t: (t % 3 + 1).cumprod(dim), x)
+        assert_same(lambda t: t.cumsum(dim), x)
+        assert_same(lambda t: (t % 3 + 1).cumprod(dim), x)
     elif dtype == "float64":
         t = pydlx.tensor(x)
         for op in (pydlx.cumsum, pydlx.logcumsumexp):
@@ -261,9 +261,9 @@ def test_pooling_of_many_windows(options):
         (y * y).sum().backward()
         return y.detach(), i, x.grad
 
-    same(max_pool, x)
+    assert_same(max_pool, x)
     if "dilation" not in options:
-        same(
+        assert_same(
             lambda t: pydlx.nn.functional.max_unpool2d(
                 *pydlx.nn.functional.max_pool2d(t, 2, 2, return_indices=True), 2
             ),

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from ports import Programs, same
+from ports import Programs, assert_same
 
 import pydlx
 from pydlx import nn
@@ -43,7 +43,7 @@ def adaptive_softmax(lib, draw):
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)
 
 
 def test_lazy_modules_load_copy_and_keep_the_random_stream():

@@ -9,7 +9,7 @@ import builtins
 import numpy as np
 import pytest
 import torch
-from ports import Draw, same
+from ports import Draw, assert_same
 
 import pydlx
 
@@ -272,12 +272,12 @@ def lines(text):
 @pytest.mark.parametrize("expression", lines(INDEXING) + lines(BASICS) + lines(FUNCTIONS))
 @pytest.mark.filterwarnings("ignore")
 def test_value(expression):
-    same(lambda lib, draw: evaluate(expression, lib, draw), expression)
+    assert_same(lambda lib, draw: evaluate(expression, lib, draw), expression)
 
 
 @pytest.mark.parametrize("expression", lines(PRINTED))
 def test_printing(expression):
-    same(lambda lib, draw: repr(evaluate(expression, lib, draw)), expression)
+    assert_same(lambda lib, draw: repr(evaluate(expression, lib, draw)), expression)
 
 
 @pytest.mark.parametrize("line", lines(RAISES))
@@ -345,4 +345,4 @@ def flags(lib, draw):
 
 @pytest.mark.parametrize("program", [assignments, gradients, flags], ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)

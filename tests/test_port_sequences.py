@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from ports import Programs, same
+from ports import Programs, assert_same
 
 PROGRAMS = Programs()
 
@@ -290,4 +290,4 @@ def lstm_cell_loop(torch, draw):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)

@@ -8,7 +8,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from ports import Programs, same
+from ports import Programs, assert_same
 
 PROGRAMS = Programs()
 
@@ -307,4 +307,4 @@ def inference_compile(torch, draw):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from ports import Programs, same
+from ports import Programs, assert_same
 
 PROGRAMS = Programs()
 
@@ -400,4 +400,4 @@ def accumulate_clip(torch, draw):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)

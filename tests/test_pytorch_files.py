@@ -24,7 +24,7 @@ def saved(value, **options):
     return stream
 
 
-def same(mine, theirs):
+def assert_same(mine, theirs):
     if isinstance(theirs, torch.Tensor):
         assert isinstance(mine, pydlx.Tensor)
         assert str(mine.dtype).split(".")[1] == str(theirs.dtype).split(".")[1]
@@ -35,11 +35,11 @@ def same(mine, theirs):
     elif isinstance(theirs, dict):
         assert list(mine) == list(theirs)
         for key in theirs:
-            same(mine[key], theirs[key])
+            assert_same(mine[key], theirs[key])
     elif isinstance(theirs, (list, tuple)):
         assert len(mine) == len(theirs)
         for a, b in zip(mine, theirs):
-            same(a, b)
+            assert_same(a, b)
     else:
         assert str(mine).replace("pydlx.", "torch.") == str(theirs)
 
@@ -72,7 +72,7 @@ VALUES = {
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", VALUES)
 def test_values(name, protocol):
-    same(pydlx.load(saved(VALUES[name], pickle_protocol=protocol)), VALUES[name])
+    assert_same(pydlx.load(saved(VALUES[name], pickle_protocol=protocol)), VALUES[name])
 
 
 def test_model_and_optimizer(tmp_path):
@@ -85,7 +85,7 @@ def test_model_and_optimizer(tmp_path):
     checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
     torch.save(checkpoint, tmp_path / "c.pt")
     back = pydlx.load(tmp_path / "c.pt")
-    same(back, checkpoint)
+    assert_same(back, checkpoint)
     assert type(back["model"]) is OrderedDict
     mine = pydlx.optim.AdamW([pydlx.nn.Parameter(pydlx.tensor(p.tolist())) for p in model.parameters()])
     mine.load_state_dict(back["optimizer"])
