@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ports import Programs, same
+from ports import Programs, assert_same
 
 import pydlx
 from pydlx import nn
@@ -85,7 +85,7 @@ def closeness(lib, draw):
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_program(program):
-    same(program, program.__name__)
+    assert_same(program, program.__name__)
 
 
 def test_functional_errors():
