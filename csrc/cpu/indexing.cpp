@@ -73,16 +73,41 @@ inline __attribute__((always_inline)) std::int64_t place_of(std::int64_t k, std:
   return static_cast<std::uint64_t>(k) < static_cast<std::uint64_t>(size) ? k : 0;
 }
 
+struct Read {
+  template <class T>
+  static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
+    dense = self;
+  }
+};
+
+// Rows of one element next to each other in `self`, one index each: the gathers and scatters along the last axis.
+template <class F, class T>
+inline __attribute__((always_inline)) void along_row(const std::int64_t* index, T* self, T* dense, std::int64_t n,
+                                                     std::int64_t size) {
+  if constexpr (__is_same(F, Read)) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) dense[i] = self[place_of(index[i], size)];
+    return;
+  }
+  std::int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {  // indices first: a store might otherwise have changed them
+    const std::int64_t a = place_of(index[i], size), b = place_of(index[i + 1], size), c = place_of(index[i + 2], size),
+                       d = place_of(index[i + 3], size);
+    F::apply(self[a], dense[i]);
+    F::apply(self[b], dense[i + 1]);
+    F::apply(self[c], dense[i + 2]);
+    F::apply(self[d], dense[i + 3]);
+  }
+  for (; i < n; ++i) F::apply(self[place_of(index[i], size)], dense[i]);
+}
+
 template <class F, class T>
 void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dense_bytes, const std::int64_t* index) {
   T* self = reinterpret_cast<T*>(self_bytes);
   T* dense = reinterpret_cast<T*>(dense_bytes);
   const std::int64_t size = a.self_size;
   if (a.row == 1 && a.self_step == 1 && a.dense_step == 1 && a.index_step == 1) {
-    for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      const std::int64_t k = place_of(index[i], size);
-      F::apply(self[k], dense[i]);
-    }
+    along_row<F>(index + r.i0, self, dense + r.i0, r.i1 - r.i0, size);
   } else if (a.row == 1) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
       const std::int64_t k = place_of(index[i * a.index_step], size);
@@ -113,12 +138,6 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
   }
 }
 
-struct Read {
-  template <class T>
-  static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
-    dense = self;
-  }
-};
 struct Write {
   template <class T>
   static inline __attribute__((always_inline)) void apply(T& self, T& dense) {

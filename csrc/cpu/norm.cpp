@@ -2,6 +2,7 @@
 #include "kernels/norm.h"
 
 #include "cpu/isa.h"
+#include "cpu/vector_rows.h"
 #include "functors/math.h"
 #include "functors/types.h"
 
@@ -26,9 +27,49 @@ inline __attribute__((always_inline)) A lane_sum(std::int64_t n, const F& f) {
 
 std::int64_t row_grain(std::int64_t cols) { return cols >= 16384 ? 1 : 16384 / (cols + 1) + 1; }
 
+// One row of float: the same two passes on explicit vectors, the last one partial.
+inline __attribute__((always_inline)) void forward_row(const LayerNormForward& k, std::int64_t r) {
+  using vmath::V;
+  const std::int64_t n = k.cols;
+  const float *x = static_cast<const float*>(k.x) + r * n, *w = static_cast<const float*>(k.weight),
+              *b = static_cast<const float*>(k.bias);
+  float* y = static_cast<float*>(k.y) + r * n;
+  const auto value = [&](std::int64_t i, int count)
+                         __attribute__((always_inline)) { return vmath::load_count(x + i, count); };
+  const float mean = k.mean ? vmath::sum_row(n, value) / static_cast<float>(n) : 0.0f;
+  const float square = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const V d = value(i, count) - mean;
+    return count == vmath::kWidth ? d * d : (vmath::lane_numbers() < count ? d * d : V{});
+  });
+  const float rstd = 1.0f / math::sqrt(square / static_cast<float>(n) + static_cast<float>(k.eps));
+  if (k.mean) static_cast<float*>(k.mean)[r] = mean;
+  static_cast<float*>(k.rstd)[r] = rstd;
+  if (w && b) {
+    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      const V scaled = (value(i, count) - mean) * rstd;
+      vmath::store_count(y + i, scaled * vmath::load_count(w + i, count) + vmath::load_count(b + i, count), count);
+    });
+  } else if (w) {
+    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      vmath::store_count(y + i, (value(i, count) - mean) * rstd * vmath::load_count(w + i, count), count);
+    });
+  } else {
+    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      const V scaled = (value(i, count) - mean) * rstd;
+      vmath::store_count(y + i, b ? scaled + vmath::load_count(b + i, count) : scaled, count);
+    });
+  }
+}
+
 template <class T>
 void forward(const LayerNormForward& k) {
   using A = compute_t<T>;
+  if constexpr (__is_same(T, float)) {
+    parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) forward_row(k, r);
+    });
+    return;
+  }
   const T *w = static_cast<const T*>(k.weight), *b = static_cast<const T*>(k.bias);
   parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {

@@ -169,9 +169,31 @@ void where_kernel(const Elementwise& e) {
   map3<Select, word_t<T>, std::uint8_t, word_t<T>>(e);
 }
 
+// To and from 16-bit floats: the conversion itself is all there is to do, so dense tensors need no staging buffer.
+template <class To, class From>
+void convert(const Elementwise& e) {
+  if constexpr (sizeof(compute_t<To>) != sizeof(To) || sizeof(compute_t<From>) != sizeof(From)) {
+    if constexpr (std::is_same_v<compute_t<To>, float> && std::is_same_v<compute_t<From>, float> &&
+                  (sizeof(To) == 4 || sizeof(From) == 4)) {
+      if (e.ndim == 1 && e.stride[0][0] == 1 && e.stride[1][0] == 1) {
+        parallel_for(e.numel, kGrain, [&](std::int64_t b, std::int64_t end) {
+          char* to = static_cast<char*>(e.data[0]) + b * static_cast<std::int64_t>(sizeof(To));
+          const char* from = static_cast<const char*>(e.data[1]) + b * static_cast<std::int64_t>(sizeof(From));
+          if constexpr (sizeof(To) == 4)
+            load<float, From>(end - b, to, from, 1);
+          else
+            store<float, To>(end - b, to, 1, from);
+        });
+        return;
+      }
+    }
+  }
+  map1<Convert<compute_t<To>>, To, From>(e);
+}
+
 template <class To, class... From>
 void fill_to(PointwiseKernels& k, Types<From...>) {
-  ((k.copy[idx<To>][idx<From>] = map1<Convert<compute_t<To>>, To, From>), ...);
+  ((k.copy[idx<To>][idx<From>] = convert<To, From>), ...);
   k.copy[idx<To>][idx<To>] = copy_same<To>;
   k.where[idx<To>] = where_kernel<To>;
 }

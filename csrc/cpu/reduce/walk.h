@@ -301,11 +301,18 @@ inline __attribute__((always_inline)) vec_t<A> load(const T* p) {
   }
 }
 
+// A fold may have a quicker form for dense rows of a type: RowForm<F, A>::fold(x, n).
+template <class F, class A>
+struct RowForm {};
+
 // Folds n <= kChunk mapped values with F::combine. F works on scalars and on vectors alike: map, combine, and
 // identity<A>().
 template <class F, class A, class T>
 inline __attribute__((always_inline)) A fold_row(const T* x, std::int64_t n, std::int64_t stride) {
   constexpr int lanes = VectorOf<A>::lanes;
+  if constexpr (__is_same(A, T) && requires { RowForm<F, A>::fold(x, n); }) {
+    if (stride == 1) return RowForm<F, A>::fold(x, n);
+  }
   std::int64_t i = 0;
   A result = F::template identity<A>();
   if (stride == 1 && n >= 4 * lanes) {
