@@ -13,7 +13,7 @@ namespace {
 
 using functors::is_nan;
 using functors::key_of;
-using functors::key_t;
+using functors::word_t;
 
 constexpr std::int64_t kRun = 16;             // insertion-sorted runs
 constexpr std::int64_t kRadix = 1024;         // from here radix sort wins
@@ -272,12 +272,12 @@ void topk_rows(const Sort& s) {
       if (have < n) {
         select_items(a, spare, have, k - 1);
         have = k;
-        key_t<T> bar = key_of(x[position(a[k - 1])], s.descending);
+        word_t<T> bar = key_of(x[position(a[k - 1])], s.descending);
         while (i < n) {
           const std::int64_t stop = i + 64 < n ? i + 64 : n;
-          key_t<T> best = static_cast<key_t<T>>(~key_t<T>(0));
+          word_t<T> best = static_cast<word_t<T>>(~word_t<T>(0));
           for (std::int64_t j = i; j < stop; ++j) {
-            const key_t<T> key = key_of(x[j], s.descending);
+            const word_t<T> key = key_of(x[j], s.descending);
             best = key < best ? key : best;
           }
           if (best < bar) {  // an equal key comes later, so it cannot win
@@ -331,11 +331,11 @@ void search(const SearchSorted& s) {
       const std::int64_t row = s.sorted_rows == 1 ? 0 : i / s.m;
       const T* x = static_cast<const T*>(s.sorted) + row * s.n;
       const std::int64_t* order = s.sorter ? s.sorter + row * s.n : nullptr;
-      const key_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
+      const word_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
       std::int64_t low = 0, high = s.n;
       while (low < high) {
         const std::int64_t mid = low + (high - low) / 2;
-        const key_t<T> k = key_of(x[order ? order[mid] : mid], false);
+        const word_t<T> k = key_of(x[order ? order[mid] : mid], false);
         if (s.right ? k <= v : k < v)
           low = mid + 1;
         else

@@ -2,29 +2,9 @@
 // as integers (-0 as 0, every NaN as the largest), everything complemented for descending order. Shared by the CPU and
 // CUDA backends.
 #pragma once
-#include "core/dtype.h"
+#include "functors/types.h"
 
 namespace pydlx::functors {
-
-// The unsigned integer of an element's width.
-template <int bytes>
-struct KeyOf {
-  using type = std::uint8_t;
-};
-template <>
-struct KeyOf<2> {
-  using type = std::uint16_t;
-};
-template <>
-struct KeyOf<4> {
-  using type = std::uint32_t;
-};
-template <>
-struct KeyOf<8> {
-  using type = std::uint64_t;
-};
-template <class T>
-using key_t = typename KeyOf<sizeof(T)>::type;
 
 template <class T>
 inline constexpr int exponent_bits = 0;  // floats only
@@ -42,7 +22,7 @@ PYDLX_HD bool is_nan(T x) {
   if constexpr (exponent_bits<T> == 0) {
     return false;
   } else {
-    using U = key_t<T>;
+    using U = word_t<T>;
     constexpr U sign = U(U(1) << (8 * sizeof(U) - 1)), magnitude = U(sign - 1);
     constexpr U infinity =
         U(magnitude >> (8 * sizeof(U) - 1 - exponent_bits<T>) << (8 * sizeof(U) - 1 - exponent_bits<T>));
@@ -51,8 +31,8 @@ PYDLX_HD bool is_nan(T x) {
 }
 
 template <class T>
-PYDLX_HD key_t<T> key_of(T x, bool descending) {
-  using U = key_t<T>;
+PYDLX_HD word_t<T> key_of(T x, bool descending) {
+  using U = word_t<T>;
   constexpr U sign = U(U(1) << (8 * sizeof(U) - 1));
   U u = bit_cast<U>(x);
   if constexpr (exponent_bits<T> > 0) {

@@ -5,27 +5,6 @@
 namespace pydlx::cuda {
 namespace {
 
-template <std::size_t size>
-struct WordOf;
-template <>
-struct WordOf<1> {
-  using type = std::uint8_t;
-};
-template <>
-struct WordOf<2> {
-  using type = std::uint16_t;
-};
-template <>
-struct WordOf<4> {
-  using type = std::uint32_t;
-};
-template <>
-struct WordOf<8> {
-  using type = std::uint64_t;
-};
-template <class T>
-using word_t = typename WordOf<sizeof(T)>::type;
-
 // ---- transposes -----------------------------------------------------------------------------------------------------
 
 constexpr int kTile = 32, kTileRows = 8;

@@ -262,13 +262,13 @@ void map(const Elementwise& e) {
   run<N>(e, size, kPack<Out, In...>, dense<F, Out, In...>, strided<F, Out, In...>);
 }
 
-template <class... Ts>
-struct Types {};
-using AllTypes =
-    Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
-
-template <class T>
-constexpr int idx = static_cast<int>(DTypeOf<T>::value);
+// The kernels as functors/fill.h asks for them.
+struct Map {
+  template <class F, class Out, class... In>
+  static constexpr void (*kernel())(const Elementwise&) {
+    return map<F, Out, In...>;
+  }
+};
 
 }  // namespace
 }  // namespace pydlx::cuda

@@ -1,11 +1,12 @@
 // Kernels of the functors in functors/unary.h.
-#include "cuda/pointwise/fill.cuh"
+#include "cuda/pointwise/loop.cuh"
+#include "functors/fill.h"
 #include "functors/unary.h"
 
 namespace pydlx::cuda {
 
 void register_unary(KernelTable& t) {
-  fill_unary<UnaryOp{}, UnaryOp::exp, Unary>(family<PointwiseKernels>(t), AllTypes{});
+  fill_unary<Map, UnaryOp{}, UnaryOp::exp, Unary>(family<PointwiseKernels>(t), AllTypes{});
 }
 
 }  // namespace pydlx::cuda

@@ -10,7 +10,7 @@ namespace {
 
 using functors::is_nan;
 using functors::key_of;
-using functors::key_t;
+using functors::word_t;
 
 constexpr int kShort = 2048;
 
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kEachThreads)
     const int i = j % width;
     Item item;
     if (row < s.rows && i < s.n) {
-      const key_t<T> key = key_of(s.x[row * s.stride + s.element(row, i)], s.descending);
+      const word_t<T> key = key_of(s.x[row * s.stride + s.element(row, i)], s.descending);
       if constexpr (sizeof(T) == 8)
         item = {key, static_cast<std::uint64_t>(i)};
       else
@@ -153,8 +153,8 @@ void sort_rows(const RowsToSort<T>& s) {
 
 // The key of rank k (from 0) in a row, and how many equal keys come up to that rank. All threads of the block call.
 template <class T>
-__device__ key_t<T> key_of_rank(const T* x, std::int64_t n, std::int64_t k, bool descending, std::int64_t& equal) {
-  using K = key_t<T>;
+__device__ word_t<T> key_of_rank(const T* x, std::int64_t n, std::int64_t k, bool descending, std::int64_t& equal) {
+  using K = word_t<T>;
   __shared__ unsigned long long count[kDigits];
   __shared__ std::int64_t rest;
   __shared__ unsigned digit;
@@ -191,11 +191,11 @@ __global__ void __launch_bounds__(kEachThreads)
   const T* x = data + blockIdx.x * n;
   std::uint32_t* out = at + blockIdx.x * k;
   std::int64_t equal;
-  const key_t<T> bar = key_of_rank(x, n, k - 1, descending, equal);
+  const word_t<T> bar = key_of_rank(x, n, k - 1, descending, equal);
   std::int64_t less_seen = 0, equal_seen = 0;
   for (std::int64_t tile = 0; tile < n; tile += kEachThreads) {
     const std::int64_t i = tile + threadIdx.x;
-    const key_t<T> key = i < n ? key_of(x[i], descending) : bar;
+    const word_t<T> key = i < n ? key_of(x[i], descending) : bar;
     const bool is_less = i < n && key < bar, is_equal = i < n && key == bar;
     std::int64_t total;  // counts of both kinds in one sum: fewer than 2^32 elements in a row
     const std::int64_t counts = exclusive_sum((is_less ? std::int64_t{1} << 32 : 0) + (is_equal ? 1 : 0), slots, total);

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kEachThreads) kth(const __grid_constant__ Sort
   }
   if (found == INT64_MAX) {
     std::int64_t equal, seen = 0;
-    const key_t<T> key = key_of_rank(x, s.n, s.k, s.descending, equal);
+    const word_t<T> key = key_of_rank(x, s.n, s.k, s.descending, equal);
     for (std::int64_t tile = 0; tile < s.n && seen < equal; tile += kEachThreads) {
       const std::int64_t i = tile + threadIdx.x;
       const bool same = i < s.n && key_of(x[i], s.descending) == key;
@@ -67,11 +67,11 @@ struct Search {
     const std::int64_t row = s.sorted_rows == 1 ? 0 : divide(i, s.m).quotient;
     const T* x = static_cast<const T*>(s.sorted) + row * s.n;
     const std::int64_t* order = s.sorter ? s.sorter + row * s.n : nullptr;
-    const key_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
+    const word_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
     std::int64_t low = 0, high = s.n;
     while (low < high) {
       const std::int64_t mid = low + (high - low) / 2;
-      const key_t<T> k = key_of(x[order ? order[mid] : mid], false);
+      const word_t<T> k = key_of(x[order ? order[mid] : mid], false);
       if (s.right ? k <= v : k < v)
         low = mid + 1;
       else

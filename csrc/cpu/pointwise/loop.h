@@ -32,27 +32,6 @@ struct Format {
   void (*store)(std::int64_t n, char* to, std::int64_t stride, const char* from);
 };
 
-template <std::size_t size>
-struct WordOf;
-template <>
-struct WordOf<1> {
-  using type = std::uint8_t;
-};
-template <>
-struct WordOf<2> {
-  using type = std::uint16_t;
-};
-template <>
-struct WordOf<4> {
-  using type = std::uint32_t;
-};
-template <>
-struct WordOf<8> {
-  using type = std::uint64_t;
-};
-template <class T>
-using word_t = typename WordOf<sizeof(T)>::type;
-
 template <class C, class T>
 void load(std::int64_t n, char* to, const char* from, std::int64_t stride) {
   C* o = reinterpret_cast<C*>(to);
@@ -266,13 +245,19 @@ void map3(const Elementwise& e) {
   walk(e, kFormats<Out, A, B, C>, dense3<F, compute_t<Out>, compute_t<A>, compute_t<B>, compute_t<C>>);
 }
 
-template <class... Ts>
-struct Types {};
-using AllTypes =
-    Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
-
-template <class T>
-constexpr int idx = static_cast<int>(DTypeOf<T>::value);
+// The kernels as functors/fill.h asks for them.
+struct Map {
+  template <class F, class Out, class... In>
+  static constexpr void (*kernel())(const Elementwise&) {
+    static_assert(sizeof...(In) >= 1 && sizeof...(In) <= 3);
+    if constexpr (sizeof...(In) == 1)
+      return map1<F, Out, In...>;
+    else if constexpr (sizeof...(In) == 2)
+      return map2<F, Out, In...>;
+    else
+      return map3<F, Out, In...>;
+  }
+};
 
 }  // namespace
 }  // namespace pydlx::PYDLX_ISA

@@ -1,14 +1,13 @@
 // Kernels of the functors in functors/transcendental.h.
 #include "functors/transcendental.h"
 
-#include "cpu/pointwise/fill.h"
 #include "cpu/pointwise/wide.h"
-#include "kernels/pointwise.h"
+#include "functors/fill.h"
 
 namespace pydlx::PYDLX_ISA {
 
 void register_transcendental(KernelTable& t) {
-  fill_unary<UnaryOp::exp, UnaryOp::leaky_relu, Transcendental>(family<PointwiseKernels>(t), AllTypes{});
+  fill_unary<Map, UnaryOp::exp, UnaryOp::leaky_relu, Transcendental>(family<PointwiseKernels>(t), AllTypes{});
 }
 
 }  // namespace pydlx::PYDLX_ISA

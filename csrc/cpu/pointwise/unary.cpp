@@ -1,13 +1,13 @@
 // Kernels of the functors in functors/unary.h.
 #include "functors/unary.h"
 
-#include "cpu/pointwise/fill.h"
-#include "kernels/pointwise.h"
+#include "cpu/pointwise/loop.h"
+#include "functors/fill.h"
 
 namespace pydlx::PYDLX_ISA {
 
 void register_unary(KernelTable& t) {
-  fill_unary<UnaryOp{}, UnaryOp::exp, Unary>(family<PointwiseKernels>(t), AllTypes{});
+  fill_unary<Map, UnaryOp{}, UnaryOp::exp, Unary>(family<PointwiseKernels>(t), AllTypes{});
 }
 
 }  // namespace pydlx::PYDLX_ISA
