@@ -201,6 +201,17 @@ class TestMemory:
         assert p.is_pinned() and not x.is_pinned() and p.tolist() == x.tolist() and p.pin_memory() is p
         assert p.to("cuda", non_blocking=True).sum().item() == x.sum().item()
 
+    def test_freed_pinned_memory_waits_for_its_copies(self):
+        n = 8 if "emulat" in cuda.get_device_properties().name.lower() else 1024
+        a = pydlx.ones(n, n, device="cuda") / n
+        p = pydlx.ones(1 << 16).pin_memory()
+        for _ in range(50):  # the copy below has to queue behind these
+            a = a @ a
+        x = p.to("cuda", non_blocking=True)
+        del p
+        q = pydlx.full((1 << 16,), 2.0).pin_memory()  # would overwrite the block if it were given out already
+        assert x.sum().item() == 1 << 16 and q.sum().item() == 2 << 16
+
 
 @needs_device
 class TestGraphs:

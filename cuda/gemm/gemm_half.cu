@@ -140,8 +140,8 @@ bool fits(const void* data, std::int64_t outer, std::int64_t k, std::int64_t bat
 
 template <class T, bool a_along_k, bool b_along_k>
 void run_tensor(const Strided<T, float>& p) {
-  const auto kernel = gemm_tensor<T, a_along_k, b_along_k>;
-  allow_shared(kernel, kSharedBytes);
+  constexpr auto kernel = gemm_tensor<T, a_along_k, b_along_k>;
+  allow_shared<kernel>(kSharedBytes);
   const Split s = split_of("matmul", p, kM, kN, kK);
   if (s.parts == 1) return launch(kernel, s.grid, kThreads, kSharedBytes, p, s.length, static_cast<float*>(nullptr));
   const Scratch<float> partial(s.parts * p.batch * p.m * p.n);

@@ -6,13 +6,14 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 
 #include "cuda/runtime/allocator.h"
 #include "cuda/runtime/faults.h"
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/pinned.h"
 #include "cuda_families.h"  // generated: declares register_<file> for every cuda/*.cu and cuda/*/*.cu
 
 namespace pydlx::cuda {
@@ -24,68 +25,6 @@ void fail_call(const char* call, cudaError_t e) {
 }
 
 namespace {
-
-// Host memory that copies to and from devices need not stage. Blocks are kept by size.
-class PinnedAllocator final : public Allocator {
- public:
-  void* allocate(std::size_t nbytes) override {
-    const std::size_t n = rounded(nbytes);
-    const std::lock_guard lock(mutex_);
-    ++stats_.allocations;
-    void* p = nullptr;
-    if (const auto it = free_.find(n); it != free_.end()) {
-      p = it->second;
-      free_.erase(it);
-      ++stats_.cache_hits;
-    } else {
-      check(cudaHostAlloc(&p, n, cudaHostAllocPortable), "cudaHostAlloc");
-      stats_.reserved += n;
-      stats_.peak_reserved = std::max(stats_.peak_reserved, stats_.reserved);
-    }
-    used_.insert(p);
-    stats_.in_use += n;
-    stats_.peak_in_use = std::max(stats_.peak_in_use, stats_.in_use);
-    return p;
-  }
-  void deallocate(void* p, std::size_t nbytes) noexcept override {
-    const std::lock_guard lock(mutex_);
-    used_.erase(p);
-    stats_.in_use -= rounded(nbytes);
-    free_.emplace(rounded(nbytes), p);
-  }
-  void empty_cache() noexcept override {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [n, p] : free_) {
-      cudaFreeHost(p);
-      stats_.reserved -= n;
-    }
-    free_.clear();
-  }
-  AllocatorStats stats() const noexcept override {
-    const std::lock_guard lock(mutex_);
-    return stats_;
-  }
-  void reset_peak() noexcept override {
-    const std::lock_guard lock(mutex_);
-    stats_.peak_in_use = stats_.in_use;
-    stats_.peak_reserved = stats_.reserved;
-  }
-  bool owns(const void* p) noexcept {
-    const std::lock_guard lock(mutex_);
-    return used_.count(const_cast<void*>(p)) != 0;
-  }
-
- private:
-  static std::size_t rounded(std::size_t n) {  // powers of two: few sizes, much reuse
-    std::size_t r = 4096;
-    while (r < n) r *= 2;
-    return r;
-  }
-  mutable std::mutex mutex_;
-  std::multimap<std::size_t, void*> free_;
-  std::set<void*> used_;
-  AllocatorStats stats_;
-};
 
 struct Graph {
   int device = 0, pool = 0;
@@ -125,11 +64,7 @@ class CudaBackend final : public Backend {
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   }
 
-  int current_device() override {
-    int d = 0;
-    check(cudaGetDevice(&d), "cudaGetDevice");
-    return d;
-  }
+  int current_device() override { return cuda::current_device(); }
   void set_device(int device) override { check(cudaSetDevice(device), "cudaSetDevice"); }
 
   const KernelTable& kernels(int device) override {
@@ -159,6 +94,7 @@ class CudaBackend final : public Backend {
     if (nbytes > 0) check(cudaMemcpyAsync(to, from, nbytes, cudaMemcpyDefault, stream.handle), "cudaMemcpyAsync");
     const bool between_devices = !to_device.is_cpu() && !from_device.is_cpu();
     if (between_devices || non_blocking) {
+      if (!between_devices) pinned_->record(to_device.is_cpu() ? to : from, stream);
       if (between_devices && to_device.index != from_device.index) {
         // The other device's stream must not run ahead of the bytes.
         cudaEvent_t e = nullptr;
@@ -350,10 +286,15 @@ const bool g_registered = [] {
 
 }  // namespace
 
-int multiprocessors() {
-  static std::atomic<int> known[kMaxDevices];
+int current_device() {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+int multiprocessors() {
+  static std::atomic<int> known[kMaxDevices];
+  const int device = current_device();
   int n = known[device].load(std::memory_order_relaxed);
   if (n == 0) {
     cudaDeviceProp p;

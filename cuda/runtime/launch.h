@@ -1,5 +1,6 @@
 // Launching kernels on the current stream, and what kernels share: grid sizes, dynamic shared memory.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -10,6 +11,7 @@ namespace pydlx::cuda {
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kFullMask = 0xffffffffu;
 
+int current_device();
 // Multiprocessors of the current device.
 int multiprocessors();
 
@@ -36,10 +38,15 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&
 #endif
 }
 
-template <class Kernel>
-void allow_shared(Kernel* kernel, std::size_t bytes) {
+// Allows `kernel` that many bytes of dynamic shared memory, once per device.
+template <auto kernel>
+void allow_shared(std::size_t bytes) {
+  static std::atomic<std::size_t> allowed[kMaxDevices];
+  std::atomic<std::size_t>& here = allowed[current_device()];
+  if (here.load(std::memory_order_relaxed) >= bytes) return;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
+  here.store(bytes, std::memory_order_relaxed);
 }
 
 // The block's dynamic shared memory.
