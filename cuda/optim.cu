@@ -32,15 +32,20 @@ template <class A>
 struct Common {
   A decay, sign;
   bool decays;
+  const double* numbers;
   explicit Common(const OptimStep& k)
-      : decay(static_cast<A>(k.weight_decay)), sign(k.maximize ? A(-1) : A(1)), decays(k.weight_decay != 0) {}
+      : decay(static_cast<A>(k.weight_decay)),
+        sign(k.maximize ? A(-1) : A(1)),
+        decays(k.weight_decay != 0),
+        numbers(k.numbers) {}
   // Without decay the parameter is not used, so an infinite one cannot turn into NaN through 0 * inf.
   __device__ __forceinline__ A wanted(A grad, A param) const {
     return decays ? sign * grad + decay * param : sign * grad;
   }
 };
 
-// Every rule updates p and its used state s[] from the gradient g.
+// Every rule updates p and its used state s[] from the gradient g. renew() takes what changes from step to step out of
+// the numbers of a recorded step, as the constructor takes it from the arguments.
 template <class T>
 struct Sgd : Common<compute_t<T>> {
   using A = compute_t<T>;
@@ -55,6 +60,10 @@ struct Sgd : Common<compute_t<T>> {
         nesterov(k.nesterov),
         first(k.first_step),
         used{k.state[0] != nullptr, false, false} {}
+  __device__ __forceinline__ void renew(const double* n) {
+    lr = static_cast<A>(n[0]);
+    first = n[1] != 0;
+  }
   __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
     A g = this->wanted(grad, p);
     if (used[0]) {
@@ -79,6 +88,11 @@ struct Adam : Common<compute_t<T>> {
         root(static_cast<A>(k.correction2_sqrt)),
         shrink(static_cast<A>(k.shrink)),
         used{true, true, k.state[2] != nullptr} {}
+  __device__ __forceinline__ void renew(const double* n) {
+    step = static_cast<A>(-n[0]);
+    root = static_cast<A>(n[1]);
+    shrink = static_cast<A>(n[2]);
+  }
   __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
     const A param = p * shrink, g = this->wanted(grad, p);
     s[0] = s[0] + take1 * (g - s[0]);
@@ -104,6 +118,7 @@ struct Rmsprop : Common<compute_t<T>> {
         eps(static_cast<A>(k.eps)),
         mu(static_cast<A>(k.momentum)),
         used{true, k.state[1] != nullptr, k.state[2] != nullptr} {}
+  __device__ __forceinline__ void renew(const double* n) { lr = static_cast<A>(n[0]); }
   __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
     const A g = this->wanted(grad, p);
     s[0] = s[0] + take * (g * g - s[0]);
@@ -130,6 +145,7 @@ struct Adagrad : Common<compute_t<T>> {
   bool used[kMaxOptimState];
   explicit Adagrad(const AdagradStep& k)
       : Common<A>(k), lr(static_cast<A>(k.lr)), eps(static_cast<A>(k.eps)), used{true, false, false} {}
+  __device__ __forceinline__ void renew(const double* n) { lr = static_cast<A>(n[0]); }
   __device__ __forceinline__ void update(A& p, A grad, A (&s)[kMaxOptimState]) const {
     const A g = this->wanted(grad, p);
     s[0] = s[0] + g * g;
@@ -174,7 +190,9 @@ __device__ __forceinline__ void step_at(const Rule& rule, T* param, const T* gra
 template <class T, class Rule>
 __global__ void __launch_bounds__(kEachThreads)
     step_lists(const __grid_constant__ Lists lists, const __grid_constant__ States states,
-               const __grid_constant__ Rule rule) {
+               const __grid_constant__ Rule given) {
+  Rule rule = given;
+  if (rule.numbers) rule.renew(rule.numbers);
   constexpr int V = 16 / static_cast<int>(sizeof(T));
   for (std::int64_t tile = blockIdx.x; tile < lists.tiles[lists.count]; tile += gridDim.x) {
     int low = 0, high = lists.count;  // the last tensor that starts at or before the tile

@@ -226,7 +226,20 @@ class TestGraphs:
         g.replay()
         assert y.tolist() == [1.0, 3.0, 5.0, 7.0, 9.0]
 
-    def test_a_training_step_equals_eager_bit_for_bit(self):
+    @pytest.mark.parametrize("warm", [1, 2])
+    @pytest.mark.parametrize(
+        "make_optimizer",
+        [
+            lambda p: pydlx.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1),
+            lambda p: pydlx.optim.Adam(p, lr=0.1, amsgrad=True),
+            lambda p: pydlx.optim.AdamW(p, lr=0.1),
+            lambda p: pydlx.optim.RMSprop(p, lr=0.1, momentum=0.5),
+            lambda p: pydlx.optim.Adagrad(p, lr=0.1, lr_decay=0.1),
+        ],
+        ids=["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"],
+    )
+    def test_a_training_step_equals_eager_bit_for_bit(self, make_optimizer, warm):
+        """With dropout and a learning rate that a schedule changes; some eager steps, a recording, replays, an eager step."""
         x, y = pydlx.randn(8, 6, device="cuda"), pydlx.randint(3, (8,), device="cuda")
 
         def make():
@@ -234,7 +247,8 @@ class TestGraphs:
             model = pydlx.nn.Sequential(
                 pydlx.nn.Linear(6, 16), pydlx.nn.ReLU(), pydlx.nn.Dropout(0.25), pydlx.nn.Linear(16, 3)
             ).cuda()
-            optimizer = pydlx.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            optimizer = make_optimizer(model.parameters())
+            schedule = pydlx.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
 
             def step():
                 optimizer.zero_grad(set_to_none=False)
@@ -243,22 +257,32 @@ class TestGraphs:
                 optimizer.step()
                 return loss
 
-            return model, step
+            return model, optimizer, schedule, step
 
-        model, step = make()
-        eager = [step().item() for _ in range(5)]
-        weights = [p.tolist() for p in model.parameters()]
+        def run(replays):
+            """Losses, weights and counts after six steps, those from `warm` on replayed but for the last."""
+            model, optimizer, schedule, step = make()
+            losses, g = [], cuda.CUDAGraph()
+            for i in range(6):
+                if replays and warm <= i < 5:
+                    if i == warm:
+                        with cuda.graph(g):
+                            loss = step()
+                    g.replay()
+                else:
+                    loss = step()
+                losses.append(loss.item())
+                schedule.step()
+            counts = [s["step"].item() for s in optimizer.state_dict()["state"].values() if "step" in s]
+            return losses, [p.tolist() for p in model.parameters()], counts
 
-        model, step = make()
-        replayed = [step().item(), step().item()]  # gradients and momentum exist before the recording
-        g = cuda.CUDAGraph()
-        with cuda.graph(g):
-            loss = step()
-        for _ in range(3):
-            g.replay()
-            replayed.append(loss.item())
-        assert replayed == eager
-        assert [p.tolist() for p in model.parameters()] == weights
+        assert run(replays=True) == run(replays=False)
+
+    def test_optimisers_with_a_step_count_in_python_refuse(self):
+        p = pydlx.nn.Parameter(pydlx.ones(3, device="cuda"))
+        p.grad = pydlx.ones(3, device="cuda")
+        with pytest.raises(RuntimeError, match=r"\[NAdam.step\].*recorded graph"), cuda.graph(cuda.CUDAGraph()):
+            pydlx.optim.NAdam([p]).step()
 
     def test_misuse(self):
         g = cuda.CUDAGraph()

@@ -17,26 +17,33 @@ struct OptimStep {
   void* const* state[kMaxOptimState] = {};  // each [count], or null when the options leave it unused
   double weight_decay = 0;                  // added to the gradient
   bool maximize = false;
+  // Where a recorded step finds, on its device, the numbers that change between replays; null outside of
+  // recordings.
+  const double* numbers = nullptr;
 };
 
-struct SgdStep : OptimStep {  // state: momentum buffer
+inline constexpr int kMaxOptimNumbers = 3;
+
+struct SgdStep : OptimStep {  // state: momentum buffer; numbers: lr, first_step
   double lr = 0, momentum = 0, dampening = 0;
   bool nesterov = false;
   bool first_step = false;  // the buffers hold nothing yet: they become the gradients
 };
 
-struct AdamStep : OptimStep {  // state: first moment, second moment, largest second moment (amsgrad)
-  double step_size = 0;        // lr / (1 - beta1^t)
+// State: first moment, second moment, largest second moment (amsgrad). Numbers: step_size, correction2_sqrt, shrink.
+struct AdamStep : OptimStep {
+  double step_size = 0;  // lr / (1 - beta1^t)
   double beta1 = 0, beta2 = 0, eps = 0;
   double correction2_sqrt = 1;  // sqrt(1 - beta2^t)
   double shrink = 1;            // 1 - lr * decoupled weight decay
 };
 
-struct RmspropStep : OptimStep {  // state: square average, gradient average (centered), momentum buffer
+// State: square average, gradient average (centered), momentum buffer. Numbers: lr.
+struct RmspropStep : OptimStep {
   double lr = 0, alpha = 0, eps = 0, momentum = 0;
 };
 
-struct AdagradStep : OptimStep {  // state: sum of squares
+struct AdagradStep : OptimStep {  // state: sum of squares; numbers: lr
   double lr = 0;                  // after its own decay
   double eps = 0;
 };

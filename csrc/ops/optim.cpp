@@ -1,7 +1,9 @@
 #include "ops/optim.h"
 
+#include <array>
 #include <cmath>
 
+#include "core/backend.h"
 #include "kernels/optim.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
@@ -30,10 +32,21 @@ class Lists {
     for (std::size_t i = 0; i < params.size(); ++i) add(params[i], grads[i], states, i);
   }
 
-  // Fills in the common part of the arguments and runs the kernel.
+  // Fills in the common part of the arguments and runs the kernel. `live` is explained in ops/optim.h.
   template <class Step>
-  void run(Step& k, void (*const (OptimKernels::*table)[kDTypeCount])(const Step&)) const {
+  void run(Step& k, void (*const (OptimKernels::*table)[kDTypeCount])(const Step&), const Tensor& live,
+           std::array<double, kMaxOptimNumbers> numbers) const {
     if (start_.size() == 1 || start_.back() == 0) return;
+    if (live.defined()) {
+      require(!device_.is_cpu() && live.device() == device_ && live.dtype() == DType::Float64 &&
+                  live.numel() == kMaxOptimNumbers && live.contiguous_layout(),
+              op_, "live", ErrorKind::Value, "expected ", kMaxOptimNumbers,
+              " contiguous float64 values beside parameters on a GPU");
+      Backend& backend = require_backend(device_);
+      if (!backend.is_capturing())
+        return backend.copy(live.data(), device_, numbers.data(), Device{}, sizeof numbers, true);
+      k.numbers = static_cast<const double*>(live.data());
+    }
     k.count = static_cast<std::int64_t>(param_.size());
     k.start = start_.data();
     k.param = param_.data();
@@ -115,7 +128,8 @@ void require_step(const char* op, std::int64_t step) {
 }  // namespace
 
 void fused_sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers, double lr,
-                double momentum, double dampening, double weight_decay, bool nesterov, bool maximize, bool first_step) {
+                double momentum, double dampening, double weight_decay, bool nesterov, bool maximize, bool first_step,
+                const Tensor& live) {
   const Lists lists("fused_sgd_", params, grads, {{"momentum_buffers", &momentum_buffers, momentum != 0}});
   SgdStep k;
   k.lr = lr;
@@ -125,13 +139,13 @@ void fused_sgd_(const TensorList& params, const TensorList& grads, const TensorL
   k.nesterov = nesterov;
   k.maximize = maximize;
   k.first_step = first_step;
-  lists.run(k, &OptimKernels::sgd);
+  lists.run(k, &OptimKernels::sgd, live, {k.lr, first_step ? 1.0 : 0.0});
 }
 
 void fused_adam_(const TensorList& params, const TensorList& grads, const TensorList& exp_avgs,
                  const TensorList& exp_avg_sqs, const TensorList& max_exp_avg_sqs, std::int64_t step, double lr,
                  double beta1, double beta2, double eps, double weight_decay, bool decoupled, bool amsgrad,
-                 bool maximize) {
+                 bool maximize, const Tensor& live) {
   const Lists lists("fused_adam_", params, grads,
                     {{"exp_avgs", &exp_avgs, true},
                      {"exp_avg_sqs", &exp_avg_sqs, true},
@@ -146,12 +160,13 @@ void fused_adam_(const TensorList& params, const TensorList& grads, const Tensor
   k.shrink = decoupled ? 1.0 - lr * weight_decay : 1.0;
   k.weight_decay = decoupled ? 0.0 : weight_decay;
   k.maximize = maximize;
-  lists.run(k, &OptimKernels::adam);
+  lists.run(k, &OptimKernels::adam, live, {k.step_size, k.correction2_sqrt, k.shrink});
 }
 
 void fused_rmsprop_(const TensorList& params, const TensorList& grads, const TensorList& square_avgs,
                     const TensorList& grad_avgs, const TensorList& momentum_buffers, double lr, double alpha,
-                    double eps, double weight_decay, double momentum, bool centered, bool maximize) {
+                    double eps, double weight_decay, double momentum, bool centered, bool maximize,
+                    const Tensor& live) {
   const Lists lists("fused_rmsprop_", params, grads,
                     {{"square_avgs", &square_avgs, true},
                      {"grad_avgs", &grad_avgs, centered},
@@ -163,11 +178,11 @@ void fused_rmsprop_(const TensorList& params, const TensorList& grads, const Ten
   k.weight_decay = weight_decay;
   k.momentum = momentum;
   k.maximize = maximize;
-  lists.run(k, &OptimKernels::rmsprop);
+  lists.run(k, &OptimKernels::rmsprop, live, {k.lr});
 }
 
 void fused_adagrad_(const TensorList& params, const TensorList& grads, const TensorList& state_sums, std::int64_t step,
-                    double lr, double lr_decay, double eps, double weight_decay, bool maximize) {
+                    double lr, double lr_decay, double eps, double weight_decay, bool maximize, const Tensor& live) {
   const Lists lists("fused_adagrad_", params, grads, {{"state_sums", &state_sums, true}});
   require_step("fused_adagrad_", step);
   AdagradStep k;
@@ -175,7 +190,7 @@ void fused_adagrad_(const TensorList& params, const TensorList& grads, const Ten
   k.eps = eps;
   k.weight_decay = weight_decay;
   k.maximize = maximize;
-  lists.run(k, &OptimKernels::adagrad);
+  lists.run(k, &OptimKernels::adagrad, live, {k.lr});
 }
 
 }  // namespace pydlx::ops

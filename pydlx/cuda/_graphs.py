@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -11,11 +13,20 @@ from ._streams import Stream, current_stream
 from ._streams import stream as use_stream
 
 _cuda = _C._cuda
+_recording = threading.local()  # .graph: the graph that this thread records
 
 
 def is_current_stream_capturing() -> bool:
     """Whether the current stream records instead of running."""
     return bool(_cuda.is_capturing())
+
+
+def before_replay(prepare: Callable[[], None]) -> None:
+    """Has the graph that is being recorded call ``prepare`` before each replay, to renew what its work reads."""
+    graph = getattr(_recording, "graph", None)
+    if graph is None:
+        raise RuntimeError("[cuda.graph] expected a recording begun with CUDAGraph in this thread, got none")
+    graph._before_replay.append(prepare)
 
 
 class CUDAGraph:
@@ -24,22 +35,28 @@ class CUDAGraph:
     def __init__(self) -> None:
         require("CUDAGraph")
         self._handle = _cuda.Graph()
+        self._before_replay: list[Callable[[], None]] = []
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         """Starts recording the current stream, which must not be the default one."""
         self._handle.begin()
+        _recording.graph = self
 
     def capture_end(self) -> None:
         """Ends the recording."""
+        _recording.graph = None
         self._handle.end()
 
     def replay(self) -> None:
         """Queues the recorded work on the current stream."""
+        for prepare in self._before_replay:
+            prepare()
         self._handle.replay()
 
     def reset(self) -> None:
         """Drops the recording and the memory that belongs to it."""
         self._handle.reset()
+        self._before_replay.clear()
 
 
 class graph:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import Tensor, float32, tensor
 from ..autograd import enable_grad, no_grad
+from ..cuda import is_current_stream_capturing
 from .optimizer import Optimizer
 
 __all__ = ["ComposedOptimizer"]
@@ -43,6 +44,13 @@ class ComposedOptimizer(Optimizer):
                 for p in group["params"]:
                     if (grad := p.grad) is None:
                         continue
+                    if self._counts and p.is_cuda and is_current_stream_capturing():
+                        name = type(self).__name__
+                        raise RuntimeError(
+                            f"[{name}.step] expected to run outside of a recorded graph, because its replays would "
+                            f"repeat one step count; record the backward pass alone, or use SGD, Adam, AdamW, RMSprop "
+                            f"or Adagrad"
+                        )
                     state = self.state[p]
                     if not state:
                         if self._counts:

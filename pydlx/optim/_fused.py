@@ -12,8 +12,10 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
-from .. import Tensor, float32, tensor
+from .. import Tensor, empty, float32, float64, tensor
 from ..autograd import enable_grad
+from ..cuda import default_stream, is_current_stream_capturing, stream
+from ..cuda._graphs import before_replay
 from .optimizer import Optimizer
 
 __all__ = ["Bucket", "FusedOptimizer"]
@@ -28,9 +30,10 @@ class Bucket:
         step: updates made so far. step_tensor: the same number as the 0-d tensor that ``state[p]["step"]`` shows,
             shared by the whole bucket, so that counting costs one small write per step.
         fresh: no update has been made yet with these buffers (momentum starts from the first gradient).
+        live: for a recorded update, where it reads the numbers that change from step to step; None outside of graphs.
     """
 
-    __slots__ = ("fresh", "params", "picks", "slots", "step", "step_tensor", "step_version")
+    __slots__ = ("fresh", "live", "params", "picks", "slots", "step", "step_tensor", "step_version")
 
     def __init__(
         self, params: list[Tensor], picks: list[int] | None, slots: list[list[Tensor]], step: int, fresh: bool
@@ -38,6 +41,7 @@ class Bucket:
         self.params, self.picks, self.slots, self.step, self.fresh = params, picks, slots, step, fresh
         self.step_tensor: Tensor | None = None
         self.step_version = 0
+        self.live: Tensor | None = None
 
 
 class Plan:
@@ -119,7 +123,11 @@ class FusedOptimizer(Optimizer):
             if plan is None or not plan.fits(params, grads, flags, self.state):
                 plan = self._plans[number] = self._gather(group, flags)
             regather = False
+            recording = params[0].is_cuda and is_current_stream_capturing()
             for bucket in plan.buckets:
+                if recording:
+                    self._record(group, bucket, grads)
+                    continue
                 step_tensor = bucket.step_tensor
                 bucket.step += 1
                 try:
@@ -136,6 +144,28 @@ class FusedOptimizer(Optimizer):
             if regather:  # buckets apart only because some were fresh can now share a call
                 del self._plans[number]
         return loss
+
+    def _record(self, group: dict[str, Any], bucket: Bucket, grads: list[Tensor]) -> None:
+        """Record a bucket's update in a graph. Counting, and the group's options of the day, happen before replays."""
+        mine = Bucket(bucket.params, None, bucket.slots, bucket.step, bucket.fresh)
+        device = bucket.params[0].device
+        with stream(default_stream(device)):  # memory of the recording stream is overwritten by what the graph replays
+            mine.live = empty(3, dtype=float64, device=device)
+        kept = grads if bucket.picks is None else [grads[i] for i in bucket.picks]
+        mine.step += 1
+        self._launch(group, mine, kept)
+
+        def renew() -> None:
+            if self._counts:
+                steps = {id(s): s for p in mine.params if (s := self.state[p]["step"]) is not None}
+                mine.step = max(map(_count_of, steps.values()), default=0) + 1
+            self._launch(group, mine, kept)
+            mine.fresh = False
+            if self._counts:
+                for step in steps.values():
+                    step.fill_(mine.step)
+
+        before_replay(renew)
 
     def _gather(self, group: dict[str, Any], flags: Any) -> Plan:
         plan = Plan(group["params"], flags)

@@ -92,4 +92,5 @@ class Adagrad(FusedOptimizer):
             group["eps"],
             float(group["weight_decay"]),
             group["maximize"],
+            bucket.live,
         )

@@ -96,6 +96,7 @@ class Adam(FusedOptimizer):
             group["decoupled_weight_decay"],
             group["amsgrad"],
             group["maximize"],
+            bucket.live,
         )
 
 

@@ -95,6 +95,7 @@ class RMSprop(FusedOptimizer):
             group["momentum"],
             group["centered"],
             group["maximize"],
+            bucket.live,
         )
 
 

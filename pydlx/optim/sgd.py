@@ -92,4 +92,5 @@ class SGD(FusedOptimizer):
             group["nesterov"],
             group["maximize"],
             bucket.fresh,
+            bucket.live,
         )
