@@ -135,7 +135,8 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
         raise _C.ShapeError(f"[cdist] x2: expected (..., R, {x1.shape[-1:]}) for x1 {x1.shape}, got shape {x2.shape}")
     if not p >= 0:
         raise ValueError(f"[cdist] p: expected a number >= 0, got {p}")
-    return _C.norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    return _C.norm(difference, p, -1) if x1.shape[-1] else difference.sum(-1)
 
 
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
@@ -317,7 +318,7 @@ def gcd(input: Tensor, other: Tensor) -> Tensor:
     while bool((b != 0).any()):
         rest = _C.where(b == 0, _C.zeros_like(a), a % _C.where(b == 0, _C.ones_like(b), b))
         a, b = _C.where(b == 0, a, b), rest
-    return a.clone()
+    return a.abs()  # where the smallest integer was an operand, remainders are negative
 
 
 def lcm(input: Tensor, other: Tensor) -> Tensor:

@@ -471,6 +471,39 @@ def test_in_place_history_does_not_leak():
     assert dead() is None
 
 
+# ---- where a function has no derivative -----------------------------------------------------------------------------------------------
+
+
+PAIRS = np.meshgrid(*[np.array([0.0, -0.0, 1.0, -2.5, np.nan])] * 2)
+TIES = np.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 2.0, 2.0]])
+WITH_NAN = np.array([[1.0, np.nan], [1.0, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("fn", "inputs"),
+    [
+        (lambda lib, a, b: lib.maximum(a, b), PAIRS),
+        (lambda lib, a, b: lib.minimum(a, b), PAIRS),
+        (lambda lib, a, b: lib.atan2(a, b), PAIRS),
+        (lambda lib, a: a.relu(), PAIRS[:1]),
+        *(
+            (lambda lib, a, n=n: getattr(a, n)(), [x])
+            for n in ("max", "min", "median", "nanmedian")
+            for x in (TIES, WITH_NAN)
+        ),
+        (lambda lib, a: lib.norm(a, 0, dim=1), [TIES]),
+    ],
+)
+def test_gradients_at_ties_and_nan_are_pytorchs(fn, inputs):
+    def run(lib):
+        leaves = [lib.tensor(x, requires_grad=True) for x in inputs]
+        fn(lib, *leaves).sum().backward()
+        return [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in leaves]
+
+    for got, want in zip(run(T), run(torch), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
 # ---- anomaly mode --------------------------------------------------------------------------------------------------------------------
 
 

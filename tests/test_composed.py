@@ -20,7 +20,8 @@ def doubles(draw, *shape):
 
 @PROGRAMS
 def distances(lib, draw):
-    results = [lib.cdist(draw(2, 3, 4), draw(5, 4), 0)]
+    results = [lib.cdist(draw(2, 3, 4), draw(5, 4), 0), lib.cdist(draw(2, 3, 0), draw(5, 0), float("inf"))]
+    results += with_gradients(lambda a, b: lib.cdist(a, b, 0), doubles(draw, 2, 3, 4), doubles(draw, 5, 4))
     for p in (1, 1.5, 2, 3, float("inf")):
         results += with_gradients(lambda a, b, p=p: lib.cdist(a, b, p), doubles(draw, 2, 3, 4), doubles(draw, 5, 4))
     results += with_gradients(lambda a: lib.cdist(a, a), doubles(draw, 3, 4))  # zero distances have zero gradients
@@ -82,6 +83,11 @@ def integers(lib, draw):
     small = lib.tensor([[4], [6]], dtype=lib.int32)
     coordinates = [lib.unravel_index(lib.tensor([0, 5, 11]), (3, 4)), lib.unravel_index(lib.tensor(5), 7)]
     return [lib.gcd(a, b), lib.lcm(a, b), lib.gcd(small, lib.tensor([2, 3])), a.gcd(b), coordinates]
+
+
+def test_gcd_of_the_smallest_integer():
+    """Its absolute value is negative; PyTorch's result then is, too."""
+    assert pydlx.gcd(pydlx.tensor([-(2**63), -128]), pydlx.tensor([6, -7])).tolist() == [2, 1]
 
 
 @PROGRAMS

@@ -363,6 +363,10 @@ def test_functional_errors():
         lambda: F.embedding(ours(np.array([0])), one, padding_idx=5),
         lambda: F.embedding_bag(ours(np.array([0])), one),
         lambda: F.embedding_bag(ours(np.array([[0]])), one, mode="min"),
+        *(
+            lambda o=o: F.embedding_bag(ours(np.array([0, 1, 0])), one, ours(np.array(o)))
+            for o in ([1, 2], [0, 2, 1], [0, 4], [0, -1], np.zeros(0, np.int64))
+        ),
     ):
         with pytest.raises(ValueError, match=r"\["):
             call()

@@ -152,6 +152,34 @@ def test_double(name):
     )
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_double_trigonometric_functions_reduce_large_arguments_in_double(isa):
+    x = np.outer([1.2345678, -7.654321], 10.0 ** np.arange(-300, 308, 4)).ravel()
+    pydlx._C._set_cpu_isa(isa)
+    try:
+        for name in ("sin", "cos", "tan"):
+            got = getattr(pydlx, name)(pydlx.from_numpy(x)).numpy()
+            np.testing.assert_allclose(got, getattr(np, name)(x), rtol=1e-15)
+    finally:
+        pydlx._C._set_cpu_isa(ISAS[-1])
+
+
+def test_gelu_tanh_vanishes_for_large_negative_doubles():
+    x = pydlx.tensor([-20.0, -1e20, -1e300], dtype=pydlx.float64, requires_grad=True)
+    y = pydlx.nn.functional.gelu(x, approximate="tanh")
+    y.sum().backward()
+    assert y.abs().max().item() < 1e-100 and x.grad.abs().max().item() < 1e-100
+
+
+def test_sinc_gradient_near_zero():
+    """-pi^2 x / 3, where the textbook formula cancels completely."""
+    x = pydlx.from_numpy(10.0 ** np.arange(-300, -5)).requires_grad_(True)
+    (slope,) = pydlx.autograd.grad(pydlx.sinc(x).sum(), x, create_graph=True)
+    np.testing.assert_allclose(slope.detach().numpy(), -(np.pi**2) / 3 * x.detach().numpy(), rtol=1e-11)
+    (curvature,) = pydlx.autograd.grad(slope.sum(), x)
+    np.testing.assert_allclose(curvature.numpy(), -(np.pi**2) / 3, rtol=1e-11)
+
+
 def test_trigamma_at_known_points():
     """psi'(1) = pi^2/6, psi'(1/2) = pi^2/2, psi'(1/4) = pi^2 + 8 Catalan; psi'(-1/2) = pi^2/2 + 4."""
     x = pydlx.from_numpy(np.array([1.0, 0.5, 0.25, -0.5])).requires_grad_(True)

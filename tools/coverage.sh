@@ -16,7 +16,7 @@ widest=generic
 grep -qw fma /proc/cpuinfo && grep -qw avx2 /proc/cpuinfo && widest=avx2
 grep -qw avx512vl /proc/cpuinfo && grep -qw avx512bw /proc/cpuinfo && widest=avx512
 # Without debugging information the objects and the link are a tenth of the size; gcov reads its own notes.
-cmake -S . -B "$tree" -G Ninja -DPython_EXECUTABLE="$python" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG= -DPYDLX_COVERAGE=ON \
+cmake -S . -B "$tree" -G Ninja -DPython_EXECUTABLE="$python" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG= -DPYDLX_COVERAGE=ON -DPYDLX_CUDA=OFF \
   -DPYDLX_CPU_PATHS="${PYDLX_CPU_PATHS:-$widest}" >/dev/null
 cmake --build "$tree" -j "$(nproc)"
 find "$tree" -name '*.gcda' -delete
@@ -27,7 +27,7 @@ cp "$tree"/_C*.so "$tree/package/pydlx/"
 cp "$("$python" -c 'import scipy_openblas32 as s; print(s.get_lib_dir())')"/lib*.so* "$tree/package/pydlx/lib/"
 # A failing test is reported but does not stop the report. `pytest`, not `python -m pytest`: that would import pydlx from this folder.
 status=0
-PYTHONPATH="$tree/package" COVERAGE_FILE="$tree/.coverage" "$bin/pytest" -n auto --cov="$tree/package/pydlx" --cov-report="term-missing:skip-covered" \
+PYTHONPATH="$tree/package:$root/tools" COVERAGE_FILE="$tree/.coverage" "$bin/pytest" -n auto -p gcov_plugin --cov="$tree/package/pydlx" --cov-report="term-missing:skip-covered" \
   -p no:cacheprovider "$@" >"$tree/python.txt" || status=$?
 grep -v '^build/coverage/package' "$tree/python.txt" | tail -n 40
 # A line counts once and as covered when one instruction set or instantiation of a template runs it.

@@ -43,10 +43,10 @@ struct Act<UnaryOp::gelu> {  // x Phi(x) (Hendrycks and Gimpel 2016)
 };
 
 // x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), which equals x (1 + tanh u) / 2. The clamp keeps u finite;
-// sigmoid is 0 or 1 there.
+// sigmoid is 0 or 1 there, in double, too.
 template <class T>
 PYDLX_HD T gelu_tanh_gate(T x, T& slope) {
-  const T c = x > T(16) ? T(16) : (x < T(-16) ? T(-16) : x), z = c * c;
+  const T c = x > T(32) ? T(32) : (x < T(-32) ? T(-32) : x), z = c * c;
   slope = T(1.5957691216057307) * (T(1) + T(0.134145) * z);  // d(2u)/dx
   return math::sigmoid(T(1.5957691216057307) * c * (T(1) + T(0.044715) * z));
 }
@@ -161,13 +161,14 @@ struct Act<UnaryOp::softshrink> {  // param: lambda
 
 // ---- derivatives ----------------------------------------------------------------------------------------------------
 
-// (gradient, output) -> gradient where the output is positive. Written on the output, so that relu can run in place.
+// (gradient, output) -> gradient where the output is positive, or NaN. Written on the output, so that relu can run in
+// place.
 template <>
 struct ActGrad<BinaryOp::relu_backward> {
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T g, T y, const double*) {
-    return y > T(0) ? g : T(0);
+    return y <= T(0) ? T(0) : g;
   }
 };
 

@@ -78,6 +78,7 @@ struct Transcendental<UnaryOp::sin> {
   PYDLX_HD static float apply(float x, const double*) { return math::sin_small(x); }
   PYDLX_HD static double apply(double x, const double*) { return math::sin(x); }
   PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
+  static bool rare(double) = delete;  // would be narrowed, and has no need
   PYDLX_HD static float slow(float x) { return math::sin(x); }
 };
 
@@ -87,6 +88,7 @@ struct Transcendental<UnaryOp::cos> {
   PYDLX_HD static float apply(float x, const double*) { return math::cos_small(x); }
   PYDLX_HD static double apply(double x, const double*) { return math::cos(x); }
   PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
+  static bool rare(double) = delete;  // would be narrowed, and has no need
   PYDLX_HD static float slow(float x) { return math::cos(x); }
 };
 

@@ -75,7 +75,10 @@ Tensor fmod(const Tensor& a, const Tensor& b) {
 Tensor rsub(const Tensor& a, const Tensor& b, Scalar alpha) { return sub(b, a, alpha); }
 
 Tensor atan2(const Tensor& a, const Tensor& b) {
-  auto norm = [](const Tensor& x, const Tensor& y) { return add(mul(x, x), mul(y, y)); };
+  auto norm = [](const Tensor& x, const Tensor& y) {  // at the origin the gradient counts as 0
+    const Tensor n = add(mul(x, x), mul(y, y));
+    return where(eq(n, zero()), number(1), n);
+  };
   return binary_op(
       BinaryOp::atan2, "atan2", a, b, true,
       [norm](const Tensor& g, const Tensor& x, const Tensor& y) { return mul(g, div(y, norm(x, y))); },

@@ -245,18 +245,18 @@ Tensor div_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
   });
 }
 
-// max/min: the gradient goes to the operand that was chosen, half to each on ties (PyTorch's convention).
+// max/min: the gradient goes to the operand that was chosen, half to each on ties, all of it to both where either is
+// NaN (PyTorch's convention).
 Tensor extremum(BinaryOp op, const char* name, const Tensor& a, const Tensor& b) {
   return binary_op(op, name, a, b, false, false, [&] {
     return
         [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), op, a = save(a), b = save(b)](Backward& bw) {
           const Tensor x = a.get(bw), y = b.get(bw);
-          const Tensor half = wrap_scalar(0.5), zero = wrap_scalar(std::int64_t{0});
-          const Tensor tie = where(eq(x, y), mul(bw.grad(), half), zero);
-          const Tensor first = op == BinaryOp::maximum ? gt(x, y) : lt(x, y);
-          const Tensor second = op == BinaryOp::maximum ? lt(x, y) : gt(x, y);
-          if (bw.needs(0)) bw.set(0, fit(add(where(first, bw.grad(), zero), tie), sa, da));
-          if (bw.needs(1)) bw.set(1, fit(add(where(second, bw.grad(), zero), tie), sb, db));
+          const Tensor zero = wrap_scalar(std::int64_t{0});
+          const Tensor less = lt(x, y), more = gt(x, y);
+          const Tensor g = where(eq(x, y), mul(bw.grad(), wrap_scalar(0.5)), bw.grad());
+          if (bw.needs(0)) bw.set(0, fit(where(op == BinaryOp::maximum ? less : more, zero, g), sa, da));
+          if (bw.needs(1)) bw.set(1, fit(where(op == BinaryOp::maximum ? more : less, zero, g), sb, db));
         };
   });
 }

@@ -4,6 +4,7 @@
 #include "kernels/reduce.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/logic.h"
 #include "ops/reduce.h"
 #include "ops/reduce_core.h"
 #include "ops/views.h"
@@ -27,6 +28,16 @@ Tensor extremum(ReduceOp op, const char* name, const Tensor& x, const ReducePlan
       const Tensor share = div(restore_axes(bw.grad(), plan.wide), sum(hit, plan.axes, true));
       bw.set(0, mul(share, hit));
     });
+  return y;
+}
+
+Tensor extremum_of_all(ReduceOp op, const char* name, const Tensor& x) {
+  Tensor y;
+  {
+    const GradModeGuard off(false);
+    y = extremum(op, name, x, reduce_plan(name, x.sizes(), std::nullopt, false));
+  }
+  record_evenly(name, y, x);
   return y;
 }
 
@@ -58,6 +69,15 @@ Tensor position(ReduceOp op, const char* name, const Tensor& input, std::optiona
 
 }  // namespace
 
+void record_evenly(const char* name, Tensor& y, const Tensor& x) {
+  if (!is_floating(x.dtype()) || !any_requires_grad(x)) return;
+  record(name, y, {&x}, [x = save(x), y = Saved(y, 0)](Backward& bw) {
+    const Tensor t = detach(x.get(bw)), r = detach(y.get(bw));
+    const Tensor hit = to_dtype(where(isnan(r), isnan(t), eq(t, r)), t.dtype());
+    bw.set(0, mul(div(bw.grad(), sum(hit, std::nullopt, false, std::nullopt)), hit));
+  });
+}
+
 Tensor amax(const Tensor& x, const Dims& axes, bool keepdim) {
   return extremum(ReduceOp::amax, "amax", x, reduce_plan("amax", x.sizes(), axes, keepdim));
 }
@@ -69,12 +89,8 @@ std::pair<Tensor, Tensor> aminmax(const Tensor& x, std::optional<std::int64_t> a
                                       axis ? Axes(Dims{wrap_axis(*axis, x.ndim(), "aminmax")}) : std::nullopt, keepdim);
   return {extremum(ReduceOp::amin, "aminmax", x, plan), extremum(ReduceOp::amax, "aminmax", x, plan)};
 }
-Tensor max_all(const Tensor& x) {
-  return extremum(ReduceOp::amax, "max", x, reduce_plan("max", x.sizes(), std::nullopt, false));
-}
-Tensor min_all(const Tensor& x) {
-  return extremum(ReduceOp::amin, "min", x, reduce_plan("min", x.sizes(), std::nullopt, false));
-}
+Tensor max_all(const Tensor& x) { return extremum_of_all(ReduceOp::amax, "max", x); }
+Tensor min_all(const Tensor& x) { return extremum_of_all(ReduceOp::amin, "min", x); }
 std::pair<Tensor, Tensor> max_along(const Tensor& x, std::int64_t axis, bool keepdim) {
   return extremum_along(ReduceOp::argmax, "max", x, axis, keepdim);
 }

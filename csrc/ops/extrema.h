@@ -11,6 +11,9 @@ namespace pydlx::ops {
 Tensor amax(const Tensor& x, const Dims& axes, bool keepdim);
 Tensor amin(const Tensor& x, const Dims& axes, bool keepdim);
 std::pair<Tensor, Tensor> aminmax(const Tensor& x, std::optional<std::int64_t> axis, bool keepdim);
+// Records y, the value (0-d) of one element of x: its gradient is shared evenly among all elements that equal it, among
+// all NaN when it is NaN.
+void record_evenly(const char* name, Tensor& y, const Tensor& x);
 Tensor max_all(const Tensor& x);
 Tensor min_all(const Tensor& x);
 // Values and positions along one axis; the gradient goes to the chosen element.

@@ -316,9 +316,11 @@ Tensor logit(const Tensor& x, std::optional<double> eps) {
 }
 
 Tensor sinc(const Tensor& x) {
-  const Tensor at_zero = eq(x, zero());
-  const Tensor z = mul(where(at_zero, number(1), x), number(kPi));  // no 0 / 0, in the gradient either
-  return where(at_zero, number(1), div(sin(z), z));
+  // Near 0 the gradient of sin(z) / z cancels, at 0 it is 0 / 0: there the Taylor series stands in.
+  const Tensor z = mul(x, number(kPi)), near = le(abs(z), number(0.05));
+  const Tensor s = square(where(near, z, zero())), far = where(near, number(1), z);
+  const Tensor inner = sub(number(1), mul(mul(s, number(1.0 / 20)), sub(number(1), mul(s, number(1.0 / 42)))));
+  return where(near, sub(number(1), mul(mul(s, number(1.0 / 6)), inner)), div(sin(far), far));
 }
 
 Tensor deg2rad(const Tensor& x) { return mul(x, number(kPi / 180)); }

@@ -231,7 +231,12 @@ Tensor vector_norm(const Tensor& input, Scalar order, const Axes& axes, bool kee
           ", got shape ", x.sizes());
   require(plan.n > 0 || !extreme, name, "input", ErrorKind::Shape,
           "expected elements to reduce for p = inf, got shape ", x.sizes());
-  if (p == 0) return to_dtype(reduce_or(0, ReduceOp::nonzero, name, x, plan, DType::Int64, {0.0}), x.dtype());
+  if (p == 0) {
+    Tensor y = to_dtype(reduce_or(0, ReduceOp::nonzero, name, x, plan, DType::Int64, {0.0}), x.dtype());
+    if (any_requires_grad(x))  // flat wherever it has a slope
+      record(name, y, {&x}, [x = save(x)](Backward& bw) { bw.set(0, zeros_like(x.get(bw))); });
+    return y;
+  }
   if (p != 1 && p != 2 && !extreme) return general_norm(x, p, plan);
   const ReduceOp op = p == 1   ? ReduceOp::norm1
                       : p == 2 ? ReduceOp::norm2

@@ -170,13 +170,20 @@ std::pair<Tensor, Tensor> median_along(const Tensor& x, std::int64_t wanted, boo
           x.sizes());
   return kth("median", x, (n - 1) / 2, axis, keepdim, true);
 }
-Tensor median(const Tensor& x) {
+namespace {
+template <class Along>
+Tensor median_of_all(const char* name, const Tensor& x, Along along) {
   if (x.numel() == 0) {
-    require_floating("median", x);
+    require_floating(name, x);
     return full({}, std::numeric_limits<double>::quiet_NaN(), x.dtype(), x.device());
   }
-  return median_along(flat(x), 0, false).first;
+  Tensor y = along(flat(detach(x)), 0, false).first;
+  record_evenly(name, y, x);
+  return y;
 }
+}  // namespace
+
+Tensor median(const Tensor& x) { return median_of_all("median", x, median_along); }
 
 std::pair<Tensor, Tensor> nanmedian_along(const Tensor& x, std::int64_t wanted, bool keepdim) {
   const int axis = wrap_axis(wanted, x.ndim(), "nanmedian");
@@ -190,7 +197,7 @@ std::pair<Tensor, Tensor> nanmedian_along(const Tensor& x, std::int64_t wanted, 
   Tensor v = gather(values, axis, middle), i = gather(index, axis, middle);
   return keepdim ? std::pair(v, i) : std::pair(squeeze(v, {axis}), squeeze(i, {axis}));
 }
-Tensor nanmedian(const Tensor& x) { return x.numel() == 0 ? median(x) : nanmedian_along(flat(x), 0, false).first; }
+Tensor nanmedian(const Tensor& x) { return median_of_all("nanmedian", x, nanmedian_along); }
 
 std::pair<Tensor, Tensor> mode(const Tensor& x, std::int64_t wanted, bool keepdim) {
   const int axis = wrap_axis(wanted, x.ndim(), "mode");

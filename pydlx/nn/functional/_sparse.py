@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..._C import Tensor, arange, zeros
+from ..._C import DTypeError, Tensor, arange, int32, int64, zeros
 from ..._C import embedding as _embedding
 from ...autograd import no_grad
 from ._distance import _vector_norm
@@ -104,9 +104,18 @@ def embedding_bag(
     elif input.ndim == 1:
         if offsets is None or offsets.ndim != 1:
             raise ValueError("[embedding_bag] offsets: expected a 1-d tensor with a 1-d input, got none")
-        if offsets.numel() and int(offsets[0]) != 0:
-            raise ValueError(f"[embedding_bag] offsets: expected the first to be 0, got {int(offsets[0])}")
-        starts = offsets[:-1] if include_last_offset else offsets
+        if offsets.dtype not in (int32, int64):
+            raise DTypeError(f"[embedding_bag] offsets: expected int32 or int64, got {offsets.dtype}")
+        ends = [0, *offsets.tolist(), input.shape[0]]  # the first bag starts at 0, and none ends beyond the input
+        if ends[1] != 0 or ends != sorted(ends):
+            raise ValueError(
+                f"[embedding_bag] offsets: expected 0 first and then numbers that grow up to {input.shape[0]}, "
+                f"got {offsets.tolist()}"
+            )
+        starts = offsets
+        if include_last_offset:
+            starts, input = offsets[:-1], input[: ends[-2]]
+            per_sample_weights = None if per_sample_weights is None else per_sample_weights[: ends[-2]]
         bags = starts.shape[0]
         marks = zeros(input.shape[0] + 1, dtype=starts.dtype, device=input.device)
         bag_of = marks.index_add(0, starts, starts * 0 + 1).cumsum(0)[:-1] - 1
