@@ -192,16 +192,3 @@ def test_nothing_outside_the_result_is_written(isa):
                 assert np.array_equal(got, frame), (m, n, k, layout)
                 want = 3.5 + 2 * (a.astype(np.float64) @ b)
                 assert np.abs(inside - want).max() <= EPSILON[dtype] * 40 * (1 + np.abs(want).max())
-
-
-def test_sixteen_bit(isa):
-    rng = np.random.default_rng(7)
-    for dtype, eps in ((pydlx.bfloat16, 2**-8), (pydlx.float16, 2**-11)):
-        for m, n, k in [(1, 1, 1), (3, 70, 33), (1100, 20, 40)]:
-            a = pydlx.from_numpy(rng.standard_normal((m, k))).to(dtype)
-            for b in (rng.standard_normal((k, n)), rng.standard_normal((n, k)).T):
-                t = pydlx.from_numpy(np.ascontiguousarray(b)).to(dtype)
-                want = a.double().numpy() @ t.double().numpy()
-                assert np.abs((a @ t).double().numpy() - want).max() <= eps * np.abs(want).max() * 1.01 + 1e-6
-                back = t.transpose(0, 1).contiguous().transpose(0, 1)
-                assert np.abs((a @ back).double().numpy() - want).max() <= eps * np.abs(want).max() * 1.01 + 1e-6

@@ -12,6 +12,9 @@ import pydlx
 CASES = all_cases()
 EPSILON = {"float64": 2.3e-16, "float32": 1.2e-7, "float16": 9.8e-4, "bfloat16": 7.9e-3}
 ISAS = pydlx._C.build_info()["cpu_isas"]
+OTHER_ISAS = [
+    isa for isa in ISAS[:-1] if not ISAS[-1].startswith(isa)
+]  # avx512_bf16 differs from avx512 in products alone
 
 
 def by(predicate):
@@ -101,7 +104,7 @@ def test_values(case, dtype):
 
 
 @by(lambda c: True)
-@pytest.mark.parametrize("isa", ISAS[:-1])
+@pytest.mark.parametrize("isa", OTHER_ISAS)
 def test_other_instruction_sets(case, isa):
     pydlx._C._set_cpu_isa(isa)
     try:

@@ -53,6 +53,8 @@ namespace {
 bool machine_has(const char* isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (!std::strcmp(isa, "avx512_bf16"))
+    return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
   if (!std::strcmp(isa, "avx512")) return __builtin_cpu_supports("x86-64-v4");
   if (!std::strcmp(isa, "avx2")) return __builtin_cpu_supports("x86-64-v3");
 #endif

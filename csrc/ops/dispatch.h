@@ -18,7 +18,7 @@ const Family& kernels(Device device) {
   const auto* f = static_cast<const Family*>(kernels_for(device).families[number]);
   return f ? *f : none;
 }
-// CPU instruction-set paths this machine can run, best last: "generic", "avx2", "avx512".
+// CPU instruction-set paths this machine can run, best last: "generic", "avx2", "avx512", "avx512_bf16".
 std::vector<const char*> cpu_isas();
 void set_cpu_isa(const char* name);  // for tests; ValueError for a path the machine cannot run
 

@@ -6,16 +6,13 @@
 #pragma once
 #include "core/scratch.h"
 #include "core/verbose.h"
+#include "cpu/gemm/cuts.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/strip.h"
 #include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
-
-PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-PYDLX_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-PYDLX_INLINE std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
 struct Plan {
   bool inner = false;  // inner products along K instead of register tiles
@@ -266,56 +263,24 @@ void gemm_typed(const Gemm& given) {
     plan.pack_a = g.a_col != 1;
   }
 
-  // Pieces worth about 10 us or more.
-  const double flops =
-      2.0 * static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k > 0 ? g.k : 1);
-  const double bytes = static_cast<double>(sizeof(T)) * (static_cast<double>(g.k) * static_cast<double>(g.n) +
-                                                         static_cast<double>(g.m) * static_cast<double>(g.k + g.n));
-  const double weight = flops / 1e6 > bytes / 3e5 ? flops / 1e6 : bytes / 3e5;
-  const std::int64_t threads = in_parallel_region() ? 1 : num_threads();
-  std::int64_t rows_cut = 1, cols_cut = 1;
   const bool few = plan.inner || plan.strip;  // all rows at once; only columns are cut
-  const std::int64_t col_units = plan.inner ? ceil_div(g.n, 16) : ceil_div(g.n, kTileColumns<T>),
-                     row_units = ceil_div(g.m, kTileRows);
-  if (threads > 1 && g.batch < 4 * threads && g.batch % threads != 0 && weight > 1) {
-    const std::int64_t pieces = weight < static_cast<double>(threads) ? static_cast<std::int64_t>(weight) + 1 : threads;
-    double best = 1e300;
-    for (std::int64_t cols = 1; cols <= pieces; ++cols) {
-      const std::int64_t rows = few ? 1 : pieces / cols;
-      if (cols > col_units || (rows > 1 && rows > row_units)) continue;
-      const double area =
-          static_cast<double>(ceil_div(col_units, cols)) * static_cast<double>(ceil_div(row_units, rows));
-      if (area <= best) {
-        best = area;
-        rows_cut = rows;
-        cols_cut = cols;
-      }
-    }
-  }
-  const std::int64_t cuts = rows_cut * cols_cut;
+  const std::int64_t unit = plan.inner ? 16 : kTileColumns<T>;
+  const Cuts cuts = choose_cuts(g, sizeof(T), 1e6, few ? 1 : ceil_div(g.m, kTileRows), ceil_div(g.n, unit));
   if (verbose_on) [[unlikely]]
-    describe_plan<T>(g, plan, flip || flip_vector, cuts);
-  const double piece = weight / static_cast<double>(cuts);
-  const std::int64_t grain = piece >= 1 ? 1 : static_cast<std::int64_t>(1 / (piece + 1e-6)) + 1;
+    describe_plan<T>(g, plan, flip || flip_vector, cuts.rows * cuts.cols);
   const T* bias = static_cast<const T*>(g.bias);
-  parallel_for(g.batch * cuts, cuts > 1 ? 1 : grain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(g.batch * cuts.rows * cuts.cols, cuts.grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t batch = t / cuts, cut = t % cuts, rc = cut / cols_cut, cc = cut % cols_cut;
-      const T* a = static_cast<const T*>(g.a) + batch * g.a_batch;
-      const T* b = static_cast<const T*>(g.b) + batch * g.b_batch;
-      T* c = static_cast<T*>(g.c) + batch * g.c_batch;
-      const std::int64_t unit = plan.inner ? 16 : kTileColumns<T>;
-      const std::int64_t j0 = min_of(g.n, col_units * cc / cols_cut * unit),
-                         j1 = min_of(g.n, col_units * (cc + 1) / cols_cut * unit);
-      if (plan.inner) {
-        inner_region<T>(g, plan, a, b, c, c_i, c_j, bias, bias_i, bias_j, j0, j1);
-      } else if (plan.strip) {
-        strip_region<T>(g, a, b, c, c_i, c_j, bias, bias_i, bias_j, j0, j1);
-      } else {
-        const std::int64_t i0 = min_of(g.m, row_units * rc / rows_cut * kTileRows);
-        const std::int64_t i1 = min_of(g.m, row_units * (rc + 1) / rows_cut * kTileRows);
-        tiles_region<T>(g, plan, a, b, c, bias, i0, i1, j0, j1);
-      }
+      const Piece p = piece_of(cuts, t, few ? g.m : kTileRows, unit, g.m, g.n);
+      const T* a = static_cast<const T*>(g.a) + p.batch * g.a_batch;
+      const T* b = static_cast<const T*>(g.b) + p.batch * g.b_batch;
+      T* c = static_cast<T*>(g.c) + p.batch * g.c_batch;
+      if (plan.inner)
+        inner_region<T>(g, plan, a, b, c, c_i, c_j, bias, bias_i, bias_j, p.j0, p.j1);
+      else if (plan.strip)
+        strip_region<T>(g, a, b, c, c_i, c_j, bias, bias_i, bias_j, p.j0, p.j1);
+      else
+        tiles_region<T>(g, plan, a, b, c, bias, p.i0, p.i1, p.j0, p.j1);
     }
   });
 }
