@@ -39,14 +39,15 @@ CASES = {
 }
 
 
-def run(device, shape, arguments):
-    q, k, v = (t.to(device).requires_grad_() for t in make(*shape))
+def run(device, shape, arguments, dtype=pydlx.float32, rounded=pydlx.float32):
+    """Output and gradients, of operands that were rounded to ``rounded`` and are handed over as ``dtype``."""
+    q, k, v = (t.to(rounded).to(device, dtype).requires_grad_() for t in make(*shape))
     placed = {n: a.to(device) if isinstance(a, pydlx.Tensor) else a for n, a in arguments.items()}
     pydlx.manual_seed(3)
     out = F.scaled_dot_product_attention(q, k, v, **placed)
     pydlx.manual_seed(4)
-    grads = pydlx.autograd.grad(out, (q, k, v), pydlx.randn(out.shape).to(device))
-    return [t.cpu() for t in (out.detach(), *grads)]
+    grads = pydlx.autograd.grad(out, (q, k, v), pydlx.randn(out.shape).to(rounded).to(device, dtype))
+    return [t.cpu().float() for t in (out.detach(), *grads)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -60,11 +61,62 @@ def test_equals_the_cpu(name):
         assert error < 2e-5, f"{what}: relative error {error:.2e}"
 
 
-def test_values_behind_a_mask_do_not_leak():
-    q, k, v = make(1, 1, 1, 4, 70, 8, 8)
+# Shapes that the tensor cores serve: numbers of features that are multiples of eight, up to 128. Beside the cases above
+# these have further tiles, both widths of the kernels, and partly filled ones.
+HALF_CASES = {
+    **CASES,
+    "features, one width": ((1, 2, 2, 70, 130, 64, 64), lambda s: {}),
+    "features, the other": ((1, 2, 2, 70, 130, 128, 128), lambda s: {"is_causal": True}),
+    "features, partly filled": ((2, 2, 1, 65, 129, 40, 72), lambda s: {"enable_gqa": True}),
+    "causal, wide, grouped": ((1, 4, 2, 100, 100, 80, 96), lambda s: {"is_causal": True, "enable_gqa": True}),
+    "window over tiles": ((1, 1, 1, 200, 200, 16, 16), lambda s: {"window_size": (20, 70)}),
+}
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16], ids=str)
+@pytest.mark.parametrize("name", HALF_CASES)
+def test_16_bit_equals_the_cpu_in_float32(name, dtype):
+    """Weights are rounded to the operands' dtype, so errors are a few of its units, and average out in sums."""
+    shape, arguments = HALF_CASES[name]
+    pydlx.manual_seed(2)
+    given = arguments(shape)
+    got, want = run("cuda", shape, given, dtype, dtype), run("cpu", shape, given, pydlx.float32, dtype)
+    for what, x, y in zip(("output", "dq", "dk", "dv"), got, want):
+        scale = max(y.abs().max().item(), 1e-3)
+        error = (x - y).abs().max().item() / scale
+        assert error < 3 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.float16, pydlx.bfloat16], ids=str)
+def test_values_behind_a_mask_do_not_leak(dtype):
+    q, k, v = (t.to(dtype) for t in make(1, 1, 1, 4, 70, 8, 8))
     v[..., 35:, :] = float("nan")
     k[..., 35:, :] = float("inf")
     mask = (pydlx.arange(70) < 35).expand(4, 70)
-    out = F.scaled_dot_product_attention(q.cuda(), k.cuda(), v.cuda(), attn_mask=mask.cuda()).cpu()
-    want = F.scaled_dot_product_attention(q, k[..., :35, :], v[..., :35, :])
-    assert (out - want).abs().max().item() < 1e-5
+    out, *grads = run_masked(q.cuda(), k.cuda(), v.cuda(), mask.cuda())
+    want, *want_grads = run_masked(q.float(), k[..., :35, :].float(), v[..., :35, :].float(), None)
+    tolerance = 1e-5 if dtype == pydlx.float32 else 4 * pydlx.finfo(dtype).eps
+    assert (out - want).abs().max().item() < tolerance
+    for x, y in zip(grads, want_grads):
+        assert (x[..., : y.shape[-2], :] - y).abs().max().item() < tolerance
+        assert (x[..., y.shape[-2] :, :] == 0).all()
+
+
+def run_masked(q, k, v, mask):
+    q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return [t.cpu().float() for t in (out.detach(), *pydlx.autograd.grad(out.sum(), (q, k, v)))]
+
+
+def test_16_bit_second_derivatives_and_unaligned_rows():
+    memory = pydlx.randn(2, 5, 3 * 8 + 1).half().cuda()
+    q, k, v = (memory[..., 1 + 8 * i : 9 + 8 * i].detach().requires_grad_() for i in range(3))  # odd addresses
+    out = F.scaled_dot_product_attention(q, k, v)
+    (g,) = pydlx.autograd.grad(out.float().square().sum(), q, create_graph=True)
+    (gg,) = pydlx.autograd.grad(g.float().sum(), k)
+    wide = [t.detach().cpu().float().requires_grad_() for t in (q, k, v)]
+    want = F.scaled_dot_product_attention(*wide)
+    (h,) = pydlx.autograd.grad(want.square().sum(), wide[0], create_graph=True)
+    (hh,) = pydlx.autograd.grad(h.sum(), wide[1])
+    for x, y in ((out, want), (g, h), (gg, hh)):
+        assert (x.detach().cpu().float() - y.detach()).abs().max().item() < 1e-2 * y.abs().max().item()

@@ -21,14 +21,14 @@ struct Attention {
   std::int64_t batch = 1, heads = 1, kv_heads = 1;
   std::int64_t q_len = 0, k_len = 0, head_dim = 0, value_dim = 0;
   HeadRows q, k, v, out;
-  // [batch, heads, q_len]: a row's largest score in units of log2(e) (-inf: no key), and one over its sum of
-  // exponentials relative to that (0: no key). Two numbers, because their sum as logarithms would lose the second when
-  // a mask of -1e38 is added to a whole row.
+  // The statistics, in the operands' dtype, float32 for 16-bit ones; [batch, heads, q_len]: a row's largest score in
+  // units of log2(e) (-inf: no key), and one over its sum of exponentials relative to that (0: no key). Two numbers,
+  // because their sum as logarithms would lose the second when a mask of -1e38 is added to a whole row.
   void *top = nullptr, *inverse = nullptr;
-  const void* mask = nullptr;  // null, bool (false: excluded) or the operands' dtype (added to the scores)
+  const void* mask = nullptr;  // null, bool (false: excluded) or the statistics' dtype (added to the scores)
   bool mask_is_bool = false;
   std::int64_t mask_batch = 0, mask_head = 0, mask_row = 0, mask_col = 0;
-  const void* slopes = nullptr;  // null, or one number per head in the operands' dtype
+  const void* slopes = nullptr;  // null, or one number per head in the statistics' dtype
   std::int64_t slope_batch = 0, slope_head = 0;
   std::int64_t before = kUnlimitedKeys, after = kUnlimitedKeys;  // query i sees keys i - before .. i + after
   double scale = 1;
@@ -59,6 +59,9 @@ struct AttentionBackward {
 struct AttentionKernels {
   bool (*forward[kDTypeCount])(const Attention&) = {};
   bool (*backward[kDTypeCount])(const AttentionBackward&) = {};
+  // Whether the kernels serve these numbers of features; null: any. Where it is given, they want rows at multiples of
+  // 16 bytes.
+  bool (*fits[kDTypeCount])(std::int64_t head_dim, std::int64_t value_dim) = {};
 };
 
 }  // namespace pydlx

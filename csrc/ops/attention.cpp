@@ -116,7 +116,17 @@ Gradients composed_backward(const Inputs& in, const Tensor& grad) {
 }
 
 HeadRows rows_of(const Tensor& t) { return {t.data(), t.stride(0), t.stride(1), t.stride(2)}; }
-Tensor feature_major(const Tensor& t) { return t.stride(3) == 1 || t.size(3) == 1 ? t : contiguous(t); }
+// Contiguous features; for 16-bit operands also rows at multiples of 16 bytes, which their kernels load at once.
+Tensor feature_major(const Tensor& t) {
+  bool fits = t.stride(3) == 1 || t.size(3) == 1;
+  if (fits && itemsize(t.dtype()) == 2) {
+    fits = reinterpret_cast<std::uintptr_t>(t.data()) % 16 == 0;
+    for (int axis = 0; axis < 3; ++axis) fits = fits && (t.size(axis) == 1 || t.stride(axis) % 8 == 0);
+  }
+  return fits ? t : t.contiguous_layout() ? clone(t) : contiguous(t);
+}
+
+DType statistics_dtype(DType operands) { return itemsize(operands) == 2 ? DType::Float32 : operands; }
 
 // (batch, heads, length, features) whose memory has the axis order of `like`, so that splitting and merging heads needs
 // no copy.
@@ -172,7 +182,7 @@ Attention describe(const Inputs& in, const Tensor& out, const Tensor& stats) {
   fail(kName, "query", ErrorKind::OutOfMemory, "no scratch memory for sequences of ", a.q_len, " and ", a.k_len);
 }
 
-// The tiled kernels, for float32. Operands are read where they stand, and the result's memory has the query's axis
+// The tiled kernels. Operands are read where they stand, and the result's memory has the query's axis
 // order.
 Tensor native(const Inputs& given) {
   const Device device = given.q.device();
@@ -182,7 +192,7 @@ Tensor native(const Inputs& given) {
   in.k = feature_major(detach(given.k));
   in.v = feature_major(detach(given.v));
   Tensor out = empty_like_heads(in.q, in.v.size(3));
-  const Tensor stats = empty({2, in.q.size(0), in.q.size(1), in.q.size(2)}, dtype, device);
+  const Tensor stats = empty({2, in.q.size(0), in.q.size(1), in.q.size(2)}, statistics_dtype(dtype), device);
   const Attention a = describe(in, out, stats);
   if (!kernel_or_fail(kernels<AttentionKernels>(device).forward[static_cast<int>(dtype)], kName, device, dtype)(a))
     out_of_scratch(a);
@@ -200,7 +210,10 @@ Tensor native(const Inputs& given) {
            if (slopes.defined()) saved.slopes = slopes.get(bw);
            Gradients r;
            if (bw.create_graph) {
-             r = composed_backward(saved, bw.grad());
+             const DType dtype = saved.q.dtype(), working = statistics_dtype(dtype);
+             for (Tensor* t : {&saved.q, &saved.k, &saved.v}) *t = to_dtype(*t, working);
+             r = composed_backward(saved, to_dtype(bw.grad(), working));
+             for (Tensor* t : {&r.dq, &r.dk, &r.dv}) *t = to_dtype(*t, dtype);
            } else {
              saved.q = feature_major(saved.q);
              saved.k = feature_major(saved.k);
@@ -232,13 +245,16 @@ Tensor native(const Inputs& given) {
 }
 
 // Why the tiled kernel cannot serve, or null when it can.
-const char* tiled_refusal(const Inputs& in, const Tensor& mask, const Tensor& slopes) {
-  if (dropout_threshold(in.dropout_p) > 0xffffffffu) return "dropout of every weight";
-  if (in.q.numel() == 0 || in.v.numel() == 0) return "empty operands";
+const char* tiled_refusal(const Tensor& q, const Tensor& v, const Tensor& mask, const Tensor& slopes,
+                          double dropout_p) {
+  if (dropout_threshold(dropout_p) > 0xffffffffu) return "dropout of every weight";
+  if (q.numel() == 0 || v.numel() == 0) return "empty operands";
   if (any_requires_grad(mask)) return "the mask needs a gradient";
   if (any_requires_grad(slopes)) return "the slopes need a gradient";
-  if (!kernels<AttentionKernels>(in.q.device()).forward[static_cast<int>(in.q.dtype())])
-    return "written for float32 only";
+  const AttentionKernels& table = kernels<AttentionKernels>(q.device());
+  const int dtype = static_cast<int>(q.dtype());
+  if (!table.forward[dtype]) return "not written for this dtype";
+  if (table.fits[dtype] && !table.fits[dtype](q.size(-1), v.size(-1))) return "not written for this number of features";
   return nullptr;
 }
 
@@ -277,8 +293,9 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
   require(dropout_p >= 0 && dropout_p <= 1, kName, "dropout_p", ErrorKind::Value, "expected 0 to 1, got ", dropout_p);
   require(!causal || !mask.defined(), kName, "attn_mask", ErrorKind::Value,
           "expected no mask together with is_causal=True; combine them in one mask");
-  if (query.dtype() == DType::Float16 || query.dtype() == DType::BFloat16) {
-    auto wide = [](const Tensor& t) { return t.defined() && is_floating(t.dtype()) ? to_dtype(t, DType::Float32) : t; };
+  const DType working = statistics_dtype(query.dtype());
+  if (working != query.dtype() && tiled_refusal(query, value, mask, slopes, dropout_p)) {
+    auto wide = [&](const Tensor& t) { return t.defined() && is_floating(t.dtype()) ? to_dtype(t, working) : t; };
     return to_dtype(scaled_dot_product_attention(wide(query), wide(key), wide(value), wide(mask), dropout_p, causal,
                                                  scale, grouped, wide(slopes), window),
                     query.dtype());
@@ -322,7 +339,7 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
                 broadcast_sizes(kName, slopes.sizes(), out_sizes) == out_sizes,
             kName, "alibi_slopes", ErrorKind::Shape, "expected one number per head: a shape that broadcasts to ",
             out_sizes, ", got ", slopes.sizes());
-    in.slopes = reshape(expand(to_dtype(slopes, query.dtype()), out_sizes), {in.q.size(0), heads});
+    in.slopes = reshape(expand(to_dtype(slopes, working), out_sizes), {in.q.size(0), heads});
   }
   out_sizes.push_back(query.size(-2));
   out_sizes.push_back(value.size(-1));
@@ -333,14 +350,14 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
             "expected a bool or floating point tensor, got ", mask.dtype());
     require(mask.ndim() <= mask_sizes.ndim() && broadcast_sizes(kName, mask.sizes(), mask_sizes) == mask_sizes, kName,
             "attn_mask", ErrorKind::Shape, "expected a shape that broadcasts to ", mask_sizes, ", got ", mask.sizes());
-    const Tensor m = expand(mask.dtype() == DType::Bool ? mask : to_dtype(mask, query.dtype()), mask_sizes);
+    const Tensor m = expand(mask.dtype() == DType::Bool ? mask : to_dtype(mask, working), mask_sizes);
     in.mask = to_four(m, lead, heads);
   }
   in.dropout_p = dropout_p;
   if (dropout_p > 0)
     in.stream = default_generator(query.device())
                     .reserve(static_cast<std::uint64_t>((in.q.size(0) * heads * in.q.size(2) * in.k.size(2) + 3) / 4));
-  const char* refusal = tiled_refusal(in, mask, slopes);
+  const char* refusal = tiled_refusal(in.q, in.v, mask, slopes, dropout_p);
   const VerboseCall call(kName);
   if (verbose_on)
     verbose_note(" %s q %s k %s (%s): %s%s", dtype_name(query.dtype()), to_text(in.q.sizes()).c_str(),

@@ -1,7 +1,7 @@
 // Products of 16-bit floats with float accumulation on the tensor cores. Tiles of 128 x 128 with panels of 32 in four
 // stages of shared memory; eight warps hold 64 x 32 each. Operands may lie either way: ldmatrix transposes. What does
 // not fit (strides or sizes that are no multiples of eight, unaligned data) goes to the ordinary units.
-#include "cuda/gemm/mma.cuh"
+#include "cuda/runtime/mma.cuh"
 #include "cuda/gemm/strided.cuh"
 #include "kernels.h"
 
@@ -10,18 +10,7 @@ namespace {
 
 constexpr int kM = 128, kN = 128, kK = 32, kStages = 4, kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kChunk = 8;  // elements of 16 bytes
 constexpr std::size_t kStageBytes = (kM + kN) * kK * 2, kSharedBytes = kStages * kStageBytes;
-
-// A panel in shared memory in chunks of 16 bytes, `width` chunks per line. Exclusive or with the line number lets eight
-// neighbouring lines of one chunk column, which ldmatrix reads together, fall into different banks.
-template <int width>
-__device__ __forceinline__ int chunk_at(int line, int chunk) {
-  if constexpr (width == 4)
-    return line * width + (chunk ^ (line / 2 % 4));
-  else
-    return line * width + (chunk ^ (line % 8));
-}
 
 // An operand: `outer` is its row or column number, k the summed axis. along_k: neighbours in memory follow k.
 struct Panel {

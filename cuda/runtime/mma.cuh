@@ -9,6 +9,18 @@
 namespace pydlx::cuda {
 namespace {
 
+constexpr int kChunk = 8;  // elements of 16 bytes
+
+// A panel in shared memory in chunks of 16 bytes, `width` chunks per line. Exclusive or with the line number lets eight
+// neighbouring lines of one chunk column, which ldmatrix reads together, fall into different banks.
+template <int width>
+__device__ __forceinline__ int chunk_at(int line, int chunk) {
+  if constexpr (width == 4)
+    return line * width + (chunk ^ (line / 2 % 4));
+  else
+    return line * width + (chunk ^ (line % 8));
+}
+
 // ---- cp.async -------------------------------------------------------------------------------------------------------
 
 // 16 bytes from global to shared memory, or zeros.

@@ -4,14 +4,10 @@
 // A block owns 64 columns of one result and 64 of its rows, and computes the scores it needs itself: nothing is shared
 // between blocks, so there are no atomics and sums have one order. Scores are computed again for every further 64
 // columns of the result.
-#include "core/philox.h"
-#include "cuda/runtime/draws.cuh"
-#include "cuda/runtime/launch.h"
+#include "cuda/attention/scores.cuh"
 #include "cuda/runtime/rows.cuh"
 #include "cuda/runtime/scratch.h"
-#include "functors/math.h"
 #include "kernels.h"
-#include "kernels/attention.h"
 
 namespace pydlx::cuda {
 namespace {
@@ -20,7 +16,6 @@ constexpr int kTile = 64, kSide = 16, kEach = kTile / kSide;  // threads form a 
 constexpr int kThreads = kSide * kSide;
 constexpr int kDepth = 32;         // features per panel of a product of rows
 constexpr int kPitch = kTile + 4;  // keeps float4 alignment and spreads columns over banks
-constexpr float kLog2E = 1.44269504f;
 
 struct Square {
   float v[kEach][kEach] = {};
@@ -34,10 +29,6 @@ struct Shared {
   float panel[2 * kDepth * kPitch];  // two panels of rows, or one tile of values
   float weights[kTile * kPitch];
 };
-
-__device__ __forceinline__ const float* rows_at(const HeadRows& x, std::int64_t batch, std::int64_t head) {
-  return static_cast<const float*>(x.data) + batch * x.batch + head * x.head;
-}
 
 // Products of rows [a0, a0 + 64) of a with rows [b0, b0 + 64) of b over `dim` features; rows beyond the end are zero.
 __device__ __forceinline__ void row_products(Square& sum, Shared& s, const float* a, std::int64_t a_row,
@@ -94,63 +85,12 @@ __device__ __forceinline__ void add_weighted(Square& sum, Shared& s, const float
 }
 static_assert(kTile * kPitch <= 2 * kDepth * kPitch);
 
-// Slope, mask and band applied to a product; -inf for what query i must not see.
-__device__ __forceinline__ float score(const Attention& a, std::int64_t batch, std::int64_t head, std::int64_t i,
-                                       std::int64_t j, float product) {
-  if (i >= a.q_len || j >= a.k_len || j < i - a.before || j > i + a.after) return -math::kInfinity<float>;
-  float s = product * (static_cast<float>(a.scale) * kLog2E);
-  if (a.slopes) {
-    const float slope = static_cast<const float*>(a.slopes)[batch * a.slope_batch + head * a.slope_head];
-    s -= slope * kLog2E * static_cast<float>(j < i ? i - j : j - i);
-  }
-  if (a.mask) {
-    const std::int64_t at = batch * a.mask_batch + head * a.mask_head + i * a.mask_row + j * a.mask_col;
-    if (a.mask_is_bool) {
-      if (!static_cast<const std::uint8_t*>(a.mask)[at]) return -math::kInfinity<float>;
-    } else {
-      // Numbers near the largest float are not brought to units of log2(e), where they would become infinite.
-      const float bias = static_cast<const float*>(a.mask)[at];
-      if (bias == -math::kInfinity<float>) return bias;
-      s += bias < -2e38f || bias > 2e38f ? bias : bias * kLog2E;
-    }
-  }
-  return s;
-}
-
-__device__ __forceinline__ bool dropped(const Attention& a, std::int64_t batch, std::int64_t head, std::int64_t i,
-                                        std::int64_t j) {
-  const auto n = static_cast<std::uint64_t>(((batch * a.heads + head) * a.q_len + i) * a.k_len + j);
-  const FirstDraw first = first_draw(a);
-  return philox(first.seed, first.offset + n / 4).w[n % 4] < a.threshold;
-}
-
-__device__ __forceinline__ bool limited(const Attention& a) {
-  return a.mask || a.before < kUnlimitedKeys || a.after < kUnlimitedKeys;
-}
-
-struct Range {
-  std::int64_t begin, end;
-};
-// Blocks of keys that some of 64 queries from q0 see, and of queries that see some of 64 keys from k0.
-__device__ __forceinline__ Range seen_keys(const Attention& a, std::int64_t q0) {
-  const std::int64_t first = q0 - a.before, last = q0 + kTile - 1 + a.after + 1;
-  return {first > 0 ? first / kTile * kTile : 0, last < a.k_len ? last : a.k_len};
-}
-__device__ __forceinline__ Range seeing_queries(const Attention& a, std::int64_t k0) {
-  const std::int64_t first = k0 - a.after, last = k0 + kTile - 1 + a.before + 1;
-  return {first > 0 ? first / kTile * kTile : 0, last < a.q_len ? last : a.q_len};
-}
-
 // The 16 threads that share rows are neighbours in one warp.
 template <class Combine>
 __device__ __forceinline__ float across(float v, Combine combine) {
   for (int w = kSide / 2; w > 0; w /= 2) v = combine(v, __shfl_xor_sync(kFullMask, v, w));
   return v;
 }
-struct Larger {
-  __device__ float operator()(float a, float b) const { return b > a ? b : a; }
-};
-
 // Grid: blocks of queries, batch * heads, blocks of 64 result columns.
 __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_constant__ Attention a) {
   __shared__ Shared s;
@@ -158,12 +98,13 @@ __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_const
                      c0 = static_cast<std::int64_t>(blockIdx.z) * kTile;
   for (std::int64_t bh = blockIdx.y; bh < a.batch * a.heads; bh += gridDim.y) {
     const std::int64_t batch = bh / a.heads, head = bh % a.heads, kv = head / (a.heads / a.kv_heads);
-    const float *q = rows_at(a.q, batch, head), *k = rows_at(a.k, batch, kv), *v = rows_at(a.v, batch, kv);
+    const float *q = rows_at<float>(a.q, batch, head), *k = rows_at<float>(a.k, batch, kv),
+                *v = rows_at<float>(a.v, batch, kv);
     Square out;
     float top[kEach], total[kEach];
 #pragma unroll
     for (int i = 0; i < kEach; ++i) top[i] = -math::kInfinity<float>, total[i] = 0;
-    const Range keys = seen_keys(a, q0);
+    const Range keys = seen_keys(a, q0, kTile, kTile);
     for (std::int64_t k0 = keys.begin; k0 < keys.end; k0 += kTile) {
       Square p;
       row_products(p, s, q, a.q.row, q0, a.q_len, k, a.k.row, k0, a.k_len, a.head_dim);
@@ -222,34 +163,17 @@ __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_const
 // With D = rowsum(dout * out): dV = P^T dout, dS = scale P (dout V^T - D), dQ = dS K, dK = dS^T Q. With dropout P in dV
 // and dout V^T carry the mask.
 
-// delta[row] = dot(dout, out); one warp per row.
-__global__ void __launch_bounds__(kThreads) attention_delta(const __grid_constant__ AttentionBackward w, float* delta) {
-  const Attention& a = w.forward;
-  const std::int64_t rows = a.batch * a.heads * a.q_len,
-                     warps = static_cast<std::int64_t>(gridDim.x) * (kThreads / kWarp);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp; r < rows;
-       r += warps) {
-    const std::int64_t i = r % a.q_len, head = r / a.q_len % a.heads, batch = r / a.q_len / a.heads;
-    const float *g = rows_at(w.dout, batch, head) + i * w.dout.row, *y = rows_at(a.out, batch, head) + i * a.out.row;
-    float sum = 0;
-    for (std::int64_t c = lane; c < a.value_dim; c += kWarp) sum += g[c] * y[c];
-    for (int half = kWarp / 2; half > 0; half /= 2) sum += __shfl_xor_sync(kFullMask, sum, half);
-    if (lane == 0) delta[r] = sum;
-  }
-}
-
 // P (with dropout) or dS of a tile, into `weights`, transposed when the result's rows are keys.
 __device__ __forceinline__ void tile_weights(Shared& s, const AttentionBackward& w, std::int64_t batch,
                                              std::int64_t head, std::int64_t kv, std::int64_t q0, std::int64_t k0,
                                              const float* delta, bool slopes, bool transposed) {
   const Attention& a = w.forward;
   Square p, d;
-  row_products(p, s, rows_at(a.q, batch, head), a.q.row, q0, a.q_len, rows_at(a.k, batch, kv), a.k.row, k0, a.k_len,
-               a.head_dim);
+  row_products(p, s, rows_at<float>(a.q, batch, head), a.q.row, q0, a.q_len, rows_at<float>(a.k, batch, kv), a.k.row,
+               k0, a.k_len, a.head_dim);
   if (slopes)
-    row_products(d, s, rows_at(w.dout, batch, head), w.dout.row, q0, a.q_len, rows_at(a.v, batch, kv), a.v.row, k0,
-                 a.k_len, a.value_dim);
+    row_products(d, s, rows_at<float>(w.dout, batch, head), w.dout.row, q0, a.q_len, rows_at<float>(a.v, batch, kv),
+                 a.v.row, k0, a.k_len, a.value_dim);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const std::int64_t row = q0 + row_of(i), at = (batch * a.heads + head) * a.q_len + row;
@@ -294,10 +218,10 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t bh = blockIdx.y; bh < a.batch * a.heads; bh += gridDim.y) {
     const std::int64_t batch = bh / a.heads, head = bh % a.heads, kv = head / (a.heads / a.kv_heads);
     Square dq;
-    const Range keys = seen_keys(a, q0);
+    const Range keys = seen_keys(a, q0, kTile, kTile);
     for (std::int64_t k0 = keys.begin; k0 < keys.end; k0 += kTile) {
       tile_weights(s, w, batch, head, kv, q0, k0, delta, true, false);
-      add_weighted(dq, s, rows_at(a.k, batch, kv), a.k.row, k0, a.k_len, c0, a.head_dim, limited(a));
+      add_weighted(dq, s, rows_at<float>(a.k, batch, kv), a.k.row, k0, a.k_len, c0, a.head_dim, limited(a));
     }
     store_tile(dq, w.dq, batch, head, q0, a.q_len, c0, a.head_dim);
   }
@@ -315,12 +239,12 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t bk = blockIdx.y; bk < a.batch * a.kv_heads; bk += gridDim.y) {
     const std::int64_t batch = bk / a.kv_heads, kv = bk % a.kv_heads;
     Square sum;
-    const Range queries = seeing_queries(a, k0);
+    const Range queries = seeing_queries(a, k0, kTile, kTile);
     for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head)
       for (std::int64_t q0 = queries.begin; q0 < queries.end; q0 += kTile) {
         tile_weights(s, w, batch, head, kv, q0, k0, delta, keys, true);
         const HeadRows& x = keys ? a.q : w.dout;
-        add_weighted(sum, s, rows_at(x, batch, head), x.row, q0, a.q_len, c0, keys ? a.head_dim : a.value_dim,
+        add_weighted(sum, s, rows_at<float>(x, batch, head), x.row, q0, a.q_len, c0, keys ? a.head_dim : a.value_dim,
                      limited(a));
       }
     store_tile(sum, keys ? w.dk : w.dv, batch, kv, k0, a.k_len, c0, keys ? a.head_dim : a.value_dim);
@@ -342,8 +266,7 @@ bool backward(const AttentionBackward& w) {
   const Attention& a = w.forward;
   const Scratch<float> delta(a.batch * a.heads * a.q_len);
   if (a.batch * a.heads * a.q_len > 0) {
-    launch(attention_delta, grid_for(ceil_div(a.batch * a.heads * a.q_len, kThreads / kWarp), 32), kThreads, 0, w,
-           delta.get());
+    run_delta<float>(w, delta.get());
     launch(attention_dq, tiles(a.q_len, a.batch * a.heads, ceil_div(a.head_dim, kTile)), kThreads, 0, w, delta.get());
   }
   if (a.batch * a.kv_heads * a.k_len > 0)
@@ -355,7 +278,7 @@ bool backward(const AttentionBackward& w) {
 
 }  // namespace
 
-void register_attention(KernelTable& t) {
+void register_attention_float(KernelTable& t) {
   AttentionKernels& k = family<AttentionKernels>(t);
   k.forward[static_cast<int>(DType::Float32)] = forward;
   k.backward[static_cast<int>(DType::Float32)] = backward;
