@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copy_module
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,29 +13,47 @@ from ._namespace import as_tensor
 from .utils.hooks import RemovableHandle
 
 
-class _TensorHook(RemovableHandle):
-    """Handle of a hook that the engine keeps, under a number, with the tensor's gradient history."""
+class _EngineHook(RemovableHandle):
+    """Handle of a hook that the engine keeps, under a number, with the history of a tensor or in a node."""
 
-    __slots__ = ("_number", "_tensor")
+    __slots__ = ("_number", "_remove")
 
-    def __init__(self, tensor: Tensor, number: int) -> None:
+    def __init__(self, remove: Callable[[int], None], number: int) -> None:
         super().__init__({})
-        self._tensor = tensor
+        self._remove = remove
         self._number = number
 
     def remove(self) -> None:
         """Takes the hook out; a second call does nothing."""
-        _C._remove_hook(self._tensor, self._number)
+        self._remove(self._number)
+
+
+def _callable(op: str, hook: Any) -> Any:
+    if not callable(hook):
+        raise TypeError(f"[{op}] hook: expected a function, got {type(hook).__name__}")
+    return hook
 
 
 def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Calls ``hook(grad)`` when the gradient of this tensor is computed; a returned tensor replaces the gradient."""
-    return _TensorHook(self, _C._add_hook(self, hook))
+    number = _C._add_hook(self, _callable("register_hook", hook))
+    return _EngineHook(functools.partial(_C._remove_hook, self), number)
 
 
 def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
     """Calls ``hook(tensor)`` after a gradient was added to this leaf's ``.grad``."""
-    return _TensorHook(self, _C._add_post_accumulate_hook(self, hook))
+    number = _C._add_post_accumulate_hook(self, _callable("register_post_accumulate_grad_hook", hook))
+    return _EngineHook(functools.partial(_C._remove_hook, self), number)
+
+
+def _node_hook(self: _C.Node, hook: Callable[..., Any]) -> RemovableHandle:
+    """Calls ``hook(grad_inputs, grad_outputs)`` after the node ran in a backward pass; a returned tuple replaces grad_inputs."""
+    return _EngineHook(self._remove_hook, self._add_hook(_callable("register_hook", hook)))
+
+
+def _node_prehook(self: _C.Node, hook: Callable[..., Any]) -> RemovableHandle:
+    """Calls ``hook(grad_outputs)`` before the node runs in a backward pass; a returned tuple replaces them."""
+    return _EngineHook(self._remove_hook, self._add_prehook(_callable("register_prehook", hook)))
 
 
 def numpy(self: Tensor, *, force: bool = False) -> Any:
@@ -238,6 +257,8 @@ def _install() -> None:
     Tensor.is_quantized = property(lambda self: False)
     Tensor.layout = property(lambda self: _layout())
     Tensor.__module__ = "pydlx"
+    for name, method in (("register_hook", _node_hook), ("register_prehook", _node_prehook)):
+        setattr(_C.Node, name, method)
 
 
 def _layout() -> Any:

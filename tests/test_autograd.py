@@ -200,6 +200,23 @@ def test_node_hooks_see_gradients_on_both_sides():
     assert numbers(x.grad) == [8.0]
 
 
+def test_node_hooks_can_be_removed():
+    x = leaf(2.0)
+    y = x * 4
+    calls = []
+    first = y.grad_fn.register_hook(lambda inputs, outputs: calls.append("first"))
+    y.grad_fn.register_hook(lambda inputs, outputs: calls.append("second"))
+    with y.grad_fn.register_prehook(lambda grads: calls.append("pre")):
+        y.sum().backward(retain_graph=True)
+    first.remove()
+    first.remove()
+    y.sum().backward()
+    assert calls == ["pre", "first", "second", "second"]
+    for register in (x.register_hook, y.grad_fn.register_hook, y.grad_fn.register_prehook):
+        with pytest.raises(TypeError, match=r"\[register_\w+\] hook: expected a function, got int"):
+            register(5)
+
+
 def test_an_error_in_a_hook_reaches_the_caller_and_leaves_the_engine_usable():
     x = leaf(2.0)
     y = x * 4

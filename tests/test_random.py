@@ -231,6 +231,8 @@ ERRORS = [
     (lambda: pydlx.multinomial(zeros(3) - 1, 1), ValueError, r"flat position 0"),
     (lambda: pydlx.multinomial(ones(3), 0), ValueError, r"num_samples"),
     (lambda: pydlx.manual_seed(2**64), ValueError, r"\[manual_seed\] seed"),
+    (lambda: pydlx.Generator().manual_seed("1"), TypeError, r"\[manual_seed\] seed: expected an integer, got str"),
+    (lambda: pydlx.Generator().set_state("1"), ValueError, r"\[set_state\] new_state"),
 ]
 
 

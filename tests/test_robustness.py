@@ -155,6 +155,11 @@ def test_thread_settings():
     before = T.get_num_threads()
     with pytest.raises(ValueError, match="expected 1 to"):
         T.set_num_threads(0)
+    for huge in (2**31, 2**32 + 1, -(2**63), 2**70):
+        with pytest.raises(ValueError, match=r"\[set_num_threads\] n: expected 1 to"):
+            T.set_num_threads(huge)
+    with pytest.raises(TypeError, match=r"\[set_num_threads\] n: expected an integer, got str"):
+        T.set_num_threads("2")
     T.set_num_threads(1)
     assert T.get_num_threads() == 1
     T.set_num_threads(before)

@@ -32,6 +32,7 @@ struct Edge {
 struct NodeHooks {
   using PreHook = std::function<void(std::vector<Tensor>& grad_outputs)>;
   using PostHook = std::function<void(std::vector<Tensor>& grad_inputs, const std::vector<Tensor>& grad_outputs)>;
+  std::int64_t next_id = 0;
   std::vector<std::pair<std::int64_t, PreHook>> pre;
   std::vector<std::pair<std::int64_t, PostHook>> post;
   std::vector<std::pair<std::uint32_t, std::shared_ptr<HookList>>> tensor_hooks;  // per output of the node

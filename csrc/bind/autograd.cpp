@@ -1,5 +1,7 @@
 #include "bind/autograd.h"
 
+#include <algorithm>
+
 #include "autograd/engine.h"
 #include "bind/caster.h"
 #include "bind/garbage.h"
@@ -130,10 +132,35 @@ void init_autograd(PyObject* module) {
                                return t;
                              })
       .def_property_readonly("_sequence_nr", [](const PyNode& n) { return n.node->sequence; })
-      .def("register_prehook",
-           [](const PyNode& n, py::object f) { hooks_of(n).pre.emplace_back(0, NodePreHook{std::move(f)}); })
-      .def("register_hook",
-           [](const PyNode& n, py::object f) { hooks_of(n).post.emplace_back(0, NodePostHook{std::move(f)}); })
+      // Python's register_hook and register_prehook make handles of these numbers.
+      .def("_add_prehook",
+           [](const PyNode& n, py::object f) {
+             NodeHooks& h = hooks_of(n);
+             h.pre.emplace_back(h.next_id, NodePreHook{std::move(f)});
+             return h.next_id++;
+           })
+      .def("_add_hook",
+           [](const PyNode& n, py::object f) {
+             NodeHooks& h = hooks_of(n);
+             h.post.emplace_back(h.next_id, NodePostHook{std::move(f)});
+             return h.next_id++;
+           })
+      .def("_remove_hook",
+           [](const PyNode& n, std::int64_t id) {
+             NodeHooks& h = hooks_of(n);
+             const auto has_id = [id](const auto& entry) { return entry.first == id; };
+             // Dropped only after the lists are consistent again: freeing a function may run any code.
+             std::vector<std::pair<std::int64_t, NodeHooks::PreHook>> pre;
+             std::vector<std::pair<std::int64_t, NodeHooks::PostHook>> post;
+             if (const auto i = std::find_if(h.pre.begin(), h.pre.end(), has_id); i != h.pre.end()) {
+               pre.push_back(std::move(*i));
+               h.pre.erase(i);
+             }
+             if (const auto i = std::find_if(h.post.begin(), h.post.end(), has_id); i != h.post.end()) {
+               post.push_back(std::move(*i));
+               h.post.erase(i);
+             }
+           })
       .def("__eq__", [](const PyNode& a, const PyNode& b) { return a.node == b.node; })
       .def("__hash__", [](const PyNode& n) { return reinterpret_cast<std::uintptr_t>(n.node.get()); })
       .def("__repr__", [](const PyNode& n) { return "<" + class_name(*n.node) + ">"; });

@@ -142,7 +142,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("empty_cache", [] { cpu_allocator().empty_cache(); }, "Returns cached CPU memory to the system.");
   m.def("reset_peak_memory_stats", [] { cpu_allocator().reset_peak(); });
   m.def("get_num_threads", &num_threads);
-  m.def("set_num_threads", &set_num_threads);
+  m.def("set_num_threads", [](py::handle n) {
+    int overflow = 0;
+    const long v = PyIndex_Check(n.ptr()) ? PyLong_AsLongAndOverflow(n.ptr(), &overflow) : -1;
+    if (PyErr_Occurred()) throw py::error_already_set();
+    require(PyIndex_Check(n.ptr()), "set_num_threads", "n", ErrorKind::Type, "expected an integer, got ",
+            Py_TYPE(n.ptr())->tp_name);
+    set_num_threads(overflow || v != static_cast<int>(v) ? 0 : static_cast<int>(v));
+  });
   m.def("_probe_fma", &probe_fma, py::arg("rounds"), py::arg("device") = py::none());
   m.def("_probe_read", &probe_read);
   m.def("_probe_copy", &probe_copy);

@@ -194,8 +194,12 @@ void init_types(PyObject* module) {
            py::arg("device") = py::none())
       .def(
           "manual_seed",
-          [](py::object self, py::int_ seed) {
-            self.cast<Generator&>().manual_seed(PyLong_AsUnsignedLongLongMask(seed.ptr()));
+          [](py::object self, py::handle seed) {
+            require(PyIndex_Check(seed.ptr()), "manual_seed", "seed", ErrorKind::Type, "expected an integer, got ",
+                    Py_TYPE(seed.ptr())->tp_name);
+            const auto bits = PyLong_AsUnsignedLongLongMask(seed.ptr());
+            if (PyErr_Occurred()) throw py::error_already_set();
+            self.cast<Generator&>().manual_seed(bits);
             return self;
           },
           py::arg("seed"), "Restarts the stream; returns the generator.")
@@ -219,8 +223,9 @@ void init_types(PyObject* module) {
           "Seed and offset as a uint8 tensor.")
       .def(
           "set_state",
-          [](Generator& g, const Tensor& t) {
+          [](Generator& g, py::handle state) {
             PhiloxState s;
+            const Tensor t = is_tensor(state.ptr()) ? as_tensor(state.ptr()) : Tensor();
             require(t.defined() && t.dtype() == DType::UInt8 && t.sizes() == Dims{sizeof s} && t.is_cpu() &&
                         t.contiguous_layout(),
                     "set_state", "new_state", ErrorKind::Value, "expected a uint8 tensor of ", sizeof s,
