@@ -1,8 +1,9 @@
 // Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
-// the parts are added in order.
-#include "cuda/gemm/tile.cuh"
+// the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
+#include "cuda/gemm/warp_tile.cuh"
 #include "cuda/runtime/divisor.cuh"
+#include "functors/types.h"
 #include "kernels.h"
 #include "kernels/conv.h"
 
@@ -51,7 +52,8 @@ struct Volume {
 
 template <class T>
 struct Problem {
-  using Acc = T;
+  using Element = T;
+  using Acc = functors::compute_t<T>;
   Conv c;
   Volume in, out, kernel;
   std::int64_t m, n, k, batch;
@@ -80,8 +82,8 @@ struct Problem {
   __device__ __forceinline__ std::int64_t y_at(std::int64_t image, std::int64_t group, std::int64_t channel) const {
     return ((image * c.shape.groups + group) * c.shape.cout + channel) * out.count;
   }
-  __device__ __forceinline__ T add_bias(T v, std::int64_t channel) const {
-    return c.bias ? v + static_cast<const T*>(c.bias)[channel] : v;
+  __device__ __forceinline__ T with_bias(Acc v, std::int64_t channel) const {
+    return static_cast<T>(c.bias ? v + static_cast<Acc>(static_cast<const T*>(c.bias)[channel]) : v);
   }
 };
 
@@ -103,10 +105,10 @@ struct Forward : Problem<T> {
     if (!this->look(o, tap, at)) return T(0);
     return static_cast<const T*>(c.x)[this->x_at(o.outer, group, tap.outer) + this->in.flat(at)];
   }
-  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, T v) const {
+  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, typename Problem<T>::Acc v) const {
     const std::int64_t image = n / this->out.count;
     static_cast<T*>(c.y)[this->y_at(image, group, m) + n % this->out.count] =
-        this->add_bias(v, group * c.shape.cout + m);
+        this->with_bias(v, group * c.shape.cout + m);
   }
 };
 
@@ -135,9 +137,10 @@ struct InputGrad : Problem<T> {
     }
     return static_cast<const T*>(c.y)[this->y_at(i.outer, group, tap.outer) + this->out.flat(at)];
   }
-  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, T v) const {
+  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, typename Problem<T>::Acc v) const {
     const std::int64_t image = n / this->in.count;
-    static_cast<T*>(c.x)[this->x_at(image, group, m) + n % this->in.count] = this->add_bias(v, group * c.shape.cin + m);
+    static_cast<T*>(c.x)[this->x_at(image, group, m) + n % this->in.count] =
+        this->with_bias(v, group * c.shape.cin + m);
   }
 };
 
@@ -160,17 +163,26 @@ struct WeightGrad : Problem<T> {
     if (!this->look(o, tap, at)) return T(0);
     return static_cast<const T*>(c.x)[this->x_at(o.outer, group, tap.outer) + this->in.flat(at)];
   }
-  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, T v) const {
-    static_cast<T*>(c.w)[(group * c.shape.cout + m) * this->n + n] = v;
+  __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, typename Problem<T>::Acc v) const {
+    static_cast<T*>(c.w)[(group * c.shape.cout + m) * this->n + n] = static_cast<T>(v);
   }
 };
+
+// 16-bit operands go to the tensor cores where their tiles are filled.
+template <class P>
+void run_conv(const Conv& c) {
+  const P p(c);
+  if constexpr (sizeof(typename P::Element) == 2)
+    if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0) return run_tensor_tiles("conv", p);
+  run_product("conv", p);
+}
 
 template <class T>
 void add(ConvKernels& k) {
   constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.run[static_cast<int>(ConvPass::forward)][t] = [](const Conv& c) { run_product("conv", Forward<T>(c)); };
-  k.run[static_cast<int>(ConvPass::input_grad)][t] = [](const Conv& c) { run_product("conv", InputGrad<T>(c)); };
-  k.run[static_cast<int>(ConvPass::weight_grad)][t] = [](const Conv& c) { run_product("conv", WeightGrad<T>(c)); };
+  k.run[static_cast<int>(ConvPass::forward)][t] = run_conv<Forward<T>>;
+  k.run[static_cast<int>(ConvPass::input_grad)][t] = run_conv<InputGrad<T>>;
+  k.run[static_cast<int>(ConvPass::weight_grad)][t] = run_conv<WeightGrad<T>>;
   for (auto& pass : k.scratch_size) pass[t] = [](const ConvShape&) { return std::int64_t{0}; };
 }
 
@@ -178,6 +190,8 @@ void add(ConvKernels& k) {
 
 void register_conv(KernelTable& t) {
   ConvKernels& k = family<ConvKernels>(t);
+  add<Half>(k);
+  add<BFloat16>(k);
   add<float>(k);
   add<double>(k);
 }

@@ -49,7 +49,9 @@ constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradie
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0) {
   const GradModeGuard off(false);
-  const Tensor a = wide_operand(a0), b = wide_operand(b0), bias = bias0.defined() ? wide_operand(bias0) : Tensor();
+  const bool as_given = kernels<ConvKernels>(a0.device()).run[static_cast<int>(pass)][static_cast<int>(a0.dtype())];
+  const auto operand = [&](const Tensor& t) { return as_given ? contiguous(detach(t)) : wide_operand(t); };
+  const Tensor a = operand(a0), b = operand(b0), bias = bias0.defined() ? operand(bias0) : Tensor();
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device());
   if (out.numel() > 0) {

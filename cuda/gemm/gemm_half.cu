@@ -1,15 +1,14 @@
 // Products of 16-bit floats with float accumulation on the tensor cores. Tiles of 128 x 128 with panels of 32 in four
 // stages of shared memory; eight warps hold 64 x 32 each. Operands may lie either way: ldmatrix transposes. What does
 // not fit (strides or sizes that are no multiples of eight, unaligned data) goes to the ordinary units.
-#include "cuda/runtime/mma.cuh"
 #include "cuda/gemm/strided.cuh"
+#include "cuda/gemm/warp_tile.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
 namespace {
 
-constexpr int kM = 128, kN = 128, kK = 32, kStages = 4, kWarps = 8;
-constexpr int kThreads = kWarps * kWarp;
+constexpr int kStages = 4;
 constexpr std::size_t kStageBytes = (kM + kN) * kK * 2, kSharedBytes = kStages * kStageBytes;
 
 // An operand: `outer` is its row or column number, k the summed axis. along_k: neighbours in memory follow k.
@@ -34,24 +33,12 @@ __device__ __forceinline__ void fetch(uint4* to, const Panel& p, std::int64_t ou
   }
 }
 
-// The address of row `lane % 16`, half `lane / 16`, of a 16 x 16 block (outer x k) for ldmatrix.
-template <bool along_k, int kOuter>
-__device__ __forceinline__ const void* block_row(const uint4* panel, int outer, int k) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if constexpr (along_k)
-    return panel + chunk_at<kK / kChunk>(outer + lane % 16, k / kChunk + lane / 16);
-  else  // lines are k: matrices in the order (outer, k), (outer + 8, k), (outer, k + 8), (outer + 8, k + 8)
-    return panel + chunk_at<kOuter / kChunk>(k + lane / 16 * 8 + lane % 8, outer / kChunk + lane / 8 % 2);
-}
-
 template <class T, bool a_along_k, bool b_along_k>
 __global__ void __launch_bounds__(kThreads)
     gemm_tensor(const __grid_constant__ Strided<T, float> p, std::int64_t split, float* partial) {
   uint4* const shared = dynamic_shared<uint4>();
   constexpr int kStageChunks = static_cast<int>(kStageBytes / 16), kPanelA = kM * kK / kChunk;
   const Gemm& g = p.g;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int wm = warp / 4 * 64, wn = warp % 4 * 32;
   const std::int64_t tiles_n = (g.n + kN - 1) / kN;
   const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.x) / tiles_n * kM;
   const std::int64_t n0 = static_cast<std::int64_t>(blockIdx.x) % tiles_n * kN;
@@ -71,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       cp_async_commit();  // also when empty, so that the count of groups stays that of panels
     };
-    float sum[4][4][4] = {};
+    WarpSums sum = {};
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) start(s);
     for (int panel = 0; panel < panels; ++panel) {
@@ -79,41 +66,11 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();  // everybody's part of the panel is there, and the oldest stage is free
       start(panel + kStages - 1);
       const uint4* stage = shared + panel % kStages * kStageChunks;
-#pragma unroll
-      for (int k = 0; k < kK; k += 16) {
-        std::uint32_t x[4][4], y[4][2];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) ldmatrix_x4<!a_along_k>(x[i], block_row<a_along_k, kM>(stage, wm + i * 16, k));
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {  // two column blocks of eight at a time
-          std::uint32_t r[4];
-          ldmatrix_x4<!b_along_k>(r, block_row<b_along_k, kN>(stage + kPanelA, wn + j * 16, k));
-          y[2 * j][0] = r[0];
-          y[2 * j + 1][0] = r[1];
-          y[2 * j][1] = r[2];
-          y[2 * j + 1][1] = r[3];
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) mma_16816<T>(sum[i][j], x[i], y[j]);
-      }
+      add_panel<T, a_along_k, b_along_k>(sum, stage, stage + kPanelA);
     }
     cp_async_wait<0>();
     __syncthreads();  // the next matrix may overwrite the stages
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const std::int64_t m = m0 + wm + i * 16 + lane / 4 + e / 2 * 8, n = n0 + wn + j * 8 + lane % 4 * 2 + e % 2;
-          if (m >= g.m || n >= g.n) continue;
-          if (partial)
-            partial[((static_cast<std::int64_t>(blockIdx.y) * g.batch + batch) * g.m + m) * g.n + n] = sum[i][j][e];
-          else
-            p.store(batch, m, n, sum[i][j][e]);
-        }
+    store_sums(p, batch, m0, n0, sum, partial);
   }
 }
 

@@ -5,7 +5,7 @@
 //
 // A problem is a plain struct with
 //   using Acc; std::int64_t m, n, k, batch; bool a_along_k, b_along_k (which axis consecutive threads follow);
-//   Acc a(batch, m, k), b(batch, k, n); void store(batch, m, n, Acc).
+//   a(batch, m, k), b(batch, k, n), which convert to Acc; void store(batch, m, n, Acc).
 #pragma once
 #include "cuda/runtime/launch.h"
 #include "cuda/runtime/scratch.h"
@@ -38,12 +38,12 @@ __global__ void __launch_bounds__(kTileThreads)
 #pragma unroll
       for (int j = 0; j < kA; ++j) {
         const int e = t + j * kTileThreads, k = p.a_along_k ? e % BK : e / BM, m = p.a_along_k ? e / BK : e % BM;
-        fetched_a[j] = m0 + m < p.m && k0 + k < k_end ? p.a(batch, m0 + m, k0 + k) : Acc(0);
+        fetched_a[j] = m0 + m < p.m && k0 + k < k_end ? static_cast<Acc>(p.a(batch, m0 + m, k0 + k)) : Acc(0);
       }
 #pragma unroll
       for (int j = 0; j < kB; ++j) {
         const int e = t + j * kTileThreads, k = p.b_along_k ? e % BK : e / BN, n = p.b_along_k ? e / BK : e % BN;
-        fetched_b[j] = n0 + n < p.n && k0 + k < k_end ? p.b(batch, k0 + k, n0 + n) : Acc(0);
+        fetched_b[j] = n0 + n < p.n && k0 + k < k_end ? static_cast<Acc>(p.b(batch, k0 + k, n0 + n)) : Acc(0);
       }
     };
     auto publish = [&] {
