@@ -153,6 +153,18 @@ def test_ranges():
     x = zeros(1000, dtype=pydlx.uint8).random_(generator=generator(1)).numpy()
     assert x.min() < 10
     assert x.max() > 245
+    limits = {
+        pydlx.bool: 1,
+        pydlx.int8: 2**7 - 1,
+        pydlx.int16: 2**15 - 1,
+        pydlx.int32: 2**31 - 1,
+        pydlx.int64: 2**63 - 1,
+    }
+    limits |= {pydlx.float16: 2**11, pydlx.bfloat16: 2**8, pydlx.float32: 2**24, pydlx.float64: 2**53}
+    for dtype, limit in limits.items():  # without bounds: every integer that the dtype holds exactly
+        x = zeros(1000, dtype=dtype).random_(generator=generator(1)).double()
+        assert 0 <= x.min() <= 0.01 * limit, dtype
+        assert 0.99 * limit <= x.max() <= limit, dtype
     x = zeros(1000, dtype=pydlx.int64).random_(-5, 5, generator=generator(1)).numpy()
     assert set(x) == set(range(-5, 5))
     assert sorted(pydlx.randperm(1001, generator=generator(1)).numpy()) == list(range(1001))

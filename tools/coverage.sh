@@ -31,7 +31,7 @@ PYTHONPATH="$tree/package:$root/tools" COVERAGE_FILE="$tree/.coverage" "$bin/pyt
   -p no:cacheprovider "$@" >"$tree/python.txt" || status=$?
 grep -v '^build/coverage/package' "$tree/python.txt" | tail -n 40
 # A line counts once and as covered when one instruction set or instantiation of a template runs it.
-"$bin/gcovr" -j "$(nproc)" --root . --filter 'csrc/' --merge-lines --merge-mode-functions=merge-use-line-min --gcov-ignore-parse-errors=negative_hits.warn \
+"$bin/gcovr" -j "$(nproc)" --root . --filter 'csrc/' --merge-lines --merge-mode-functions=merge-use-line-min --gcov-ignore-parse-errors=negative_hits.warn_once_per_file --gcov-suspicious-hits-threshold=0 \
   --exclude-throw-branches --txt "$tree/engine.txt" --html-details "$tree/engine.html" --print-summary "$tree"
 grep '^TOTAL' "$tree/python.txt"
 exit "$status"

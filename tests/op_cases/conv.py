@@ -75,6 +75,11 @@ CASES = [
         args(normal(2, 3, 5, 6), normal(3, 4, 3, 3), normal(4)),
     ),
     Case(
+        "conv_transpose2d/spread",
+        transpose(2, stride=2),
+        args(normal(2, 16, 14, 14), normal(16, 32, 1, 1), normal(32)),
+    ),
+    Case(
         "conv_transpose2d/sparse",
         transpose(2, stride=(5, 3), dilation=(2, 1)),
         args(normal(1, 3, 3, 4), normal(3, 2, 2, 2), normal(2)),

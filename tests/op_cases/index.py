@@ -206,6 +206,19 @@ CASES = [
         for how in ("sum", "prod", "mean", "amax", "amin")
         for keep in (True, False)
     ],
+    *[
+        row(
+            f"scatter_reduce/{how}-{dtype}",
+            lambda T, x, s, i, how=how: T.scatter_reduce(x, 0, i, s, how, include_self=False),
+            integers(0, 2, 3, 7, dtype=dtype),
+            integers(0, 2, 5, 7, dtype=dtype),
+            integers(0, 3, 5, 7),
+            grad=False,
+            exact=True,
+        )
+        for how in ("amax", "amin")
+        for dtype in ("bool", "uint8", "int8", "int16", "int32", "int64")
+    ],
     row(
         "scatter_reduce/int",
         lambda T, x, s, i: T.scatter_reduce(x, 0, i, s, "mean"),

@@ -10,7 +10,25 @@ def eye(T, *shape):
     return T.from_numpy(np.ones(shape))
 
 
+# in-place product: shapes of the target and of both factors
+INPLACE = {
+    "addmv_": ((3,), (3, 4), (4,)),
+    "addr_": ((3, 4), (3,), (4,)),
+    "addbmm_": ((3, 5), (2, 3, 4), (2, 4, 5)),
+    "baddbmm_": ((2, 3, 5), (2, 3, 4), (2, 4, 5)),
+}
+
+
+def in_place(name, beta, alpha):
+    return lambda T, x, a, b: getattr(x.clone(), name)(a, b, beta=beta, alpha=alpha)
+
+
 CASES = [
+    *[Case(n, in_place(n, 0.5, -2), args(*[normal(*s) for s in shapes])) for n, shapes in INPLACE.items()],
+    *[
+        Case(f"{n}/int", in_place(n, 2, -3), args(*[integers(-9, 9, *s) for s in shapes]), grad=False, exact=True)
+        for n, shapes in INPLACE.items()
+    ],
     Case("mm", lambda T, a, b: T.mm(a, b), args(normal(17, 33), normal(33, 65)), dtypes=ALL),
     Case(
         "mm/transposed",

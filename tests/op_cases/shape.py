@@ -106,6 +106,7 @@ CASES = [
     row("roll/several", lambda T, x: x.roll((-1, 7), (0, 2)) * 2),
     row("roll/flat", lambda T, x: x.roll(-13) * 2),
     row("rot90", lambda T, x: T.rot90(x, 1, (0, 1)) * 2),
+    row("rot90/others", lambda T, x: (x.rot90(3) * 2, x.rot90(-4) * 2, x.rot90(6, (1, 2)) * 2)),
     row("rot90/negative", lambda T, x: x.rot90(-1, [2, 0]) * 2),
     row("rot90/default", lambda T, x: x.rot90() * 2),
     row("repeat", lambda T, x: x.repeat(2, 1, 3) * 2, [normal(2, 3)]),
