@@ -23,6 +23,15 @@ struct Binary<BinaryOp::add> {
 };
 
 template <>
+struct Binary<BinaryOp::add_scaled> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T a, T b, const double* param) {
+    return a + static_cast<T>(param[0]) * b;
+  }
+};
+
+template <>
 struct Binary<BinaryOp::sub> {
   static constexpr unsigned types = kNumber;
   template <class T>

@@ -112,6 +112,7 @@ enum class BinaryOp : int {
   bitwise_xor,
   left_shift,
   right_shift,
+  add_scaled,  // a + param b
   // functors/activation.h: (gradient, input or output) -> gradient
   relu_backward,
   sigmoid_backward,

@@ -207,6 +207,25 @@ Tensor add_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
   });
 }
 
+// a + alpha b in one pass. Integers are multiplied first, so that they wrap as PyTorch's do.
+Tensor add_scaled(const char* name, const Tensor& a, const Tensor& b, Scalar alpha, bool inplace) {
+  return binary_op(
+      BinaryOp::add_scaled, name, a, b, false, inplace,
+      [&] {
+        return
+            [sa = a.sizes(), sb = b.sizes(), da = a.dtype(), db = b.dtype(), alpha = wrap_scalar(alpha)](Backward& bw) {
+              if (bw.needs(0)) bw.set(0, fit(bw.grad(), sa, da));
+              if (bw.needs(1)) bw.set(1, fit(mul(bw.grad(), alpha), sb, db));
+            };
+      },
+      PointwiseParams{{alpha.to_double(), 0, 0, 0}});
+}
+Tensor add_any(const char* name, const Tensor& a, const Tensor& b, Scalar alpha, bool inplace) {
+  check_alpha(name, a, b, alpha);
+  if (!is_one(alpha) && is_floating(result_type({&a, &b}))) return add_scaled(name, a, b, alpha, inplace);
+  return add_impl(name, a, scaled(b, alpha), inplace);
+}
+
 Tensor sub_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace) {
   require(a.dtype() != DType::Bool || b.dtype() != DType::Bool, name, "", ErrorKind::DType,
           "expected numbers, got two bool tensors; use logical_xor or ^ instead of -");
@@ -216,6 +235,13 @@ Tensor sub_impl(const char* name, const Tensor& a, const Tensor& b, bool inplace
       if (bw.needs(1)) bw.set(1, fit(neg(bw.grad()), sb, db));
     };
   });
+}
+
+Tensor sub_any(const char* name, const Tensor& a, const Tensor& b, Scalar alpha, bool inplace) {
+  check_alpha(name, a, b, alpha);
+  if (!is_one(alpha) && is_floating(result_type({&a, &b})))
+    return add_scaled(name, a, b, Scalar(-alpha.to_double()), inplace);
+  return sub_impl(name, a, scaled(b, alpha), inplace);
 }
 
 // The first operand as backward needs it: an in-place op is about to overwrite it, so it is copied then (as PyTorch
@@ -263,27 +289,19 @@ Tensor extremum(BinaryOp op, const char* name, const Tensor& a, const Tensor& b)
 
 }  // namespace
 
-Tensor add(const Tensor& a, const Tensor& b, Scalar alpha) {
-  check_alpha("add", a, b, alpha);
-  return add_impl("add", a, scaled(b, alpha), false);
-}
-Tensor sub(const Tensor& a, const Tensor& b, Scalar alpha) {
-  check_alpha("sub", a, b, alpha);
-  return sub_impl("sub", a, scaled(b, alpha), false);
-}
+Tensor add(const Tensor& a, const Tensor& b, Scalar alpha) { return add_any("add", a, b, alpha, false); }
+Tensor sub(const Tensor& a, const Tensor& b, Scalar alpha) { return sub_any("sub", a, b, alpha, false); }
 Tensor mul(const Tensor& a, const Tensor& b) { return mul_impl("mul", a, b, false); }
 Tensor div(const Tensor& a, const Tensor& b) { return div_impl("div", a, b, false); }
 Tensor maximum(const Tensor& a, const Tensor& b) { return extremum(BinaryOp::maximum, "maximum", a, b); }
 Tensor minimum(const Tensor& a, const Tensor& b) { return extremum(BinaryOp::minimum, "minimum", a, b); }
 
 Tensor& add_(Tensor& a, const Tensor& b, Scalar alpha) {
-  check_alpha("add_", a, b, alpha);
-  add_impl("add_", a, scaled(b, alpha), true);
+  add_any("add_", a, b, alpha, true);
   return a;
 }
 Tensor& sub_(Tensor& a, const Tensor& b, Scalar alpha) {
-  check_alpha("sub_", a, b, alpha);
-  sub_impl("sub_", a, scaled(b, alpha), true);
+  sub_any("sub_", a, b, alpha, true);
   return a;
 }
 Tensor& mul_(Tensor& a, const Tensor& b) {

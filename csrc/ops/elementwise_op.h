@@ -35,9 +35,9 @@ Tensor unary_op(UnaryOp op, const char* name, const Tensor& x, bool to_float, F 
 // y = op(a, b); `inplace` writes into a.
 template <class F>
 Tensor binary_op(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace,
-                 F make_backward) {
+                 F make_backward, PointwiseParams params = {}) {
   if (!inplace) {
-    Tensor y = run_binary(op, name, a, b, to_float);
+    Tensor y = run_binary(op, name, a, b, to_float, false, params);
     if (any_requires_grad(a, b) && is_floating(y.dtype())) record(name, y, {&a, &b}, make_backward());
     return y;
   }
@@ -45,7 +45,7 @@ Tensor binary_op(BinaryOp op, const char* name, const Tensor& a, const Tensor& b
   Ref<Node> node;
   if (any_requires_grad(a, b) && is_floating(a.dtype())) node = make_node(name, {&a, &b}, make_backward());
   Tensor target = a;
-  run_binary(op, name, a, b, to_float, true);
+  run_binary(op, name, a, b, to_float, true, params);
   if (node) set_history_inplace(target, node);
   return target;
 }
