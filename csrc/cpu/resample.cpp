@@ -2,6 +2,7 @@
 // plane.
 #include "kernels/resample.h"
 
+#include "cpu/gemm/vec.h"
 #include "cpu/isa.h"
 #include "functors/types.h"
 #include "kernels/pool.h"
@@ -76,6 +77,117 @@ void axis_map(const AxisMap& m) {
   });
 }
 
+// A row's table in pieces: output columns [to, to + count) read input columns from, from + step, ...; step 0 with from
+// < 0 is the value.
+struct Piece {
+  std::int64_t to, count, from, step;
+};
+constexpr int kMaxPieces = 16;
+
+// How a row is written: from pieces (padding), every input twice (upsampling), or column by column (kind other).
+struct RowPlan {
+  enum Kind { pieces, twice, other } kind = other;
+  int count = 0;
+  Piece piece[kMaxPieces];
+};
+
+RowPlan plan_row(const std::int64_t* index, std::int64_t n) {
+  RowPlan p;
+  bool twice = n >= 2;
+  for (std::int64_t j = 0; j < n && twice; ++j) twice = index[j] == j / 2;
+  if (twice) {
+    p.kind = RowPlan::twice;
+    return p;
+  }
+  for (std::int64_t j = 0; j < n;) {
+    if (p.count == kMaxPieces) return p;
+    Piece& s = p.piece[p.count++];
+    s = {j, 1, index[j], j + 1 < n ? index[j + 1] - index[j] : 0};
+    if (index[j] < 0) s.from = -1, s.step = 0;
+    if (s.step < -1 || s.step > 1) s.step = 0;
+    const auto follows = [&](std::int64_t k) {
+      return s.from < 0 ? index[k] < 0 : index[k] >= 0 && index[k] == s.from + s.count * s.step;
+    };
+    for (++j; j < n && follows(j); ++j) ++s.count;
+  }
+  p.kind = RowPlan::pieces;
+  return p;
+}
+
+// Neighbouring elements, by vectors that overlap at the end: a call of memcpy costs more than a short row.
+template <class W>
+inline __attribute__((always_inline)) void copy_run(W* to, const W* from, std::int64_t n) {
+  constexpr std::int64_t kStep = kVectorBytes / static_cast<std::int64_t>(sizeof(W));
+  if (n < kStep) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] = from[i];
+    return;
+  }
+  for (std::int64_t i = 0; i + kStep <= n; i += kStep) std::memcpy(to + i, from + i, kVectorBytes);
+  if (n % kStep != 0) std::memcpy(to + n - kStep, from + n - kStep, kVectorBytes);
+}
+
+template <class W>
+inline __attribute__((always_inline)) void write_row(const RowPlan& p, const std::int64_t* index, W* y, const W* x,
+                                                     std::int64_t n, W value) {
+  if (p.kind == RowPlan::twice) {
+    std::int64_t j = 0;
+    if constexpr (sizeof(W) == 4) {
+      constexpr std::int64_t kStep = kLanesOf<float>;
+      for (; j + 2 * kStep <= n; j += 2 * kStep) {
+        const Vector<float> v = load(reinterpret_cast<const float*>(x + j / 2));
+        store(reinterpret_cast<float*>(y + j), interleave<float, 0>(v, v));
+        store(reinterpret_cast<float*>(y + j + kStep), interleave<float, 1>(v, v));
+      }
+    }
+    for (; j + 2 <= n; j += 2) y[j] = y[j + 1] = x[j / 2];
+    if (j < n) y[j] = x[j / 2];
+  } else if (p.kind == RowPlan::pieces) {
+    for (int k = 0; k < p.count; ++k) {
+      const Piece& s = p.piece[k];
+      W* to = y + s.to;
+      if (s.step == 1) {
+        copy_run(to, x + s.from, s.count);
+      } else if (s.step == 0) {
+        const W v = s.from < 0 ? value : x[s.from];
+        for (std::int64_t i = 0; i < s.count; ++i) to[i] = v;
+      } else {
+        for (std::int64_t i = 0; i < s.count; ++i) to[i] = x[s.from - i];
+      }
+    }
+  } else {
+    for (std::int64_t j = 0; j < n; ++j) y[j] = index[j] < 0 ? value : x[index[j]];
+  }
+}
+
+template <class W>
+void plane_map(const PlaneMap& m) {
+  const RowPlan plan = plan_row(m.index[2], m.out[2]);
+  const std::int64_t n = m.out[2], rows = m.out[0] * m.out[1];
+  W value;
+  std::memcpy(&value, m.value, sizeof value);
+  parallel_for(m.outer * rows, kWork / (n + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    std::int64_t o = b / rows, i = b % rows / m.out[1], j = b % m.out[1], before = -2;
+    const W* const all = static_cast<const W*>(m.x);
+    for (std::int64_t u = b; u < e; ++u) {
+      W* y = static_cast<W*>(m.y) + u * n;
+      const std::int64_t p = m.index[0][i], q = m.index[1][j],
+                         row = p < 0 || q < 0 ? -1 : (o * m.in[0] + p) * m.in[1] + q;
+      if (row < 0) {
+        for (std::int64_t k = 0; k < n; ++k) y[k] = value;
+      } else if (row == before && plan.kind != RowPlan::pieces) {
+        copy_run(y, y - n, n);  // the row just written
+      } else {
+        write_row(plan, m.index[2], y, all + row * m.in[2], n, value);
+      }
+      before = row;
+      if (++j == m.out[1]) {
+        j = 0;
+        if (++i == m.out[0]) i = 0, ++o;
+      }
+    }
+  });
+}
+
 // Calls fn(tap row of y, source row or null, first and last column inside) for every (tap, output row) of a plane.
 template <class F>
 inline __attribute__((always_inline)) void each_block_row(const Pool& p, const F& fn) {
@@ -141,6 +253,11 @@ void add_resample(ResampleKernels& k) {
 }  // namespace
 
 void register_resample(KernelTable& t) {
+  auto& planes = family<ResampleKernels>(t).plane_map;
+  planes[0] = plane_map<std::uint8_t>;
+  planes[1] = plane_map<std::uint16_t>;
+  planes[2] = plane_map<std::uint32_t>;
+  planes[3] = plane_map<std::uint64_t>;
   add_resample<float>(family<ResampleKernels>(t));
   add_resample<double>(family<ResampleKernels>(t));
 }

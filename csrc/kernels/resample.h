@@ -19,6 +19,17 @@ struct AxisMap {
   void* y = nullptr;
 };
 
+// y[o, i, j, k] = x[o, index[0][i], index[1][j], index[2][k]], or `value` where an index is negative; x [outer, in], y
+// [outer, out], both contiguous. The tables are host memory.
+struct PlaneMap {
+  std::int64_t outer = 0;
+  std::int64_t in[3] = {1, 1, 1}, out[3] = {1, 1, 1};
+  const std::int64_t* index[3] = {};
+  const void* x = nullptr;
+  void* y = nullptr;
+  alignas(8) unsigned char value[8] = {};  // one element
+};
+
 // Samples x [batch, channels, in] at grid [batch, out, axes], last coordinate first axis; [-1, 1] spans the image.
 struct GridSample {
   enum class Mode : int { bilinear, nearest };
@@ -39,6 +50,7 @@ struct GridSample {
 
 struct ResampleKernels {
   void (*axis_map[kDTypeCount])(const AxisMap&) = {};
+  void (*plane_map[4])(const PlaneMap&) = {};  // by width_index; may be absent: then axis by axis
   // x [planes, in] <-> y [planes, kernel, out]: y[p, t, o] = x at o * stride - pad + t * dilation, 0 outside; fold is
   // the adjoint.
   void (*unfold[kDTypeCount])(const Pool&) = {};

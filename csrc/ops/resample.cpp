@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "autograd/node.h"
+#include "kernels/indexing.h"
 #include "kernels/resample.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
@@ -81,6 +82,50 @@ Tensor apply_map(const char* op, const Tensor& x, int axis, const MapRef& m) {
   }
   if (any_requires_grad(x))
     record(op, y, {&x}, [op, axis, m](Backward& bw) { bw.set(0, apply_map(op, bw.grad(), axis, transposed(*m))); });
+  return y;
+}
+
+// Maps that copy single inputs, along the last `maps.size()` <= 3 axes (null: that axis stays), in one pass; axis by
+// axis where the device has no kernel for it.
+Tensor apply_copies(const char* op, const Tensor& x0, const std::vector<MapRef>& maps) {
+  const int axes = static_cast<int>(maps.size()), lead = x0.ndim() - axes;
+  const auto fn = kernels<ResampleKernels>(x0.device()).plane_map[width_index(x0.dtype())];
+  const auto axis_by_axis = [op, lead, axes](Tensor t, const std::vector<MapRef>& m, bool backwards) {
+    for (int i = axes - 1; i >= 0; --i)
+      if (m[i]) t = apply_map(op, t, lead + i, backwards ? transposed(*m[i]) : m[i]);
+    return t;
+  };
+  if (!fn) return axis_by_axis(x0, maps, false);
+  Tensor y;
+  {
+    const GradModeGuard off(false);
+    const Tensor x = contiguous(detach(x0));
+    Dims sizes = x.sizes();
+    PlaneMap k;
+    std::vector<std::int64_t> identity[3];
+    k.outer = 1;
+    for (int i = 0; i < lead; ++i) k.outer *= sizes[i];
+    for (int i = 0; i < axes; ++i) {
+      const int at = 3 - axes + i;
+      k.in[at] = sizes[lead + i];
+      if (maps[i]) {
+        sizes[lead + i] = maps[i]->out;
+        k.index[at] = maps[i]->index.data();
+      }
+      k.out[at] = sizes[lead + i];
+    }
+    for (int at = 0; at < 3; ++at)
+      if (!k.index[at]) {
+        for (std::int64_t i = 0; i < k.out[at]; ++i) identity[at].push_back(i);
+        k.index[at] = identity[at].data();
+      }
+    y = empty(sizes, x.dtype(), x.device());
+    k.x = x.data();
+    k.y = y.data();
+    if (y.numel() > 0) fn(k);
+  }
+  if (any_requires_grad(x0))
+    record(op, y, {&x0}, [maps, axis_by_axis](Backward& bw) { bw.set(0, axis_by_axis(bw.grad(), maps, true)); });
   return y;
 }
 
@@ -202,7 +247,9 @@ Tensor pad(const Tensor& x0, const Dims& amounts, const std::string& mode, std::
           "pad", ErrorKind::Value,
           "expected (front, back) pairs for all axes of (N, C, spatial...) or (C, spatial...), got ", amounts,
           " for shape ", x0.sizes());
-  Tensor x = x0;
+  const Tensor& x = x0;
+  std::vector<MapRef> maps(static_cast<std::size_t>(axes));
+  Dims sizes = x.sizes();
   for (int i = 0; i < axes; ++i) {
     const int a = x.ndim() - 1 - i;
     const std::int64_t n = x0.sizes()[a], front = amounts[2 * i], back = amounts[2 * i + 1];
@@ -214,14 +261,15 @@ Tensor pad(const Tensor& x0, const Dims& amounts, const std::string& mode, std::
     const std::int64_t size = checked_add(checked_add(n, front, op), back, op);
     require(size > 0 && front > -n && back > -n, op, "pad", ErrorKind::Shape, "expected an output size above 0, got ",
             size, " from ", n, " with ", front, " and ", back);
-    Dims sizes = x.sizes();
     sizes[a] = size;
     checked_mul(checked_numel(sizes, op), 8, op);
     // Large amounts must run out of memory here, not while the table grows.
     const Tensor room = empty({size, 2}, DType::Float64);
-    x = apply_map("pad", x, a, padding_map(n, front, back, mode));
+    maps[axes - 1 - i] = padding_map(n, front, back, mode);
   }
-  return x.is_same(x0) ? clone(x) : x;
+  return sizes == x.sizes() && std::none_of(maps.begin(), maps.end(), [](const MapRef& m) { return m != nullptr; })
+             ? clone(x)
+             : apply_copies(op, x, maps);
 }
 
 Tensor interpolate(const Tensor& x, const Dims& size, const std::vector<double>& scale, const std::string& mode,
@@ -253,19 +301,22 @@ Tensor interpolate(const Tensor& x, const Dims& size, const std::vector<double>&
   checked_mul(checked_numel(sizes, op), 8, op);
   if (mode == "area") return adaptive_avg_pool(axes, x, size);
   Tensor y = x;
+  std::vector<MapRef> copies(static_cast<std::size_t>(axes));
   for (int i = 0; i < axes; ++i) {
     const std::int64_t in = x.sizes()[2 + i], out = size[i];
     const double s = scale.empty() ? 0 : scale[i];
     // The table's memory is asked for in one piece first, so that absurd sizes fail cleanly.
     const Tensor room = empty({out, 2}, DType::Float64);
-    MapRef m = mode == "nearest"         ? nearest_map(in, out, s, 0)
-               : mode == "nearest-exact" ? nearest_map(in, out, s, 0.5)
-               : antialias               ? antialias_map(in, out, s, align_corners, bicubic)
-               : bicubic                 ? cubic_map(in, out, s, align_corners)
-                                         : linear_map(in, out, s, align_corners);
+    if (!linear && !bicubic) {
+      copies[i] = nearest_map(in, out, s, mode == "nearest" ? 0 : 0.5);
+      continue;
+    }
+    MapRef m = antialias ? antialias_map(in, out, s, align_corners, bicubic)
+               : bicubic ? cubic_map(in, out, s, align_corners)
+                         : linear_map(in, out, s, align_corners);
     y = apply_map(op, y, 2 + i, m);
   }
-  return y;
+  return linear || bicubic ? y : apply_copies(op, x, copies);
 }
 
 }  // namespace pydlx::ops
