@@ -15,9 +15,10 @@ using functors::is_nan;
 using functors::key_of;
 using functors::word_t;
 
-constexpr std::int64_t kRun = 16;             // insertion-sorted runs
-constexpr std::int64_t kRadix = 1024;         // from here radix sort wins
-constexpr std::int64_t kParallelRow = 65536;  // from here one row is worth several threads
+constexpr std::int64_t kRun = 16;  // insertion-sorted runs
+template <class E>
+constexpr std::int64_t kRadix = sizeof(E) == 8 ? 128 : 512;  // from here radix sort wins; it makes 4 or 8 passes
+constexpr std::int64_t kParallelRow = 65536;                 // from here one row is worth several threads
 
 struct Wide {
   std::uint64_t key, at;
@@ -118,7 +119,7 @@ void radix_sort(E* a, E* b, std::int64_t n) {
 
 template <class E>
 void sort_items(E* a, E* b, std::int64_t n) {
-  if (n < kRadix)
+  if (n < kRadix<E>)
     merge_sort(a, b, n);
   else
     radix_sort(a, b, n);
@@ -251,52 +252,107 @@ void sort_rows(const Sort& s) {
   });
 }
 
-// The k first items of the sorted row. Candidates gather in a buffer of twice k; when it is full, selection throws away
-// all but k, and the worst survivor becomes the bar that later elements must pass. Most blocks of a long row fail it in
-// one vectorised comparison.
+constexpr std::int64_t kFewest = 64;  // groups of a row: a multiple of every vector's lanes
+
+// A key that at least k keys of the row do not exceed: the k-th smallest among the minima of `groups` groups. Element i
+// belongs to group i % groups, so that the minima are taken lane by lane; 8 groups for each of the k keep nearly all
+// other elements above the bar.
+template <class T>
+__attribute__((noinline)) word_t<T> bar_of(const T* x, std::int64_t n, std::int64_t k, bool descending,
+                                           std::int64_t groups, item_t<T>* items, item_t<T>* spare) {
+  word_t<T>* least = reinterpret_cast<word_t<T>*>(spare);
+  for (std::int64_t g = 0; g < groups; ++g) least[g] = key_of(x[g], descending);
+  std::int64_t i = groups;
+  for (; i + groups <= n; i += groups) {
+#pragma omp simd
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const word_t<T> key = key_of(x[i + g], descending);
+      least[g] = key < least[g] ? key : least[g];
+    }
+  }
+  for (std::int64_t g = 0; i < n; ++i, ++g) {
+    const word_t<T> key = key_of(x[i], descending);
+    least[g] = key < least[g] ? key : least[g];
+  }
+  if (k > 16) {
+    for (std::int64_t g = 0; g < groups; ++g) {
+      if constexpr (sizeof(T) == 8)
+        items[g] = {least[g], static_cast<std::uint64_t>(g)};
+      else
+        items[g] = static_cast<Narrow>(least[g]) << 32 | static_cast<Narrow>(g);
+    }
+    select_items(items, spare, groups, k - 1);
+    if constexpr (sizeof(T) == 8)
+      return items[k - 1].key;
+    else
+      return static_cast<word_t<T>>(items[k - 1] >> 32);
+  }
+  word_t<T> few[16];  // the k smallest so far, in order
+  for (std::int64_t g = 0, have = 0; g < groups; ++g) {
+    const word_t<T> key = least[g];
+    if (have == k && key >= few[k - 1]) continue;
+    std::int64_t j = have < k ? have++ : k - 1;
+    for (; j > 0 && few[j - 1] > key; --j) few[j] = few[j - 1];
+    few[j] = key;
+  }
+  return few[k - 1];
+}
+
+// The items whose keys do not exceed the bar go to a, in order; of keys at the bar itself, the first k are enough.
+template <class T>
+__attribute__((noinline)) std::int64_t candidates(const T* x, std::int64_t n, std::int64_t k, word_t<T> bar,
+                                                  bool descending, item_t<T>* a) {
+  std::int64_t have = 0, equal = 0;
+  word_t<T> limit = bar;
+  for (std::int64_t i = 0; i < n; i += kFewest) {
+    const std::int64_t m = n - i < kFewest ? n - i : kFewest;
+    alignas(64) word_t<T> key[kFewest];
+    unsigned any = 0;
+#pragma omp simd
+    for (std::int64_t j = 0; j < m; ++j) key[j] = key_of(x[i + j], descending);
+    for (std::int64_t j = m; j < kFewest; ++j) key[j] = static_cast<word_t<T>>(~word_t<T>(0));
+#pragma omp simd reduction(| : any)
+    for (int j = 0; j < kFewest; ++j) any |= key[j] <= limit;
+    if (!any) continue;
+    for (std::int64_t j = 0; j < m; ++j) {
+      if (key[j] > limit) continue;
+      a[have++] = item_of(x[i + j], i + j, descending);
+      if (key[j] == bar && ++equal == k) {
+        if (bar == 0) return have;
+        limit = static_cast<word_t<T>>(bar - 1);
+      }
+    }
+  }
+  return have;
+}
+
+// The k first items of the sorted row: those that do not exceed a bar, which are hardly more than k, sorted. Where k is
+// not small beside the row, all items are candidates.
 template <class T>
 void topk_rows(const Sort& s) {
   const T* in = static_cast<const T*>(s.in);
   T* values = static_cast<T*>(s.values);
   const std::int64_t n = s.n, k = s.k;
+  std::int64_t groups = kFewest;
+  while (groups < 8 * k) groups *= 2;
   parallel_for(s.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
     using E = item_t<T>;
     E* a = work_items<T>(s);
     E* spare = a + n;
-    const std::int64_t capacity = n < 2 * k + 64 ? n : 2 * k + 64;
     for (std::int64_t r = begin; r < end; ++r) {
       const T* x = in + r * n;
-      std::int64_t have = 0, i = 0;
-      const bool have_order = k == n;
-      for (; i < capacity; ++i) a[have++] = item_of(x[i], i, s.descending);
-      if (have < n) {
-        select_items(a, spare, have, k - 1);
-        have = k;
-        word_t<T> bar = key_of(x[position(a[k - 1])], s.descending);
-        while (i < n) {
-          const std::int64_t stop = i + 64 < n ? i + 64 : n;
-          word_t<T> best = static_cast<word_t<T>>(~word_t<T>(0));
-          for (std::int64_t j = i; j < stop; ++j) {
-            const word_t<T> key = key_of(x[j], s.descending);
-            best = key < best ? key : best;
-          }
-          if (best < bar) {  // an equal key comes later, so it cannot win
-            for (std::int64_t j = i; j < stop; ++j)
-              if (key_of(x[j], s.descending) < bar) a[have++] = item_of(x[j], j, s.descending);
-            if (have + 64 > capacity) {
-              select_items(a, spare, have, k - 1);
-              have = k;
-              bar = key_of(x[position(a[k - 1])], s.descending);
-            }
-          }
-          i = stop;
-        }
+      std::int64_t have = 0;
+      if (k > 0 && n >= 2 * groups) {
+        have = candidates(x, n, k, bar_of(x, n, k, s.descending, groups, a, spare), s.descending, a);
+      } else {
+        for (; have < n; ++have) a[have] = item_of(x[have], have, s.descending);
       }
-      if (have > k) select_items(a, spare, have, k - 1);
-      if (have_order)
+      const bool in_order = have == k;  // selection loses the order of equal keys, which radix sort would keep
+      if (!in_order && k > 0) select_items(a, spare, have, k - 1);
+      if (in_order)
         sort_items(a, spare, k);
       else
-        merge_sort(a, spare, k);  // selection has lost the order of equal keys, which radix sort would keep
+        merge_sort(a, spare, k);
       write_row(x, a, k, values + r * k, s.index + r * k);
     }
   });
@@ -324,24 +380,51 @@ void kth_rows(const Sort& s) {
   });
 }
 
+// For `lanes` values, how many of n sorted elements come before each: those for which passes(lane, position) holds, a
+// prefix. As many steps for every value, without branches on the data, which would be mispredicted half of the time;
+// several searches at once hide the latency of their loads.
+template <int lanes, class F>
+inline __attribute__((always_inline)) void prefix_lengths(std::int64_t n, const F& passes, std::int64_t* out) {
+  std::int64_t low[lanes] = {};
+  for (; n > 1; n -= n / 2)
+#pragma GCC unroll 8
+    for (int l = 0; l < lanes; ++l) low[l] += -static_cast<std::int64_t>(passes(l, low[l] + n / 2 - 1)) & (n / 2);
+  for (int l = 0; l < lanes; ++l) out[l] = n == 1 ? low[l] + static_cast<std::int64_t>(passes(l, low[l])) : low[l];
+}
+
 template <class T>
 void search(const SearchSorted& s) {
   parallel_for(s.rows * s.m, 1024, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t row = s.sorted_rows == 1 ? 0 : i / s.m;
-      const T* x = static_cast<const T*>(s.sorted) + row * s.n;
+    constexpr int lanes = 4;
+    const bool right = s.right;
+    for (std::int64_t i = begin; i < end;) {
+      const std::int64_t row = s.sorted_rows == 1 ? 0 : i / s.m, stop = s.sorted_rows == 1 ? end : (row + 1) * s.m;
+      const T *x = static_cast<const T*>(s.sorted) + row * s.n, *v = static_cast<const T*>(s.values) + i;
       const std::int64_t* order = s.sorter ? s.sorter + row * s.n : nullptr;
-      const word_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
-      std::int64_t low = 0, high = s.n;
-      while (low < high) {
-        const std::int64_t mid = low + (high - low) / 2;
-        const word_t<T> k = key_of(x[order ? order[mid] : mid], false);
-        if (s.right ? k <= v : k < v)
-          low = mid + 1;
-        else
-          high = mid;
+      if constexpr (!__is_same(T, Half) && !__is_same(T, BFloat16)) {
+        if (!order && i + lanes <= stop && i + lanes <= end) {
+          bool nan = false;
+          for (int l = 0; l < lanes; ++l) nan |= is_nan(v[l]);
+          if (!nan) {  // comparisons order everything but a NaN sought for as keys do
+            prefix_lengths<lanes>(
+                s.n,
+                [=](int l, std::int64_t at)
+                    __attribute__((always_inline)) { return (x[at] < v[l]) | (right & (x[at] == v[l])); },
+                s.out + i);
+            i += lanes;
+            continue;
+          }
+        }
       }
-      s.out[i] = low;
+      const word_t<T> key = key_of(*v, false);
+      prefix_lengths<1>(
+          s.n,
+          [=](int, std::int64_t at) __attribute__((always_inline)) {
+            const word_t<T> k = key_of(x[order ? order[at] : at], false);
+            return (k < key) | (right & (k == key));
+          },
+          s.out + i);
+      ++i;
     }
   });
 }

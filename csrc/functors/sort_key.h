@@ -35,13 +35,14 @@ PYDLX_HD word_t<T> key_of(T x, bool descending) {
   using U = word_t<T>;
   constexpr U sign = U(U(1) << (8 * sizeof(U) - 1));
   U u = bit_cast<U>(x);
+  // Masks instead of selections: compilers turn those into branches, and then do not vectorise loops over keys.
   if constexpr (exponent_bits<T> > 0) {
-    u = u == sign ? U(0) : u;  // -0
-    u = is_nan(x) ? U(~U(0)) : U(u & sign ? ~u : u | sign);
+    u = U(u & U(-U(u != sign)));  // -0
+    u = U((u ^ (U(-U(u >> (8 * sizeof(U) - 1))) | sign)) | U(-U(is_nan(x))));
   } else if constexpr (T(-1) < T(0)) {
     u = U(u ^ sign);
   }
-  return descending ? U(~u) : u;
+  return U(u ^ U(-U(descending)));
 }
 
 }  // namespace pydlx::functors
