@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "cpu/gemm/vec.h"
+#include "cpu/pointwise/transpose.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
 
@@ -18,6 +19,8 @@ using namespace functors;
 // Elements per parallel chunk: 32 Ki elements are about 10 us of work, below which waking threads costs more than it
 // saves.
 constexpr std::int64_t kGrain = 32768;
+// Columns of a tile of a transposed operand.
+constexpr std::int64_t kTileCols = 64;
 // Elements staged at a time: the buffers of five operands stay in the first-level cache.
 constexpr std::int64_t kBlock = 512;
 
@@ -30,6 +33,8 @@ struct Format {
   bool converts;     // compute type differs
   void (*load)(std::int64_t n, char* to, const char* from, std::int64_t stride);
   void (*store)(std::int64_t n, char* to, std::int64_t stride, const char* from);
+  // to[r][c] = from[c][r] with kTileCols elements from row to row of `to`; or null.
+  void (*transpose)(char* to, const char* from, std::int64_t from_col, std::int64_t rows, std::int64_t cols);
 };
 
 template <class C, class T>
@@ -65,13 +70,20 @@ void store(std::int64_t n, char* to, std::int64_t stride, const char* from) {
   }
 }
 
+template <class W>
+void turn_tile(char* to, const char* from, std::int64_t from_col, std::int64_t rows, std::int64_t cols) {
+  transpose_tile(reinterpret_cast<W*>(to), kTileCols, reinterpret_cast<const W*>(from), from_col, rows, cols);
+}
+
 template <class T>
 constexpr Format format_of() {
   using C = compute_t<T>;
-  if constexpr (sizeof(C) == sizeof(T))
-    return {sizeof(T), false, load<word_t<T>, word_t<T>>, store<word_t<T>, word_t<T>>};
+  if constexpr (sizeof(C) != sizeof(T))
+    return {sizeof(T), true, load<C, T>, store<C, T>, nullptr};
+  else if constexpr (LaneOf<word_t<T>>::kVectors)
+    return {sizeof(T), false, load<word_t<T>, word_t<T>>, store<word_t<T>, word_t<T>>, turn_tile<word_t<T>>};
   else
-    return {sizeof(T), true, load<C, T>, store<C, T>};
+    return {sizeof(T), false, load<word_t<T>, word_t<T>>, store<word_t<T>, word_t<T>>, nullptr};
 }
 template <class... Ts>
 constexpr Format kFormats[] = {format_of<Ts>()...};
@@ -104,6 +116,69 @@ inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const
   }
 }
 
+// The axis along which an input lies dense while the output runs along axis 0, or 0.
+inline int transposed_axis(const Elementwise& e, const Format* format) {
+  for (int k = 1; k < e.operands; ++k) {
+    if (!format[k].transpose || e.stride[k][0] == 0 || e.stride[k][0] == 1 || e.size[0] < 16) continue;
+    for (int d = 1; d < e.ndim; ++d)
+      if (e.stride[k][d] == 1 && e.size[d] >= 16) return d;
+  }
+  return 0;
+}
+
+// Transposed operands are turned tile by tile: row by row, each of their elements would fetch a cache line of its own.
+inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense, int axis) {
+  constexpr std::int64_t kRows = 16;
+  int order[kMaxDims];  // axes above 1 once `axis` has become axis 1
+  for (int d = 0; d < e.ndim; ++d) order[d] = d;
+  order[1] = axis;
+  order[axis] = 1;
+  const std::int64_t cols = e.size[0], rows = e.size[axis], bands = (rows + kRows - 1) / kRows;
+  bool turned[kMaxOperands] = {};
+  for (int k = 1; k < e.operands; ++k)
+    turned[k] = format[k].transpose && e.stride[k][axis] == 1 && e.stride[k][0] != 0 && e.stride[k][0] != 1;
+  parallel_for(e.numel / (cols * rows) * bands, cols * kRows >= kGrain ? 1 : kGrain / (cols * kRows),
+               [&](std::int64_t begin, std::int64_t end) {
+                 alignas(64) char buffer[kMaxOperands - 1][kRows * kTileCols * 8];
+                 for (std::int64_t task = begin; task < end; ++task) {
+                   const std::int64_t r0 = task % bands * kRows, count = rows - r0 < kRows ? rows - r0 : kRows;
+                   std::int64_t at[kMaxOperands] = {};
+                   for (int k = 0; k < e.operands; ++k) {
+                     std::int64_t rest = task / bands;
+                     at[k] = r0 * e.stride[k][axis];
+                     for (int d = 2; d < e.ndim; ++d) {
+                       at[k] += rest % e.size[order[d]] * e.stride[k][order[d]];
+                       rest /= e.size[order[d]];
+                     }
+                   }
+                   for (std::int64_t c0 = 0; c0 < cols; c0 += kTileCols) {
+                     const std::int64_t width = cols - c0 < kTileCols ? cols - c0 : kTileCols;
+                     char* p[kMaxOperands];
+                     std::int64_t stride[kMaxOperands], step[kMaxOperands];
+                     for (int k = 0; k < e.operands; ++k) {
+                       const auto size = static_cast<std::int64_t>(format[k].size);
+                       p[k] = static_cast<char*>(e.data[k]) + (at[k] + c0 * e.stride[k][0]) * size;
+                       stride[k] = e.stride[k][0];
+                       step[k] = e.stride[k][axis] * size;
+                       if (!turned[k]) continue;
+                       // No prefetcher follows columns: the next tile's are asked for here.
+                       for (std::int64_t c = width; c < 2 * width && c0 + c < cols; ++c)
+                         for (std::int64_t line = 0; line < count * size; line += 64)
+                           __builtin_prefetch(p[k] + c * stride[k] * size + line, 0, 2);
+                       format[k].transpose(buffer[k - 1], p[k], stride[k], count, width);
+                       p[k] = buffer[k - 1];
+                       stride[k] = 1;
+                       step[k] = kTileCols * size;
+                     }
+                     for (std::int64_t r = 0; r < count; ++r) {
+                       run_row(width, p, stride, format, e.operands, dense, e.param);
+                       for (int k = 0; k < e.operands; ++k) p[k] += step[k];
+                     }
+                   }
+                 }
+               });
+}
+
 [[maybe_unused]] void walk(const Elementwise& e, const Format* format, DenseFn dense) {
   std::int64_t inner_stride[kMaxOperands], step[kMaxOperands][kMaxDims];
   for (int k = 0; k < e.operands; ++k) {
@@ -118,6 +193,7 @@ inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const
     });
     return;
   }
+  if (const int axis = transposed_axis(e, format)) return walk_tiles(e, format, dense, axis);
   const std::int64_t inner = e.size[0], rows = e.numel / inner;
   parallel_for(rows, inner >= kGrain ? 1 : kGrain / inner, [&](std::int64_t b, std::int64_t end) {
     std::int64_t index[kMaxDims];
