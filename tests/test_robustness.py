@@ -114,6 +114,27 @@ def test_shutdown_with_live_graphs_hooks_and_threads_is_clean():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("hook", ["None", "lambda g: sum(range(3000)) * 0 + g"])
+def test_threads_that_compute_while_the_interpreter_shuts_down(hook):
+    done = run_script(
+        f"""
+        import pydlx as T, threading, time
+        def work():
+            x = T.ones(200, 200, requires_grad=True)
+            while True:
+                y = x @ x
+                if {hook}:
+                    y.register_hook({hook})
+                y.relu().sum().backward()
+        for _ in range(4):
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.3)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
 def test_running_out_of_memory_is_an_error_with_numbers():
     with pytest.raises(MemoryError, match=r"requested \d+ bytes, in use \d+, cached \d+"):
         T.empty(1 << 44)

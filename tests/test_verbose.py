@@ -100,4 +100,4 @@ def test_convolution_and_attention():
     assert len(attention) == 3
     assert "tiled kernel" in attention[0] and "not the tiled kernel" not in attention[0]
     assert "not the tiled kernel: dropout of every weight" in attention[1]
-    assert "not the tiled kernel: written for float32 only" in attention[2]
+    assert "not the tiled kernel: not written for this dtype" in attention[2]

@@ -6,6 +6,7 @@
 #include "bind/caster.h"
 #include "bind/garbage.h"
 #include "bind/hooks.h"
+#include "bind/interpreter.h"
 #include "bind/schema.h"
 #include "core/in_flight.h"
 
@@ -91,7 +92,8 @@ int clear_node(PyObject* o) {
 
 Tensor TensorHook::operator()(const Tensor& gradient) const {
   leave_flight();
-  const py::object r = function(py::reinterpret_steal<py::object>(wrap(gradient)));
+  const auto g = py::reinterpret_steal<py::object>(wrap(gradient));
+  const py::object r = stay_at_shutdown([&] { return function(g); });
   if (r.is_none()) return {};
   require(is_tensor(r.ptr()), "hook", "", ErrorKind::Type, "expected a hook to return a tensor or None, got ",
           Py_TYPE(r.ptr())->tp_name);
@@ -100,12 +102,14 @@ Tensor TensorHook::operator()(const Tensor& gradient) const {
 
 void NodePreHook::operator()(std::vector<Tensor>& grad_outputs) const {
   leave_flight();
-  replace_gradients("prehook", grad_outputs, function(tuple_of(grad_outputs)));
+  const auto outputs = tuple_of(grad_outputs);
+  replace_gradients("prehook", grad_outputs, stay_at_shutdown([&] { return function(outputs); }));
 }
 
 void NodePostHook::operator()(std::vector<Tensor>& grad_inputs, const std::vector<Tensor>& grad_outputs) const {
   leave_flight();
-  replace_gradients("hook", grad_inputs, function(tuple_of(grad_inputs), tuple_of(grad_outputs)));
+  const auto inputs = tuple_of(grad_inputs), outputs = tuple_of(grad_outputs);
+  replace_gradients("hook", grad_inputs, stay_at_shutdown([&] { return function(inputs, outputs); }));
 }
 
 PyObject* wrap_node(const Ref<Node>& node) {

@@ -5,6 +5,7 @@
 #include "bind/caster.h"
 #include "bind/errors.h"
 #include "bind/interchange.h"
+#include "bind/interpreter.h"
 #include "bind/schema.h"
 #include "core/allocator.h"
 
@@ -162,7 +163,7 @@ Tensor import_from(PyObject* capsule, const char* name, const char* used, bool r
       [](void*, std::size_t, void* context) noexcept {
         auto* managed = static_cast<Managed*>(context);
         if (!managed->deleter || !Py_IsInitialized()) return;
-        const py::gil_scoped_acquire lock;  // the producer may be Python code
+        const InterpreterLock lock;  // the producer may be Python code
         managed->deleter(managed);
       },
       m, read_only);

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "bind/interpreter.h"
 #include "core/check.h"
 #include "core/in_flight.h"
 
@@ -23,6 +24,8 @@ auto guarded(F&& f) noexcept -> decltype(f()) {
   const Flight flight;
   try {
     return f();
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();  // see stay_at_shutdown
   } catch (...) {
     set_python_error();
     if constexpr (std::is_pointer_v<R>)

@@ -5,6 +5,7 @@
 #include "bind/caster.h"
 #include "bind/errors.h"
 #include "bind/garbage.h"
+#include "bind/interpreter.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
 
@@ -28,7 +29,7 @@ struct FunctionNode final : Node {
       ctx.release();
       return;
     }
-    const py::gil_scoped_acquire lock;
+    const InterpreterLock lock;
     cls = py::object();
     ctx = py::object();
   }
@@ -36,7 +37,7 @@ struct FunctionNode final : Node {
   void release_saved() override { saved.clear(); }
 
   void apply(Backward& bw) override {
-    const py::gil_scoped_acquire lock;
+    const InterpreterLock lock;
     leave_flight();
     py::tuple grads(outputs.size());
     const bool materialize = ctx.attr("materialize_grads").cast<bool>();
@@ -49,7 +50,7 @@ struct FunctionNode final : Node {
     for (std::size_t i = 0; i < saved.size(); ++i)
       tensors[i] = py::reinterpret_steal<py::object>(wrap(saved[i].get(bw)));
     ctx.attr("_saved") = tensors;
-    py::object result = cls.attr("backward")(ctx, *grads);
+    py::object result = stay_at_shutdown([&]() -> py::object { return cls.attr("backward")(ctx, *grads); });
     ctx.attr("_saved") = py::none();
     if (!py::isinstance<py::tuple>(result)) result = py::make_tuple(result);
     const auto t = result.cast<py::tuple>();

@@ -9,6 +9,7 @@
 #include "bind/cuda.h"
 #include "bind/errors.h"
 #include "bind/interchange.h"
+#include "bind/interpreter.h"
 #include "bind/schema.h"
 #include "bind/tensor_type.h"
 #include "bind_families.h"  // generated: declares bind_<family> for every bind/ops_<family>.cpp, and bind_all
@@ -32,7 +33,9 @@ void* release_interpreter() {
   if (!Py_IsInitialized() || !PyGILState_Check() || !enter_flight()) return nullptr;
   return PyEval_SaveThread();
 }
-void acquire_interpreter(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
+void acquire_interpreter(void* state) {
+  stay_at_shutdown([=] { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); });
+}
 
 py::dict build_info() {
   py::dict d;

@@ -3,6 +3,7 @@
 
 #include "bind/caster.h"
 #include "bind/interchange.h"
+#include "bind/interpreter.h"
 #include "bind/schema.h"
 #include "ops/elementwise.h"
 
@@ -59,7 +60,7 @@ DType from_numpy_dtype(const py::dtype& d) {
 
 void drop_reference(void*, std::size_t, void* context) noexcept {
   if (!Py_IsInitialized()) return;  // interpreter is gone, and the array with it
-  const py::gil_scoped_acquire lock;
+  const InterpreterLock lock;
   Py_DECREF(static_cast<PyObject*>(context));
 }
 
