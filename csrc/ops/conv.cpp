@@ -49,9 +49,15 @@ constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradie
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0) {
   const GradModeGuard off(false);
-  const bool as_given = kernels<ConvKernels>(a0.device()).run[static_cast<int>(pass)][static_cast<int>(a0.dtype())];
-  const auto operand = [&](const Tensor& t) { return as_given ? contiguous(detach(t)) : wide_operand(t); };
-  const Tensor a = operand(a0), b = operand(b0), bias = bias0.defined() ? operand(bias0) : Tensor();
+  const auto& table = kernels<ConvKernels>(a0.device());
+  const int p = static_cast<int>(pass);
+  // Kernels for 16-bit floats exist for some shapes; the others are computed in float32.
+  const auto size = table.scratch_size[p][static_cast<int>(a0.dtype())];
+  const bool as_given = size && size(g.shape) >= 0;
+  const auto ready = [&](const Tensor& t) {
+    return !t.defined() ? t : as_given ? contiguous(detach(t)) : wide_operand(t);
+  };
+  const Tensor a = ready(a0), b = ready(b0), bias = ready(bias0);
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device());
   if (out.numel() > 0) {
@@ -60,8 +66,7 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
       verbose_note(" %s x %s w %s y %s (%s): pass %s", dtype_name(a.dtype()), to_text(g.x_sizes).c_str(),
                    to_text(g.w_sizes).c_str(), to_text(g.y_sizes).c_str(), kernels_for(a.device()).name,
                    kPassName[static_cast<int>(pass)]);
-    const auto& table = kernels<ConvKernels>(a.device());
-    const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
+    const int t = static_cast<int>(a.dtype());
     const auto run = kernel_or_fail(table.run[p][t], op, a.device(), a0.dtype());
     const Tensor scratch = empty({table.scratch_size[p][t](g.shape)}, DType::UInt8, a.device());
     Conv c;

@@ -48,7 +48,7 @@ PYDLX_INLINE Words widen_whole(const Half* p) {
 #if defined(PYDLX_ISA_avx2)
   return (Words)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  Words v;
+  Words v{};
   for (int i = 0; i < kWords; ++i) v[i] = static_cast<float>(p[i]);
   return v;
 #endif
@@ -57,7 +57,7 @@ PYDLX_INLINE Words widen_whole(const BFloat16* p) {
 #if defined(PYDLX_ISA_avx2)
   return (Words)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
 #else
-  Words v;
+  Words v{};
   for (int i = 0; i < kWords; ++i) v[i] = static_cast<float>(p[i]);
   return v;
 #endif
@@ -127,6 +127,7 @@ struct WordBlock {
   T* c;
   std::int64_t c_row;
   Finish<T> end;
+  const T* row_bias = nullptr;  // one value per row, for policies that finish in the tile
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ def _attention(
     causal: bool = False,
     mask: str | None = None,
     key_heads: int | None = None,
+    dtype: str | None = None,
 ) -> list[Row]:
     """Forward and forward + backward; ``mask`` "bool" hides a random tenth of the keys, "float" adds a bias."""
     keys = keys or length
@@ -26,7 +27,9 @@ def _attention(
     kv_heads = key_heads or heads
 
     def inputs(x: Inputs) -> list[Any]:
-        q, k, v = (x.normal(batch, h, n, dim) for h, n in ((heads, length), (kv_heads, keys), (kv_heads, keys)))
+        q, k, v = (
+            x.normal(batch, h, n, dim, dtype=dtype) for h, n in ((heads, length), (kv_heads, keys), (kv_heads, keys))
+        )
         if mask == "bool":
             return [q, k, v, x.mask(batch, 1, length, keys, share=0.9)]
         if mask == "float":
@@ -39,12 +42,14 @@ def _attention(
 
     pairs = length * (length + 1) / 2 if causal else length * keys
     flops = 4.0 * batch * heads * pairs * dim
-    query, key = 4.0 * batch * heads * length * dim, 4.0 * batch * kv_heads * keys * dim
+    size = 2.0 if dtype else 4.0
+    query, key = size * batch * heads * length * dim, size * batch * kv_heads * keys * dim
     seen = {"bool": 1.0 * batch * length * keys, "float": 4.0 * heads * length * keys}.get(mask or "", 0.0)
     name = f"{note} {batch}x{heads}x{length}" + (f"x{keys}" if keys != length else "") + f" d{dim}"
     name += (
         (" causal" if causal else "") + (f" {mask} mask" if mask else "") + (f" {kv_heads} kv heads" if grouped else "")
     )
+    name += f" {dtype}" if dtype else ""
     return [
         Row(name, forward(attend, inputs), flops, query + 2 * key + seen, query),
         # backward: the scores again, dV, dP, dQ, dK: five products beside the forward's two
@@ -78,6 +83,9 @@ def rows() -> list[Row]:
         *_attention("bias", 1, 12, 384, mask="float"),
         *_attention("cross", 4, 8, 77, keys=301),
         *_attention("odd", 3, 5, 127, 40, causal=True),
+        *_attention("GPT-2", 1, 12, 1024, causal=True, dtype="bfloat16"),
+        *_attention("BERT", 8, 12, 128, dtype="bfloat16"),
+        *_attention("long", 1, 8, 2048, dtype="bfloat16"),
         _attention("decode", 8, 12, 1, keys=1024)[0],
         _attention("decode", 1, 12, 1, keys=4096)[0],
     ]

@@ -1,4 +1,4 @@
-"""Convolutions on layer shapes of well-known networks, NCHW float32, forward and forward + backward."""
+"""Convolutions on layer shapes of well-known networks, NCHW, forward and forward + backward."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Layer:
     bias: bool = True
     first: bool = False  # the input needs no gradient
     channels_last: bool = False
+    dtype: str | None = None  # float32
 
     def output_size(self) -> tuple[int, ...]:
         span = self.dilation * (self.kernel - 1)
@@ -44,12 +45,17 @@ class Layer:
             else (self.outputs, self.channels // self.groups)
         )
         tensors = [
-            x.normal(self.batch, self.channels, *self.size),
-            x.normal(*shape, *(self.kernel,) * len(self.size), scale=1 / math.sqrt(taps * self.channels / self.groups)),
+            x.normal(self.batch, self.channels, *self.size, dtype=self.dtype),
+            x.normal(
+                *shape,
+                *(self.kernel,) * len(self.size),
+                scale=1 / math.sqrt(taps * self.channels / self.groups),
+                dtype=self.dtype,
+            ),
         ]
         if self.channels_last:
             tensors = [t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for t in tensors]
-        return [*tensors, x.normal(self.outputs)] if self.bias else tensors
+        return [*tensors, x.normal(self.outputs, dtype=self.dtype)] if self.bias else tensors
 
     def __call__(self, T: Any, x: Any, w: Any, b: Any = None) -> Any:
         name = f"conv{'_transpose' if self.transposed else ''}{len(self.size)}d"
@@ -60,8 +66,9 @@ class Layer:
         taps = self.kernel ** len(self.size) * self.channels * self.outputs / self.groups
         places = self.batch * math.prod(self.size if self.transposed else self.output_size())
         flops = 2 * taps * places
-        read = 4.0 * (self.batch * self.channels * math.prod(self.size) + taps)
-        written = 4.0 * self.batch * self.outputs * math.prod(self.output_size())
+        size = 2.0 if self.dtype else 4.0
+        read = size * (self.batch * self.channels * math.prod(self.size) + taps)
+        written = size * self.batch * self.outputs * math.prod(self.output_size())
         sweeps = 2 if self.first else 3
         wanted = range(1 if self.first else 0, 3 if self.bias else 2)
         make: Callable[..., Any] = forward
@@ -73,7 +80,7 @@ class Layer:
                 sweeps * flops,
                 # y and its gradient written and read; x read twice, its gradient written; w the same
                 2 * read + written,
-                written + (taps * 4.0 if self.first else read),
+                written + (taps * size if self.first else read),
             ),
         ]
 
@@ -117,6 +124,18 @@ LAYERS = (
     Layer("digits 3x3 32->32 8 b64", 64, 32, (8, 8), 32, 3, padding=1, bias=False),
     Layer("odd 3x3 37->41 19x23 b3", 3, 37, (19, 23), 41, 3, padding=1),
     Layer("prime 5x5 13->17 31 b2", 2, 13, (31, 31), 17, 5, padding=2),
+    *(
+        Layer(f"{name} bfloat16", *sizes, bias=False, first=name.startswith("stem"), dtype="bfloat16")
+        for name, *sizes in (
+            ("stem 7x7/2 3->64 224 b4", 4, 3, (224, 224), 64, 7, 2, 3),
+            ("3x3 64->64 56 b8", 8, 64, (56, 56), 64, 3, 1, 1),
+            ("3x3 256->256 14 b8", 8, 256, (14, 14), 256, 3, 1, 1),
+            ("3x3 512->512 7 b16", 16, 512, (7, 7), 512, 3, 1, 1),
+            ("3x3/2 128->128 56 b8", 8, 128, (56, 56), 128, 3, 2, 1),
+            ("1x1 256->64 56 b8", 8, 256, (56, 56), 64, 1),
+            ("1x1 512->2048 7 b8", 8, 512, (7, 7), 2048, 1),
+        )
+    ),
     Layer("channels-last 3x3 64->64 56 b8", 8, 64, (56, 56), 64, 3, padding=1, bias=False, channels_last=True),
     Layer("channels-last 1x1 256->64 56 b8", 8, 256, (56, 56), 64, 1, bias=False, channels_last=True),
 )

@@ -31,21 +31,24 @@ def _matmul(m: int, k: int, n: int, layout: str = "nn", dtype: str = "float32") 
     return Row(name, forward(lambda T, a, b: a @ b, inputs), *_cost(1, m, k, n, _BYTES[dtype]))
 
 
-def _linear(rows: int, features: int, outputs: int, note: str = "", train: bool = False) -> Row:
+def _linear(rows: int, features: int, outputs: int, note: str = "", train: bool = False, dtype: str = "float32") -> Row:
+    given = None if dtype == "float32" else dtype
+
     def inputs(x: Inputs) -> list[Any]:
         return [
-            x.normal(rows, features),
-            x.normal(outputs, features, scale=1 / math.sqrt(features)),
-            x.normal(outputs),
+            x.normal(rows, features, dtype=given),
+            x.normal(outputs, features, scale=1 / math.sqrt(features), dtype=given),
+            x.normal(outputs, dtype=given),
         ]
 
     def linear(T: Any, x: Any, w: Any, b: Any) -> Any:
         return T.nn.functional.linear(x, w, b)
 
-    name = f"linear {rows}x{features}->{outputs}" + (f" ({note})" if note else "") + (" fwd+bwd" if train else "")
+    name = f"linear {rows}x{features}->{outputs}" + (f" ({note})" if note else "") + (f" {dtype}" if given else "")
+    name += " fwd+bwd" if train else ""
     make: Callable[..., Any] = training if train else forward
     sweeps = 3 if train else 1
-    flops, read, written = _cost(1, rows, features, outputs)
+    flops, read, written = _cost(1, rows, features, outputs, _BYTES[dtype])
     return Row(name, make(linear, inputs), sweeps * flops, sweeps * read, sweeps * written)
 
 
@@ -98,6 +101,9 @@ def rows() -> list[Row]:
         _matmul(2048, 64, 2048, "nt"),
         _matmul(1024, 1024, 1024, dtype="bfloat16"),
         _matmul(256, 256, 256, dtype="bfloat16"),
+        *(_matmul(n, n, n, dtype="bfloat16") for n in (64, 128, 512, 2048)),
+        *(_matmul(512, 512, 512, layout, dtype="bfloat16") for layout in ("nt", "tn", "tt")),
+        _matmul(511, 513, 509, dtype="bfloat16"),
         _matmul(512, 512, 512, dtype="float16"),
         _matmul(512, 512, 512, dtype="float64"),
         _linear(32, 784, 512),
@@ -120,6 +126,12 @@ def rows() -> list[Row]:
         _linear(128, 1024, 4096, train=True),
         _linear(1024, 768, 3072, "GPT-2 mlp up", train=True),
         _linear(512, 768, 768, "BERT out", train=True),
+        *(
+            _linear(*sizes, dtype="bfloat16")
+            for sizes in ((32, 784, 512), (128, 1024, 4096), (4096, 64, 4096), (1, 4096, 4096), (8, 4096, 4096))
+        ),
+        _linear(1024, 768, 3072, "GPT-2 mlp up", dtype="bfloat16"),
+        _linear(1024, 768, 3072, "GPT-2 mlp up", train=True, dtype="bfloat16"),
         _matvec(4096, 4096),
         _matvec(4096, 4096, True),
         _matvec(512, 512),

@@ -1,0 +1,340 @@
+// Convolution of bfloat16 as implicit products of pairs (see cpu/gemm/pairs.h): K runs over channels and taps, 64
+// pixels at a time are the columns, and sums are float32. Operands are read as they are, or from a copy with borders
+// whose rows are sorted by the residue modulo the stride, so that every tap of a row of outputs is one run of memory.
+//
+// Two-dimensional layers only. Where Winograd's algorithm in float32 needs less time, and with few channels, the shape
+// is refused and the op widens its operands as on other processors.
+#include "cpu/conv/pairs_pixels.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kBlockWords = 1024;                              // of a panel: 256 KB
+constexpr std::int64_t kPanelFloats = kBlockWords * kColumns + kWords;  // the last store may pass the end
+
+// y[m][pixel] = bias[m] + sum over channels and taps of a[m][word] x[word][pixel], for one group.
+struct Product {
+  Pixels pixels;
+  bool by_channel = false;  // words are pairs of channels of one tap; else pairs in the order (channel, tap)
+  std::int64_t batch = 0, m = 0;
+  const char* a = nullptr;
+  std::int64_t a_group = 0, a_row = 0;  // bytes
+  const T* bias = nullptr;
+  T* y = nullptr;
+  std::int64_t y_image = 0, y_group = 0, y_channel = 0, y_row = 0, y_step = 1;
+  std::int64_t steps() const {
+    return by_channel ? pixels.taps * ceil_div(pixels.channels, 2) : ceil_div(pixels.channels * pixels.taps, 2);
+  }
+};
+
+std::int64_t product_bytes(std::int64_t m, std::int64_t steps) {
+  return rounded(kPanelFloats * 4) + (steps > kBlockWords ? rounded(m * kColumns * 4) : 0) + rounded(m * kColumns * 2);
+}
+
+void product_tile(const Product& p, std::int64_t group, std::int64_t first, std::int64_t count, std::int64_t m0,
+                  std::int64_t m1, char* memory) {
+  const Pixels& s = p.pixels;
+  const std::int64_t steps = p.steps(), half = max_of(1, ceil_div(s.channels, 2)), elements = s.channels * s.taps,
+                     rows = m1 - m0;
+  float* panel = reinterpret_cast<float*>(memory);
+  memory += rounded(kPanelFloats * 4);
+  float* sums = reinterpret_cast<float*>(memory);
+  if (steps > kBlockWords) memory += rounded(rows * kColumns * 4);
+  T* spill = reinterpret_cast<T*>(memory);
+  Run runs[kColumns];
+  const int n = runs_of(s, first, count, kWords, runs);
+  const T* x = s.x + group * s.group;
+  const std::int64_t image = first / s.plane(), rest = first % s.plane();
+  const bool direct = p.y_step == 1 && (s.height == 1 || p.y_row == s.width) && rest + count <= s.plane();
+  T* y = p.y + group * p.y_group + m0 * p.y_channel;
+  std::int64_t s0 = 0;
+  do {  // once without any words too
+    const std::int64_t s1 = min_of(steps, s0 + kBlockWords);
+    std::int64_t c = p.by_channel ? s0 % half * 2 : s0 * 2 / s.taps, t = p.by_channel ? s0 / half : s0 * 2 % s.taps;
+    for (std::int64_t w = s0; w < s1; ++w) {
+      const T* from = x + c * s.channel + s.shift[t];
+      std::int64_t next = s.channel;
+      bool two = true;
+      if (p.by_channel) {
+        c += 2;
+        two = c <= s.channels;
+        if (c >= s.channels) {
+          c = 0;
+          ++t;
+        }
+      } else {
+        for (int e = 0; e < 2; ++e) {
+          two = c < s.channels;
+          if (e == 1 && two) next = c * s.channel + s.shift[t] - (from - x);
+          if (++t == s.taps) {
+            t = 0;
+            ++c;
+          }
+        }
+      }
+      float* to = panel + (w - s0) * kColumns;
+      // Whole loads, whose surplus the next run overwrites, are a third faster than masked ones; only the end of the
+      // operand needs those.
+      if (two && from + max_of(next, 0) + runs[n - 1].at + kWords <= s.end) {
+        for (int i = 0; i < n; ++i)
+          store<float>(to + runs[i].first, Pairs::join(load_16(from + runs[i].at), load_16(from + next + runs[i].at)));
+        continue;
+      }
+      const __mmask16 second = two ? 0xffff : 0;
+      for (int i = 0; i < n; ++i) {
+        const T* at = from + runs[i].at;
+        const __mmask16 lanes = static_cast<__mmask16>(runs[i].lanes);
+        store<float>(to + runs[i].first, Pairs::join(_mm256_maskz_loadu_epi16(lanes, at),
+                                                     _mm256_maskz_loadu_epi16(lanes & second, at + next)));
+      }
+    }
+    WordBlock<T> b;
+    b.m = rows;
+    b.n = count;
+    b.steps = s1 - s0;
+    b.a = p.a + group * p.a_group + m0 * p.a_row + s0 * 4;
+    b.a_row = p.a_row;
+    b.a_step = 4;
+    b.ragged = !p.by_channel && s1 == steps && elements % 2 != 0;
+    b.b = panel;
+    b.sums = sums;
+    b.sums_row = kColumns;
+    b.first = s0 == 0;
+    b.last = s1 == steps;
+    b.c = direct ? y + image * p.y_image + rest : spill;
+    b.c_row = direct ? p.y_channel : kColumns;
+    b.end = {1, 0, nullptr, false};
+    b.row_bias = p.bias ? p.bias + group * p.m + m0 : nullptr;
+    Pairs::block(b);
+    s0 = s1;
+  } while (s0 < steps);
+  if (direct) return;
+  std::int64_t at = image, h = rest / s.width, w = rest % s.width;
+  for (std::int64_t j = 0; j < count;) {
+    const std::int64_t run = min_of(count - j, s.width - w);
+    T* to = y + at * p.y_image + h * p.y_row + w * p.y_step;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const T* from = spill + i * kColumns + j;
+      if (p.y_step == 1)
+        for (std::int64_t l = 0; l < run; l += kWords) {
+          const int part = static_cast<int>(min_of(kWords, run - l));
+          _mm256_mask_storeu_epi16(to + i * p.y_channel + l, first_lanes(part), load_16(from + l, part));
+        }
+      else
+        for (std::int64_t l = 0; l < run; ++l) to[i * p.y_channel + l * p.y_step] = from[l];
+    }
+    j += run;
+    w = 0;
+    if (++h < s.height) continue;
+    h = 0;
+    ++at;
+  }
+}
+
+void run_product(const Product& p, std::int64_t groups, char* buffers) {
+  const std::int64_t total = p.batch * p.pixels.plane(), tiles = ceil_div(total, kColumns),
+                     share = share_of(p.m, groups * tiles), shares = ceil_div(p.m, share),
+                     bytes = product_bytes(p.m, p.steps());
+  const double work = 4.0 * static_cast<double>(share) * static_cast<double>((p.steps() + 1) * kColumns);
+  parallel_for(groups * tiles * shares, work > 2e6 ? 1 : static_cast<std::int64_t>(2e6 / work) + 1,
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t u = begin; u < end; ++u) {
+                   const std::int64_t m0 = u % shares * share, tile = u / shares % tiles, group = u / shares / tiles;
+                   product_tile(p, group, tile * kColumns, min_of(kColumns, total - tile * kColumns), m0,
+                                min_of(p.m, m0 + share), buffers + thread_index() * bytes);
+                 }
+               });
+}
+
+// ---- forward
+
+void forward(const Conv& conv) {
+  const ConvShape& c = conv.shape;
+  if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
+  char* memory = aligned(conv.scratch);
+  const Bordered b = forward_borders(c);
+  const T* x = static_cast<const T*>(conv.x);
+  if (b.copied) {
+    fill_bordered(b, x, c.batch * c.groups * c.cin, c.in[1], c.in[2], reinterpret_cast<T*>(memory));
+    x = reinterpret_cast<const T*>(memory);
+    memory += bordered_bytes(c, b, c.cin);
+  }
+  Product p;
+  forward_pixels(c, b, x, p.pixels);
+  p.batch = c.batch;
+  p.m = c.cout;
+  p.a = static_cast<const char*>(conv.w);
+  p.a_row = c.cin * p.pixels.taps * 2;
+  p.a_group = c.cout * p.a_row;
+  p.bias = static_cast<const T*>(conv.bias);
+  p.y = static_cast<T*>(conv.y);
+  p.y_channel = plane_of(c.out);
+  p.y_group = c.cout * p.y_channel;
+  p.y_image = c.groups * p.y_group;
+  p.y_row = c.out[2];
+  run_product(p, c.groups, memory);
+}
+
+// ---- input gradient: one product per phase of the stride, of the taps that its pixels see
+
+struct Phases {
+  std::int64_t count[2];                                       // per axis
+  std::int64_t tap_phase[2][kMostTaps], offset[2][kMostTaps];  // output index minus lattice index
+  Bordered border;
+};
+
+Phases phases_of(const ConvShape& c) {
+  Phases f;
+  std::int64_t last[2];
+  for (int i = 0; i < 2; ++i) {
+    const std::int64_t s = c.stride[1 + i];
+    f.count[i] = min_of(s, c.in[1 + i]);
+    std::int64_t least = 0, most = 0;
+    for (std::int64_t k = 0; k < c.kernel[1 + i]; ++k) {
+      const std::int64_t r = (k * c.dilation[1 + i] - c.pad[1 + i]) % s, phase = r < 0 ? r + s : r;
+      f.tap_phase[i][k] = phase;
+      f.offset[i][k] = (phase + c.pad[1 + i] - k * c.dilation[1 + i]) / s;
+      if (phase >= f.count[i]) continue;
+      least = min_of(least, f.offset[i][k]);
+      most = max_of(most, f.offset[i][k] + (c.in[1 + i] - phase - 1) / s);
+    }
+    f.border.front[i] = -least;
+    last[i] = most;
+  }
+  Bordered& b = f.border;
+  b.copied = b.front[0] || b.front[1] || last[0] >= c.out[1] || last[1] >= c.out[2];
+  b.rows = b.copied ? b.front[0] + last[0] + 1 : c.out[1];
+  b.run = b.copied ? b.front[1] + last[1] + 1 : c.out[2];
+  return f;
+}
+
+std::int64_t turned_bytes(const ConvShape& c) {
+  return rounded(c.groups * c.cin * plane_of(c.kernel) * ceil_div(c.cout, 2) * 4);
+}
+
+// Weights [cout][line] of one group -> words along cout for every line; line l goes to out + place(l).
+template <class Place>
+void turn_weights(const T* w, std::int64_t lines, std::int64_t cout, float* out, const Place& place) {
+  const std::int64_t words = ceil_div(cout, 2);
+  parallel_for(ceil_div(lines, kWords), 16384 / (kWords * cout) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * kWords; i < min_of(lines, end * kWords); i += kWords) {
+      const int count = static_cast<int>(min_of(kWords, lines - i));
+      for (std::int64_t s = 0; s < words; s += kWords) {
+        Words r[kWords];
+#pragma GCC unroll 16
+        for (int l = 0; l < kWords; ++l) {
+          const std::int64_t k = (s + l) * 2;
+          r[l] = k < cout ? Pairs::across(w + k * lines + i, lines, k + 1 < cout, count) : Words{};
+        }
+        transpose_square<float>(r);
+        const Lanes part(static_cast<int>(min_of(kWords, words - s)));
+#pragma GCC unroll 16
+        for (int l = 0; l < kWords; ++l)
+          if (l < count) store_part(out + place(i + l) + s, r[l], part);
+      }
+    }
+  });
+}
+
+void input_grad(const Conv& conv) {
+  const ConvShape& c = conv.shape;
+  if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
+  char* memory = aligned(conv.scratch);
+  const Phases f = phases_of(c);
+  const T* y = static_cast<const T*>(conv.y);
+  if (f.border.copied) {
+    fill_bordered(f.border, y, c.batch * c.groups * c.cout, c.out[1], c.out[2], reinterpret_cast<T*>(memory));
+    y = reinterpret_cast<const T*>(memory);
+    memory += bordered_bytes(c, f.border, c.cout);
+  }
+  float* turned = reinterpret_cast<float*>(memory);
+  memory += turned_bytes(c);
+  // Words as [group][phase][cin][tap of the phase][pair of cout].
+  const std::int64_t taps = plane_of(c.kernel), words = ceil_div(c.cout, 2), group_words = c.cin * taps * words;
+  std::int64_t place[kMostTaps], width[kMostTaps], start = 0;
+  for (std::int64_t t = 0; t < taps; ++t) place[t] = -1;
+  for (std::int64_t phase = 0; phase < f.count[0] * f.count[1]; ++phase) {
+    const auto in_phase = [&](std::int64_t t) {
+      return f.tap_phase[0][t / c.kernel[2]] == phase / f.count[1] &&
+             f.tap_phase[1][t % c.kernel[2]] == phase % f.count[1];
+    };
+    std::int64_t n = 0;
+    for (std::int64_t t = 0; t < taps; ++t)
+      if (in_phase(t)) place[t] = start + n++ * words;
+    for (std::int64_t t = 0; t < taps; ++t)
+      if (in_phase(t)) width[t] = n * words;
+    start += c.cin * n * words;
+  }
+  for (std::int64_t g = 0; g < c.groups; ++g)
+    turn_weights(static_cast<const T*>(conv.w) + g * c.cout * c.cin * taps, c.cin * taps, c.cout,
+                 turned + g * group_words, [&](std::int64_t line) {
+                   const std::int64_t t = line % taps;
+                   return place[t] + line / taps * width[t];
+                 });
+  start = 0;
+  for (std::int64_t phase = 0; phase < f.count[0] * f.count[1]; ++phase) {
+    const std::int64_t fh = phase / f.count[1], fw = phase % f.count[1];
+    Product p;
+    Pixels& s = p.pixels;
+    s.x = y;
+    s.channel = f.border.channel();
+    s.group = c.cout * s.channel;
+    s.image = c.groups * s.group;
+    s.end = y + c.batch * s.image;
+    s.row = f.border.row();
+    s.channels = c.cout;
+    for (std::int64_t h = 0; h < c.kernel[1]; ++h)
+      for (std::int64_t w = 0; w < c.kernel[2]; ++w)
+        if (f.tap_phase[0][h] == fh && f.tap_phase[1][w] == fw)
+          s.shift[s.taps++] = (f.offset[0][h] + f.border.front[0]) * s.row + f.offset[1][w] + f.border.front[1];
+    s.height = (c.in[1] - fh - 1) / c.stride[1] + 1;
+    s.width = (c.in[2] - fw - 1) / c.stride[2] + 1;
+    p.by_channel = true;
+    p.batch = c.batch;
+    p.m = c.cin;
+    p.a = reinterpret_cast<const char*>(turned + start);
+    p.a_row = s.taps * words * 4;
+    p.a_group = group_words * 4;
+    p.bias = static_cast<const T*>(conv.bias);
+    p.y = static_cast<T*>(conv.x) + fh * c.in[2] + fw;
+    p.y_channel = plane_of(c.in);
+    p.y_group = c.cin * p.y_channel;
+    p.y_image = c.groups * p.y_group;
+    p.y_row = c.stride[1] * c.in[2];
+    p.y_step = c.stride[2];
+    if (p.y_step == 1 && p.y_row == s.width && s.row == s.width) {  // whole planes in their order
+      s.width *= s.height;
+      s.height = 1;
+    }
+    start += c.cin * s.taps * words;
+    run_product(p, c.groups, memory);
+  }
+}
+
+// ---- which shapes
+
+std::int64_t forward_scratch(const ConvShape& c) {
+  const std::int64_t rows = c.cin * plane_of(c.kernel);
+  if (!fits(c) || c.cout < 8 || rows < 16 || leave_to_winograd(c)) return -1;
+  return 64 + bordered_bytes(c, forward_borders(c), c.cin) + num_threads() * product_bytes(c.cout, ceil_div(rows, 2));
+}
+
+std::int64_t input_grad_scratch(const ConvShape& c) {
+  if (!fits(c) || (c.cin < 8 && (c.cin < 3 || c.cout < 32)) || c.cout < 8 || leave_to_winograd(c)) return -1;
+  return 64 + bordered_bytes(c, phases_of(c).border, c.cout) + turned_bytes(c) +
+         num_threads() * product_bytes(c.cin, plane_of(c.kernel) * ceil_div(c.cout, 2));
+}
+
+}  // namespace
+
+void register_conv_pairs_avx512_bf16(KernelTable& t) {
+  ConvKernels& k = family<ConvKernels>(t);
+  constexpr int type = static_cast<int>(DType::BFloat16), f = static_cast<int>(ConvPass::forward),
+                g = static_cast<int>(ConvPass::input_grad);
+  k.run[f][type] = forward;
+  k.run[g][type] = input_grad;
+  k.scratch_size[f][type] = forward_scratch;
+  k.scratch_size[g][type] = input_grad_scratch;
+}
+
+}  // namespace pydlx::PYDLX_ISA

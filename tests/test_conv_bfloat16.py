@@ -1,0 +1,119 @@
+"""Convolution of bfloat16 against float64: every pass, with operands whose surroundings would spoil the result, on every instruction set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pydlx
+
+ISAS = pydlx._C.build_info()["cpu_isas"]
+
+
+@pytest.fixture(params=ISAS[-2:])
+def isa(request):
+    pydlx._C._set_cpu_isa(request.param)
+    yield request.param
+    pydlx._C._set_cpu_isa(ISAS[-1])
+
+
+def guarded(rng, shape):
+    """Rounded values, and the tensor at an odd element of a buffer of NaNs."""
+    n = int(np.prod(shape))
+    buffer = np.full(n + 70, np.nan)
+    buffer[35 : 35 + n] = rng.standard_normal(n)
+    t = pydlx.from_numpy(buffer).to(pydlx.bfloat16)[35 : 35 + n].reshape(shape)
+    return torch.from_numpy(t.double().numpy()), t
+
+
+def check(got, want, scale, terms):
+    """One rounding of a float32 sum of `terms` products whose absolute values add up to `scale`."""
+    assert got.dtype == pydlx.bfloat16 and tuple(got.shape) == tuple(want.shape)
+    limit = 2.0**-8 * 1.01 * want.abs() + 1.2e-7 * (4 + terms**0.5) * scale + 1e-30
+    error = (torch.from_numpy(got.double().numpy()) - want).abs()
+    assert (error <= limit).all(), f"error {float(error.max())}"
+
+
+def passes(n, cin, cout, size, kernel, groups=1, seed=0, **how):
+    rng = np.random.default_rng(seed)
+    x64, x = guarded(rng, (n, cin * groups, *size))
+    w64, w = guarded(rng, (cout * groups, cin, *kernel))
+    b64, b = guarded(rng, (cout * groups,))
+    conv = torch.nn.functional.conv2d
+    y64 = conv(x64.requires_grad_(), w64.requires_grad_(), b64, groups=groups, **how)
+    for t in (x, w):
+        t.requires_grad_()
+    y = pydlx.nn.functional.conv2d(x, w, b, groups=groups, **how)
+    terms = cin * kernel[0] * kernel[1]
+    ax, aw = x64.detach().abs().requires_grad_(), w64.detach().abs().requires_grad_()
+    scale = conv(ax, aw, b64.abs(), groups=groups, **how)
+    check(y.detach(), y64.detach(), scale.detach(), terms)
+    g64, g = guarded(rng, tuple(y.shape))
+    dx, dw = pydlx.autograd.grad([y], [x, w], [g])
+    dx64, dw64 = torch.autograd.grad([y64], [x64, w64], [g64])
+    dxs, dws = torch.autograd.grad([scale], [ax, aw], [g64.abs()])
+    check(dx, dx64, dxs, cout * kernel[0] * kernel[1])
+    check(dw, dw64, dws, n * y.shape[2] * y.shape[3])
+
+
+@pytest.mark.parametrize(
+    ("n", "cin", "cout", "size", "kernel", "how"),
+    [
+        (1, 16, 8, (1, 1), (1, 1), {}),
+        (2, 17, 13, (5, 7), (1, 1), {}),
+        (3, 64, 65, (7, 7), (1, 1), {}),
+        (1, 70, 40, (9, 15), (1, 1), {"stride": 2}),
+        (2, 33, 24, (7, 7), (3, 3), {"padding": 1}),
+        (9, 40, 24, (7, 7), (3, 3), {"padding": 1}),
+        (2, 16, 24, (13, 11), (3, 3), {"padding": 1, "stride": 2}),
+        (2, 16, 24, (14, 12), (3, 3), {"padding": (1, 2), "stride": (2, 1)}),
+        (2, 9, 8, (14, 17), (3, 2), {"stride": (1, 3), "dilation": (2, 1)}),
+        (1, 3, 16, (37, 41), (7, 7), {"padding": 3, "stride": 2}),
+        (2, 12, 10, (20, 20), (5, 5), {"padding": 2}),
+        (2, 8, 8, (9, 9), (3, 3), {"padding": 2, "dilation": 2}),
+        (1, 8, 9, (6, 6), (2, 2), {"stride": 4}),  # pixels and taps that nothing sees
+        (1, 16, 9, (5, 40), (1, 5), {"padding": (0, 4)}),
+        (1, 300, 20, (6, 6), (3, 3), {"padding": 1}),  # more words than a block of K
+        (1, 240, 16, (5, 5), (3, 3), {"stride": 2}),
+        (2, 20, 16, (20, 20), (3, 3), {"padding": 1}),  # left to Winograd
+        (33, 16, 16, (4, 4), (3, 3), {}),  # more pixels than a block of the weight gradient
+    ],
+)
+def test_shapes(isa, n, cin, cout, size, kernel, how):
+    passes(n, cin, cout, size, kernel, **how)
+
+
+def test_groups(isa):
+    passes(2, 16, 12, (9, 9), (3, 3), groups=3, stride=2, padding=1)
+    passes(3, 8, 8, (6, 7), (1, 1), groups=2)
+
+
+def test_transposed(isa):
+    rng = np.random.default_rng(3)
+    x64, x = guarded(rng, (2, 24, 5, 6))
+    w64, w = guarded(rng, (24, 16, 3, 3))
+    b64, b = guarded(rng, (16,))
+    how = {"stride": 2, "padding": 1, "output_padding": 1}
+    got = pydlx.nn.functional.conv_transpose2d(x, w, b, **how)
+    conv = torch.nn.functional.conv_transpose2d
+    check(got, conv(x64, w64, b64, **how), conv(x64.abs(), w64.abs(), b64.abs(), **how), 24 * 9)
+
+
+def test_thread_counts_agree(isa):
+    rng = np.random.default_rng(4)
+    _, x = guarded(rng, (3, 40, 15, 15))
+    _, w = guarded(rng, (50, 40, 3, 3))
+    x.requires_grad_()
+    w.requires_grad_()
+    before = pydlx.get_num_threads()
+    results = set()
+    try:
+        for threads in (1, 2, 3, 5):
+            pydlx.set_num_threads(threads)
+            y = pydlx.nn.functional.conv2d(x, w, stride=2, padding=1)
+            grads = pydlx.autograd.grad([y], [x, w], [pydlx.ones_like(y)])
+            results.add(b"".join(t.float().numpy().tobytes() for t in (y.detach(), *grads)))
+    finally:
+        pydlx.set_num_threads(before)
+    assert len(results) == 1
