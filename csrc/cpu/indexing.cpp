@@ -81,24 +81,53 @@ struct Read {
 };
 
 // Rows of one element next to each other in `self`, one index each: the gathers and scatters along the last axis.
+// Places are computed in vectors, a group ahead of the accesses; a store might otherwise have changed the indices.
 template <class F, class T>
 inline __attribute__((always_inline)) void along_row(const std::int64_t* index, T* self, T* dense, std::int64_t n,
                                                      std::int64_t size) {
-  if constexpr (__is_same(F, Read)) {
-#pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) dense[i] = self[place_of(index[i], size)];
-    return;
-  }
+  constexpr int kGroup = 16;
   std::int64_t i = 0;
-  for (; i + 4 <= n; i += 4) {  // indices first: a store might otherwise have changed them
-    const std::int64_t a = place_of(index[i], size), b = place_of(index[i + 1], size), c = place_of(index[i + 2], size),
-                       d = place_of(index[i + 3], size);
-    F::apply(self[a], dense[i]);
-    F::apply(self[b], dense[i + 1]);
-    F::apply(self[c], dense[i + 2]);
-    F::apply(self[d], dense[i + 3]);
+  for (; i + kGroup <= n; i += kGroup) {
+    std::int64_t place[kGroup];
+#pragma omp simd
+    for (int l = 0; l < kGroup; ++l) place[l] = place_of(index[i + l], size);
+#pragma GCC unroll 16
+    for (int l = 0; l < kGroup; ++l) F::apply(self[place[l]], dense[i + l]);
   }
   for (; i < n; ++i) F::apply(self[place_of(index[i], size)], dense[i]);
+}
+
+// The unsigned comparison folds both bounds into one.
+inline bool bad(std::int64_t i, std::int64_t low, std::int64_t high) {
+  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >=
+         static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+}
+
+// Counting in the index's own width lets the loop be vectorised.
+bool any_bad(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
+  std::int64_t count = 0;
+#pragma omp simd reduction(+ : count)
+  for (std::int64_t i = 0; i < n; ++i) count += bad(index[i], low, high) ? 1 : 0;
+  return count != 0;
+}
+
+// The check of a block's indices, just before they are used: reading them from memory twice would cost as much as the
+// rest.
+void check_block(const IndexedRows& a, const Range& r, const std::int64_t* index) {
+  bool any = false;
+  if (a.index_row == 0 && a.index_step == 1) {
+    any = any_bad(index + r.i0, r.i1 - r.i0, a.index_low, a.self_size);
+  } else {
+    const std::int64_t first = a.index_row == 0 ? r.n1 - 1 : r.n0;
+    for (std::int64_t i = r.i0; i < r.i1; ++i) {
+      const std::int64_t* row = index + i * a.index_step;
+      if (a.index_row == 1)
+        any |= any_bad(row + first, r.n1 - first, a.index_low, a.self_size);
+      else
+        for (std::int64_t n = first; n < r.n1; ++n) any |= bad(row[n * a.index_row], a.index_low, a.self_size);
+    }
+  }
+  if (any) __atomic_store_n(a.out_of_range, 1, __ATOMIC_RELAXED);
 }
 
 template <class F, class T>
@@ -106,6 +135,7 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
   T* self = reinterpret_cast<T*>(self_bytes);
   T* dense = reinterpret_cast<T*>(dense_bytes);
   const std::int64_t size = a.self_size;
+  if (a.out_of_range) check_block(a, r, index);
   if (a.row == 1 && a.self_step == 1 && a.dense_step == 1 && a.index_step == 1) {
     along_row<F>(index + r.i0, self, dense + r.i0, r.i1 - r.i0, size);
   } else if (a.row == 1) {
@@ -179,18 +209,10 @@ void fill(IndexingKernels& k) {
   if constexpr (op + 1 < static_cast<int>(ScatterOp::COUNT)) fill<op + 1, Ts...>(k);
 }
 
-// The unsigned comparison folds both bounds into one.
-bool bad(std::int64_t i, std::int64_t low, std::int64_t high) {
-  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >=
-         static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
-}
-
 std::int64_t check_index(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
   std::int64_t first = INT64_MAX;
   parallel_for(n, 4 * kBlock, [&](std::int64_t b, std::int64_t e) {
-    bool any = false;
-    for (std::int64_t i = b; i < e; ++i) any |= bad(index[i], low, high);
-    if (!any) [[likely]]
+    if (!any_bad(index + b, e - b, low, high)) [[likely]]
       return;
     for (std::int64_t i = b; i < e; ++i)
       if (bad(index[i], low, high)) {
@@ -344,6 +366,7 @@ void register_indexing(KernelTable& t) {
   fill_ranges<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>(
       k);
   fill_widths<std::uint8_t, std::uint16_t, std::uint32_t, std::uint64_t>(k);
+  k.checks_range = true;
   k.check_index = check_index;
   k.add_offsets = add_offsets;
   k.nonzero_count = nonzero_count;

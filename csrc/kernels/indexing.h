@@ -23,6 +23,10 @@ struct IndexedRows {
   int ndim = 0;  // the remaining axes, innermost first
   std::int64_t slices = 1;
   std::int64_t size[kMaxDims], self_stride[kMaxDims], dense_stride[kMaxDims], index_stride[kMaxDims];
+  // Where given, and where the device's table says `checks_range`, the kernel sets it when it meets an index outside
+  // [index_low, self_size): indices need not be checked before then (self_size > 0), and the result is worthless.
+  int* out_of_range = nullptr;
+  std::int64_t index_low = 0;
   bool distinct = false;  // no position occurs twice: writes may go in any order. Otherwise i ascends for every (s, n)
 };
 
@@ -71,6 +75,7 @@ struct IndexingKernels {
   // out[i] (+)= wrap(index[i]) * step; returns the position of the first index outside [-size, size), or -1.
   std::int64_t (*add_offsets)(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size,
                               std::int64_t step, bool first) = nullptr;
+  bool checks_range = false;            // gather, scatter and scatter_reduce honour IndexedRows::out_of_range
   IndexedRowsFn gather[kWidths] = {};   // dense <- self
   IndexedRowsFn scatter[kWidths] = {};  // self <- dense
   IndexedRowsFn scatter_reduce[static_cast<int>(ScatterOp::COUNT)][kDTypeCount] = {};

@@ -14,6 +14,7 @@ namespace {
 struct Call {
   int dim;
   Tensor index;
+  bool checked;  // otherwise the kernel checks the indices, and `run_checked` reports
 };
 
 Call prepare(const char* op, const Tensor& x, std::int64_t axis, const Tensor& index, const Tensor* source,
@@ -36,9 +37,23 @@ Call prepare(const char* op, const Tensor& x, std::int64_t axis, const Tensor& i
     }
   }
   Tensor i = prepare_index(op, x, index);
-  if (i.numel() > 0) check_range(op, i, 0, xs, dim);
+  // A kernel that writes to a tensor of its own may meet a bad index half way: nobody sees the result.
+  const bool later = !target.defined() && xs[dim] > 0 && kernels<IndexingKernels>(x.device()).checks_range;
+  if (i.numel() > 0 && !later) check_range(op, i, 0, xs, dim);
   if (target.defined() && shares_memory(i, target)) i = clone(i);
-  return {dim, i.ndim() == 0 ? reshape(i, {1}) : i};
+  return {dim, i.ndim() == 0 ? reshape(i, {1}) : i, !later};
+}
+
+// Calls run(rows) and then complains about indices that were not checked before.
+template <class F>
+void run_checked(const char* op, const Call& c, const Tensor& self, IndexedRows rows, F run) {
+  int wrong = 0;
+  if (!c.checked) rows.out_of_range = &wrong;
+  run(rows);
+  if (wrong != 0) {
+    check_range(op, c.index, 0, self.sizes(), c.dim);
+    fail(op, "index", ErrorKind::Index, "expected indices that stay as they are during the call");
+  }
 }
 
 Tensor with_axis(const Tensor& x) { return x.ndim() == 0 ? reshape(x, {1}) : x; }
@@ -57,13 +72,17 @@ Tensor source_gradient(const Tensor& g, const Dims& sizes, DType dtype) {
 }
 
 void scatter_raw(const char* name, const Tensor& t, const Call& c, const Tensor& source) {
-  if (c.index.numel() > 0) run_scatter(name, along_axis(with_axis(t), c.dim, c.index, source_for(source, c.index)), t);
+  if (c.index.numel() == 0) return;
+  const Tensor self = with_axis(t);
+  run_checked(name, c, self, along_axis(self, c.dim, c.index, source_for(source, c.index)),
+              [&](const IndexedRows& r) { run_scatter(name, r, t); });
 }
 void reduce_raw(const char* name, ScatterOp how, const Tensor& target, const Call& c, const Tensor& source) {
   if (c.index.numel() == 0) return;
   accumulate_wide(target, [&](const Tensor& t) {
-    run_reduce(name, how, along_axis(with_axis(t), c.dim, c.index, to_dtype(source_for(source, c.index), t.dtype())),
-               t);
+    const Tensor self = with_axis(t);
+    run_checked(name, c, self, along_axis(self, c.dim, c.index, to_dtype(source_for(source, c.index), t.dtype())),
+                [&](const IndexedRows& r) { run_reduce(name, how, r, t); });
   });
 }
 
@@ -240,7 +259,11 @@ Tensor gather(const Tensor& x, std::int64_t dim, const Tensor& index) {
   const char* op = "gather";
   const Call c = prepare(op, x, dim, index, nullptr);
   Tensor out = empty(c.index.sizes(), x.dtype(), x.device());
-  if (out.numel() > 0) run_gather(op, along_axis(with_axis(detach(x)), c.dim, c.index, out), x);
+  if (out.numel() > 0) {
+    const Tensor self = with_axis(detach(x));
+    run_checked(op, c, self, along_axis(self, c.dim, c.index, out),
+                [&](const IndexedRows& r) { run_gather(op, r, x); });
+  }
   if (index.ndim() == 0) out = reshape(out, {});
   if (any_requires_grad(x))
     record(op, out, {&x}, [i = save(index), d = c.dim, sizes = x.sizes()](Backward& bw) {
