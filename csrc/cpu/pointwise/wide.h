@@ -19,7 +19,7 @@ struct Wide<Transcendental<UnaryOp::sigmoid>> {
 };
 template <>
 struct Wide<Act<UnaryOp::gelu>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return x * vmath::normal(x).cdf; }
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::gelu(x); }
 };
 template <>
 struct Wide<Act<UnaryOp::silu>> {
