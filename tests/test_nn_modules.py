@@ -485,3 +485,35 @@ def test_ctc():
     loss.backward()
     assert np.isfinite(value.grad.numpy()).all()
     assert (value.grad.numpy()[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda nn: nn.Linear("4", 2), r"[Linear] in_features: expected an integer, got str"),
+        (lambda nn: nn.Bilinear(2, [3], 4), r"[Bilinear] in2_features: expected an integer, got list"),
+        (lambda nn: nn.Conv2d(3, 4.0, 3), r"[Conv2d] out_channels: expected an integer, got float"),
+        (lambda nn: nn.ConvTranspose1d(3, 4, 3, groups=None), r"[ConvTranspose1d] groups: expected an integer"),
+        (lambda nn: nn.Embedding(None, 4), r"[Embedding] num_embeddings: expected an integer, got NoneType"),
+        (lambda nn: nn.Embedding(5, 4, padding_idx="0"), r"[Embedding] padding_idx: expected an integer, got str"),
+        (lambda nn: nn.Embedding(5, 4, _weight=(5, 4)), r"[Embedding] _weight: expected a tensor, got tuple"),
+        (lambda nn: nn.MultiheadAttention(8, None), r"[MultiheadAttention] num_heads: expected an integer"),
+        (lambda nn: nn.LSTM("3", 4), r"[LSTM] input_size: expected an integer, got str"),
+        (lambda nn: nn.GRUCell(3, 4.5), r"[GRUCell] hidden_size: expected an integer, got float"),
+        (lambda nn: nn.Dropout("0.5"), r"[Dropout] p: expected a number, got str"),
+        (
+            lambda nn: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2.0),
+            r"[TransformerEncoder] num_layers: expected an integer, got float",
+        ),
+    ],
+)
+def test_constructors_name_what_has_the_wrong_type(make, message):
+    with pytest.raises(TypeError) as error:
+        make(pydlx.nn)
+    assert message in str(error.value)
+
+
+def test_transformer_names_inputs_of_the_wrong_rank():
+    model = pydlx.nn.Transformer(8, 2, 1, 1, 8)
+    with pytest.raises(ValueError, match=r"\[Transformer\] tgt: expected 2 or 3 axes, got shape \(\)"):
+        model(pydlx.ones(3, 1, 8), pydlx.tensor(1.0))

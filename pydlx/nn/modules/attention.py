@@ -8,6 +8,7 @@ from ..._C import Tensor, empty
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
+from ._checks import require_integers
 from .linear import NonDynamicallyQuantizableLinear
 from .module import Module
 
@@ -50,6 +51,7 @@ class MultiheadAttention(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        require_integers(self, embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim <= 0 or num_heads <= 0:
             raise ValueError(
                 f"[MultiheadAttention] embed_dim: expected positive sizes, got {embed_dim} and {num_heads} heads"

@@ -10,6 +10,7 @@ from ..._C import Tensor, empty
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
+from ._checks import require_integers
 from .module import Module
 from .utils import _ntuple, _reverse_repeat_tuple
 
@@ -62,6 +63,7 @@ class _ConvNd(Module):
         super().__init__()
         name = type(self).__name__
         each = _ntuple(self._axes)
+        require_integers(self, in_channels=in_channels, out_channels=out_channels, groups=groups)
         if groups <= 0:
             raise ValueError(f"[{name}] groups: expected a positive number, got {groups}")
         if in_channels % groups:

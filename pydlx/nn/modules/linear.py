@@ -9,6 +9,7 @@ from ..._C import Tensor, empty
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
+from ._checks import require_integers
 from .module import Module
 
 __all__ = ["Bilinear", "Identity", "Linear"]
@@ -46,6 +47,7 @@ class Linear(Module):
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:
         super().__init__()
+        require_integers(self, in_features=in_features, out_features=out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.weight = Parameter(empty((out_features, in_features), device=device, dtype=dtype))
@@ -99,6 +101,7 @@ class Bilinear(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        require_integers(self, in1_features=in1_features, in2_features=in2_features, out_features=out_features)
         if in1_features <= 0:
             raise ValueError(f"[Bilinear] in1_features: expected a positive number, got {in1_features}")
         self.in1_features = in1_features

@@ -16,6 +16,7 @@ from ..._C import rnn_tanh as _rnn_tanh
 from .. import init
 from ..parameter import Parameter
 from ..utils.rnn import PackedSequence
+from ._checks import require_integers
 from .module import Module
 
 __all__ = ["GRU", "LSTM", "RNN", "RNNBase"]
@@ -62,6 +63,7 @@ class RNNBase(Module):
         name = type(self).__name__
         if mode not in _GATES:
             raise ValueError(f"[{name}] mode: expected one of {tuple(_GATES)}, got {mode!r}")
+        require_integers(self, input_size=input_size, num_layers=num_layers, proj_size=proj_size)
         if isinstance(dropout, bool) or not isinstance(dropout, numbers.Number) or not 0 <= dropout <= 1:
             raise ValueError(f"[{name}] dropout: expected a probability between 0 and 1, got {dropout!r}")
         if dropout > 0 and num_layers == 1:

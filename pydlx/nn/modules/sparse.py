@@ -9,6 +9,7 @@ from ...autograd import no_grad
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
+from ._checks import require_integers
 from .module import Module
 
 __all__ = ["Embedding", "EmbeddingBag"]
@@ -33,9 +34,11 @@ class _Table(Module):
         dtype: Any,
     ) -> None:
         name = type(self).__name__
+        require_integers(self, num_embeddings=rows, embedding_dim=features)
         self.num_embeddings = rows
         self.embedding_dim = features
         if padding_idx is not None:
+            require_integers(self, padding_idx=padding_idx)
             if not -rows <= padding_idx < rows:
                 raise ValueError(f"[{name}] padding_idx: expected within {rows} rows, got {padding_idx}")
             padding_idx %= rows
@@ -44,6 +47,8 @@ class _Table(Module):
             self.weight = Parameter(empty((rows, features), device=device, dtype=dtype), requires_grad=not freeze)
             self.reset_parameters()
         else:
+            if not isinstance(given, Tensor):
+                raise TypeError(f"[{name}] _weight: expected a tensor, got {type(given).__name__}")
             if tuple(given.shape) != (rows, features):
                 raise ValueError(f"[{name}] _weight: expected shape {(rows, features)}, got {tuple(given.shape)}")
             self.weight = Parameter(given, requires_grad=not freeze)

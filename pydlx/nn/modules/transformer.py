@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ..._C import Tensor, full, triu
 from .. import functional as F
 from .. import init
+from ._checks import require_integers
 from .attention import MultiheadAttention
 from .container import ModuleList
 from .dropout import Dropout
@@ -203,6 +204,7 @@ class TransformerEncoder(Module):
         mask_check: bool = True,
     ) -> None:
         super().__init__()
+        require_integers(self, num_layers=num_layers)
         self.layers = _copies(encoder_layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
@@ -234,6 +236,7 @@ class TransformerDecoder(Module):
 
     def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
+        require_integers(self, num_layers=num_layers)
         self.layers = _copies(decoder_layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
@@ -334,6 +337,9 @@ class Transformer(Module):
     ) -> Tensor:
         """``(S, N, d_model)`` and ``(T, N, d_model)`` to ``(T, N, d_model)``."""
         batch_axis = 0 if self.batch_first else 1
+        for name, x in (("src", src), ("tgt", tgt)):
+            if x.ndim not in (2, 3):
+                raise ValueError(f"[Transformer] {name}: expected 2 or 3 axes, got shape {tuple(x.shape)}")
         if src.ndim == 3 and tgt.ndim == 3 and src.shape[batch_axis] != tgt.shape[batch_axis]:
             raise ValueError(
                 f"[Transformer] tgt: expected batch size {src.shape[batch_axis]}, got {tgt.shape[batch_axis]}"
