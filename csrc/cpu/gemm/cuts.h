@@ -18,8 +18,8 @@ struct Cuts {
 };
 
 // Pieces worth about 10 us or more: `flops` is what one core does in that time, `size` the bytes of an element.
-[[maybe_unused]] __attribute__((noinline)) Cuts choose_cuts(const Gemm& g, std::int64_t size, double flops, std::int64_t row_units,
-                                           std::int64_t col_units) {
+[[maybe_unused]] __attribute__((noinline)) Cuts choose_cuts(const Gemm& g, std::int64_t size, double flops,
+                                                            std::int64_t row_units, std::int64_t col_units) {
   Cuts cuts;
   cuts.row_units = row_units;
   cuts.col_units = col_units;

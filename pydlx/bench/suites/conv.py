@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..inputs import Inputs
@@ -124,22 +124,25 @@ LAYERS = (
     Layer("digits 3x3 32->32 8 b64", 64, 32, (8, 8), 32, 3, padding=1, bias=False),
     Layer("odd 3x3 37->41 19x23 b3", 3, 37, (19, 23), 41, 3, padding=1),
     Layer("prime 5x5 13->17 31 b2", 2, 13, (31, 31), 17, 5, padding=2),
-    *(
-        Layer(f"{name} bfloat16", *sizes, bias=False, first=name.startswith("stem"), dtype="bfloat16")
-        for name, *sizes in (
-            ("stem 7x7/2 3->64 224 b4", 4, 3, (224, 224), 64, 7, 2, 3),
-            ("3x3 64->64 56 b8", 8, 64, (56, 56), 64, 3, 1, 1),
-            ("3x3 256->256 14 b8", 8, 256, (14, 14), 256, 3, 1, 1),
-            ("3x3 512->512 7 b16", 16, 512, (7, 7), 512, 3, 1, 1),
-            ("3x3/2 128->128 56 b8", 8, 128, (56, 56), 128, 3, 2, 1),
-            ("1x1 256->64 56 b8", 8, 256, (56, 56), 64, 1),
-            ("1x1 512->2048 7 b8", 8, 512, (7, 7), 2048, 1),
-        )
-    ),
     Layer("channels-last 3x3 64->64 56 b8", 8, 64, (56, 56), 64, 3, padding=1, bias=False, channels_last=True),
     Layer("channels-last 1x1 256->64 56 b8", 8, 256, (56, 56), 64, 1, bias=False, channels_last=True),
 )
 
+ALSO_BFLOAT16 = (
+    "ResNet stem 7x7/2 3->64 224 b4",
+    "ResNet 3x3 64->64 56 b8",
+    "ResNet 3x3 256->256 14 b8",
+    "ResNet 3x3 512->512 7 b16",
+    "ResNet 3x3/2 128->128 56 b8",
+    "ResNet 1x1 256->64 56 b8",
+    "ResNet 1x1 512->2048 7 b8",
+)
+
 
 def rows() -> list[Row]:
-    return [row for layer in LAYERS for row in layer.rows()]
+    narrow = [
+        replace(layer, name=f"{layer.name} bfloat16", dtype="bfloat16")
+        for layer in LAYERS
+        if layer.name in ALSO_BFLOAT16
+    ]
+    return [row for layer in (*LAYERS, *narrow) for row in layer.rows()]
