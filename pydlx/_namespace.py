@@ -61,7 +61,7 @@ class layout(_Named):
 
 
 class memory_format(_Named):
-    """Axis order hints accepted where PyTorch accepts them."""
+    """The order in which the elements of a tensor lie in memory; see ``Tensor.to`` and ``Tensor.is_contiguous``."""
 
 
 strided = layout("strided")

@@ -144,9 +144,11 @@ def __contains__(self: Tensor, element: Any) -> bool:
     return bool((self == element).any())
 
 
-def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
+def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False, *, memory_format: Any = None) -> Any:
     """Without argument the name of the tensor's type; with a dtype, or such a name, the converted tensor."""
-    return _legacy.type_name(self.dtype) if dtype is None else self.to(_legacy.dtype_of(dtype))
+    if dtype is None:
+        return _legacy.type_name(self.dtype)
+    return self.to(_legacy.dtype_of(dtype), memory_format=memory_format)
 
 
 def where(self: Tensor, condition: Tensor, other: Any) -> Tensor:

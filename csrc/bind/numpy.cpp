@@ -77,7 +77,8 @@ Tensor tensor_from_numpy(py::array a) {
             "expected non-negative strides; use array.copy()");
     require(s % size == 0 || a.shape(i) <= 1, "from_numpy", "array", ErrorKind::Value,
             "expected strides that are multiples of the item size; use array.copy()");
-    strides.push_back(a.shape(i) <= 1 ? 1 : s / size);
+    // NumPy says nothing about the strides of axes that have no second element.
+    strides.push_back(a.shape(i) <= 1 && (s < 0 || s % size != 0) ? 1 : s / size);
   }
   require(sizes.ndim() <= kMaxDims, "from_numpy", "array", ErrorKind::Shape, "expected at most ", kMaxDims,
           " dimensions");

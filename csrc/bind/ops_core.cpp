@@ -1,4 +1,5 @@
 // Rows of the core ops: arithmetic, comparison, views, reductions, matrix products.
+#include "bind/memory_format.h"
 #include "bind/rows.h"
 #include "kernels/pointwise.h"
 #include "ops/elementwise.h"
@@ -6,12 +7,33 @@
 
 namespace pydlx::bind {
 
+namespace {
+
+using Format = std::optional<MemoryFormat>;
+Tensor clone_in(const Tensor& x, Format format) {
+  return format.value_or(MemoryFormat::preserve) == MemoryFormat::preserve ? ops::clone(x) : ops::clone(x, *format);
+}
+Tensor contiguous_in(const Tensor& x, Format format) {
+  if (!format || *format == MemoryFormat::contiguous) return ops::contiguous(x);
+  require(*format != MemoryFormat::preserve || x.contiguous_layout(), "contiguous", "memory_format", ErrorKind::Runtime,
+          "expected a format to copy into, got preserve_format; use clone()");
+  return *format == MemoryFormat::preserve ? x : ops::contiguous(x, *format);
+}
+bool is_contiguous_in(const Tensor& x, Format format) {
+  return has_format(x, format.value_or(MemoryFormat::contiguous));
+}
+
+}  // namespace
+
 void bind_core(OpRegistry& r) {
   using namespace ops;
   r.add({
-      {"clone(Tensor input) -> Tensor", call<&ops::clone>, kBoth, "A copy with the same layout."},
-      {"contiguous(Tensor input) -> Tensor", call<&contiguous>, kMethod,
-       "The tensor itself when row-major, else a row-major copy."},
+      {"clone(Tensor input, *, object? memory_format=None) -> Tensor", call<&clone_in>, kBoth,
+       "A copy in the given memory format, by default with the same layout."},
+      {"contiguous(Tensor input, *, object? memory_format=None) -> Tensor", call<&contiguous_in>, kMethod,
+       "The tensor itself when its elements lie in the memory format (by default row-major), else a copy that does."},
+      {"is_contiguous(Tensor input, *, object? memory_format=None) -> bool", call<&is_contiguous_in>, kMethod,
+       "Whether the elements lie in the memory format (by default row-major) without gaps."},
       {"detach(Tensor input) -> Tensor", call<&pydlx::detach>, kBoth, "The same data without gradient history."},
       {"copy_(Tensor input, Tensor src) -> Tensor", call<&copy_>, kMethod,
        "Copies src into the tensor, with broadcasting and conversion."},

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "bind/data.h"
+#include "bind/memory_format.h"
 #include "bind/rows.h"
 #include "ops/creation.h"
 #include "ops/elementwise.h"
@@ -20,62 +21,43 @@ Tensor with_grad(Tensor t, bool requires_grad) {
   return t;
 }
 
-// Strides of the axis order a memory_format names; `keep` strides for preserve_format or None.
-enum class Format { preserve, contiguous, channels_last };
-Format parse_format(PyObject* o, const char* op) {
-  if (o == Py_None) return Format::preserve;
-  const Object text = Object::checked(PyObject_Str(o));
-  const char* s = PyUnicode_AsUTF8(text.get());
-  const std::string name = s ? s : "";
-  if (name.find("preserve_format") != std::string::npos) return Format::preserve;
-  if (name.find("contiguous_format") != std::string::npos) return Format::contiguous;
-  if (name.find("channels_last") != std::string::npos) return Format::channels_last;
-  fail(op, "memory_format", ErrorKind::Type, "expected a memory format such as pydlx.contiguous_format, got ", name);
-}
-Dims channels_last_strides(const Dims& sizes, const char* op) {
-  require(sizes.size() == 4 || sizes.size() == 5, op, "memory_format", ErrorKind::Shape,
-          "channels_last needs 4 or 5 dimensions, got ", sizes);
-  Dims strides = Dims::filled(sizes.size(), 1);
-  std::int64_t step = std::max<std::int64_t>(sizes[1], 1);
-  for (int i = sizes.ndim() - 1; i >= 2; --i) {
-    strides[i] = step;
-    step *= std::max<std::int64_t>(sizes[i], 1);
-  }
-  strides[0] = step;
-  return strides;
-}
+using OptFormat = std::optional<MemoryFormat>;
 
-Tensor make(const char* op, const Dims& sizes, DType dtype, OptDevice device, PyObject* format) {
-  if (format != Py_None && parse_format(format, op) == Format::channels_last) {
-    checked_numel(sizes, op);
-    return pydlx::empty_strided(sizes, channels_last_strides(sizes, op), dtype, device.value_or(default_device()));
-  }
-  return pydlx::empty(sizes, dtype, device.value_or(default_device()));
+Tensor make(const char* op, const Dims& sizes, DType dtype, OptDevice device, OptFormat format) {
+  const MemoryFormat f = format.value_or(MemoryFormat::contiguous);
+  require(f != MemoryFormat::preserve, op, "memory_format", ErrorKind::Runtime,
+          "expected a format to make the tensor in, got preserve_format; use ", op, "_like()");
+  format_strides(sizes, f, op);  // checks the number of axes
+  return pydlx::empty(sizes, dtype, device.value_or(default_device()), f);
 }
-Tensor make_like(const char* op, const Tensor& x, OptType dtype, OptDevice device, PyObject* format) {
-  const Format f = parse_format(format, op);
+Tensor make_like(const char* op, const Tensor& x, OptType dtype, OptDevice device, OptFormat format) {
+  const MemoryFormat f = format.value_or(MemoryFormat::preserve);
   const DType t = dtype.value_or(x.dtype());
   const Device d = device.value_or(x.device());
-  if (f == Format::channels_last) return pydlx::empty_strided(x.sizes(), channels_last_strides(x.sizes(), op), t, d);
-  if (f == Format::preserve && d == x.device()) return empty_like(x, t);
-  return pydlx::empty(x.sizes(), t, d);
+  if (f == MemoryFormat::preserve) {
+    if (d == x.device()) return empty_like(x, t);
+    if (x.contiguous_layout() || !is_dense(x.sizes(), x.strides())) return pydlx::empty(x.sizes(), t, d);
+    return pydlx::empty_strided(x.sizes(), x.strides(), t, d);
+  }
+  format_strides(x.sizes(), f, op);
+  return pydlx::empty(x.sizes(), t, d, f);
 }
 Tensor filled(Tensor t, Scalar value) {
   fill_raw(t, value);
   return t;
 }
 
-Tensor bind_empty(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
+Tensor bind_empty(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(make("empty", size, dtype.value_or(default_dtype()), device, format), grad);
 }
-Tensor bind_zeros(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
+Tensor bind_zeros(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(filled(make("zeros", size, dtype.value_or(default_dtype()), device, format), 0), grad);
 }
-Tensor bind_ones(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
+Tensor bind_ones(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(filled(make("ones", size, dtype.value_or(default_dtype()), device, format), 1), grad);
 }
 Tensor bind_full(const Dims& size, Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad,
-                 PyObject* format) {
+                 OptFormat format) {
   return with_grad(filled(make("full", size, dtype.value_or(value.natural_dtype()), device, format), value), grad);
 }
 Tensor bind_empty_strided(const Dims& size, const Dims& stride, OptType dtype, PyObject*, OptDevice device, bool,
@@ -84,17 +66,17 @@ Tensor bind_empty_strided(const Dims& size, const Dims& stride, OptType dtype, P
       ops::empty_with_strides(size, stride, dtype.value_or(default_dtype()), device.value_or(default_device())), grad);
 }
 
-Tensor bind_empty_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
+Tensor bind_empty_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(make_like("empty_like", x, dtype, device, format), grad);
 }
-Tensor bind_zeros_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
+Tensor bind_zeros_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(filled(make_like("zeros_like", x, dtype, device, format), 0), grad);
 }
-Tensor bind_ones_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, PyObject* format) {
+Tensor bind_ones_like(const Tensor& x, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(filled(make_like("ones_like", x, dtype, device, format), 1), grad);
 }
 Tensor bind_full_like(const Tensor& x, Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad,
-                      PyObject* format) {
+                      OptFormat format) {
   return with_grad(filled(make_like("full_like", x, dtype, device, format), value), grad);
 }
 

@@ -2,7 +2,9 @@
 #include <deque>
 #include <string>
 
+#include "bind/memory_format.h"
 #include "bind/rows.h"
+#include "ops/elementwise.h"
 #include "ops/random.h"
 
 namespace pydlx::bind {
@@ -30,21 +32,31 @@ Tensor randperm_(std::int64_t n, Generator* g, optional<DType> dtype, PyObject*,
                  bool) {
   return ops::randperm(n, {g, dtype, device, grad});
 }
+// The numbers are drawn in row-major order, whatever the format.
+Tensor formatted(const Tensor& x, const Tensor& drawn, optional<MemoryFormat> format) {
+  const MemoryFormat f = format.value_or(MemoryFormat::preserve);
+  const bool same = f == MemoryFormat::preserve && (x.contiguous_layout() || !is_dense(x.sizes(), x.strides()));
+  if (same || f == MemoryFormat::contiguous) return drawn;
+  Tensor out = ops::clone_with_strides(
+      detach(drawn), f == MemoryFormat::preserve ? x.strides() : format_strides(x.sizes(), f, "memory_format"));
+  if (drawn.requires_grad()) set_requires_grad(out, true);
+  return out;
+}
 Tensor rand_like_(Tensor x, Generator* g, optional<DType> dtype, PyObject*, optional<Device> device, bool grad,
-                  PyObject*) {
-  return ops::rand_like(x, {g, dtype, device, grad});
+                  optional<MemoryFormat> format) {
+  return formatted(x, ops::rand_like(x, {g, dtype, device, grad}), format);
 }
 Tensor randn_like_(Tensor x, Generator* g, optional<DType> dtype, PyObject*, optional<Device> device, bool grad,
-                   PyObject*) {
-  return ops::randn_like(x, {g, dtype, device, grad});
+                   optional<MemoryFormat> format) {
+  return formatted(x, ops::randn_like(x, {g, dtype, device, grad}), format);
 }
 Tensor randint_like_(Tensor x, std::int64_t low, std::int64_t high, Generator* g, optional<DType> dtype, PyObject*,
-                     optional<Device> device, bool grad, PyObject*) {
-  return ops::randint_like(x, low, high, {g, dtype, device, grad});
+                     optional<Device> device, bool grad, optional<MemoryFormat> format) {
+  return formatted(x, ops::randint_like(x, low, high, {g, dtype, device, grad}), format);
 }
 Tensor randint_like_high(Tensor x, std::int64_t high, Generator* g, optional<DType> dtype, PyObject*,
-                         optional<Device> device, bool grad, PyObject*) {
-  return ops::randint_like(x, 0, high, {g, dtype, device, grad});
+                         optional<Device> device, bool grad, optional<MemoryFormat> format) {
+  return formatted(x, ops::randint_like(x, 0, high, {g, dtype, device, grad}), format);
 }
 Tensor normal_tensors(Tensor mean, Tensor std, Generator* g) { return ops::normal(mean, std, g); }
 Tensor normal_mean(Tensor mean, double std, Generator* g) { return ops::normal(mean, wrap_scalar(std), g); }

@@ -1,4 +1,5 @@
 // Rows of the joining, splitting and rearranging ops.
+#include "bind/memory_format.h"
 #include "bind/rows.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
@@ -87,7 +88,11 @@ TensorList meshgrid(const TensorList& tensors, std::optional<std::string> indexi
   return ops::meshgrid(tensors, indexing.value_or("ij"));
 }
 Tensor& resize_as(Tensor& x, const Tensor& like) { return ops::resize_(x, like.sizes()); }
-Tensor& resize(Tensor& x, const Dims& size, PyObject*) { return ops::resize_(x, size); }
+Tensor& resize(Tensor& x, const Dims& size, std::optional<MemoryFormat> format) {
+  require(format != MemoryFormat::preserve, "resize_", "memory_format", ErrorKind::Runtime,
+          "expected a format for the new sizes, got preserve_format");
+  return ops::resize_(x, size, format.value_or(MemoryFormat::contiguous));
+}
 
 }  // namespace
 

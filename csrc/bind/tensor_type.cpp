@@ -482,7 +482,6 @@ PyObject* stride_method(PyObject* o, PyObject* args, PyObject* kwargs) {
   });
 }
 PyObject* storage_offset(PyObject* o, PyObject*) { return PyLong_FromLongLong(as_tensor(o).impl()->offset); }
-PyObject* is_contiguous(PyObject* o, PyObject*, PyObject*) { return PyBool_FromLong(as_tensor(o).impl()->contiguous); }
 PyObject* is_inference(PyObject* o, PyObject*) { return PyBool_FromLong(as_tensor(o).impl()->inference); }
 
 template <class F>
@@ -500,8 +499,6 @@ PyMethodDef methods[] = {
     {"stride", as_cfunction(stride_method), METH_VARARGS | METH_KEYWORDS,
      "Strides in elements, or the stride of one dimension."},
     {"storage_offset", storage_offset, METH_NOARGS, "Position of the first element in the storage, in elements."},
-    {"is_contiguous", as_cfunction(is_contiguous), METH_VARARGS | METH_KEYWORDS,
-     "Whether elements are row-major without gaps."},
     {"is_inference", is_inference, METH_NOARGS, "Whether the tensor was made in inference mode."},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -171,7 +171,11 @@ Tensor empty(const Dims& sizes, DType dtype, Device device) {
 Tensor empty_like(const Tensor& t) { return empty_like(t, t.dtype()); }
 
 Tensor empty_like(const Tensor& t, DType dtype) {
-  if (t.contiguous_layout()) return empty(t.sizes(), dtype, t.device());
+  if (t.contiguous_layout()) {
+    Tensor r = empty(t.sizes(), dtype, t.device());
+    r.impl()->strides = t.strides();  // those of axes of size 1 say in which format the tensor was made
+    return r;
+  }
   if (is_dense(t.sizes(), t.strides())) return empty_strided(t.sizes(), t.strides(), dtype, t.device());
   // Keep the axis order of a strided view, without its gaps. Broadcast axes (stride 0) go where a contiguous tensor has
   // them.

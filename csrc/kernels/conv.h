@@ -9,12 +9,14 @@
 namespace pydlx {
 
 // Spatial axes are depth, height, width; missing ones have size 1. All tensors are contiguous, channels counted per
-// group.
+// group. With `channels_last` x is [batch, in..., groups * cin] and y [batch, out..., groups * cout].
 struct ConvShape {
   std::int64_t batch = 0, groups = 1, cin = 0, cout = 0;
   std::int64_t in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1};
   std::int64_t stride[3] = {1, 1, 1}, pad[3] = {0, 0, 0}, dilation[3] = {1, 1, 1};  // pad: in front of each axis
   bool exact = false;  // only algorithms that form the products of the definition
+  bool channels_last = false;
+  bool weights_last = false;  // only with channels_last: w is [groups * cout, kernel..., cin]
 };
 
 enum class ConvPass : int { forward, input_grad, weight_grad, COUNT };
@@ -30,12 +32,18 @@ struct Conv {
   // null. The kernel compares the weights with those it prepared and does its work again when they differ.
   void* prepared = nullptr;
   bool prepared_filled = false;  // by an earlier call
+  // For algorithms that got reordered weights: those that the caller gave (null: w), and whether they are known to be
+  // the prepared ones, so that w holds nothing.
+  const void* w_given = nullptr;
+  bool prepared_current = false;
 };
 
 struct ConvKernels {
   void (*run[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(const Conv&) = {};
   std::int64_t (*scratch_size[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(
-      const ConvShape&) = {};                                         // -1: does not fit
+      const ConvShape&) = {};  // -1: does not fit
+  // Whether the pass reads and writes channels-last tensors of this geometry. Null: never.
+  bool (*channels_last[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(const ConvShape&) = {};
   std::int64_t (*prepared_size[kDTypeCount])(const ConvShape&) = {};  // null or 0: weights are used as they are
 };
 

@@ -20,11 +20,12 @@ struct Geometry {
   ConvShape shape;
   Dims x_sizes, w_sizes, y_sizes;
   bool inference = false;  // a call without gradients, so that weights rarely change until the next one
+  MemoryFormat format = MemoryFormat::contiguous;  // of everything that is computed
 };
 
 Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& stride, const Dims& front,
                        const Dims& dilation, std::int64_t groups) {
-  Geometry g{{}, x, w, y, false};
+  Geometry g{{}, x, w, y};
   ConvShape& s = g.shape;
   s.batch = x[0];
   s.groups = groups;
@@ -54,12 +55,20 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   // Kernels for 16-bit floats exist for some shapes; the others are computed in float32.
   const auto size = table.scratch_size[p][static_cast<int>(a0.dtype())];
   const bool as_given = size && size(g.shape) >= 0;
-  const auto ready = [&](const Tensor& t) {
-    return !t.defined() ? t : as_given ? contiguous(detach(t)) : wide_operand(t);
+  const auto ready = [&](const Tensor& t, MemoryFormat format) {
+    return !t.defined() ? t : as_given ? contiguous(detach(t), format) : wide_operand(t, format);
   };
-  const Tensor a = ready(a0), b = ready(b0), bias = ready(bias0);
+  // Channels-last images go to the kernels as they are where those can read them; else they are reordered.
+  ConvShape shape = g.shape;
+  const auto takes = table.channels_last[p][static_cast<int>(as_given ? a0.dtype() : DType::Float32)];
+  shape.channels_last = g.format != MemoryFormat::contiguous && takes && takes(g.shape);
+  const MemoryFormat images = shape.channels_last ? g.format : MemoryFormat::contiguous;
+  const bool weights = pass != ConvPass::weight_grad;  // the second operand
+  shape.weights_last = shape.channels_last && (!weights || (has_format(b0, g.format) && !b0.contiguous_layout()));
+  const Tensor a = ready(a0, images), bias = ready(bias0, MemoryFormat::contiguous),
+               b = ready(b0, weights && !shape.weights_last ? MemoryFormat::contiguous : images);
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
-  Tensor out = empty(sizes, a.dtype(), a.device());
+  Tensor out = empty(sizes, a.dtype(), a.device(), images);
   if (out.numel() > 0) {
     const VerboseCall call(op);
     if (verbose_on)
@@ -68,9 +77,9 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
                    kPassName[static_cast<int>(pass)]);
     const int t = static_cast<int>(a.dtype());
     const auto run = kernel_or_fail(table.run[p][t], op, a.device(), a0.dtype());
-    const Tensor scratch = empty({table.scratch_size[p][t](g.shape)}, DType::UInt8, a.device());
+    const Tensor scratch = empty({table.scratch_size[p][t](shape)}, DType::UInt8, a.device());
     Conv c;
-    c.shape = g.shape;
+    c.shape = shape;
     c.scratch = scratch.data();
     switch (pass) {
       case ConvPass::forward:
@@ -91,7 +100,8 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
     c.bias = bias.defined() ? bias.data() : nullptr;
     const bool keep =
         g.inference && pass == ConvPass::forward && table.prepared_size[t] && b.data() == b0.data();  // not a copy
-    ConvWeights::Key key{b.data(), &table, b.sizes(), g.shape.groups, keep ? table.prepared_size[t](g.shape) : 0};
+    ConvWeights::Key key{b.data(),          &table, b.sizes(), g.shape.groups, keep ? table.prepared_size[t](shape) : 0,
+                         shape.weights_last};
     Tensor kept;
     if (key.bytes > 0) {
       kept = ConvWeights::instance().take(key);
@@ -102,7 +112,8 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
     run(c);
     if (kept.defined()) ConvWeights::instance().put(key, std::move(kept));
   }
-  return to_dtype(out, a0.dtype());
+  out = to_dtype(out, a0.dtype());
+  return g.format == MemoryFormat::contiguous ? out : to_format(out, g.format);
 }
 
 Tensor bias_grad(const Tensor& g) {
@@ -214,6 +225,7 @@ Tensor conv_impl(const char* op, int axes, const Tensor& x0, const Tensor& w, co
   checked_numel(y, op);
   Geometry g = make_geometry(x.sizes(), w.sizes(), y, stride, front, dilation, groups);
   g.inference = !GradMode::enabled();
+  g.format = common_format({&x, &w});
   Tensor out = apply_forward(op, x, w, bias, g);
   return batched ? out : squeeze(out, {0});
 }
@@ -268,8 +280,9 @@ Tensor conv_transpose(int axes, const Tensor& x0, const Tensor& w, const Tensor&
     wide.push_back(n);
   }
   checked_numel(wide, op);
-  Tensor out =
-      apply_input_grad(op, x, w, bias, make_geometry(wide, w.sizes(), x.sizes(), stride, padding, dilation, groups));
+  Geometry g = make_geometry(wide, w.sizes(), x.sizes(), stride, padding, dilation, groups);
+  g.format = common_format({&x, &w});
+  Tensor out = apply_input_grad(op, x, w, bias, g);
   return batched ? out : squeeze(out, {0});
 }
 

@@ -20,8 +20,10 @@ class ConvWeights {
     const void* kernels = nullptr;  // of the instruction set
     Dims sizes;
     std::int64_t groups = 1, bytes = 0;
+    bool last = false;  // the weights' channels are last
     bool operator==(const Key& o) const {
-      return weights == o.weights && kernels == o.kernels && sizes == o.sizes && groups == o.groups && bytes == o.bytes;
+      return weights == o.weights && kernels == o.kernels && sizes == o.sizes && groups == o.groups &&
+             bytes == o.bytes && last == o.last;
     }
   };
 

@@ -49,21 +49,24 @@ void run(const char* op, const Tensor& in, const Tensor& out, const Recipe& r, P
                  in.dtype())(k);
 }
 
-// keep ? x * scale + shift : dropped, with the mask of stream position s; linear in x, so its gradient is itself
+// keep ? x * scale + shift : dropped, with the mask of stream position s laid over the elements in the format's order;
+// linear in x, so its gradient is itself
 // without the constants.
-Tensor masked(const char* op, const Tensor& x, const Recipe& r, PhiloxState s) {
-  const Tensor in = contiguous(detach(x));
-  Tensor out = empty(in.sizes(), in.dtype(), in.device());
+Tensor masked(const char* op, const Tensor& x, const Recipe& r, PhiloxState s,
+              MemoryFormat format = MemoryFormat::contiguous) {
+  const Tensor in = contiguous(detach(x), format);
+  Tensor out = empty(in.sizes(), in.dtype(), in.device(), format);
   if (in.numel() > 0) run(op, in, out, r, s);
   if (any_requires_grad(x))
-    record(op, out, {&x},
-           [op, slope = Recipe{r.p, r.scale, 0, 0}, s](Backward& bw) { bw.set(0, masked(op, bw.grad(), slope, s)); });
+    record(op, out, {&x}, [op, slope = Recipe{r.p, r.scale, 0, 0}, s, format](Backward& bw) {
+      bw.set(0, masked(op, bw.grad(), slope, s, format));
+    });
   return out;
 }
 
 Tensor apply(const char* op, const Tensor& x, const Recipe& r, bool inplace) {
   const PhiloxState s = default_generator(x.device()).reserve(static_cast<std::uint64_t>((x.numel() + 3) / 4));
-  if (!inplace) return masked(op, x, r, s);
+  if (!inplace) return masked(op, x, r, s, format_of(x));
   check_inplace(x, op);
   Ref<Node> node;
   if (any_requires_grad(x))

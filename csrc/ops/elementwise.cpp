@@ -47,6 +47,21 @@ Tensor contiguous(const Tensor& x) {
   if (x.contiguous_layout()) return x;
   return copied("contiguous", x, empty(x.sizes(), x.dtype(), x.device()));
 }
+Tensor clone(const Tensor& x, MemoryFormat format) {
+  return copied("clone", x,
+                empty_strided(x.sizes(), format_strides(x.sizes(), format, "clone"), x.dtype(), x.device()));
+}
+Tensor contiguous(const Tensor& x, MemoryFormat format) {
+  const Dims strides = format_strides(x.sizes(), format, "contiguous");
+  if (has_format(x, format)) return x;
+  return copied("contiguous", x, empty_strided(x.sizes(), strides, x.dtype(), x.device()));
+}
+Tensor to_format(const Tensor& x, MemoryFormat format) {
+  const Dims strides = format_strides(x.sizes(), format, "to");
+  if (format == MemoryFormat::contiguous ? x.contiguous_layout() && format_of(x) == format : format_of(x) == format)
+    return x;
+  return copied("to", x, empty_strided(x.sizes(), strides, x.dtype(), x.device()));
+}
 Tensor clone_as(const Tensor& x, const Tensor& like) {
   Tensor out = empty_like(like);
   copy_raw(out, x);
@@ -78,10 +93,10 @@ Tensor to_device(const Tensor& x, Device device, bool non_blocking) {
   return out;
 }
 
-Tensor wide_operand(const Tensor& x) {
+Tensor wide_operand(const Tensor& x, MemoryFormat format) {
   const GradModeGuard off(false);
   const bool narrow = x.dtype() == DType::Float16 || x.dtype() == DType::BFloat16;
-  return contiguous(narrow ? to_dtype(detach(x), DType::Float32) : detach(x));
+  return contiguous(narrow ? to_dtype(detach(x), DType::Float32) : detach(x), format);
 }
 
 Tensor& copy_(Tensor& target, const Tensor& source) {
@@ -332,7 +347,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   const auto fn =
       kernel_or_fail(kernels<PointwiseKernels>(device).where[static_cast<int>(dtype)], "where", device, dtype);
   const Tensor x = detach(to_dtype(detach(a), dtype)), y = detach(to_dtype(detach(b), dtype));
-  Tensor out = elementwise_output(sizes, dtype, device, {&x, &y, &condition});
+  Tensor out = elementwise_output(sizes, dtype, device, {&condition, &x, &y});
   if (out.numel() > 0) {
     Elementwise e;
     build_elementwise(e, out, {&condition, &x, &y});

@@ -1,5 +1,6 @@
 // Arithmetic, comparison, copying and filling. Every function is differentiable unless it says otherwise.
 #pragma once
+#include "core/memory_format.h"
 #include "core/tensor.h"
 
 namespace pydlx::ops {
@@ -10,14 +11,19 @@ Tensor ones_like(const Tensor& x);
 Tensor full(const Dims& sizes, Scalar value, DType dtype, Device device);
 Tensor clone(const Tensor& x);       // same layout
 Tensor contiguous(const Tensor& x);  // x itself when already row-major
+// In a format that is not `preserve`: always a copy, a copy unless the elements already lie in it, a copy unless the
+// strides already name it.
+Tensor clone(const Tensor& x, MemoryFormat format);
+Tensor contiguous(const Tensor& x, MemoryFormat format);
+Tensor to_format(const Tensor& x, MemoryFormat format);
 Tensor clone_as(const Tensor& x,
                 const Tensor& layout_like);  // values of x in the dtype and layout of another tensor; no gradient
 Tensor clone_with_strides(const Tensor& x, const Dims& strides);
 Tensor to_dtype(const Tensor& x, DType dtype);  // x itself when the dtype is already right
 Tensor to_device(const Tensor& x, Device device, bool non_blocking = false);  // x itself when it is there already
-// What kernels that serve float32 and float64 only read: row-major, 16-bit floats widened to float32. Carries no
-// gradient.
-Tensor wide_operand(const Tensor& x);
+// What kernels that serve float32 and float64 only read: row-major (or in another format), 16-bit floats widened to
+// float32. Carries no gradient.
+Tensor wide_operand(const Tensor& x, MemoryFormat format = MemoryFormat::contiguous);
 Tensor& copy_(Tensor& target, const Tensor& source);
 Tensor& fill_(Tensor& target, const Tensor& value);  // value is 0-d
 Tensor& zero_(Tensor& target);

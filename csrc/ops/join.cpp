@@ -54,7 +54,10 @@ Tensor cat(const TensorList& tensors, std::int64_t axis) {
             " apart from axis ", dim, ", got ", t.sizes(), " at position ", k);
     sizes[dim] = checked_add(sizes[dim], t.sizes()[dim], op);
   }
-  Tensor out = empty(sizes, joined_dtype(tensors), model->device());
+  MemoryFormat format = format_of(*model);
+  for (const Tensor& t : tensors)
+    if (!is_blank(t) && format_of(t) != format) format = MemoryFormat::contiguous;
+  Tensor out = empty(sizes, joined_dtype(tensors), model->device(), format);
   std::int64_t at = 0;
   Dims lengths;
   std::vector<bool> blanks;

@@ -34,13 +34,14 @@ Tensor vector_for(const Tensor& v, DType dtype) {
 }
 void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
 
-ChannelNorm describe(const Tensor& x) {
+// Of a tensor in the given format; pixels of channels-last tensors are samples of one value per channel.
+ChannelNorm describe(const Tensor& x, MemoryFormat format = MemoryFormat::contiguous) {
   ChannelNorm k;
   k.x = x.data();
   k.batch = x.sizes()[0];
   k.channels = x.sizes()[1];
   k.spatial = 1;
-  for (int i = 2; i < x.ndim(); ++i) k.spatial *= x.sizes()[i];
+  for (int i = 2; i < x.ndim(); ++i) (format == MemoryFormat::contiguous ? k.spatial : k.batch) *= x.sizes()[i];
   return k;
 }
 
@@ -92,10 +93,10 @@ void launch(const char* op, NormFn table, const Tensor& x, const ChannelNorm& k)
 const NormKernels& norm(const Tensor& x) { return kernels<NormKernels>(x.device()); }
 
 // Allocates what backward was asked for and points the kernel at it.
-Gradients prepare(ChannelNorm& k, const Backward& bw, const Tensor& x) {
+Gradients prepare(ChannelNorm& k, const Backward& bw, const Tensor& x, MemoryFormat format = MemoryFormat::contiguous) {
   Gradients g;
   const DType stat = stat_dtype(x.dtype());
-  if (bw.needs(0)) g.dx = empty(x.sizes(), x.dtype(), x.device());
+  if (bw.needs(0)) g.dx = empty(x.sizes(), x.dtype(), x.device(), format);
   if (bw.needs(1)) g.dweight = empty({k.channels}, stat, x.device());
   if (bw.needs(2)) g.dbias = empty({k.channels}, stat, x.device());
   k.out = data_or_null(g.dx);
@@ -125,8 +126,9 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
   require(training || (running_mean.defined() && running_var.defined()), op, "running_mean", ErrorKind::Value,
           "expected running statistics when training=False, got None");
   const DType stat = stat_dtype(x.dtype());
-  const Tensor xc = contiguous(detach(x));
-  ChannelNorm k = describe(xc);
+  const MemoryFormat format = format_of(x);
+  const Tensor xc = contiguous(detach(x), format);
+  ChannelNorm k = describe(xc, format);
   const std::int64_t count = k.batch * k.spatial;
   require(!training || count != 1, op, "input", ErrorKind::Value,
           "expected more than one value per channel when training, got shape ", x.sizes());
@@ -155,7 +157,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
     k.rstd = rstd.data();
   }
   const Tensor w = vector_for(weight, stat), b = vector_for(bias, stat);
-  Tensor y = empty(xc.sizes(), xc.dtype(), xc.device());
+  Tensor y = empty(xc.sizes(), xc.dtype(), xc.device(), format);
   k.weight = data_or_null(w);
   k.bias = data_or_null(b);
   k.out = y.data();
@@ -163,8 +165,8 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
   if (!any_requires_grad(x, weight, bias)) return y;
 
   record(op, y, {&x, &weight, &bias},
-         [x = save(x), weight = save(weight), mean, rstd, eps, training, wd = weight.defined() ? weight.dtype() : stat,
-          bd = bias.defined() ? bias.dtype() : stat](Backward& bw) {
+         [x = save(x), weight = save(weight), mean, rstd, eps, training, format,
+          wd = weight.defined() ? weight.dtype() : stat, bd = bias.defined() ? bias.dtype() : stat](Backward& bw) {
            const Tensor x0 = x.get(bw), w0 = weight.get(bw);
            const int ndim = x0.ndim();
            if (bw.create_graph || x0.numel() == 0) {
@@ -178,14 +180,14 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
              return;
            }
            const DType acc = mean.dtype();
-           const Tensor xd = contiguous(x0), g = contiguous(bw.grad()), wv = vector_for(w0, acc);
-           ChannelNorm k = describe(xd);
+           const Tensor xd = contiguous(x0, format), g = contiguous(bw.grad(), format), wv = vector_for(w0, acc);
+           ChannelNorm k = describe(xd, format);
            k.dy = g.data();
            k.weight = data_or_null(wv);
            k.mean = mean.data();
            k.rstd = rstd.data();
            k.training = training;
-           const Gradients r = prepare(k, bw, xd);
+           const Gradients r = prepare(k, bw, xd, format);
            launch("batch_norm_backward", norm(xd).batch_norm_backward, xd, k);
            set_gradients(bw, r, x0.dtype(), wd, bd);
          });
@@ -209,6 +211,7 @@ Tensor group_norm_impl(const char* op, const Tensor& x, std::int64_t groups, con
   k.mean = mean.data();
   k.rstd = rstd.data();
   if (y.numel() > 0) launch(op, norm(x).group_norm, xc, k);
+  y = to_format(y, format_of(x));
   if (!any_requires_grad(x, weight, bias)) return y;
 
   record(op, y, {&x, &weight, &bias},

@@ -71,7 +71,10 @@ Tensor constant_pad(const Tensor& x, const Dims& pad, Scalar value) {
   }
   Tensor out = pad_planes(x, sizes, pad, value);
   const bool done = out.defined();
-  if (!done) out = full(sizes, value, x.dtype(), x.device());
+  if (!done) {
+    out = empty(sizes, x.dtype(), x.device(), format_of(x));
+    fill_raw(out, value);
+  }
   std::int64_t numel = 1;
   for (auto n : kept) numel *= n;
   if (numel > 0 && !done) {

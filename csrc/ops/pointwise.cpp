@@ -144,11 +144,13 @@ void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<
 }
 
 Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::initializer_list<const Tensor*> inputs) {
-  for (const Tensor* t : inputs)
-    if (t->sizes() == sizes) {
-      if (t->contiguous_layout()) break;
-      return empty_like(*t, dtype);
-    }
+  for (const Tensor* t : inputs) {
+    if (t->sizes() != sizes) continue;
+    if (t->contiguous_layout()) return empty_like(*t, dtype);
+    bool broadcast = false;  // strides of 0 say nothing about order
+    for (int i = 0; i < t->ndim(); ++i) broadcast |= t->strides()[i] == 0 && sizes[i] > 1;
+    if (!broadcast) return empty_like(*t, dtype);
+  }
   return empty(sizes, dtype, device);
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/pool.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/math.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
@@ -103,6 +104,35 @@ Pool adaptive(const char* op, int axes, const Tensor& x, const Dims& size) {
   return p;
 }
 
+// How the kernels see a tensor of images (N, C, H, W) whose channels are last in memory: as volumes (H, W, C) whose
+// windows are one channel deep. What they compute is then in the same format. Others are reordered.
+struct Seen {
+  MemoryFormat format;  // of the operands
+  bool behind;          // the channels are an axis of the windows
+  MemoryFormat result;  // asked for
+};
+Seen seen_as(int axes, const Tensor& x) {
+  const MemoryFormat f = x.ndim() == axes + 2 ? format_of(x) : MemoryFormat::contiguous;
+  const bool behind = f == MemoryFormat::channels_last && axes == 2;
+  return {behind ? f : MemoryFormat::contiguous, behind, f};
+}
+Pool turned(const Pool& p, std::int64_t channels) {
+  Pool t = p;
+  t.planes = channels > 0 ? p.planes / channels : 0;
+  for (int i = 0; i < 2; ++i) {
+    t.in[i] = p.in[i + 1];
+    t.out[i] = p.out[i + 1];
+    t.kernel[i] = p.kernel[i + 1];
+    t.stride[i] = p.stride[i + 1];
+    t.pad[i] = p.pad[i + 1];
+    t.dilation[i] = p.dilation[i + 1];
+  }
+  t.in[2] = t.out[2] = channels;
+  t.kernel[2] = t.stride[2] = t.dilation[2] = 1;
+  t.pad[2] = 0;
+  return t;
+}
+
 // ---- values by position: the linear maps behind max pooling
 // ------------------------------------------------------------------------
 
@@ -111,6 +141,9 @@ struct Link {
   Tensor index;  // int64, of the narrow side's shape
   Dims wide;     // sizes of the wide side
   bool trusted;  // the index comes from our own max pooling and was never handed out
+  // Both sides are channels-last and positions count all channels of a sample.
+  bool behind = false;
+  MemoryFormat format() const { return behind ? MemoryFormat::channels_last : MemoryFormat::contiguous; }
 };
 
 using PlaneFn = std::int64_t (*)(const PlaneIndex&);
@@ -118,7 +151,7 @@ using PlaneFn = std::int64_t (*)(const PlaneIndex&);
 void run_planes(const char* op, PlaneFn fn, const Link& l, const Tensor& wide, const Tensor& narrow) {
   PlaneIndex p;
   p.planes = p.wide_size = p.narrow_size = 1;
-  const int lead = wide.ndim() - l.axes;
+  const int lead = l.behind ? 1 : wide.ndim() - l.axes;
   for (int i = 0; i < lead; ++i) p.planes *= wide.sizes()[i];
   for (int i = lead; i < wide.ndim(); ++i) {
     p.wide_size *= wide.sizes()[i];
@@ -141,8 +174,8 @@ Tensor collect(const Tensor& wide, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor w = wide_operand(wide);
-    Tensor narrow = empty(l.index.sizes(), w.dtype(), w.device());
+    const Tensor w = wide_operand(wide, l.format());
+    Tensor narrow = empty(l.index.sizes(), w.dtype(), w.device(), l.format());
     if (narrow.numel() > 0)
       run_planes("pool_gather", kernels<PoolKernels>(w.device()).gather[static_cast<int>(w.dtype())], l, w, narrow);
     out = to_dtype(narrow, wide.dtype());
@@ -157,8 +190,8 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor n = wide_operand(g);
-    Tensor wide = empty(l.wide, n.dtype(), n.device());
+    const Tensor n = wide_operand(g, l.format());
+    Tensor wide = empty(l.wide, n.dtype(), n.device(), l.format());
     const auto& k = kernels<PoolKernels>(n.device());
     const int t = static_cast<int>(n.dtype());
     if (wide.numel() > 0) run_planes(op, how == Spread::add ? k.scatter_add[t] : k.place[t], l, wide, n);
@@ -171,24 +204,32 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
 std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Pool p, bool want_index) {
   const Dims sizes = output_sizes(axes, x, p);
   const bool grad = any_requires_grad(x);
-  Tensor y, index;
+  const Seen seen = seen_as(axes, x);
+  Tensor y, index, place;  // `place` as the kernel counts, `index` within a channel
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(x);
-    Tensor out = empty(sizes, in.dtype(), in.device());
-    if (grad || want_index) index = empty(sizes, DType::Int64, in.device());
+    const Tensor in = wide_operand(x, seen.format);
+    Tensor out = empty(sizes, in.dtype(), in.device(), seen.format);
+    if (grad || want_index) place = empty(sizes, DType::Int64, in.device(), seen.format);
     if (out.numel() > 0) {
+      if (seen.behind) p = turned(p, x.sizes()[1]);
       p.x = in.data();
       p.y = out.data();
-      p.index = index.defined() ? index.data_as<std::int64_t>() : nullptr;
+      p.index = place.defined() ? place.data_as<std::int64_t>() : nullptr;
       kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(),
                      x.dtype())(p);
     }
     y = to_dtype(out, x.dtype());
+    if (want_index) {
+      index = seen.behind ? floor_divide(place, wrap_scalar(x.sizes()[1])) : place;
+      if (!seen.behind && seen.result != MemoryFormat::contiguous) index = to_format(index, seen.result);
+    }
+    if (!seen.behind && seen.result != MemoryFormat::contiguous) y = to_format(y, seen.result);
   }
   if (grad)
     record(op, y, {&x},
-           [l = Link{axes, index, x.sizes(), !want_index}, index = save_if(want_index, index)](Backward& bw) {
+           [l = Link{axes, place, x.sizes(), !want_index || !index.is_same(place), seen.behind},
+            index = save_if(want_index, index)](Backward& bw) {
              index.get(bw);  // refuses indices that were changed in place
              bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
            });
@@ -198,34 +239,36 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
 // ---- averages: one linear map and its adjoint
 // --------------------------------------------------------------------------------------
 
-Tensor average_grad(const char* op, const Tensor& g, const Pool& p, const Dims& in_sizes);
+Tensor average_grad(const char* op, const Tensor& g, const Pool& p, const Dims& in_sizes, const Seen& seen);
 
-Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& sizes) {
+Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& sizes, const Seen& seen) {
   Tensor y;
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(x);
-    Tensor out = empty(sizes, in.dtype(), in.device());
-    Pool p = p0;
+    const Tensor in = wide_operand(x, seen.format);
+    Tensor out = empty(sizes, in.dtype(), in.device(), seen.format);
+    Pool p = seen.behind ? turned(p0, sizes[1]) : p0;
     p.x = in.data();
     p.y = out.data();
     if (out.numel() > 0)
       kernel_or_fail(kernels<PoolKernels>(in.device()).average[static_cast<int>(in.dtype())], op, in.device(),
                      x.dtype())(p);
     y = to_dtype(out, x.dtype());
+    if (!seen.behind && seen.result != MemoryFormat::contiguous) y = to_format(y, seen.result);
   }
   if (any_requires_grad(x))
-    record(op, y, {&x}, [op, p0, is = x.sizes()](Backward& bw) { bw.set(0, average_grad(op, bw.grad(), p0, is)); });
+    record(op, y, {&x},
+           [op, p0, is = x.sizes(), seen](Backward& bw) { bw.set(0, average_grad(op, bw.grad(), p0, is, seen)); });
   return y;
 }
 
-Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims& in_sizes) {
+Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims& in_sizes, const Seen& seen) {
   Tensor x;
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(g);
-    Tensor out = empty(in_sizes, in.dtype(), in.device());
-    Pool p = p0;
+    const Tensor in = wide_operand(g, seen.format);
+    Tensor out = empty(in_sizes, in.dtype(), in.device(), seen.format);
+    Pool p = seen.behind ? turned(p0, in_sizes[1]) : p0;
     p.y = in.data();
     p.x = out.data();
     if (out.numel() > 0)
@@ -235,7 +278,7 @@ Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims&
   }
   if (any_requires_grad(g))
     record("avg_pool_backward", x, {&g},
-           [op, p0, os = g.sizes()](Backward& bw) { bw.set(0, average(op, bw.grad(), p0, os)); });
+           [op, p0, os = g.sizes(), seen](Backward& bw) { bw.set(0, average(op, bw.grad(), p0, os, seen)); });
   return x;
 }
 
@@ -259,7 +302,7 @@ Tensor avg_pool(int axes, const Tensor& x, const Dims& kernel, const Dims& strid
   Pool p = sliding(op, axes, x, kernel, stride, padding, Dims::filled(axes, 1), ceil_mode);
   p.count_include_pad = count_include_pad;
   p.divisor = divisor;
-  return average(op, x, p, output_sizes(axes, x, p));
+  return average(op, x, p, output_sizes(axes, x, p), seen_as(axes, x));
 }
 
 Tensor adaptive_avg_pool(int axes, const Tensor& x, const Dims& size) {
@@ -269,9 +312,11 @@ Tensor adaptive_avg_pool(int axes, const Tensor& x, const Dims& size) {
     // Global pooling is a reduction, several times faster than one window per plane.
     Dims spatial;
     for (int i = x.ndim() - axes; i < x.ndim(); ++i) spatial.push_back(i);
-    return mean(x, spatial, true);
+    const Tensor y = mean(x, spatial, true);
+    const MemoryFormat f = x.ndim() == axes + 2 ? format_of(x) : MemoryFormat::contiguous;
+    return f == MemoryFormat::contiguous ? y : to_format(y, f);
   }
-  return average(op, x, p, output_sizes(axes, x, p));
+  return average(op, x, p, output_sizes(axes, x, p), seen_as(axes, x));
 }
 
 std::pair<Tensor, Tensor> adaptive_max_pool(int axes, const Tensor& x, const Dims& size) {

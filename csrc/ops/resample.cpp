@@ -58,17 +58,20 @@ Tensor apply_map(const char* op, const Tensor& x, int axis, const MapRef& m) {
   Tensor y;
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(x);
+    const MemoryFormat format = format_of(x);
+    const Tensor in = wide_operand(x, format);
     Dims sizes = x.sizes();
     sizes[axis] = m->out;
-    Tensor out = empty(sizes, in.dtype(), in.device());
+    Tensor out = empty(sizes, in.dtype(), in.device(), format);
     const auto fn = kernel_or_fail(kernels<ResampleKernels>(in.device()).axis_map[static_cast<int>(in.dtype())], op,
                                    in.device(), x.dtype());
     if (out.numel() > 0) {
       AxisMap k;
       k.outer = k.inner = 1;
-      for (int i = 0; i < axis; ++i) k.outer *= sizes[i];
-      for (int i = axis + 1; i < x.ndim(); ++i) k.inner *= sizes[i];
+      for (int i = 0; i < x.ndim(); ++i) {
+        const bool behind = format != MemoryFormat::contiguous && (i == 1) != (axis == 1) ? i == 1 : i > axis;
+        if (i != axis) (behind ? k.inner : k.outer) *= sizes[i];
+      }
       k.in = m->in;
       k.out = m->out;
       k.start = m->start.data();
@@ -99,14 +102,19 @@ Tensor apply_copies(const char* op, const Tensor& x0, const std::vector<MapRef>&
   Tensor y;
   {
     const GradModeGuard off(false);
-    const Tensor x = contiguous(detach(x0));
+    // Channels-last images are volumes (H, W, C) whose last axis stays.
+    const MemoryFormat format = format_of(x0);
+    const bool behind = format == MemoryFormat::channels_last && axes == 2;
+    const MemoryFormat planes = behind ? format : MemoryFormat::contiguous;
+    const Tensor x = contiguous(detach(x0), planes);
     Dims sizes = x.sizes();
     PlaneMap k;
     std::vector<std::int64_t> identity[3];
     k.outer = 1;
-    for (int i = 0; i < lead; ++i) k.outer *= sizes[i];
+    for (int i = 0; i < lead; ++i) (behind && i == 1 ? k.in[2] : k.outer) *= sizes[i];
+    k.out[2] = k.in[2];
     for (int i = 0; i < axes; ++i) {
-      const int at = 3 - axes + i;
+      const int at = behind ? i : 3 - axes + i;
       k.in[at] = sizes[lead + i];
       if (maps[i]) {
         sizes[lead + i] = maps[i]->out;
@@ -119,10 +127,11 @@ Tensor apply_copies(const char* op, const Tensor& x0, const std::vector<MapRef>&
         for (std::int64_t i = 0; i < k.out[at]; ++i) identity[at].push_back(i);
         k.index[at] = identity[at].data();
       }
-    y = empty(sizes, x.dtype(), x.device());
+    y = empty(sizes, x.dtype(), x.device(), planes);
     k.x = x.data();
     k.y = y.data();
     if (y.numel() > 0) fn(k);
+    if (format != planes) y = to_format(y, format);
   }
   if (any_requires_grad(x0))
     record(op, y, {&x0}, [maps, axis_by_axis](Backward& bw) { bw.set(0, axis_by_axis(bw.grad(), maps, true)); });

@@ -250,11 +250,12 @@ Tensor& unsqueeze_(Tensor& x, std::int64_t dim) { return become("unsqueeze_", x,
 Tensor& transpose_(Tensor& x, std::int64_t a, std::int64_t b) { return become("transpose_", x, transpose(x, a, b)); }
 Tensor& t_(Tensor& x) { return become("t_", x, t(x)); }
 
-Tensor& resize_(Tensor& x, const Dims& sizes) {
+Tensor& resize_(Tensor& x, const Dims& sizes, MemoryFormat format) {
   const char* op = "resize_";
   require(!x.requires_grad(), op, "input", ErrorKind::Gradient,
           "expected a tensor without gradient; use reshape() or detach() first");
   const std::int64_t n = checked_numel(sizes, op);
+  format_strides(sizes, format, op);  // checks the number of axes before anything changes
   const Alone alone(op);
   const std::int64_t bytes =
       checked_mul(checked_add(n, x.offset(), op), static_cast<std::int64_t>(itemsize(x.dtype())), op);
@@ -268,7 +269,7 @@ Tensor& resize_(Tensor& x, const Dims& sizes) {
     impl.offset = 0;
     impl.base = nullptr;
   }
-  impl.set_geometry(sizes, contiguous_strides(sizes));
+  impl.set_geometry(sizes, format_strides(sizes, format, op));
   return x;
 }
 

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "core/memory_format.h"
 #include "core/tensor.h"
 
 namespace pydlx::ops {
@@ -42,7 +43,7 @@ Tensor& squeeze_(Tensor& x, const Dims& axes);
 Tensor& unsqueeze_(Tensor& x, std::int64_t dim);
 Tensor& transpose_(Tensor& x, std::int64_t a, std::int64_t b);
 Tensor& t_(Tensor& x);
-Tensor& resize_(Tensor& x, const Dims& sizes);
+Tensor& resize_(Tensor& x, const Dims& sizes, MemoryFormat format = MemoryFormat::contiguous);
 
 // Copies.
 Tensor diag_embed(const Tensor& x, std::int64_t offset, std::int64_t dim1, std::int64_t dim2);

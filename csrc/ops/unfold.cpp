@@ -110,6 +110,13 @@ Tensor col2im(const Tensor& x0, const Dims& size, const Dims& kernel, const Dims
   return x0.ndim() == 3 ? y : squeeze(y, {0});
 }
 
+namespace {
+Tensor in_format_of(const Tensor& x, const Tensor& y) {
+  const MemoryFormat f = format_of(x);
+  return f == MemoryFormat::contiguous ? y : to_format(y, f);
+}
+}  // namespace
+
 Tensor pixel_shuffle(const Tensor& x, std::int64_t r) {
   const char* op = "pixel_shuffle";
   require(x.ndim() >= 3, op, "input", ErrorKind::Shape, "expected at least 3 axes, got shape ", x.sizes());
@@ -123,7 +130,7 @@ Tensor pixel_shuffle(const Tensor& x, std::int64_t r) {
   for (int i = 0; i <= n; ++i) order.push_back(i);
   for (int i : {3, 1, 4, 2}) order.push_back(n + i);
   for (auto s : {c / square, h * r, w * r}) joined.push_back(s);
-  return reshape(permute(reshape(x, split), order), joined);
+  return in_format_of(x, reshape(permute(reshape(x, split), order), joined));
 }
 
 Tensor pixel_unshuffle(const Tensor& x, std::int64_t r) {
@@ -139,7 +146,7 @@ Tensor pixel_unshuffle(const Tensor& x, std::int64_t r) {
   for (int i = 0; i <= n; ++i) order.push_back(i);
   for (int i : {2, 4, 1, 3}) order.push_back(n + i);
   for (auto s : {c * r * r, h / r, w / r}) joined.push_back(s);
-  return reshape(permute(reshape(x, split), order), joined);
+  return in_format_of(x, reshape(permute(reshape(x, split), order), joined));
 }
 
 Tensor channel_shuffle(const Tensor& x, std::int64_t groups) {

@@ -460,7 +460,11 @@ void add_conv(ConvKernels& k) {
   k.scratch_size[f][t] = forward_scratch<T>;
   k.run[g][t] = input_grad<T>;
   k.scratch_size[g][t] = input_grad_scratch<T>;
-  if constexpr (sizeof(T) == sizeof(float)) k.prepared_size[t] = special_conv_prepared;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.prepared_size[t] = special_conv_prepared;
+    k.channels_last[f][t] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::forward); };
+    k.channels_last[g][t] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::input_grad); };
+  }
 }
 
 }  // namespace

@@ -235,6 +235,8 @@ void add_weight_grad(ConvKernels& k) {
   constexpr int t = static_cast<int>(DTypeOf<T>::value), w = static_cast<int>(ConvPass::weight_grad);
   k.run[w][t] = weight_grad<T>;
   k.scratch_size[w][t] = weight_grad_scratch<T>;
+  if constexpr (sizeof(T) == sizeof(float))
+    k.channels_last[w][t] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::weight_grad); };
 }
 
 }  // namespace

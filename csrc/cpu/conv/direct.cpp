@@ -26,9 +26,9 @@ struct Layer {
   const ConvShape* shape;
   bool gradient;
   const float* x;
-  std::int64_t x_image;
+  ImageLayout x_at;
   float* y;
-  std::int64_t y_image;
+  ImageLayout y_at;
   const float *w, *bias;
 
   std::int64_t groups() const { return ceil_div(cin, kLane); }
@@ -193,9 +193,13 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
     const std::int64_t z = plane / s.out_step[0] * s.in_step[0] + ph.offset[0][d];
     if (z < 0 || z >= s.in[0]) continue;
     for (std::int64_t g = 0; g < s.groups(); ++g) {
-      const Planes planes{const_cast<float*>(s.x) + image * s.x_image + (g * kLane * s.in[0] + z) * s.in_plane(),
-                          s.in[0] * s.in_plane(), s.in[1], s.in[2],
-                          static_cast<int>(smaller(kLane, s.cin - g * kLane))};
+      const Planes planes{
+          const_cast<float*>(s.x) + image * s.x_at.image + g * kLane * s.x_at.channel + z * s.in_plane() * s.x_at.pixel,
+          s.x_at.channel,
+          s.in[1],
+          s.in[2],
+          static_cast<int>(smaller(kLane, s.cin - g * kLane)),
+          s.x_at.pixel};
       gather_pixels(planes, first, first + rows, p.first_x, p.first_x + p.pitch,
                     pixels + (depths * s.groups() + g) * group_floats);
     }
@@ -264,8 +268,12 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
       w += ph.taps[0] * steps * step_floats;
     }
     for (std::int64_t k = k0; k < k1; k += kLane) {
-      const Planes planes{s.y + image * s.y_image + (k * s.out[0] + plane) * s.out_plane(), s.out[0] * s.out_plane(),
-                          s.out[1], s.out[2], static_cast<int>(smaller(kLane, k1 - k))};
+      const Planes planes{s.y + image * s.y_at.image + k * s.y_at.channel + plane * s.out_plane() * s.y_at.pixel,
+                          s.y_at.channel,
+                          s.out[1],
+                          s.out[2],
+                          static_cast<int>(smaller(kLane, k1 - k)),
+                          s.y_at.pixel};
       scatter_pixels(planes, y0, y1, 0, s.out[2], results + (k - k0) / kLane * y_vector, s.out[2]);
     }
   }
@@ -297,10 +305,10 @@ void direct_data(const Conv& conv, ConvPass pass) {
   const std::int64_t units = s.batch * s.out[0] * p.bands, panels = s.panels();
   const std::int64_t shares = units >= 8 ? 1 : smaller(panels, ceil_div(8, units)), share = ceil_div(panels, shares);
   for (std::int64_t g = 0; g < c.groups; ++g) {
-    s.x = static_cast<const float*>(gradient ? conv.y : conv.x) + g * s.cin * s.in[0] * s.in_plane();
-    s.y = static_cast<float*>(gradient ? conv.x : conv.y) + g * s.cout * s.out[0] * s.out_plane();
-    s.x_image = c.groups * s.cin * s.in[0] * s.in_plane();
-    s.y_image = c.groups * s.cout * s.out[0] * s.out_plane();
+    s.x_at = image_layout(c, s.cin, s.in);
+    s.y_at = image_layout(c, s.cout, s.out);
+    s.x = static_cast<const float*>(gradient ? conv.y : conv.x) + g * s.x_at.group;
+    s.y = static_cast<float*>(gradient ? conv.x : conv.y) + g * s.y_at.group;
     s.w = static_cast<const float*>(conv.w) + g * c.cout * c.cin * s.taps();
     s.bias = conv.bias ? static_cast<const float*>(conv.bias) + g * s.cout : nullptr;
     pack_weights(s, packed);

@@ -97,6 +97,7 @@ void run_unit(const ConvShape& c, const Plan& p, const Operands& o, std::int64_t
   const std::int64_t h0 = yb * p.y_block, h1 = smaller(p.y_groups, h0 + p.y_block);
   const std::int64_t taps = taps_of(c), in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2],
                      plane_taps = c.kernel[1] * c.kernel[2];
+  const ImageLayout x_at = x_layout(c), y_at = y_layout(c);
   // sums[output group][input group][tap][input channel][output channel]
   const std::int64_t per_tap = kLane * kLane, per_output = (g1 - g0) * taps * per_tap;
   std::memset(sums, 0, static_cast<std::size_t>((h1 - h0) * per_output) * sizeof(float));
@@ -106,8 +107,13 @@ void run_unit(const ConvShape& c, const Plan& p, const Operands& o, std::int64_t
     const std::int64_t rows = (y1 - y0 - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
     const std::int64_t x_group = rows * p.pitch * kLane, y_group = (y1 - y0) * c.out[2] * kLane;
     for (std::int64_t g = g0; g < g1; ++g) {
-      const Planes planes{const_cast<float*>(o.x) + ((n * c.groups * c.cin + g * kLane) * c.in[0] + z) * in_plane,
-                          c.in[0] * in_plane, c.in[1], c.in[2], static_cast<int>(smaller(kLane, c.cin - g * kLane))};
+      const Planes planes{
+          const_cast<float*>(o.x) + n * x_at.image + g * kLane * x_at.channel + z * in_plane * x_at.pixel,
+          x_at.channel,
+          c.in[1],
+          c.in[2],
+          static_cast<int>(smaller(kLane, c.cin - g * kLane)),
+          x_at.pixel};
       gather_pixels(planes, first, first + rows, -c.pad[2], p.pitch - c.pad[2], pixels + (g - g0) * x_group);
     }
     for (std::int64_t h = 0; h < h1 - h0; h += 2)
@@ -128,8 +134,12 @@ void run_unit(const ConvShape& c, const Plan& p, const Operands& o, std::int64_t
         const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows);
         for (std::int64_t h = h0; h < h1; ++h) {
           const Planes planes{
-              const_cast<float*>(o.dy) + ((n * c.groups * c.cout + h * kLane) * c.out[0] + z) * out_plane,
-              c.out[0] * out_plane, c.out[1], c.out[2], static_cast<int>(smaller(kLane, c.cout - h * kLane))};
+              const_cast<float*>(o.dy) + n * y_at.image + h * kLane * y_at.channel + z * out_plane * y_at.pixel,
+              y_at.channel,
+              c.out[1],
+              c.out[2],
+              static_cast<int>(smaller(kLane, c.cout - h * kLane)),
+              y_at.pixel};
           gather_pixels(planes, y0, y1, 0, c.out[2], grads + (h - h0) * (y1 - y0) * c.out[2] * kLane);
         }
         for (std::int64_t t = 0; t < c.kernel[0]; ++t) {
@@ -163,8 +173,8 @@ void direct_weight(const Conv& conv) {
   parallel_for(c.groups * units, 1, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t u = b; u < e; ++u) {
       const std::int64_t g = u / units, i = u % units;
-      const Operands o{static_cast<const float*>(conv.x) + g * c.cin * c.in[0] * c.in[1] * c.in[2],
-                       static_cast<const float*>(conv.y) + g * c.cout * c.out[0] * c.out[1] * c.out[2],
+      const Operands o{static_cast<const float*>(conv.x) + g * x_layout(c).group,
+                       static_cast<const float*>(conv.y) + g * y_layout(c).group,
                        static_cast<float*>(conv.w) + g * c.cout * c.cin * taps};
       run_unit(c, p, o, i / p.y_blocks, i % p.y_blocks, buffers + thread_index() * p.thread);
     }

@@ -1,5 +1,6 @@
 // 1x1 convolutions as matrix products over the planes as they are: Y = W X, dX = W^T dY, dW = dY X^T, the pixels of an
 // image (or, for small planes, of consecutive images) being the columns. Strided ones first gather the pixels they see.
+// Channels-last images are matrices of pixels by channels: one product over all of them.
 #include "cpu/conv/special.h"
 #include "cpu/gemm/gemm.h"
 
@@ -173,11 +174,151 @@ std::int64_t seen_floats(const ConvShape& c) {
   return strided(c) ? aligned(c.batch * c.groups * c.cin * volume(c.out)) : 0;
 }
 
+// The same copies for pixels of `channels` floats.
+void gather_last(const ConvShape& c, const float* x, float* out, bool back) {
+  const std::int64_t channels = c.groups * c.cin, in = volume(c.in) * channels, seen = volume(c.out) * channels;
+  const std::size_t pixel = static_cast<std::size_t>(channels) * sizeof(float);
+  parallel_for(c.batch, 65536 / (seen + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t n = b; n < e; ++n) {
+      if (back) std::memset(out + n * in, 0, static_cast<std::size_t>(in) * sizeof(float));
+      std::int64_t narrow = n * seen;
+      for (std::int64_t d = 0; d < c.out[0]; ++d)
+        for (std::int64_t h = 0; h < c.out[1]; ++h)
+          for (std::int64_t w = 0; w < c.out[2]; ++w, narrow += channels) {
+            const std::int64_t wide =
+                n * in + ((d * c.stride[0] * c.in[1] + h * c.stride[1]) * c.in[2] + w * c.stride[2]) * channels;
+            if (back)
+              std::memcpy(out + wide, x + narrow, pixel);
+            else
+              std::memcpy(out + narrow, x + wide, pixel);
+          }
+    }
+  });
+}
+
+// y[p][j] = bias[j] + sum_i x[p][i] w[i][j] for one group, w in panels ([depth block][panel][row][column]).
+struct Rows {
+  std::int64_t pixels, m, k;
+  const float* x;
+  std::int64_t x_pixel;
+  float* y;
+  std::int64_t y_pixel;
+  const float *w, *bias;
+};
+
+std::int64_t packed_weights(std::int64_t m, std::int64_t k) { return k * packed_columns_f32(m); }
+
+void pack_weights(const float* w, std::int64_t row, std::int64_t column, std::int64_t m, std::int64_t k, float* out) {
+  const std::int64_t panel = packed_columns_f32(1), panels = ceil_div(m, panel), blocks = ceil_div(k, kDepth);
+  parallel_for(blocks * panels, 65536 / (smaller(k, kDepth) * panel) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t k0 = u / panels * kDepth, depth = smaller(kDepth, k - k0), j = u % panels * panel;
+      pack_f32(w + k0 * row + j * column, row, column, depth, smaller(panel, m - j),
+               out + k0 * panels * panel + j * depth);
+    }
+  });
+}
+
+// Pixels that a thread multiplies with all weights: enough of them that the weights, which may come from the third
+// level, are read rarely, and few enough that their channels stay in the second.
+constexpr std::int64_t kRowBlock = 96;
+constexpr std::int64_t kNearWeights = 96 << 10;  // floats that stay in the second-level cache
+
+void run_rows(const Rows& r) {
+  const std::int64_t panel = packed_columns_f32(1), panels = ceil_div(r.m, panel);
+  const std::int64_t blocks = ceil_div(r.pixels, kRowBlock);
+  // Columns are shared out too when there are few blocks of pixels.
+  const std::int64_t shares = blocks >= 16 ? 1 : smaller(panels, ceil_div(16, blocks));
+  const std::int64_t share = ceil_div(panels, shares);
+  const bool near = smaller(r.k, kDepth) * share * panel <= kNearWeights;
+  const double work = 2.0 * static_cast<double>(kRowBlock) * static_cast<double>(r.k * share * panel);
+  const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / work) + 1;
+  parallel_for(blocks * shares, grain, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t p0 = u / shares * kRowBlock, rows = smaller(kRowBlock, r.pixels - p0);
+      const std::int64_t j0 = u % shares * share * panel, j1 = smaller(r.m, j0 + share * panel);
+      if (j0 >= j1) continue;
+      for (std::int64_t k0 = 0; k0 < r.k; k0 += kDepth) {
+        const std::int64_t depth = smaller(kDepth, r.k - k0);
+        // Near weights: a few pixels at a time with all of them, so that the pixels are read once. The next ones are
+        // asked for meanwhile: six rows are too short a run for the hardware to see coming.
+        const std::int64_t step = near ? 6 : rows, width = near ? j1 - j0 : panel;
+        for (std::int64_t j = j0; j < j1; j += width)
+          for (std::int64_t i = 0; i < rows; i += step) {
+            Block g;
+            g.m = smaller(step, rows - i);
+            g.n = smaller(width, j1 - j);
+            g.k = depth;
+            g.a = r.x + (p0 + i) * r.x_pixel + k0;
+            g.a_row = r.x_pixel;
+            g.b = r.w + k0 * panels * panel + j * depth;
+            g.packed = true;
+            g.c = r.y + (p0 + i) * r.y_pixel + j;
+            g.c_row = r.y_pixel;
+            g.beta = k0 > 0 ? 1.0f : 0.0f;
+            g.bias = k0 == 0 && r.bias ? r.bias + j : nullptr;
+            if (near)
+              for (std::int64_t q = p0 + i + step; q < smaller(r.pixels, p0 + i + 2 * step); ++q)
+                for (std::int64_t c = 0; c < depth; c += 16) __builtin_prefetch(r.x + q * r.x_pixel + k0 + c);
+            block_f32(g);
+          }
+      }
+    }
+  });
+}
+
+void run_last(const Conv& conv, ConvPass pass, float* memory) {
+  const ConvShape& c = conv.shape;
+  const std::int64_t pixels = c.batch * volume(c.out), x_pixel = c.groups * c.cin, y_pixel = c.groups * c.cout;
+  float *seen = memory, *packed = seen + seen_floats(c);
+  float *x = static_cast<float*>(conv.x), *y = static_cast<float*>(conv.y), *w = static_cast<float*>(conv.w);
+  const float* bias = static_cast<const float*>(conv.bias);
+  if (strided(c) && pass != ConvPass::input_grad) gather_last(c, x, seen, false);
+  if (strided(c)) x = seen;
+  for (std::int64_t group = 0; group < c.groups; ++group, x += c.cin, y += c.cout, w += c.cout * c.cin) {
+    if (pass == ConvPass::forward) {
+      pack_weights(w, 1, c.cin, c.cout, c.cin, packed);
+      run_rows({pixels, c.cout, c.cin, x, x_pixel, y, y_pixel, packed, bias ? bias + group * c.cout : nullptr});
+    } else if (pass == ConvPass::input_grad) {
+      pack_weights(w, c.cin, 1, c.cin, c.cout, packed);
+      // A strided gradient gets its bias with the pixels that no output sees.
+      run_rows({pixels, c.cin, c.cout, y, y_pixel, x, x_pixel, packed,
+                bias && !strided(c) ? bias + group * c.cin : nullptr});
+    } else {
+      Gemm g;
+      g.m = c.cout;
+      g.n = c.cin;
+      g.k = pixels;
+      g.a = y;
+      g.a_row = 1;
+      g.a_col = y_pixel;
+      g.b = x;
+      g.b_row = x_pixel;
+      g.b_col = 1;
+      g.c = w;
+      g.c_row = c.cin;
+      gemm_f32(g);
+    }
+  }
+  if (strided(c) && pass == ConvPass::input_grad) {
+    gather_last(c, seen, static_cast<float*>(conv.x), true);
+    if (bias)
+      parallel_for(c.batch * volume(c.in), 65536 / x_pixel + 1, [&](std::int64_t b, std::int64_t e) {
+        for (std::int64_t u = b; u < e; ++u)
+          for (std::int64_t i = 0; i < x_pixel; ++i) static_cast<float*>(conv.x)[u * x_pixel + i] += bias[i];
+      });
+  }
+}
+
 }  // namespace
 
 std::int64_t pointwise_scratch(const ConvShape& c, ConvPass pass) {
   std::int64_t n = 16 + seen_floats(c);
-  if (pass == ConvPass::weight_grad)
+  if (c.channels_last)
+    n += pass == ConvPass::forward      ? packed_weights(c.cout, c.cin)
+         : pass == ConvPass::input_grad ? packed_weights(c.cin, c.cout)
+                                        : 0;
+  else if (pass == ConvPass::weight_grad)
     n += num_threads() * grad_floats(c);
   else if (pass == ConvPass::forward)
     n += num_threads() * product_floats(c.cout);
@@ -191,6 +332,7 @@ void pointwise_run(const Conv& conv, ConvPass pass) {
   const std::int64_t pixels = volume(c.out);
   float* seen = align(conv.scratch);
   float* buffers = seen + seen_floats(c);
+  if (c.channels_last) return run_last(conv, pass, seen);
   float* x = static_cast<float*>(conv.x);
   float* y = static_cast<float*>(conv.y);
   float* w = static_cast<float*>(conv.w);

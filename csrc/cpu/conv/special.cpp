@@ -2,6 +2,7 @@
 #include "cpu/conv/special.h"
 
 #include "core/verbose.h"
+#include "cpu/gemm/vec.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -113,11 +114,32 @@ __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
                                                : "too few channels or tiles, or too much padding");
 }
 
-}  // namespace
+// Weights with the channels last and as the algorithms want them, one output channel at a time.
+std::int64_t taps_of(const ConvShape& c) { return c.kernel[0] * c.kernel[1] * c.kernel[2]; }
+bool turns(const ConvShape& c) { return c.weights_last && taps_of(c) > 1 && c.cin > 1; }
+std::int64_t turned_bytes(const ConvShape& c) {
+  return turns(c) ? ((c.groups * c.cout * c.cin * taps_of(c) + 15) / 16 * 16 + 16) * 4 : 0;
+}
+// Every output channel's [rows][columns] becomes [columns][rows].
+void turn(const ConvShape& c, const float* from, float* to, bool back) {
+  constexpr int L = kLanesOf<float>;
+  const std::int64_t rows = back ? c.cin : taps_of(c), columns = back ? taps_of(c) : c.cin, one = rows * columns;
+  parallel_for(c.groups * c.cout, 32768 / one + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t k = b; k < e; ++k)
+      for (std::int64_t i = 0; i < rows; i += L)
+        for (std::int64_t j = 0; j < columns; j += L) {
+          const int height = static_cast<int>(smaller(L, rows - i)), width = static_cast<int>(smaller(L, columns - j));
+          const Lanes in(width), out(height);
+          Vector<float> r[L];
+          for (int l = 0; l < L; ++l)
+            r[l] = l < height ? load_part(from + k * one + (i + l) * columns + j, in) : Vector<float>{};
+          transpose_square<float>(r);
+          for (int l = 0; l < width; ++l) store_part(to + k * one + (j + l) * rows + i, r[l], out);
+        }
+  });
+}
 
-bool special_conv(const Conv& conv, ConvPass pass) {
-  const Algorithm algorithm = choose(conv.shape, pass);
-  if (verbose_on) describe(conv.shape, algorithm);
+bool run(const Conv& conv, ConvPass pass, Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::winograd:
       pass == ConvPass::weight_grad ? winograd_weight(conv) : winograd_data(conv, pass);
@@ -142,7 +164,7 @@ bool special_conv(const Conv& conv, ConvPass pass) {
   }
 }
 
-std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
+std::int64_t scratch_of(const ConvShape& c, ConvPass pass) {
   switch (choose(c, pass)) {
     case Algorithm::winograd:
       return pass == ConvPass::weight_grad ? winograd_weight_scratch(c) : winograd_data_scratch(c, pass);
@@ -159,6 +181,36 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
     default:
       return -1;
   }
+}
+
+}  // namespace
+
+bool special_conv(const Conv& conv, ConvPass pass) {
+  const Algorithm algorithm = choose(conv.shape, pass);
+  if (verbose_on) describe(conv.shape, algorithm);
+  if (!turns(conv.shape)) return run(conv, pass, algorithm);
+  float* turned = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
+  Conv inner = conv;
+  inner.shape.weights_last = false;
+  inner.w = turned;
+  inner.w_given = conv.w;
+  inner.scratch = static_cast<char*>(conv.scratch) + turned_bytes(conv.shape);
+  inner.prepared_current = conv.prepared && conv.prepared_filled && winograd_current(conv);
+  if (pass != ConvPass::weight_grad && !inner.prepared_current)
+    turn(conv.shape, static_cast<const float*>(conv.w), turned, false);
+  run(inner, pass, algorithm);
+  if (pass == ConvPass::weight_grad) turn(conv.shape, turned, static_cast<float*>(conv.w), true);
+  return true;
+}
+
+std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
+  const std::int64_t n = scratch_of(c, pass);
+  return n < 0 ? n : n + turned_bytes(c);
+}
+
+bool special_conv_channels_last(const ConvShape& c, ConvPass pass) {
+  const Algorithm a = choose(c, pass);
+  return a == Algorithm::winograd || a == Algorithm::direct || a == Algorithm::pointwise;
 }
 
 std::int64_t special_conv_prepared(const ConvShape& c) {

@@ -6,16 +6,33 @@
 
 namespace pydlx::PYDLX_ISA {
 
+// Floats between neighbouring images, groups, channels and pixels of a tensor.
+struct ImageLayout {
+  std::int64_t image, group, channel, pixel;
+};
+inline __attribute__((always_inline)) ImageLayout image_layout(const ConvShape& c, std::int64_t channels,
+                                                               const std::int64_t* space) {
+  const std::int64_t pixels = space[0] * space[1] * space[2], all = c.groups * channels;
+  if (c.channels_last) return {pixels * all, channels, 1, all};
+  return {pixels * all, pixels * channels, pixels, 1};
+}
+inline __attribute__((always_inline)) ImageLayout x_layout(const ConvShape& c) { return image_layout(c, c.cin, c.in); }
+inline __attribute__((always_inline)) ImageLayout y_layout(const ConvShape& c) {
+  return image_layout(c, c.cout, c.out);
+}
+
 // Runs the pass and returns true, or returns false without touching anything.
 bool special_conv(const Conv& conv, ConvPass pass);
 std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass);  // -1: none takes it
 std::int64_t special_conv_prepared(const ConvShape& c);                // see ConvKernels::prepared_size
+bool special_conv_channels_last(const ConvShape& c, ConvPass pass);    // see ConvKernels::channels_last
 
 // 3x3, 5x5 and 1x3 kernels (of any depth) with unit stride; scratch in bytes.
 void winograd_data(const Conv& conv, ConvPass pass);  // forward and input_grad
 void winograd_weight(const Conv& conv);
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_prepared(const ConvShape& c);
+bool winograd_current(const Conv& conv);  // whether the prepared weights were made from `w`
 std::int64_t winograd_weight_scratch(const ConvShape& c);
 
 // Dilated 3x3 kernels with unit stride.

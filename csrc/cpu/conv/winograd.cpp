@@ -15,9 +15,9 @@ struct Layer {
   std::int64_t batch, cin, cout, depth;  // of the kernel
   std::int64_t in[3], out[3], pad[3];
   const float* x;
-  std::int64_t x_image;
+  ImageLayout x_at;
   float* y;
-  std::int64_t y_image;
+  ImageLayout y_at;
   const float *w, *bias;
   std::int64_t w_in, w_out;  // floats between kernels of neighbouring input and output channels
   bool flip;                 // taps in reverse order
@@ -95,8 +95,13 @@ __attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const
     const bool exists = z >= 0 && z < s.in[0];
     for (std::int64_t c = 0; c < s.cin; c += kLane) {
       // Without a plane there are no rows to read: all pixels become zero.
-      const Planes planes{const_cast<float*>(s.x) + image * s.x_image + (c * s.in[0] + (exists ? z : 0)) * plane,
-                          s.in[0] * plane, exists ? s.in[1] : 0, s.in[2], static_cast<int>(smaller(kLane, s.cin - c))};
+      const Planes planes{
+          const_cast<float*>(s.x) + image * s.x_at.image + c * s.x_at.channel + (exists ? z : 0) * plane * s.x_at.pixel,
+          s.x_at.channel,
+          exists ? s.in[1] : 0,
+          s.in[2],
+          static_cast<int>(smaller(kLane, s.cin - c)),
+          s.x_at.pixel};
       gather_pixels(planes, r0, r0 + a.rows * MY + RY - 1, c0, c0 + pitch, pixels);
       float* to = v + d * s.cin + c;  // lanes without a channel are overwritten by the next depth tap
       for (std::int64_t y = 0; y < a.rows; ++y)
@@ -120,8 +125,12 @@ __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, cons
     for (std::int64_t y = 0; y < a.rows; ++y)
       for (std::int64_t x = 0; x < a.columns; ++x, from += p.panel)
         output_tile<RY, RX>(from, p.m_step, bias, pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane);
-    const Planes planes{s.y + image * s.y_image + (k * s.out[0] + z) * plane, s.out[0] * plane, s.out[1], s.out[2],
-                        channels};
+    const Planes planes{s.y + image * s.y_at.image + k * s.y_at.channel + z * plane * s.y_at.pixel,
+                        s.y_at.channel,
+                        s.out[1],
+                        s.out[2],
+                        channels,
+                        s.y_at.pixel};
     scatter_pixels(planes, a.row * MY, smaller(s.out[1], (a.row + a.rows) * MY), a.column * MX,
                    smaller(s.out[2], (a.column + a.columns) * MX), pixels, pitch);
   }
@@ -188,9 +197,9 @@ Layer layer_of(const Conv& conv, ConvPass pass) {
     s.pad[i] = forward ? c.pad[i] : c.kernel[i] - 1 - c.pad[i];
   }
   s.x = static_cast<const float*>(forward ? conv.x : conv.y);
-  s.x_image = c.groups * s.cin * s.in[0] * s.in[1] * s.in[2];
+  s.x_at = image_layout(c, s.cin, s.in);
   s.y = static_cast<float*>(forward ? conv.y : conv.x);
-  s.y_image = c.groups * s.cout * s.out[0] * s.out[1] * s.out[2];
+  s.y_at = image_layout(c, s.cout, s.out);
   s.w = static_cast<const float*>(conv.w);
   s.bias = static_cast<const float*>(conv.bias);
   s.w_in = forward ? taps : c.cin * taps;
@@ -230,17 +239,24 @@ struct DataPass {
   }
   static std::int64_t weights_of(const ConvShape& c) { return c.groups * c.cout * c.cin * c.kernel[0] * RY * RX; }
 
+  static bool current(const Conv& conv) {
+    const ConvShape& c = conv.shape;
+    const Memory p = plan<RY, RX>(layer_of(conv, ConvPass::forward));
+    return same_floats(align(conv.prepared) + c.groups * round_up(p.u, 16), static_cast<const float*>(conv.w),
+                       weights_of(c));
+  }
+
   // The kept kernels, transformed now unless they are up to date.
   static const float* prepare(const Conv& conv, Layer s, const Memory& p) {
     const ConvShape& c = conv.shape;
     float* u = align(conv.prepared);
     float* copy = u + c.groups * round_up(p.u, 16);
     const std::int64_t n = weights_of(c);
-    if (conv.prepared_filled && same_floats(copy, s.w, n)) return u;
-    const float* w = s.w;
+    const float* given = conv.w_given ? static_cast<const float*>(conv.w_given) : s.w;
+    if (conv.prepared_filled && (conv.prepared_current || same_floats(copy, given, n))) return u;
     for (std::int64_t g = 0; g < c.groups; ++g, s.w += n / c.groups)
       transform_kernels<RY, RX>(s, p, u + g * round_up(p.u, 16));
-    std::memcpy(copy, w, static_cast<std::size_t>(n) * sizeof(float));
+    std::memcpy(copy, given, static_cast<std::size_t>(n) * sizeof(float));
     return u;
   }
 
@@ -251,13 +267,12 @@ struct DataPass {
     const std::int64_t u_floats = round_up(p.u, 16);
     float* u = align(conv.scratch);
     const float* kept = conv.prepared ? prepare(conv, s, p) : nullptr;
-    const std::int64_t x_group = s.x_image / c.groups, y_group = s.y_image / c.groups;
     const std::int64_t w_group = weights_of(c) / c.groups;
     for (std::int64_t g = 0; g < c.groups; ++g) {
       if (!kept) transform_kernels<RY, RX>(s, p, u);
       PYDLX_ISA::run<RY, RX>(s, p, kept ? kept + g * u_floats : u, u + u_floats);
-      s.x += x_group;
-      s.y += y_group;
+      s.x += s.x_at.group;
+      s.y += s.y_at.group;
       s.w += w_group;
       if (s.bias) s.bias += s.cout;
     }
@@ -285,6 +300,17 @@ std::int64_t winograd_prepared(const ConvShape& c) {
       return DataPass<1, 3>::prepared(c);
     default:
       return DataPass<3, 3>::prepared(c);
+  }
+}
+
+bool winograd_current(const Conv& conv) {
+  switch (conv.shape.kernel[1]) {
+    case 5:
+      return DataPass<5, 5>::current(conv);
+    case 1:
+      return DataPass<1, 3>::current(conv);
+    default:
+      return DataPass<3, 3>::current(conv);
   }
 }
 

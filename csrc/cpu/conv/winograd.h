@@ -187,11 +187,13 @@ PYDLX_INLINE void store_kernels(float* w, std::int64_t row, int channels, const 
   }
 }
 
-// Planes of one image: `channels` (at most kLane) of them, `channel` floats apart.
+// Planes of one image: `channels` (at most kLane) of them, `channel` floats apart, and `pixel` floats between
+// neighbours of a row. Either distance is 1; with `pixel` the rows of a plane follow each other.
 struct Planes {
   float* x;
   std::int64_t channel, height, width;
   int channels;
+  std::int64_t pixel = 1;
 };
 
 // Rows [r0, r1) and columns [c0, c1) of the planes as [row][column][kLane], zero outside the planes and in lanes
@@ -208,6 +210,19 @@ inline void gather_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std
     std::memset(row + b * kLane, 0, static_cast<std::size_t>((pitch - b) * kLane) * sizeof(float));
   }
   if (top >= bottom || left >= right) return;
+  if (p.pixel != 1) {
+    const Lanes lanes(p.channels);
+    for (std::int64_t r = top; r < bottom; ++r) {
+      const float* src = p.x + (r * p.width + left) * p.pixel;
+      float* dst = out + ((r - r0) * pitch + left - c0) * kLane;
+      if (p.channels == kLane)
+        for (std::int64_t c = left; c < right; ++c, src += p.pixel, dst += kLane) store<float>(dst, load(src));
+      else
+        for (std::int64_t c = left; c < right; ++c, src += p.pixel, dst += kLane)
+          store<float>(dst, load_part(src, lanes));
+    }
+    return;
+  }
   const std::int64_t wide = right - left;
   // Whole rows of the planes follow each other: one run over all of them.
   const bool joined = wide == p.width;
@@ -243,6 +258,18 @@ inline void gather_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std
 inline void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1,
                            const float* in, std::int64_t pitch) {
   const std::int64_t wide = c1 - c0;
+  if (p.pixel != 1) {
+    const Lanes lanes(p.channels);
+    for (std::int64_t r = r0; r < r1; ++r) {
+      float* dst = p.x + (r * p.width + c0) * p.pixel;
+      const float* src = in + (r - r0) * pitch * kLane;
+      if (p.channels == kLane)
+        for (std::int64_t c = 0; c < wide; ++c, src += kLane, dst += p.pixel) store<float>(dst, load(src));
+      else
+        for (std::int64_t c = 0; c < wide; ++c, src += kLane, dst += p.pixel) store_part(dst, load(src), lanes);
+    }
+    return;
+  }
   const bool joined = wide == p.width;
   const std::int64_t runs = joined ? 1 : r1 - r0, length = joined ? (r1 - r0) * wide : wide;
   for (std::int64_t run = 0; run < runs; ++run) {

@@ -75,9 +75,14 @@ __attribute__((noinline)) void transform_band(const Operands& o, const Band& a, 
     for (std::int64_t d = 0; d < c.kernel[0]; ++d) {
       const std::int64_t from = z - c.pad[0] + d;
       const bool exists = from >= 0 && from < c.in[0];
+      const ImageLayout at = x_layout(c);
       const Planes planes{
-          const_cast<float*>(o.x) + ((image * c.groups * c.cin + ch) * c.in[0] + (exists ? from : 0)) * plane,
-          c.in[0] * plane, exists ? c.in[1] : 0, c.in[2], channels};
+          const_cast<float*>(o.x) + image * at.image + ch * at.channel + (exists ? from : 0) * plane * at.pixel,
+          at.channel,
+          exists ? c.in[1] : 0,
+          c.in[2],
+          channels,
+          at.pixel};
       gather_pixels(planes, r0 - c.pad[1], r0 - c.pad[1] + a.rows * MY + RY - 1, c0 - c.pad[2], c0 - c.pad[2] + pitch,
                     pixels);
       float* to = v + tile * p.v_row + d * c.cin + ch;
@@ -88,8 +93,13 @@ __attribute__((noinline)) void transform_band(const Operands& o, const Band& a, 
     return;
   }
   const std::int64_t ch = (group - input_groups) * kLane, plane = c.out[1] * c.out[2], pitch = a.columns * MX;
-  const Planes planes{const_cast<float*>(o.dy) + ((image * c.groups * c.cout + ch) * c.out[0] + z) * plane,
-                      c.out[0] * plane, c.out[1], c.out[2], static_cast<int>(smaller(kLane, c.cout - ch))};
+  const ImageLayout at = y_layout(c);
+  const Planes planes{const_cast<float*>(o.dy) + image * at.image + ch * at.channel + z * plane * at.pixel,
+                      at.channel,
+                      c.out[1],
+                      c.out[2],
+                      static_cast<int>(smaller(kLane, c.cout - ch)),
+                      at.pixel};
   gather_pixels(planes, r0, r0 + a.rows * MY, c0, c0 + pitch, pixels);
   float* to = y + (ch / p.panel * tiles + tile) * p.panel + ch % p.panel;
   for (std::int64_t i = 0; i < a.rows; ++i)
@@ -171,8 +181,8 @@ struct WeightPass {
     float* memory =
         reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
     for (std::int64_t g = 0; g < c.groups; ++g)
-      run_group<RY, RX>({c, p, static_cast<const float*>(conv.x) + g * c.cin * c.in[0] * c.in[1] * c.in[2],
-                         static_cast<const float*>(conv.y) + g * c.cout * c.out[0] * c.out[1] * c.out[2],
+      run_group<RY, RX>({c, p, static_cast<const float*>(conv.x) + g * x_layout(c).group,
+                         static_cast<const float*>(conv.y) + g * y_layout(c).group,
                          static_cast<float*>(conv.w) + g * c.cout * c.cin * c.kernel[0] * RY * RX},
                         memory);
   }

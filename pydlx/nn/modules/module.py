@@ -257,7 +257,8 @@ class Module(HookMixin, StateMixin, TreeMixin):
     def to(self: Self, tensor: Tensor, non_blocking: bool = ...) -> Self: ...
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Moves and converts parameters and buffers in place: ``to(device)``, ``to(dtype)``, ``to(device, dtype)``,
-        ``to(tensor)``, ``to(memory_format=...)``. Integer tensors keep their dtype.
+        ``to(tensor)``, ``to(memory_format=...)``. Integer tensors keep their dtype; a memory format applies to
+        tensors of 4 or 5 axes.
 
         Raises:
             TypeError: ``dtype`` is not a floating point type.
@@ -268,10 +269,10 @@ class Module(HookMixin, StateMixin, TreeMixin):
 
         def convert(tensor: Tensor) -> Tensor:
             target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            out = tensor.to(tensor.device if device is None else device, target, non_blocking)
+            place = tensor.device if device is None else device
             if layout is not None and tensor.ndim in (4, 5):
-                out = out.contiguous()  # one layout exists; the argument is accepted for PyTorch's sake
-            return out
+                return tensor.to(place, target, non_blocking, memory_format=layout)
+            return tensor.to(place, target, non_blocking)
 
         return self._apply(convert)
 
