@@ -52,6 +52,9 @@ bool takes_narrow(const ConvShape& c, ConvPass pass) {
   // product needs no border copies; with more on the input side the planes of a group leave the second-level cache.
   const std::int64_t from = pass == ConvPass::input_grad ? c.cout : c.cin,
                      to = pass == ConvPass::input_grad ? c.cin : c.cout;
+  // The gradient of a first layer reads many channels for the few that it writes: their vectors would be emptier than
+  // those of the rows.
+  if (pass == ConvPass::input_grad && to < 8 && from <= 32 && c.in[2] >= 12) return narrow_fits(c, pass);
   if (from > 8 || (to > 8 && from > 4)) return false;
   return narrow_fits(c, pass);
 }
@@ -61,7 +64,7 @@ bool takes_direct(const ConvShape& c, ConvPass pass) {
   return c.cin >= 8 && c.cout >= 8 && direct_fits(c, pass);
 }
 
-bool takes_stem_data(const ConvShape& c) {
+bool takes_stem(const ConvShape& c) {
   if (c.in[0] != 1 || c.out[0] != 1 || c.kernel[0] != 1 || c.stride[0] != 1 || c.pad[0] != 0) return false;
   // With more input channels the direct kernels fill their vectors; a sum of few products pays for no transposition of
   // the results.
@@ -72,7 +75,7 @@ Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
   if (takes_dilated(c, pass)) return Algorithm::dilated;
   if (takes_pointwise(c)) return Algorithm::pointwise;
-  if (pass == ConvPass::forward && takes_stem_data(c)) return Algorithm::stem;
+  if (pass != ConvPass::input_grad && takes_stem(c)) return Algorithm::stem;
   if (takes_narrow(c, pass))  // with output channels for whole vectors, loads of single taps beat loads of rows
     return pass == ConvPass::weight_grad && c.cout >= 16 ? Algorithm::stem : Algorithm::narrow;
   if (takes_direct(c, pass)) return Algorithm::direct;

@@ -17,12 +17,18 @@ struct Plan {
   std::int64_t rows, bands;        // output rows per band
   std::int64_t pitch, input_rows;  // of the bordered input
   std::int64_t elements;           // taps of all input channels, rounded up to whole tiles
+  std::int64_t chunks, chunk;      // of the images, each with sums of its own
   std::int64_t x_floats, y_floats, sums, thread;
 };
 
 Plan make_plan(const ConvShape& c) {
   Plan p;
   p.blocks = ceil_div(c.cout, kVectors * kLane);
+  // Few blocks: the images are shared out too. That follows from the geometry only.
+  const std::int64_t units = c.groups * p.blocks;
+  p.chunks = units >= 8 ? 1 : smaller(c.batch, ceil_div(8, units));
+  p.chunk = ceil_div(c.batch, p.chunks);
+  p.chunks = ceil_div(c.batch, p.chunk);
   p.rows = larger(1, smaller(c.out[1], kBandFloats / (c.out[2] * kVectors * kLane)));
   p.bands = ceil_div(c.out[1], p.rows);
   p.pitch = (c.out[2] - 1) * c.stride[2] + (c.kernel[2] - 1) * c.dilation[2] + 1;
@@ -31,32 +37,33 @@ Plan make_plan(const ConvShape& c) {
   p.x_floats = c.cin * p.input_rows * p.pitch;
   p.y_floats = kVectors * p.rows * c.out[2] * kLane;
   p.sums = p.elements * kVectors * kLane;
-  p.thread = round_up(p.x_floats, 16) + round_up(p.y_floats + p.sums, 16);
+  p.thread = round_up(p.x_floats, 16) + round_up(p.y_floats, 16);
   return p;
 }
 
-// sums[i][vector] += over the pixels of a band x[offset[i] + pixel] dy[vector](pixel).
+// sums[i][vector] += over the pixels of a band x[offset[i] + pixel] dy[vector](pixel), for NV of kVectors vectors.
+template <int NV>
 __attribute__((noinline)) void add_pixels(const float* x, const std::int64_t* offset, std::int64_t x_row,
                                           std::int64_t x_pixel, const float* dy, std::int64_t dy_vector,
                                           std::int64_t rows, std::int64_t columns, float* sums) {
-  V acc[kRows][kVectors];
+  V acc[kRows][NV];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = load(sums + (i * kVectors + j) * kLane);
+    for (int j = 0; j < NV; ++j) acc[i][j] = load(sums + (i * kVectors + j) * kLane);
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* px[kRows];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) px[i] = x + offset[i] + r * x_row;
     for (std::int64_t k = 0, at = 0; k < columns; ++k, at += x_pixel) {
-      V g[kVectors];
+      V g[NV];
 #pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) g[j] = load(dy + j * dy_vector);
+      for (int j = 0; j < NV; ++j) g[j] = load(dy + j * dy_vector);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
         const V v = splat<float>(px[i][at]);
 #pragma GCC unroll 2
-        for (int j = 0; j < kVectors; ++j) acc[i][j] += v * g[j];
+        for (int j = 0; j < NV; ++j) acc[i][j] += v * g[j];
       }
       dy += kLane;
     }
@@ -64,7 +71,7 @@ __attribute__((noinline)) void add_pixels(const float* x, const std::int64_t* of
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) store<float>(sums + (i * kVectors + j) * kLane, acc[i][j]);
+    for (int j = 0; j < NV; ++j) store<float>(sums + (i * kVectors + j) * kLane, acc[i][j]);
 }
 
 // Rows [first, first + rows) and columns [-pad, pitch - pad) of a plane, zero outside of it.
@@ -121,7 +128,7 @@ void pack_elements(const Conv& conv, const DataPlan& p, float* packed, std::int6
   const ConvShape& c = conv.shape;
   const float* w = static_cast<const float*>(conv.w);
   for (std::int64_t g = 0; g < c.groups; ++g)
-    for (std::int64_t k = 0; k < p.panels * kPanel; ++k) {
+    for (std::int64_t k = 0; k < round_up(c.cout, kLane); ++k) {  // tiles read no further
       const float* row = w + (g * c.cout + k) * p.elements;
       float* to = packed + (g * p.panels + k / kPanel) * p.elements * kPanel + k % kPanel;
       for (std::int64_t i = 0; i < p.elements; ++i) to[i * kPanel] = k < c.cout ? row[i] : 0.0f;
@@ -212,24 +219,28 @@ void stem_data(const Conv& conv) {
 
 std::int64_t stem_weight_scratch(const ConvShape& c) {
   const Plan p = make_plan(c);
-  return (num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t sums = c.groups * p.blocks * p.chunks * p.sums;
+  return (num_threads() * p.thread + sums + 16) * static_cast<std::int64_t>(sizeof(float));
 }
 
 void stem_weight(const Conv& conv) {
   const ConvShape& c = conv.shape;
   const Plan p = make_plan(c);
-  float* buffers =
+  float* all_sums =
       reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
+  float* buffers = all_sums + c.groups * p.blocks * p.chunks * p.sums;
   const std::int64_t taps = c.kernel[1] * c.kernel[2], live = c.cin * taps;
   const std::int64_t in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2];
-  parallel_for(c.groups * p.blocks, 1, [&](std::int64_t b, std::int64_t e) {
+  parallel_for(c.groups * p.blocks * p.chunks, 1, [&](std::int64_t b, std::int64_t e) {
     float* grads = buffers + thread_index() * p.thread;
-    float *sums = grads + p.y_floats, *planes = grads + round_up(p.y_floats + p.sums, 16);
+    float* planes = grads + round_up(p.y_floats, 16);
     for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t g = u / p.blocks, k0 = u % p.blocks * kVectors * kLane,
-                         k1 = smaller(c.cout, k0 + kVectors * kLane);
+      const std::int64_t g = u / p.chunks / p.blocks, k0 = u / p.chunks % p.blocks * kVectors * kLane,
+                         k1 = smaller(c.cout, k0 + kVectors * kLane), n0 = u % p.chunks * p.chunk;
+      const int vectors = static_cast<int>(ceil_div(k1 - k0, kLane));
+      float* sums = all_sums + u * p.sums;
       std::memset(sums, 0, static_cast<std::size_t>(p.sums) * sizeof(float));
-      for (std::int64_t n = 0; n < c.batch; ++n)
+      for (std::int64_t n = n0; n < smaller(c.batch, n0 + p.chunk); ++n)
         for (std::int64_t band = 0; band < p.bands; ++band) {
           const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows);
           const std::int64_t rows = (y1 - y0 - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
@@ -237,15 +248,11 @@ void stem_weight(const Conv& conv) {
           for (std::int64_t i = 0; i < c.cin; ++i)
             copy_rows(c, static_cast<const float*>(conv.x) + ((n * c.groups + g) * c.cin + i) * in_plane,
                       y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
-          for (int j = 0; j < kVectors; ++j) {
-            const std::int64_t k = k0 + j * kLane, channels = larger(0, smaller(kLane, k1 - k));
-            if (channels == 0) {
-              std::memset(grads + j * dy_vector, 0, static_cast<std::size_t>(dy_vector) * sizeof(float));
-              continue;
-            }
+          for (int j = 0; j < vectors; ++j) {
+            const std::int64_t k = k0 + j * kLane;
             const Planes from{
                 const_cast<float*>(static_cast<const float*>(conv.y)) + ((n * c.groups + g) * c.cout + k) * out_plane,
-                out_plane, c.out[1], c.out[2], static_cast<int>(channels)};
+                out_plane, c.out[1], c.out[2], static_cast<int>(smaller(kLane, k1 - k))};
             gather_pixels(from, y0, y1, 0, c.out[2], grads + j * dy_vector);
           }
           for (std::int64_t i = 0; i < p.elements; i += kRows) {
@@ -255,12 +262,21 @@ void stem_weight(const Conv& conv) {
               offset[r] = (element / taps * p.input_rows + t / c.kernel[2] * c.dilation[1]) * p.pitch +
                           t % c.kernel[2] * c.dilation[2];
             }
-            add_pixels(planes, offset, c.stride[1] * p.pitch, c.stride[2], grads, dy_vector, y1 - y0, c.out[2],
-                       sums + i * kVectors * kLane);
+            (vectors == 2 ? add_pixels<2> : add_pixels<1>)(planes, offset, c.stride[1] * p.pitch, c.stride[2], grads,
+                                                           dy_vector, y1 - y0, c.out[2], sums + i * kVectors * kLane);
           }
         }
+    }
+  });
+  // The chunks' sums in order.
+  parallel_for(c.groups * p.blocks, 1 + 16384 / (p.chunks * p.sums), [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      float* sums = all_sums + u * p.chunks * p.sums;
+      for (std::int64_t q = 1; q < p.chunks; ++q)
+        for (std::int64_t i = 0; i < p.sums; ++i) sums[i] += sums[q * p.sums + i];
+      const std::int64_t g = u / p.blocks, k0 = u % p.blocks * kVectors * kLane;
       float* dw = static_cast<float*>(conv.w) + (g * c.cout + k0) * live;
-      for (std::int64_t k = 0; k < k1 - k0; ++k)
+      for (std::int64_t k = 0; k < smaller(c.cout - k0, kVectors * kLane); ++k)
         for (std::int64_t i = 0; i < live; ++i) dw[k * live + i] = sums[i * kVectors * kLane + k];
     }
   });
