@@ -132,6 +132,44 @@ void run_product(const Product& p, float* buffers) {
 
 std::int64_t grad_floats(const ConvShape&) { return aligned(kGradPixels * packed_columns_f32(1)); }
 
+// Images of few pixels: the gradient would be read and written for sums of a few products each. Planes of one channel
+// are put side by side instead, which costs little beside a product with this many channels.
+bool joins(const ConvShape& c) { return c.batch > 1 && volume(c.out) < kGradPixels && c.cin >= 64 && c.cout >= 64; }
+std::int64_t joined_floats(const ConvShape& c) {
+  return joins(c) ? aligned((c.cin + c.cout) * c.batch * volume(c.out)) : 0;
+}
+
+// [image][channel][pixel], `image` floats between images, to [channel][image][pixel].
+void join_planes(const ConvShape& c, std::int64_t channels, const float* x, std::int64_t image, float* out) {
+  const std::int64_t pixels = volume(c.out);
+  parallel_for(channels, 32768 / (c.batch * pixels) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t i = b; i < e; ++i)
+      for (std::int64_t n = 0; n < c.batch; ++n)
+        std::memcpy(out + (i * c.batch + n) * pixels, x + n * image + i * pixels,
+                    static_cast<std::size_t>(pixels) * sizeof(float));
+  });
+}
+
+void run_joined_grad(const ConvShape& c, const float* x, const float* dy, float* dw, float* memory) {
+  const std::int64_t pixels = volume(c.out), all = c.batch * pixels;
+  float* rows = memory + c.cin * all;
+  join_planes(c, c.cin, x, c.groups * c.cin * pixels, memory);
+  join_planes(c, c.cout, dy, c.groups * c.cout * pixels, rows);
+  Gemm g;
+  g.m = c.cout;
+  g.n = c.cin;
+  g.k = all;
+  g.a = rows;
+  g.a_row = all;
+  g.a_col = 1;
+  g.b = memory;
+  g.b_row = 1;
+  g.b_col = all;
+  g.c = dw;
+  g.c_row = c.cin;
+  gemm_f32(g);
+}
+
 // dw[k][c] = sum over images and pixels of dy[k][p] x[c][p], for one group: a share of the output channels and one
 // panel of input channels per unit of work, the pixels in order.
 void run_weight_grad(const ConvShape& c, const float* x, const float* dy, float* dw, float* buffers) {
@@ -319,7 +357,7 @@ std::int64_t pointwise_scratch(const ConvShape& c, ConvPass pass) {
          : pass == ConvPass::input_grad ? packed_weights(c.cin, c.cout)
                                         : 0;
   else if (pass == ConvPass::weight_grad)
-    n += num_threads() * grad_floats(c);
+    n += joins(c) ? joined_floats(c) : num_threads() * grad_floats(c);
   else if (pass == ConvPass::forward)
     n += num_threads() * product_floats(c.cout);
   else
@@ -346,14 +384,14 @@ void pointwise_run(const Conv& conv, ConvPass pass) {
                    c.groups * c.cout * pixels, bias ? bias + group * c.cout : nullptr},
                   buffers);
     } else if (pass == ConvPass::weight_grad) {
-      run_weight_grad(c, x + x_at, y + y_at, w + w_at, buffers);
+      if (joins(c))
+        run_joined_grad(c, x + x_at, y + y_at, w + w_at, buffers);
+      else
+        run_weight_grad(c, x + x_at, y + y_at, w + w_at, buffers);
     } else {
       // W^T with contiguous rows: the tiles of the product read six of them side by side.
       float* turned = buffers + num_threads() * product_floats(c.cin);
-      parallel_for(c.cin, 16384 / (c.cout + 1) + 1, [&](std::int64_t b, std::int64_t e) {
-        for (std::int64_t k = 0; k < c.cout; ++k)
-          for (std::int64_t i = b; i < e; ++i) turned[i * c.cout + k] = w[w_at + k * c.cin + i];
-      });
+      turn_matrices(1, c.cout, c.cin, w + w_at, turned);
       run_product({c.batch, c.cin, c.cout, pixels, turned, c.cout, 1, y + y_at, c.groups * c.cout * pixels, x + x_at,
                    c.groups * c.cin * pixels, strided(c) || !bias ? nullptr : bias + group * c.cin},
                   buffers);

@@ -123,23 +123,8 @@ bool turns(const ConvShape& c) { return c.weights_last && taps_of(c) > 1 && c.ci
 std::int64_t turned_bytes(const ConvShape& c) {
   return turns(c) ? ((c.groups * c.cout * c.cin * taps_of(c) + 15) / 16 * 16 + 16) * 4 : 0;
 }
-// Every output channel's [rows][columns] becomes [columns][rows].
 void turn(const ConvShape& c, const float* from, float* to, bool back) {
-  constexpr int L = kLanesOf<float>;
-  const std::int64_t rows = back ? c.cin : taps_of(c), columns = back ? taps_of(c) : c.cin, one = rows * columns;
-  parallel_for(c.groups * c.cout, 32768 / one + 1, [&](std::int64_t b, std::int64_t e) {
-    for (std::int64_t k = b; k < e; ++k)
-      for (std::int64_t i = 0; i < rows; i += L)
-        for (std::int64_t j = 0; j < columns; j += L) {
-          const int height = static_cast<int>(smaller(L, rows - i)), width = static_cast<int>(smaller(L, columns - j));
-          const Lanes in(width), out(height);
-          Vector<float> r[L];
-          for (int l = 0; l < L; ++l)
-            r[l] = l < height ? load_part(from + k * one + (i + l) * columns + j, in) : Vector<float>{};
-          transpose_square<float>(r);
-          for (int l = 0; l < width; ++l) store_part(to + k * one + (j + l) * rows + i, r[l], out);
-        }
-  });
+  turn_matrices(c.groups * c.cout, back ? c.cin : taps_of(c), back ? taps_of(c) : c.cin, from, to);
 }
 
 bool run(const Conv& conv, ConvPass pass, Algorithm algorithm) {
@@ -187,6 +172,27 @@ std::int64_t scratch_of(const ConvShape& c, ConvPass pass) {
 }
 
 }  // namespace
+
+void turn_matrices(std::int64_t count, std::int64_t rows, std::int64_t columns, const float* from, float* to) {
+  constexpr int L = kLanesOf<float>;
+  const std::int64_t strips = ceil_div(rows, L), one = rows * columns;
+  parallel_for(count * strips, 32768 / (L * columns) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t k = u / strips * one, i = u % strips * L;
+      const int height = static_cast<int>(smaller(L, rows - i));
+      const Lanes out(height);
+      for (std::int64_t j = 0; j < columns; j += L) {
+        const int width = static_cast<int>(smaller(L, columns - j));
+        const Lanes in(width);
+        Vector<float> r[L];
+        for (int l = 0; l < L; ++l)
+          r[l] = l < height ? load_part(from + k + (i + l) * columns + j, in) : Vector<float>{};
+        transpose_square<float>(r);
+        for (int l = 0; l < width; ++l) store_part(to + k + (j + l) * rows + i, r[l], out);
+      }
+    }
+  });
+}
 
 bool special_conv(const Conv& conv, ConvPass pass) {
   const Algorithm algorithm = choose(conv.shape, pass);

@@ -21,6 +21,9 @@ inline __attribute__((always_inline)) ImageLayout y_layout(const ConvShape& c) {
   return image_layout(c, c.cout, c.out);
 }
 
+// Each of `count` matrices [rows][columns] as [columns][rows].
+void turn_matrices(std::int64_t count, std::int64_t rows, std::int64_t columns, const float* from, float* to);
+
 // Runs the pass and returns true, or returns false without touching anything.
 bool special_conv(const Conv& conv, ConvPass pass);
 std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass);  // -1: none takes it
