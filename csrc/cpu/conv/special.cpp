@@ -11,7 +11,7 @@ std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-enum class Algorithm { general, winograd, dilated, pointwise, narrow, stem, direct };
+enum class Algorithm { general, winograd, dilated, pointwise, narrow, stem, direct, depthwise_last };
 
 bool takes_winograd(const ConvShape& c, ConvPass pass) {
   if (c.exact) return false;
@@ -75,6 +75,7 @@ Algorithm choose(const ConvShape& c, ConvPass pass) {
   if (takes_winograd(c, pass)) return Algorithm::winograd;
   if (takes_dilated(c, pass)) return Algorithm::dilated;
   if (takes_pointwise(c)) return Algorithm::pointwise;
+  if (c.channels_last && depthwise_last_fits(c)) return Algorithm::depthwise_last;
   if (pass != ConvPass::input_grad && takes_stem(c)) return Algorithm::stem;
   if (takes_narrow(c, pass))  // with output channels for whole vectors, loads of single taps beat loads of rows
     return pass == ConvPass::weight_grad && c.cout >= 16 ? Algorithm::stem : Algorithm::narrow;
@@ -104,6 +105,9 @@ __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
       break;
     case Algorithm::direct:
       verbose_note(", direct over pixel-major bands");
+      break;
+    case Algorithm::depthwise_last:
+      verbose_note(", taps by channels over bordered bands");
       break;
     default:
       break;
@@ -147,6 +151,9 @@ bool run(const Conv& conv, ConvPass pass, Algorithm algorithm) {
     case Algorithm::direct:
       pass == ConvPass::weight_grad ? direct_weight(conv) : direct_data(conv, pass);
       return true;
+    case Algorithm::depthwise_last:
+      pass == ConvPass::weight_grad ? depthwise_last_weight(conv) : depthwise_last_data(conv, pass);
+      return true;
     default:
       return false;
   }
@@ -166,6 +173,8 @@ std::int64_t scratch_of(const ConvShape& c, ConvPass pass) {
       return pass == ConvPass::forward ? stem_data_scratch(c) : stem_weight_scratch(c);
     case Algorithm::direct:
       return pass == ConvPass::weight_grad ? direct_weight_scratch(c) : direct_data_scratch(c, pass);
+    case Algorithm::depthwise_last:
+      return depthwise_last_scratch(c, pass);
     default:
       return -1;
   }
@@ -218,8 +227,10 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass) {
 }
 
 bool special_conv_channels_last(const ConvShape& c, ConvPass pass) {
-  const Algorithm a = choose(c, pass);
-  return a == Algorithm::winograd || a == Algorithm::direct || a == Algorithm::pointwise;
+  ConvShape last = c;
+  last.channels_last = true;
+  const Algorithm a = choose(last, pass);
+  return a != Algorithm::general && a != Algorithm::dilated && a != Algorithm::narrow;
 }
 
 std::int64_t special_conv_prepared(const ConvShape& c) {

@@ -54,6 +54,12 @@ std::int64_t direct_weight_scratch(const ConvShape& c);
 void pointwise_run(const Conv& conv, ConvPass pass);
 std::int64_t pointwise_scratch(const ConvShape& c, ConvPass pass);
 
+// Channels-last images with one channel per group.
+bool depthwise_last_fits(const ConvShape& c);
+void depthwise_last_data(const Conv& conv, ConvPass pass);
+void depthwise_last_weight(const Conv& conv);
+std::int64_t depthwise_last_scratch(const ConvShape& c, ConvPass pass);
+
 // Few channels per group: depthwise, and the first layer of a network.
 void narrow_data(const Conv& conv, ConvPass pass);
 void narrow_weight(const Conv& conv);

@@ -74,9 +74,10 @@ __attribute__((noinline)) void add_pixels(const float* x, const std::int64_t* of
     for (int j = 0; j < NV; ++j) store<float>(sums + (i * kVectors + j) * kLane, acc[i][j]);
 }
 
-// Rows [first, first + rows) and columns [-pad, pitch - pad) of a plane, zero outside of it.
-void copy_rows(const ConvShape& c, const float* x, std::int64_t first, std::int64_t rows, std::int64_t pitch,
-               float* out) {
+// Rows [first, first + rows) and columns [-pad, pitch - pad) of a plane with `pixel` floats between neighbours, zero
+// outside of it.
+void copy_rows(const ConvShape& c, const float* x, std::int64_t pixel, std::int64_t first, std::int64_t rows,
+               std::int64_t pitch, float* out) {
   const std::int64_t lo = smaller(pitch, c.pad[2]), hi = larger(lo, smaller(pitch, c.pad[2] + c.in[2]));
   for (std::int64_t r = 0; r < rows; ++r) {
     float* to = out + r * pitch;
@@ -84,7 +85,11 @@ void copy_rows(const ConvShape& c, const float* x, std::int64_t first, std::int6
     const bool inside = iy >= 0 && iy < c.in[1];
     const std::int64_t a = inside ? lo : pitch, b = inside ? hi : pitch;
     std::memset(to, 0, static_cast<std::size_t>(a) * sizeof(float));
-    if (inside) std::memcpy(to + a, x + iy * c.in[2] + (a - c.pad[2]), static_cast<std::size_t>(b - a) * sizeof(float));
+    const float* from = x + (iy * c.in[2] + a - c.pad[2]) * pixel;
+    if (inside && pixel == 1)
+      std::memcpy(to + a, from, static_cast<std::size_t>(b - a) * sizeof(float));
+    else if (inside)
+      for (std::int64_t i = 0; i < b - a; ++i) to[a + i] = from[i * pixel];
     std::memset(to + b, 0, static_cast<std::size_t>(pitch - b) * sizeof(float));
   }
 }
@@ -144,11 +149,11 @@ void data_band(const Conv& conv, const DataPlan& p, std::int64_t image, std::int
                const float* packed, const std::int64_t* offset, float* memory) {
   const ConvShape& c = conv.shape;
   float *planes = memory, *results = memory + p.x_floats;
-  const std::int64_t in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2];
+  const ImageLayout x_at = x_layout(c), y_at = y_layout(c);
   const std::int64_t y0 = band * p.rows, y1 = smaller(c.out[1], y0 + p.rows), pixels = (y1 - y0) * c.out[2];
   const std::int64_t rows = p.input_rows - (p.rows - (y1 - y0)) * c.stride[1];
   for (std::int64_t i = 0; i < c.cin; ++i)
-    copy_rows(c, static_cast<const float*>(conv.x) + ((image * c.groups + g) * c.cin + i) * in_plane,
+    copy_rows(c, static_cast<const float*>(conv.x) + image * x_at.image + g * x_at.group + i * x_at.channel, x_at.pixel,
               y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
   const std::int64_t y_vector = pixels * kLane;
   const float* bias = conv.bias ? static_cast<const float*>(conv.bias) + g * c.cout : nullptr;
@@ -182,8 +187,12 @@ void data_band(const Conv& conv, const DataPlan& p, std::int64_t image, std::int
       }
     }
     for (std::int64_t k = k0; k < k1; k += kLane) {
-      const Planes to{static_cast<float*>(conv.y) + ((image * c.groups + g) * c.cout + k) * out_plane, out_plane,
-                      c.out[1], c.out[2], static_cast<int>(smaller(kLane, k1 - k))};
+      const Planes to{static_cast<float*>(conv.y) + image * y_at.image + g * y_at.group + k * y_at.channel,
+                      y_at.channel,
+                      c.out[1],
+                      c.out[2],
+                      static_cast<int>(smaller(kLane, k1 - k)),
+                      y_at.pixel};
       scatter_pixels(to, y0, y1, 0, c.out[2], results + (k - k0) / kLane * y_vector, c.out[2]);
     }
   }
@@ -230,7 +239,7 @@ void stem_weight(const Conv& conv) {
       reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
   float* buffers = all_sums + c.groups * p.blocks * p.chunks * p.sums;
   const std::int64_t taps = c.kernel[1] * c.kernel[2], live = c.cin * taps;
-  const std::int64_t in_plane = c.in[1] * c.in[2], out_plane = c.out[1] * c.out[2];
+  const ImageLayout x_at = x_layout(c), y_at = y_layout(c);
   parallel_for(c.groups * p.blocks * p.chunks, 1, [&](std::int64_t b, std::int64_t e) {
     float* grads = buffers + thread_index() * p.thread;
     float* planes = grads + round_up(p.y_floats, 16);
@@ -246,13 +255,17 @@ void stem_weight(const Conv& conv) {
           const std::int64_t rows = (y1 - y0 - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
           const std::int64_t dy_vector = (y1 - y0) * c.out[2] * kLane;
           for (std::int64_t i = 0; i < c.cin; ++i)
-            copy_rows(c, static_cast<const float*>(conv.x) + ((n * c.groups + g) * c.cin + i) * in_plane,
-                      y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
+            copy_rows(c, static_cast<const float*>(conv.x) + n * x_at.image + g * x_at.group + i * x_at.channel,
+                      x_at.pixel, y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
           for (int j = 0; j < vectors; ++j) {
             const std::int64_t k = k0 + j * kLane;
-            const Planes from{
-                const_cast<float*>(static_cast<const float*>(conv.y)) + ((n * c.groups + g) * c.cout + k) * out_plane,
-                out_plane, c.out[1], c.out[2], static_cast<int>(smaller(kLane, k1 - k))};
+            const Planes from{const_cast<float*>(static_cast<const float*>(conv.y)) + n * y_at.image + g * y_at.group +
+                                  k * y_at.channel,
+                              y_at.channel,
+                              c.out[1],
+                              c.out[2],
+                              static_cast<int>(smaller(kLane, k1 - k)),
+                              y_at.pixel};
             gather_pixels(from, y0, y1, 0, c.out[2], grads + j * dy_vector);
           }
           for (std::int64_t i = 0; i < p.elements; i += kRows) {
