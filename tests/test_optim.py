@@ -232,6 +232,15 @@ def test_closure_runs_with_gradients_and_loss_is_returned():
     np.testing.assert_allclose(p.tolist(), [0.8, 1.6], rtol=1e-6)
 
 
+@pytest.mark.parametrize("params", [None, 5, pydlx.zeros(2), pydlx.nn.Linear(2, 2)])
+def test_parameters_must_be_iterable(params):
+    for make in (optim.SGD, optim.Adam, optim.LBFGS):
+        with pytest.raises(
+            TypeError, match=rf"\[{make.__name__}\] params: expected an iterable of tensors or dicts, got"
+        ):
+            make(params)
+
+
 def test_named_parameters():
     p = pydlx.nn.Parameter(pydlx.zeros(2))
     q = pydlx.nn.Parameter(pydlx.zeros(3))

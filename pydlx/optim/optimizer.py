@@ -173,6 +173,11 @@ class Optimizer:
         op = type(self).__name__
         if isinstance(params, Tensor):
             raise TypeError(f"[{op}] params: expected an iterable of tensors or dicts, got one Tensor; pass [tensor]")
+        if not isinstance(params, Iterable):
+            raise TypeError(
+                f"[{op}] params: expected an iterable of tensors or dicts, got {type(params).__name__}; "
+                "pass module.parameters()"
+            )
         self.state = StateMap(_Clock())
         self.param_groups: list[dict[str, Any]] = []
         groups = list(params)
