@@ -6,6 +6,8 @@
 #pragma once
 #include <cstddef>
 
+#include "core/dtype.h"
+
 namespace pydlx {
 
 inline constexpr int kMaxFamilies = 64;
@@ -30,6 +32,25 @@ inline __attribute__((always_inline)) const char* family_key() {
 template <class Family>
 inline __attribute__((always_inline)) Family& family(KernelTable& table) {
   return *static_cast<Family*>(family_storage(table, family_number(family_key<Family>(), sizeof(Family))));
+}
+
+// ---- filling rows that have one entry per dtype ---------------------------------------------------------------------
+
+template <class... Ts>
+struct Types {};
+using AllTypes =
+    Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
+using FloatTypes = Types<Half, BFloat16, float, double>;
+using WideTypes = Types<float, double>;  // of families whose ops widen 16-bit floats before
+
+// Place in a row.
+template <class T>
+inline constexpr int idx = static_cast<int>(DTypeOf<T>::value);
+
+// f.operator()<T>() for each type of a list.
+template <class F, class... Ts>
+inline __attribute__((always_inline)) void each_type(Types<Ts...>, const F& f) {
+  (f.template operator()<Ts>(), ...);
 }
 
 }  // namespace pydlx

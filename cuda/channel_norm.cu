@@ -290,24 +290,17 @@ void group_backward(const ChannelNorm& k) {
     launch(group_weights<A>, ceil_div(k.channels, kRowThreads), kRowThreads, 0, k, sums);
 }
 
-template <class T>
-void add(NormKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value);
-  k.batch_norm_stats[d] = batch_stats<T>;
-  k.batch_norm_apply[d] = batch_apply<T>;
-  k.batch_norm_backward[d] = batch_backward<T>;
-  k.group_norm[d] = group_forward<T>;
-  k.group_norm_backward[d] = group_backward<T>;
-}
-
 }  // namespace
 
 void register_channel_norm(KernelTable& t) {
   NormKernels& k = family<NormKernels>(t);
-  add<Half>(k);
-  add<BFloat16>(k);
-  add<float>(k);
-  add<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.batch_norm_stats[idx<T>] = batch_stats<T>;
+    k.batch_norm_apply[idx<T>] = batch_apply<T>;
+    k.batch_norm_backward[idx<T>] = batch_backward<T>;
+    k.group_norm[idx<T>] = group_forward<T>;
+    k.group_norm_backward[idx<T>] = group_backward<T>;
+  });
 }
 
 }  // namespace pydlx::cuda

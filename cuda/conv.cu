@@ -177,23 +177,16 @@ void run_conv(const Conv& c) {
   run_product("conv", p);
 }
 
-template <class T>
-void add(ConvKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.run[static_cast<int>(ConvPass::forward)][t] = run_conv<Forward<T>>;
-  k.run[static_cast<int>(ConvPass::input_grad)][t] = run_conv<InputGrad<T>>;
-  k.run[static_cast<int>(ConvPass::weight_grad)][t] = run_conv<WeightGrad<T>>;
-  for (auto& pass : k.scratch_size) pass[t] = [](const ConvShape&) { return std::int64_t{0}; };
-}
-
 }  // namespace
 
 void register_conv(KernelTable& t) {
   ConvKernels& k = family<ConvKernels>(t);
-  add<Half>(k);
-  add<BFloat16>(k);
-  add<float>(k);
-  add<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.run[static_cast<int>(ConvPass::forward)][idx<T>] = run_conv<Forward<T>>;
+    k.run[static_cast<int>(ConvPass::input_grad)][idx<T>] = run_conv<InputGrad<T>>;
+    k.run[static_cast<int>(ConvPass::weight_grad)][idx<T>] = run_conv<WeightGrad<T>>;
+    for (auto& pass : k.scratch_size) pass[idx<T>] = [](const ConvShape&) { return std::int64_t{0}; };
+  });
 }
 
 }  // namespace pydlx::cuda

@@ -182,11 +182,6 @@ std::int64_t largest(const OneHot& k) {
   return read_back(top.get());
 }
 
-template <class T>
-void add_embedding(EmbeddingKernels& k) {
-  k.backward[static_cast<int>(DTypeOf<T>::value)] = backward<T>;
-}
-
 }  // namespace
 
 void register_embedding(KernelTable& t) {
@@ -194,10 +189,7 @@ void register_embedding(KernelTable& t) {
   k.forward = forward;
   k.one_hot = one_hot;
   k.largest = largest;
-  add_embedding<Half>(k);
-  add_embedding<BFloat16>(k);
-  add_embedding<float>(k);
-  add_embedding<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() { k.backward[idx<T>] = backward<T>; });
 }
 
 }  // namespace pydlx::cuda

@@ -174,23 +174,16 @@ void nll_loss_backward(const NllLoss& k) {
   if (n > 0) launch(nll_backward_kernel<T>, grid_for((n + kRowThreads - 1) / kRowThreads, 32), kRowThreads, 0, k);
 }
 
-template <class T>
-void add(LossKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value);
-  k.cross_entropy[d] = cross_entropy<T>;
-  k.cross_entropy_backward[d] = cross_entropy_backward<T>;
-  k.nll_loss[d] = nll_loss<T>;
-  k.nll_loss_backward[d] = nll_loss_backward<T>;
-}
-
 }  // namespace
 
 void register_loss(KernelTable& t) {
   LossKernels& k = family<LossKernels>(t);
-  add<Half>(k);
-  add<BFloat16>(k);
-  add<float>(k);
-  add<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.cross_entropy[idx<T>] = cross_entropy<T>;
+    k.cross_entropy_backward[idx<T>] = cross_entropy_backward<T>;
+    k.nll_loss[idx<T>] = nll_loss<T>;
+    k.nll_loss_backward[idx<T>] = nll_loss_backward<T>;
+  });
 }
 
 }  // namespace pydlx::cuda

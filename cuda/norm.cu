@@ -158,20 +158,14 @@ void layer_norm_backward(const LayerNormBackward& k) {
   launch(weight_sums<T>, ceil_div(k.cols, kRowThreads), kRowThreads, 0, k, static_cast<int>(chunks), parts.get());
 }
 
-template <class T>
-void add(NormKernels& n) {
-  n.layer_norm[static_cast<int>(DTypeOf<T>::value)] = layer_norm<T>;
-  n.layer_norm_backward[static_cast<int>(DTypeOf<T>::value)] = layer_norm_backward<T>;
-}
-
 }  // namespace
 
 void register_norm(KernelTable& t) {
   NormKernels& n = family<NormKernels>(t);
-  add<Half>(n);
-  add<BFloat16>(n);
-  add<float>(n);
-  add<double>(n);
+  each_type(FloatTypes{}, [&]<class T>() {
+    n.layer_norm[idx<T>] = layer_norm<T>;
+    n.layer_norm_backward[idx<T>] = layer_norm_backward<T>;
+  });
 }
 
 }  // namespace pydlx::cuda

@@ -242,22 +242,16 @@ void run(const Step& k) {
   }
 }
 
-template <class T>
-void add_optim(OptimKernels& o) {
-  constexpr int i = static_cast<int>(DTypeOf<T>::value);
-  o.sgd[i] = run<T, Sgd<T>, SgdStep>;
-  o.adam[i] = run<T, Adam<T>, AdamStep>;
-  o.rmsprop[i] = run<T, Rmsprop<T>, RmspropStep>;
-  o.adagrad[i] = run<T, Adagrad<T>, AdagradStep>;
-}
-
 }  // namespace
 
 void register_optim(KernelTable& t) {
-  add_optim<Half>(family<OptimKernels>(t));
-  add_optim<BFloat16>(family<OptimKernels>(t));
-  add_optim<float>(family<OptimKernels>(t));
-  add_optim<double>(family<OptimKernels>(t));
+  OptimKernels& k = family<OptimKernels>(t);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.sgd[idx<T>] = run<T, Sgd<T>, SgdStep>;
+    k.adam[idx<T>] = run<T, Adam<T>, AdamStep>;
+    k.rmsprop[idx<T>] = run<T, Rmsprop<T>, RmspropStep>;
+    k.adagrad[idx<T>] = run<T, Adagrad<T>, AdagradStep>;
+  });
 }
 
 }  // namespace pydlx::cuda

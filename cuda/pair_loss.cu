@@ -133,32 +133,19 @@ void backward(const PairLoss& k) {
   for_each((k.n + kPack - 1) / kPack, Gradient<op, T>{k, packed});
 }
 
-template <PairLossOp op, class T>
-void add_pair(PairLossKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value), o = static_cast<int>(op);
-  k.forward[o][d] = forward<op, T>;
-  k.backward[o][d] = backward<op, T>;
-}
-template <PairLossOp op>
-void add_types(PairLossKernels& k) {
-  add_pair<op, Half>(k);
-  add_pair<op, BFloat16>(k);
-  add_pair<op, float>(k);
-  add_pair<op, double>(k);
+template <PairLossOp... ops>
+void fill(PairLossKernels& k) {
+  each_type(FloatTypes{}, [&]<class T>() {
+    ((k.forward[static_cast<int>(ops)][idx<T>] = forward<ops, T>), ...);
+    ((k.backward[static_cast<int>(ops)][idx<T>] = backward<ops, T>), ...);
+  });
 }
 
 }  // namespace
 
 void register_pair_loss(KernelTable& t) {
-  PairLossKernels& k = family<PairLossKernels>(t);
-  add_types<PairLossOp::mse>(k);
-  add_types<PairLossOp::l1>(k);
-  add_types<PairLossOp::smooth_l1>(k);
-  add_types<PairLossOp::huber>(k);
-  add_types<PairLossOp::bce>(k);
-  add_types<PairLossOp::bce_logits>(k);
-  add_types<PairLossOp::kl>(k);
-  add_types<PairLossOp::kl_log>(k);
+  using enum PairLossOp;
+  fill<mse, l1, smooth_l1, huber, bce, bce_logits, kl, kl_log>(family<PairLossKernels>(t));
 }
 
 }  // namespace pydlx::cuda

@@ -239,22 +239,18 @@ std::int64_t place(const PlaneIndex& p) {
   return -1;
 }
 
-template <class T>
-void add_pool(PoolKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.max[t] = max_pool<T>;
-  k.average[t] = average_pool<T>;
-  k.average_grad[t] = average_grad<T>;
-  k.gather[t] = gather<T>;
-  k.scatter_add[t] = scatter_add<T>;
-  k.place[t] = place<T>;
-}
-
 }  // namespace
 
 void register_pool(KernelTable& t) {
-  add_pool<float>(family<PoolKernels>(t));
-  add_pool<double>(family<PoolKernels>(t));
+  PoolKernels& k = family<PoolKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    k.max[idx<T>] = max_pool<T>;
+    k.average[idx<T>] = average_pool<T>;
+    k.average_grad[idx<T>] = average_grad<T>;
+    k.gather[idx<T>] = gather<T>;
+    k.scatter_add[idx<T>] = scatter_add<T>;
+    k.place[idx<T>] = place<T>;
+  });
 }
 
 }  // namespace pydlx::cuda

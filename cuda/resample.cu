@@ -88,19 +88,15 @@ void fold(const Pool& p) {
   for_each(p.planes * p.in[1] * p.in[2], Fold<T>{p});
 }
 
-template <class T>
-void add_resample(ResampleKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.axis_map[t] = axis_map<T>;
-  k.unfold[t] = unfold<T>;
-  k.fold[t] = fold<T>;
-}
-
 }  // namespace
 
 void register_resample(KernelTable& t) {
-  add_resample<float>(family<ResampleKernels>(t));
-  add_resample<double>(family<ResampleKernels>(t));
+  ResampleKernels& k = family<ResampleKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    k.axis_map[idx<T>] = axis_map<T>;
+    k.unfold[idx<T>] = unfold<T>;
+    k.fold[idx<T>] = fold<T>;
+  });
 }
 
 }  // namespace pydlx::cuda

@@ -97,19 +97,16 @@ void add_cell(CellKernels& k) {
   k.forward[static_cast<int>(kind)][t] = forward<T, kind>;
   k.backward[static_cast<int>(kind)][t] = backward<T, kind>;
 }
-template <class T>
-void add_cells(CellKernels& k) {
-  add_cell<T, CellKind::tanh>(k);
-  add_cell<T, CellKind::relu>(k);
-  add_cell<T, CellKind::lstm>(k);
-  add_cell<T, CellKind::gru>(k);
-}
-
 }  // namespace
 
 void register_rnn(KernelTable& t) {
-  add_cells<float>(family<CellKernels>(t));
-  add_cells<double>(family<CellKernels>(t));
+  CellKernels& k = family<CellKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    add_cell<T, CellKind::tanh>(k);
+    add_cell<T, CellKind::relu>(k);
+    add_cell<T, CellKind::lstm>(k);
+    add_cell<T, CellKind::gru>(k);
+  });
 }
 
 }  // namespace pydlx::cuda

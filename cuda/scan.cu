@@ -134,14 +134,6 @@ void add_order(ScanKernels& k) {
   add<ScanOp::max, T, CumExtremum<true, T>>(k);
   add<ScanOp::min, T, CumExtremum<false, T>>(k);
 }
-template <class T>
-void add_float(ScanKernels& k) {
-  add<ScanOp::sum, T, CumSum<T>>(k);
-  add<ScanOp::prod, T, CumProd<T>>(k);
-  add<ScanOp::logsumexp, T, LogCumSumExp<T>>(k);
-  add_order<T>(k);
-}
-
 }  // namespace
 
 void register_scan(KernelTable& t) {
@@ -153,10 +145,12 @@ void register_scan(KernelTable& t) {
   add_order<std::int16_t>(k);
   add_order<std::int32_t>(k);
   add_order<std::int64_t>(k);
-  add_float<Half>(k);
-  add_float<BFloat16>(k);
-  add_float<float>(k);
-  add_float<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() {
+    add<ScanOp::sum, T, CumSum<T>>(k);
+    add<ScanOp::prod, T, CumProd<T>>(k);
+    add<ScanOp::logsumexp, T, LogCumSumExp<T>>(k);
+    add_order<T>(k);
+  });
   for (const ScanOp op : {ScanOp::max, ScanOp::min}) {  // a bool is a byte holding 0 or 1
     ScanFn* row = k.scan[static_cast<int>(op)];
     row[static_cast<int>(DType::Bool)] = row[static_cast<int>(DType::UInt8)];

@@ -76,23 +76,16 @@ void run(const Softmax& k, Kernel* kernel) {
   launch(kernel, layout.grid(rows), kRowThreads, 0, k, layout);
 }
 
-template <class T>
-void add(SoftmaxKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.forward[0][t] = [](const Softmax& s) { run(s, softmax<false, T>); };
-  k.forward[1][t] = [](const Softmax& s) { run(s, softmax<true, T>); };
-  k.backward[0][t] = [](const Softmax& s) { run(s, softmax_backward<false, T>); };
-  k.backward[1][t] = [](const Softmax& s) { run(s, softmax_backward<true, T>); };
-}
-
 }  // namespace
 
 void register_softmax(KernelTable& t) {
   SoftmaxKernels& k = family<SoftmaxKernels>(t);
-  add<Half>(k);
-  add<BFloat16>(k);
-  add<float>(k);
-  add<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.forward[0][idx<T>] = [](const Softmax& s) { run(s, softmax<false, T>); };
+    k.forward[1][idx<T>] = [](const Softmax& s) { run(s, softmax<true, T>); };
+    k.backward[0][idx<T>] = [](const Softmax& s) { run(s, softmax_backward<false, T>); };
+    k.backward[1][idx<T>] = [](const Softmax& s) { run(s, softmax_backward<true, T>); };
+  });
 }
 
 }  // namespace pydlx::cuda

@@ -305,23 +305,17 @@ void group_backward(const ChannelNorm& k) {
   });
 }
 
-template <class T>
-void add_channel_norm(NormKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value);
-  k.batch_norm_stats[d] = batch_stats<T>;
-  k.batch_norm_apply[d] = batch_apply<T>;
-  k.batch_norm_backward[d] = batch_backward<T>;
-  k.group_norm[d] = group_forward<T>;
-  k.group_norm_backward[d] = group_backward<T>;
-}
-
 }  // namespace
 
 void register_channel_norm(KernelTable& t) {
-  add_channel_norm<Half>(family<NormKernels>(t));
-  add_channel_norm<BFloat16>(family<NormKernels>(t));
-  add_channel_norm<float>(family<NormKernels>(t));
-  add_channel_norm<double>(family<NormKernels>(t));
+  NormKernels& k = family<NormKernels>(t);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.batch_norm_stats[idx<T>] = batch_stats<T>;
+    k.batch_norm_apply[idx<T>] = batch_apply<T>;
+    k.batch_norm_backward[idx<T>] = batch_backward<T>;
+    k.group_norm[idx<T>] = group_forward<T>;
+    k.group_norm_backward[idx<T>] = group_backward<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -97,12 +97,6 @@ std::int64_t largest(const OneHot& k) {
   return top;
 }
 
-template <class T>
-void add_embedding(EmbeddingKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value);
-  k.backward[d] = backward<T>;
-}
-
 }  // namespace
 
 void register_embedding(KernelTable& t) {
@@ -110,10 +104,7 @@ void register_embedding(KernelTable& t) {
   k.forward = forward;
   k.one_hot = one_hot;
   k.largest = largest;
-  add_embedding<Half>(k);
-  add_embedding<BFloat16>(k);
-  add_embedding<float>(k);
-  add_embedding<double>(k);
+  each_type(FloatTypes{}, [&]<class T>() { k.backward[idx<T>] = backward<T>; });
 }
 
 }  // namespace pydlx::PYDLX_ISA

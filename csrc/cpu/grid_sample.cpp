@@ -120,18 +120,14 @@ void sample_backward(const GridSample& s) {
   if (s.dgrid) grid_gradient<T>(s);
 }
 
-template <class T>
-void add_grid_sample(ResampleKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.grid_sample[t] = sample<T>;
-  k.grid_sample_backward[t] = sample_backward<T>;
-}
-
 }  // namespace
 
 void register_grid_sample(KernelTable& t) {
-  add_grid_sample<float>(family<ResampleKernels>(t));
-  add_grid_sample<double>(family<ResampleKernels>(t));
+  ResampleKernels& k = family<ResampleKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    k.grid_sample[idx<T>] = sample<T>;
+    k.grid_sample_backward[idx<T>] = sample_backward<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -327,22 +327,16 @@ void nll_loss_backward(const NllLoss& k) {
   });
 }
 
-template <class T>
-void add_loss(LossKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value);
-  k.cross_entropy[d] = cross_entropy<T>;
-  k.cross_entropy_backward[d] = cross_entropy_backward<T>;
-  k.nll_loss[d] = nll_loss<T>;
-  k.nll_loss_backward[d] = nll_loss_backward<T>;
-}
-
 }  // namespace
 
 void register_loss(KernelTable& t) {
-  add_loss<Half>(family<LossKernels>(t));
-  add_loss<BFloat16>(family<LossKernels>(t));
-  add_loss<float>(family<LossKernels>(t));
-  add_loss<double>(family<LossKernels>(t));
+  LossKernels& k = family<LossKernels>(t);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.cross_entropy[idx<T>] = cross_entropy<T>;
+    k.cross_entropy_backward[idx<T>] = cross_entropy_backward<T>;
+    k.nll_loss[idx<T>] = nll_loss<T>;
+    k.nll_loss_backward[idx<T>] = nll_loss_backward<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -178,19 +178,14 @@ void backward(const LayerNormBackward& k) {
   });
 }
 
-template <class T>
-void add_norm(NormKernels& n) {
-  n.layer_norm[static_cast<int>(DTypeOf<T>::value)] = forward<T>;
-  n.layer_norm_backward[static_cast<int>(DTypeOf<T>::value)] = backward<T>;
-}
-
 }  // namespace
 
 void register_norm(KernelTable& t) {
-  add_norm<Half>(family<NormKernels>(t));
-  add_norm<BFloat16>(family<NormKernels>(t));
-  add_norm<float>(family<NormKernels>(t));
-  add_norm<double>(family<NormKernels>(t));
+  NormKernels& k = family<NormKernels>(t);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.layer_norm[idx<T>] = forward<T>;
+    k.layer_norm_backward[idx<T>] = backward<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

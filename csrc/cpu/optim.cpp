@@ -196,22 +196,16 @@ void adagrad(const AdagradStep& k) {
   k.weight_decay != 0 ? adagrad_decay<T, true>(k) : adagrad_decay<T, false>(k);
 }
 
-template <class T>
-void add_optim(OptimKernels& o) {
-  constexpr int i = static_cast<int>(DTypeOf<T>::value);
-  o.sgd[i] = sgd<T>;
-  o.adam[i] = adam<T>;
-  o.rmsprop[i] = rmsprop<T>;
-  o.adagrad[i] = adagrad<T>;
-}
-
 }  // namespace
 
 void register_optim(KernelTable& t) {
-  add_optim<Half>(family<OptimKernels>(t));
-  add_optim<BFloat16>(family<OptimKernels>(t));
-  add_optim<float>(family<OptimKernels>(t));
-  add_optim<double>(family<OptimKernels>(t));
+  OptimKernels& k = family<OptimKernels>(t);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.sgd[idx<T>] = sgd<T>;
+    k.adam[idx<T>] = adam<T>;
+    k.rmsprop[idx<T>] = rmsprop<T>;
+    k.adagrad[idx<T>] = adagrad<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -314,22 +314,18 @@ std::int64_t place_kernel(const PlaneIndex& p) {
   });
 }
 
-template <class T>
-void add_pool(PoolKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.max[t] = max_kernel<T>;
-  k.average[t] = average_kernel<T>;
-  k.average_grad[t] = average_grad_kernel<T>;
-  k.gather[t] = gather_kernel<T>;
-  k.scatter_add[t] = scatter_add_kernel<T>;
-  k.place[t] = place_kernel<T>;
-}
-
 }  // namespace
 
 void register_pool(KernelTable& t) {
-  add_pool<float>(family<PoolKernels>(t));
-  add_pool<double>(family<PoolKernels>(t));
+  PoolKernels& k = family<PoolKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    k.max[idx<T>] = max_kernel<T>;
+    k.average[idx<T>] = average_kernel<T>;
+    k.average_grad[idx<T>] = average_grad_kernel<T>;
+    k.gather[idx<T>] = gather_kernel<T>;
+    k.scatter_add[idx<T>] = scatter_add_kernel<T>;
+    k.place[idx<T>] = place_kernel<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -242,24 +242,19 @@ void fold(const Pool& p) {
   });
 }
 
-template <class T>
-void add_resample(ResampleKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.axis_map[t] = axis_map<T>;
-  k.unfold[t] = unfold<T>;
-  k.fold[t] = fold<T>;
-}
-
 }  // namespace
 
 void register_resample(KernelTable& t) {
-  auto& planes = family<ResampleKernels>(t).plane_map;
-  planes[0] = plane_map<std::uint8_t>;
-  planes[1] = plane_map<std::uint16_t>;
-  planes[2] = plane_map<std::uint32_t>;
-  planes[3] = plane_map<std::uint64_t>;
-  add_resample<float>(family<ResampleKernels>(t));
-  add_resample<double>(family<ResampleKernels>(t));
+  ResampleKernels& k = family<ResampleKernels>(t);
+  k.plane_map[0] = plane_map<std::uint8_t>;
+  k.plane_map[1] = plane_map<std::uint16_t>;
+  k.plane_map[2] = plane_map<std::uint32_t>;
+  k.plane_map[3] = plane_map<std::uint64_t>;
+  each_type(WideTypes{}, [&]<class T>() {
+    k.axis_map[idx<T>] = axis_map<T>;
+    k.unfold[idx<T>] = unfold<T>;
+    k.fold[idx<T>] = fold<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -60,24 +60,20 @@ void backward(const CellBackward& k) {
   });
 }
 
-template <class T>
-void add_cells(CellKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  k.forward[static_cast<int>(CellKind::tanh)][t] = forward<T, CellKind::tanh>;
-  k.forward[static_cast<int>(CellKind::relu)][t] = forward<T, CellKind::relu>;
-  k.forward[static_cast<int>(CellKind::lstm)][t] = forward<T, CellKind::lstm>;
-  k.forward[static_cast<int>(CellKind::gru)][t] = forward<T, CellKind::gru>;
-  k.backward[static_cast<int>(CellKind::tanh)][t] = backward<T, CellKind::tanh>;
-  k.backward[static_cast<int>(CellKind::relu)][t] = backward<T, CellKind::relu>;
-  k.backward[static_cast<int>(CellKind::lstm)][t] = backward<T, CellKind::lstm>;
-  k.backward[static_cast<int>(CellKind::gru)][t] = backward<T, CellKind::gru>;
-}
-
 }  // namespace
 
 void register_rnn(KernelTable& t) {
-  add_cells<float>(family<CellKernels>(t));
-  add_cells<double>(family<CellKernels>(t));
+  CellKernels& k = family<CellKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    k.forward[static_cast<int>(CellKind::tanh)][idx<T>] = forward<T, CellKind::tanh>;
+    k.forward[static_cast<int>(CellKind::relu)][idx<T>] = forward<T, CellKind::relu>;
+    k.forward[static_cast<int>(CellKind::lstm)][idx<T>] = forward<T, CellKind::lstm>;
+    k.forward[static_cast<int>(CellKind::gru)][idx<T>] = forward<T, CellKind::gru>;
+    k.backward[static_cast<int>(CellKind::tanh)][idx<T>] = backward<T, CellKind::tanh>;
+    k.backward[static_cast<int>(CellKind::relu)][idx<T>] = backward<T, CellKind::relu>;
+    k.backward[static_cast<int>(CellKind::lstm)][idx<T>] = backward<T, CellKind::lstm>;
+    k.backward[static_cast<int>(CellKind::gru)][idx<T>] = backward<T, CellKind::gru>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -223,22 +223,16 @@ void backward(const Softmax& k) {
     by_blocks<true, logarithm, T>(k);
 }
 
-template <class T>
-void add_softmax(SoftmaxKernels& s) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value);
-  s.forward[0][t] = forward<false, T>;
-  s.forward[1][t] = forward<true, T>;
-  s.backward[0][t] = backward<false, T>;
-  s.backward[1][t] = backward<true, T>;
-}
-
 }  // namespace
 
 void register_softmax(KernelTable& t) {
-  add_softmax<Half>(family<SoftmaxKernels>(t));
-  add_softmax<BFloat16>(family<SoftmaxKernels>(t));
-  add_softmax<float>(family<SoftmaxKernels>(t));
-  add_softmax<double>(family<SoftmaxKernels>(t));
+  SoftmaxKernels& k = family<SoftmaxKernels>(t);
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.forward[0][idx<T>] = forward<false, T>;
+    k.forward[1][idx<T>] = forward<true, T>;
+    k.backward[0][idx<T>] = backward<false, T>;
+    k.backward[1][idx<T>] = backward<true, T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -442,30 +442,18 @@ std::int64_t bincount(const Bincount& b) {
   return -1;
 }
 
-template <class T>
-void add(SortKernels& s, DType t = DTypeOf<T>::value) {
-  const int i = static_cast<int>(t);
-  s.sort[i] = sort_rows<T>;
-  s.topk[i] = topk_rows<T>;
-  s.kth[i] = kth_rows<T>;
-  s.search[i] = search<T>;
-}
-
 }  // namespace
 
 void register_sort(KernelTable& t) {
   SortKernels& s = family<SortKernels>(t);
   s.workspace_bytes = workspace_bytes;
-  add<std::uint8_t>(s, DType::Bool);  // a bool is a byte holding 0 or 1
-  add<std::uint8_t>(s);
-  add<std::int8_t>(s);
-  add<std::int16_t>(s);
-  add<std::int32_t>(s);
-  add<std::int64_t>(s);
-  add<Half>(s);
-  add<BFloat16>(s);
-  add<float>(s);
-  add<double>(s);
+  each_type(AllTypes{}, [&]<class T>() {
+    using U = functors::stored_t<T>;
+    s.sort[idx<T>] = sort_rows<U>;
+    s.topk[idx<T>] = topk_rows<U>;
+    s.kth[idx<T>] = kth_rows<U>;
+    s.search[idx<T>] = search<U>;
+  });
   s.count = bincount<void>;
   s.weigh[static_cast<int>(DType::Float32)] = bincount<float>;
   s.weigh[static_cast<int>(DType::Float64)] = bincount<double>;

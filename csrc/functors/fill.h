@@ -3,6 +3,7 @@
 // namespace, so that what is instantiated here stays inside the object that does it.
 #pragma once
 #include "functors/types.h"
+#include "kernels.h"
 #include "kernels/pointwise.h"
 
 namespace pydlx::functors {

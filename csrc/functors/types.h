@@ -1,4 +1,4 @@
-// Which dtypes a functor serves, the type it computes in, and lists of types. Shared by the CPU and CUDA backends.
+// Which dtypes a functor serves, and the type it computes in. Shared by the CPU and CUDA backends.
 #pragma once
 #include "core/dtype.h"
 
@@ -27,6 +27,18 @@ struct ComputeOf<BFloat16> {
 template <class T>
 using compute_t = typename ComputeOf<T>::type;
 
+// bool elements are read as bytes: memory from elsewhere, or not written yet, may hold other values than 0 and 1.
+template <class T>
+struct StoredOf {
+  using type = T;
+};
+template <>
+struct StoredOf<bool> {
+  using type = std::uint8_t;
+};
+template <class T>
+using stored_t = typename StoredOf<T>::type;
+
 // The unsigned integer of an element's width.
 template <std::size_t size>
 struct WordOf;
@@ -48,14 +60,5 @@ struct WordOf<8> {
 };
 template <class T>
 using word_t = typename WordOf<sizeof(T)>::type;
-
-template <class... Ts>
-struct Types {};
-using AllTypes =
-    Types<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>;
-
-// Place in a kernel table's row.
-template <class T>
-inline constexpr int idx = static_cast<int>(DTypeOf<T>::value);
 
 }  // namespace pydlx::functors

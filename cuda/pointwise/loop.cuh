@@ -51,18 +51,6 @@ struct StridedArgs {
 
 // ---- one element ----------------------------------------------------------------------------------------------------
 
-// bool elements are read as bytes: memory from elsewhere may hold other values than 0 and 1.
-template <class T>
-struct StoredOf {
-  using type = T;
-};
-template <>
-struct StoredOf<bool> {
-  using type = std::uint8_t;
-};
-template <class T>
-using stored_t = typename StoredOf<T>::type;
-
 template <class T>
 __device__ __forceinline__ compute_t<T> value_of(stored_t<T> v) {
   if constexpr (std::is_same_v<T, bool>)

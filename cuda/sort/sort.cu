@@ -142,30 +142,18 @@ std::int64_t weigh(const Bincount& b) {
 
 std::int64_t workspace_bytes(std::int64_t) { return 0; }  // kernels take their own from the stream's cache
 
-template <class T>
-void add(SortKernels& s, DType t = DTypeOf<T>::value) {
-  const int i = static_cast<int>(t);
-  s.sort[i] = sort_entry<T>;
-  s.topk[i] = topk_entry<T>;
-  s.kth[i] = kth_entry<T>;
-  s.search[i] = search<T>;
-}
-
 }  // namespace
 
 void register_sort(KernelTable& t) {
   SortKernels& s = family<SortKernels>(t);
   s.workspace_bytes = workspace_bytes;
-  add<std::uint8_t>(s, DType::Bool);  // a bool is a byte holding 0 or 1
-  add<std::uint8_t>(s);
-  add<std::int8_t>(s);
-  add<std::int16_t>(s);
-  add<std::int32_t>(s);
-  add<std::int64_t>(s);
-  add<Half>(s);
-  add<BFloat16>(s);
-  add<float>(s);
-  add<double>(s);
+  each_type(AllTypes{}, [&]<class T>() {
+    using U = functors::stored_t<T>;
+    s.sort[idx<T>] = sort_entry<U>;
+    s.topk[idx<T>] = topk_entry<U>;
+    s.kth[idx<T>] = kth_entry<U>;
+    s.search[idx<T>] = search<U>;
+  });
   s.count = count;
   s.weigh[static_cast<int>(DType::Float32)] = weigh<float>;
   s.weigh[static_cast<int>(DType::Float64)] = weigh<double>;

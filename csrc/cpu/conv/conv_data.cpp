@@ -452,26 +452,24 @@ std::int64_t input_grad_scratch(const ConvShape& c) {
   return 8 * table + 64 + c.groups * c.cout * c.cin * volume(c.kernel) * static_cast<std::int64_t>(sizeof(T));
 }
 
-template <class T>
-void add_conv(ConvKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value), f = static_cast<int>(ConvPass::forward),
-                g = static_cast<int>(ConvPass::input_grad);
-  k.run[f][t] = forward<T>;
-  k.scratch_size[f][t] = forward_scratch<T>;
-  k.run[g][t] = input_grad<T>;
-  k.scratch_size[g][t] = input_grad_scratch<T>;
-  if constexpr (sizeof(T) == sizeof(float)) {
-    k.prepared_size[t] = special_conv_prepared;
-    k.channels_last[f][t] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::forward); };
-    k.channels_last[g][t] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::input_grad); };
-  }
-}
-
 }  // namespace
 
 void register_conv_data(KernelTable& t) {
-  add_conv<float>(family<ConvKernels>(t));
-  add_conv<double>(family<ConvKernels>(t));
+  ConvKernels& k = family<ConvKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    constexpr int f = static_cast<int>(ConvPass::forward), g = static_cast<int>(ConvPass::input_grad);
+    k.run[f][idx<T>] = forward<T>;
+    k.scratch_size[f][idx<T>] = forward_scratch<T>;
+    k.run[g][idx<T>] = input_grad<T>;
+    k.scratch_size[g][idx<T>] = input_grad_scratch<T>;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      k.prepared_size[idx<T>] = special_conv_prepared;
+      k.channels_last[f][idx<T>] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::forward); };
+      k.channels_last[g][idx<T>] = [](const ConvShape& c) {
+        return special_conv_channels_last(c, ConvPass::input_grad);
+      };
+    }
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -230,20 +230,19 @@ void weight_grad(const Conv& conv) {
     });
 }
 
-template <class T>
-void add_weight_grad(ConvKernels& k) {
-  constexpr int t = static_cast<int>(DTypeOf<T>::value), w = static_cast<int>(ConvPass::weight_grad);
-  k.run[w][t] = weight_grad<T>;
-  k.scratch_size[w][t] = weight_grad_scratch<T>;
-  if constexpr (sizeof(T) == sizeof(float))
-    k.channels_last[w][t] = [](const ConvShape& c) { return special_conv_channels_last(c, ConvPass::weight_grad); };
-}
-
 }  // namespace
 
 void register_conv_weight(KernelTable& t) {
-  add_weight_grad<float>(family<ConvKernels>(t));
-  add_weight_grad<double>(family<ConvKernels>(t));
+  ConvKernels& k = family<ConvKernels>(t);
+  each_type(WideTypes{}, [&]<class T>() {
+    constexpr int w = static_cast<int>(ConvPass::weight_grad);
+    k.run[w][idx<T>] = weight_grad<T>;
+    k.scratch_size[w][idx<T>] = weight_grad_scratch<T>;
+    if constexpr (sizeof(T) == sizeof(float))
+      k.channels_last[w][idx<T>] = [](const ConvShape& c) {
+        return special_conv_channels_last(c, ConvPass::weight_grad);
+      };
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -235,9 +235,6 @@ struct Wide {};
 template <class F, class... A>
 concept HasWide = (std::is_same_v<A, float> && ...) && requires { &Wide<F>::apply; };
 
-// bool elements are read as bytes: memory from elsewhere, or not written yet, may hold other values than 0 and 1.
-template <class T>
-using stored_t = std::conditional_t<std::is_same_v<T, bool>, std::uint8_t, T>;
 template <class T>
 inline __attribute__((always_inline)) T value(stored_t<T> v) {
   if constexpr (std::is_same_v<T, bool>)

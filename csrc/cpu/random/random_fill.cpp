@@ -96,31 +96,21 @@ void dropout(const Dropout& k) {
   });
 }
 
-template <class T>
-void add_fill(RandomKernels& k) {
-  constexpr int d = static_cast<int>(DTypeOf<T>::value);
-  k.fill[static_cast<int>(RandomOp::uniform)][d] = fill<RandomOp::uniform, T>;
-  k.fill[static_cast<int>(RandomOp::normal)][d] = fill<RandomOp::normal, T>;
-  k.fill[static_cast<int>(RandomOp::exponential)][d] = fill<RandomOp::exponential, T>;
-  k.fill[static_cast<int>(RandomOp::geometric)][d] = fill<RandomOp::geometric, T>;
-  k.fill[static_cast<int>(RandomOp::cauchy)][d] = fill<RandomOp::cauchy, T>;
-}
-template <class T>
-void add_typed(RandomKernels& k) {
-  k.bernoulli[static_cast<int>(DTypeOf<T>::value)] = bernoulli<T>;
-  k.dropout[static_cast<int>(DTypeOf<T>::value)] = dropout<T>;
-}
-
 }  // namespace
 
 void register_random_fill(KernelTable& t) {
   RandomKernels& k = family<RandomKernels>(t);
-  add_fill<float>(k);
-  add_fill<double>(k);
-  add_typed<Half>(k);
-  add_typed<BFloat16>(k);
-  add_typed<float>(k);
-  add_typed<double>(k);
+  each_type(WideTypes{}, [&]<class T>() {
+    k.fill[static_cast<int>(RandomOp::uniform)][idx<T>] = fill<RandomOp::uniform, T>;
+    k.fill[static_cast<int>(RandomOp::normal)][idx<T>] = fill<RandomOp::normal, T>;
+    k.fill[static_cast<int>(RandomOp::exponential)][idx<T>] = fill<RandomOp::exponential, T>;
+    k.fill[static_cast<int>(RandomOp::geometric)][idx<T>] = fill<RandomOp::geometric, T>;
+    k.fill[static_cast<int>(RandomOp::cauchy)][idx<T>] = fill<RandomOp::cauchy, T>;
+  });
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.bernoulli[idx<T>] = bernoulli<T>;
+    k.dropout[idx<T>] = dropout<T>;
+  });
   k.integers = integers;
 }
 
