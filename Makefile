@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc cuda cmake pydlx -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' -o -name '*.py' -o -name '*.pyi' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint format stubs sanitize fuzz gpu-check emulate coverage bench ladder wheel sdist clean
+.PHONY: demo test lint format stubs sanitize fuzz cuda gpu-check emulate coverage bench ladder wheel sdist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,10 @@ fuzz: $(VENV)/tests
 # Build, tests, memory checker and benchmarks on a machine with a GPU, without a network, with the Python at hand (docs/gpu.md).
 gpu-check:
 	tools/gpu_check.sh $(PYTHON)
+
+# The CUDA backend for GPUs, where nvcc is (docs/gpu.md).
+cuda: $(BIN)/python
+	tools/compile_cuda.sh $(BIN)/python
 
 # The CUDA backend on the host: the same kernels under the emulator, tested with device="cuda" (docs/gpu.md).
 emulate: $(VENV)/tests

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the extension with the CUDA backend compiled for the host (cuda/emulator) into build/emulate and runs the
-# tests of device="cuda" against it. Where a CUDA compiler is, the backend is compiled for GPUs, too.
+# tests of device="cuda" against it.
 # Usage: tools/emulate.sh VENV/bin/python [PYTEST ARGUMENTS...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,9 +18,5 @@ rm -rf "$tree/package"
 mkdir -p "$tree/package"
 tar -c --exclude='_C*.so' --exclude=lib --exclude=__pycache__ pydlx | tar -x -C "$tree/package"
 cp "$tree"/_C*.so "$tree/package/pydlx/"
-if command -v nvcc >/dev/null; then
-  cmake -S . -B build/cuda "${configure[@]}" -DPYDLX_CUDA=ON >/dev/null
-  cmake --build build/cuda -j "$(nproc)" --target pydlx_cuda
-fi
 [[ $# -gt 0 ]] || set -- -n auto tests/test_cuda*.py
 PYTHONPATH="$tree/package" exec "$bin/pytest" -p no:cacheprovider "$@" # not python -m: that would find the checkout's pydlx/ first

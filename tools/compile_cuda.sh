@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Compiles the CUDA backend for GPUs, where a CUDA compiler is; warnings, and register spills of the hot kernels, are
+# errors. No GPU is needed. PYDLX_CUDA_ARCHITECTURES="80-real;80-virtual;90a-real" is what a release is built for.
+# Usage: tools/compile_cuda.sh VENV/bin/python
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$PWD/$1
+command -v nvcc >/dev/null || { echo "no nvcc: the CUDA backend is not compiled"; exit 0; }
+"$python" -m pip install --quiet --disable-pip-version-check pybind11 'cmake>=3.24' ninja
+PATH="$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH"
+cmake -S . -B build/cuda -G Ninja -DPython_EXECUTABLE="$python" -DPYDLX_BLAS=none -DPYDLX_CPU_PATHS=generic -DPYDLX_WERROR=ON \
+  -DPYDLX_CUDA=ON -DPYDLX_CUDA_ARCHITECTURES="${PYDLX_CUDA_ARCHITECTURES:-90a-real}" >/dev/null
+cmake --build build/cuda -j "$(nproc)" --target pydlx_cuda
