@@ -73,9 +73,12 @@ def passes(n, cin, cout, size, kernel, groups=1, seed=0, **how):
         (2, 12, 10, (20, 20), (5, 5), {"padding": 2}),
         (2, 8, 8, (9, 9), (3, 3), {"padding": 2, "dilation": 2}),
         (1, 8, 9, (6, 6), (2, 2), {"stride": 4}),  # pixels and taps that nothing sees
+        (3, 33, 12, (19, 2), (3, 3), {"stride": 3, "padding": (3, 2), "dilation": 2}),  # taps that see borders only
+        (2, 8, 8, (1, 1), (3, 3), {"stride": 2, "padding": 1}),
         (1, 16, 9, (5, 40), (1, 5), {"padding": (0, 4)}),
         (1, 300, 20, (6, 6), (3, 3), {"padding": 1}),  # more words than a block of K
         (1, 240, 16, (5, 5), (3, 3), {"stride": 2}),
+        (1, 16, 260, (6, 6), (3, 3), {"padding": 1}),  # the same in the input gradient
         (2, 20, 16, (20, 20), (3, 3), {"padding": 1}),  # left to Winograd
         (33, 16, 16, (4, 4), (3, 3), {}),  # more pixels than a block of the weight gradient
     ],

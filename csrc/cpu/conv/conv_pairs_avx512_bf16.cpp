@@ -212,7 +212,8 @@ std::int64_t turned_bytes(const ConvShape& c) {
   return rounded(c.groups * c.cin * plane_of(c.kernel) * ceil_div(c.cout, 2) * 4);
 }
 
-// Weights [cout][line] of one group -> words along cout for every line; line l goes to out + place(l).
+// Weights [cout][line] of one group -> words along cout for every line; line l goes to out + place(l), or nowhere when
+// that is negative.
 template <class Place>
 void turn_weights(const T* w, std::int64_t lines, std::int64_t cout, float* out, const Place& place) {
   const std::int64_t words = ceil_div(cout, 2);
@@ -229,8 +230,10 @@ void turn_weights(const T* w, std::int64_t lines, std::int64_t cout, float* out,
         transpose_square<float>(r);
         const Lanes part(static_cast<int>(min_of(kWords, words - s)));
 #pragma GCC unroll 16
-        for (int l = 0; l < kWords; ++l)
-          if (l < count) store_part(out + place(i + l) + s, r[l], part);
+        for (int l = 0; l < kWords; ++l) {
+          const std::int64_t at = l < count ? place(i + l) : -1;
+          if (at >= 0) store_part(out + at + s, r[l], part);
+        }
       }
     }
   });
@@ -269,7 +272,7 @@ void input_grad(const Conv& conv) {
     turn_weights(static_cast<const T*>(conv.w) + g * c.cout * c.cin * taps, c.cin * taps, c.cout,
                  turned + g * group_words, [&](std::int64_t line) {
                    const std::int64_t t = line % taps;
-                   return place[t] + line / taps * width[t];
+                   return place[t] < 0 ? -1 : place[t] + line / taps * width[t];  // a pixel of its phase may not exist
                  });
   start = 0;
   for (std::int64_t phase = 0; phase < f.count[0] * f.count[1]; ++phase) {
