@@ -85,3 +85,28 @@ def test_threads(isa):
     finally:
         pydlx.set_num_threads(before)
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32"])
+def test_columns_and_numbers(dtype, isa):
+    """The second operand is one value along every row, or altogether."""
+    for rows, cols in [(3, 1), (2, 5), (5, 15), (4, 16), (3, 33), (2, 600), (7, 1100)]:
+        a, b = filled((rows, cols), dtype), filled((rows, 1), dtype)
+        b[b == 0] = 2
+        x, y = pydlx.from_numpy(a), pydlx.from_numpy(b)
+        np.testing.assert_array_equal((x + y).numpy(), a + b)
+        np.testing.assert_array_equal((x - y).numpy(), a - b)
+        np.testing.assert_array_equal((x * y).numpy(), a * b)
+        np.testing.assert_array_equal((x - 3).numpy(), a - np.array(3, dtype))
+        np.testing.assert_array_equal((y - x).numpy(), b - a)
+        wide = pydlx.from_numpy(np.repeat(a, 2, 1))[:, ::2]  # strided beside it
+        np.testing.assert_array_equal((wide * y).numpy(), a * b)
+        if "float" in dtype:
+            np.testing.assert_array_equal((x / y).numpy(), a / b)
+            z = x.clone()
+            z /= y
+            z.mul_(0.5)
+            np.testing.assert_array_equal(z.numpy(), a / b * np.array(0.5, dtype))
+            z[0, 0] = float("nan")
+            z += z[:, :1]  # shares memory with the result
+            assert np.isnan(z.numpy()[0]).all()

@@ -5,6 +5,18 @@
 #include "functors/fill.h"
 
 namespace pydlx::PYDLX_ISA {
+namespace {
+
+template <>
+inline constexpr bool kTakesSingle<Binary<BinaryOp::add>> = true;
+template <>
+inline constexpr bool kTakesSingle<Binary<BinaryOp::sub>> = true;
+template <>
+inline constexpr bool kTakesSingle<Binary<BinaryOp::mul>> = true;
+template <>
+inline constexpr bool kTakesSingle<Binary<BinaryOp::div>> = true;
+
+}  // namespace
 
 void register_binary(KernelTable& t) {
   fill_binary<Map, BinaryOp{}, BinaryOp::relu_backward, Binary>(family<PointwiseKernels>(t), AllTypes{});

@@ -93,11 +93,12 @@ constexpr Format kFormats[] = {format_of<Ts>()...};
 // n elements of contiguous compute-type arrays, output first.
 using DenseFn = void (*)(std::int64_t n, char* const* p, const double* param);
 
-// One row: directly when every operand is contiguous in its compute type, else block by block through buffers.
+// One row: directly when every operand is contiguous in its compute type, else block by block through buffers. `dense`
+// takes the operand number `single`, if any, as one value.
 inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const Format* format, int operands,
-                    DenseFn dense, const double* param) {
+                    DenseFn dense, const double* param, int single = -1) {
   bool staged[kMaxOperands], any = false;
-  for (int k = 0; k < operands; ++k) any |= staged[k] = s[k] != 1 || format[k].converts;
+  for (int k = 0; k < operands; ++k) any |= staged[k] = k != single && (s[k] != 1 || format[k].converts);
   if (!any) {
     dense(n, p, param);
     return;
@@ -127,7 +128,7 @@ inline int transposed_axis(const Elementwise& e, const Format* format) {
 }
 
 // Transposed operands are turned tile by tile: row by row, each of their elements would fetch a cache line of its own.
-inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense, int axis) {
+inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense, int axis, int single) {
   constexpr std::int64_t kRows = 16;
   int order[kMaxDims];  // axes above 1 once `axis` has become axis 1
   for (int d = 0; d < e.ndim; ++d) order[d] = d;
@@ -171,7 +172,7 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
                        step[k] = kTileCols * size;
                      }
                      for (std::int64_t r = 0; r < count; ++r) {
-                       run_row(width, p, stride, format, e.operands, dense, e.param);
+                       run_row(width, p, stride, format, e.operands, dense, e.param, single);
                        for (int k = 0; k < e.operands; ++k) p[k] += step[k];
                      }
                    }
@@ -179,7 +180,7 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
                });
 }
 
-[[maybe_unused]] void walk(const Elementwise& e, const Format* format, DenseFn dense) {
+[[maybe_unused]] void walk(const Elementwise& e, const Format* format, DenseFn dense, int single = -1) {
   std::int64_t inner_stride[kMaxOperands], step[kMaxOperands][kMaxDims];
   for (int k = 0; k < e.operands; ++k) {
     inner_stride[k] = e.stride[k][0];
@@ -189,11 +190,11 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
     parallel_for(e.numel, kGrain, [&](std::int64_t b, std::int64_t end) {
       char* p[kMaxOperands];
       for (int k = 0; k < e.operands; ++k) p[k] = static_cast<char*>(e.data[k]) + b * step[k][0];
-      run_row(end - b, p, inner_stride, format, e.operands, dense, e.param);
+      run_row(end - b, p, inner_stride, format, e.operands, dense, e.param, single);
     });
     return;
   }
-  if (const int axis = transposed_axis(e, format)) return walk_tiles(e, format, dense, axis);
+  if (const int axis = transposed_axis(e, format)) return walk_tiles(e, format, dense, axis, single);
   const std::int64_t inner = e.size[0], rows = e.numel / inner;
   parallel_for(rows, inner >= kGrain ? 1 : kGrain / inner, [&](std::int64_t b, std::int64_t end) {
     std::int64_t index[kMaxDims];
@@ -206,7 +207,7 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
       for (int k = 0; k < e.operands; ++k) p[k] += index[d] * step[k][d];
     }
     for (std::int64_t r = b; r < end; ++r) {
-      run_row(inner, p, inner_stride, format, e.operands, dense, e.param);
+      run_row(inner, p, inner_stride, format, e.operands, dense, e.param, single);
       for (int d = 1; d < e.ndim; ++d) {
         for (int k = 0; k < e.operands; ++k) p[k] += step[k][d];
         if (++index[d] < e.size[d]) break;
@@ -293,6 +294,21 @@ void dense2(std::int64_t n, char* const* p, const double* param) {
     for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), value<B>(b[i]), q.p);
   }
 }
+// The same with one value as the second operand: columns and numbers beside a tensor. A buffer full of it would be
+// written and read for every row.
+template <class F, class T>
+void dense2_single(std::int64_t n, char* const* p, const double* param) {
+  T* o = reinterpret_cast<T*>(p[0]);
+  const T* a = reinterpret_cast<const T*>(p[1]);
+  const T b = *reinterpret_cast<const T*>(p[2]);
+  const Params q(param);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b, q.p);
+}
+// Functors for which that is worth an instantiation.
+template <class F>
+inline constexpr bool kTakesSingle = false;
+
 template <class F, class Out, class A, class B, class C>
 void dense3(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
@@ -311,6 +327,10 @@ void map1(const Elementwise& e) {
 }
 template <class F, class Out, class A, class B = A>
 void map2(const Elementwise& e) {
+  if constexpr (kTakesSingle<F> && std::is_same_v<Out, A> && std::is_same_v<A, B> &&
+                (std::is_same_v<A, float> || std::is_same_v<A, double>)) {
+    if (e.stride[2][0] == 0) return walk(e, kFormats<Out, A, B>, dense2_single<F, A>, 2);
+  }
   walk(e, kFormats<Out, A, B>, dense2<F, compute_t<Out>, compute_t<A>, compute_t<B>>);
 }
 template <class F, class Out, class A, class B = A, class C = B>
