@@ -237,7 +237,7 @@ def test_threads_change_nothing() -> None:
 LAYERS: dict[str, tuple[Callable[..., Any], int | None]] = {
     # what is computed, and how many of result and gradients have PyTorch's strides
     "batch_norm": (lambda M, x: M.nn.functional.batch_norm(x, None, None, training=True), 2),
-    "batch_norm eval": (lambda M, x: M.nn.functional.batch_norm(x, x.new_ones(6), x.new_ones(6)), 2),
+    "batch_norm eval": (lambda M, x: M.nn.functional.batch_norm(x, x.new_ones(x.shape[1]), x.new_ones(x.shape[1])), 2),
     "group_norm": (lambda M, x: M.nn.functional.group_norm(x, 2), 1),
     "max_pool": (lambda M, x: M.nn.functional.max_pool2d(x, 3, 2, 1), 2),
     "max_pool dilated": (lambda M, x: M.nn.functional.max_pool2d(x, 2, 1, 0, 2, ceil_mode=True), 2),
@@ -261,6 +261,8 @@ def test_layers(name: str) -> None:
     f, strided = LAYERS[name]
     x = np.random.default_rng(4).standard_normal((2, 6, 9, 8))
     compare(f, [x], [True], 1e-9, strided)
+    wide = np.random.default_rng(5).standard_normal((2, 140, 5, 6))
+    compare(f, [wide], [True], 1e-9, strided)
     if "eval" not in name:
         compare(f, [x[:, :, :1, :7]] if "pool" not in name and name != "reflect" else [x[:1]], [True], 1e-9, strided=1)
 
@@ -272,7 +274,7 @@ def test_volume_pools() -> None:
 
 
 def test_pool_positions() -> None:
-    x = np.random.default_rng(6).standard_normal((2, 5, 8, 7)).astype(np.float32)
+    x = np.random.default_rng(6).standard_normal((2, 19, 8, 7)).astype(np.float32)
     x[0, 0, :3] = np.nan
     want = torch.nn.functional.max_pool2d(last(torch, torch.tensor(x)), 3, 2, 1, return_indices=True)
     a = last(pydlx, pydlx.tensor(x)).requires_grad_()

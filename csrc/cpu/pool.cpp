@@ -55,8 +55,17 @@ struct Span {
 };
 void place_span(const Pool& p, Span& s, std::int64_t w0) {
   if (s.w0 == w0) return;
+  const bool placed = s.w0 >= 0;
   s.w0 = w0;
   s.n = smaller(kSpan, p.out[2] - w0);
+  // Windows of one position each, as along the channels of channels-last images: spans alternate from pixel to pixel
+  // and only differ in where they begin.
+  if (!p.adaptive && p.kernel[2] == 1 && p.stride[2] == 1 && p.pad[2] == 0) {
+    for (std::int64_t j = 0; j < kSpan; ++j) s.first[j] = w0 + j;
+    for (std::int64_t j = 0; j < kSpan && !placed; ++j) s.count[j] = s.span[j] = 1;
+    s.ranges[0] = {0, s.n, w0};
+    return;
+  }
   for (std::int64_t j = 0; j < s.n; ++j) {
     const Window w = window_of(p, 2, w0 + j);
     s.first[j] = w.first;

@@ -113,7 +113,8 @@ struct Seen {
 };
 Seen seen_as(int axes, const Tensor& x) {
   const MemoryFormat f = x.ndim() == axes + 2 ? format_of(x) : MemoryFormat::contiguous;
-  const bool behind = f == MemoryFormat::channels_last && axes == 2;
+  // With few channels the rows of an image are the longer vectors.
+  const bool behind = f == MemoryFormat::channels_last && axes == 2 && x.sizes()[1] >= 16;
   return {behind ? f : MemoryFormat::contiguous, behind, f};
 }
 Pool turned(const Pool& p, std::int64_t channels) {
@@ -143,6 +144,7 @@ struct Link {
   bool trusted;  // the index comes from our own max pooling and was never handed out
   // Both sides are channels-last and positions count all channels of a sample.
   bool behind = false;
+  MemoryFormat result = MemoryFormat::contiguous;  // of the wide side
   MemoryFormat format() const { return behind ? MemoryFormat::channels_last : MemoryFormat::contiguous; }
 };
 
@@ -196,6 +198,7 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
     const int t = static_cast<int>(n.dtype());
     if (wide.numel() > 0) run_planes(op, how == Spread::add ? k.scatter_add[t] : k.place[t], l, wide, n);
     out = to_dtype(wide, g.dtype());
+    if (l.result != l.format()) out = to_format(out, l.result);
   }
   if (any_requires_grad(g)) record(op, out, {&g}, [l](Backward& bw) { bw.set(0, collect(bw.grad(), l)); });
   return out;
@@ -222,13 +225,13 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
     y = to_dtype(out, x.dtype());
     if (want_index) {
       index = seen.behind ? floor_divide(place, wrap_scalar(x.sizes()[1])) : place;
-      if (!seen.behind && seen.result != MemoryFormat::contiguous) index = to_format(index, seen.result);
+      if (seen.result != seen.format) index = to_format(index, seen.result);
     }
-    if (!seen.behind && seen.result != MemoryFormat::contiguous) y = to_format(y, seen.result);
+    if (seen.result != seen.format) y = to_format(y, seen.result);
   }
   if (grad)
     record(op, y, {&x},
-           [l = Link{axes, place, x.sizes(), !want_index || !index.is_same(place), seen.behind},
+           [l = Link{axes, place, x.sizes(), !want_index || !index.is_same(place), seen.behind, seen.result},
             index = save_if(want_index, index)](Backward& bw) {
              index.get(bw);  // refuses indices that were changed in place
              bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
@@ -254,7 +257,7 @@ Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& size
       kernel_or_fail(kernels<PoolKernels>(in.device()).average[static_cast<int>(in.dtype())], op, in.device(),
                      x.dtype())(p);
     y = to_dtype(out, x.dtype());
-    if (!seen.behind && seen.result != MemoryFormat::contiguous) y = to_format(y, seen.result);
+    if (seen.result != seen.format) y = to_format(y, seen.result);
   }
   if (any_requires_grad(x))
     record(op, y, {&x},
@@ -275,6 +278,7 @@ Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims&
       kernel_or_fail(kernels<PoolKernels>(in.device()).average_grad[static_cast<int>(in.dtype())], op, in.device(),
                      g.dtype())(p);
     x = to_dtype(out, g.dtype());
+    if (seen.result != seen.format) x = to_format(x, seen.result);
   }
   if (any_requires_grad(g))
     record("avg_pool_backward", x, {&g},
