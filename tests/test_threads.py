@@ -140,3 +140,20 @@ def test_threads_that_change_each_others_tensors_end():
     for t in threads:
         t.join(60)
     assert not any(t.is_alive() for t in threads)
+
+
+def test_the_number_of_threads_changes_while_kernels_run():
+    """Scratch memory is laid out for a number of threads before the kernel starts: both must mean the same number."""
+    before = T.get_num_threads()
+    T.manual_seed(0)
+    x, w, point, rows = T.randn(4, 32, 20, 20), T.randn(48, 32, 3, 3), T.randn(48, 32, 1, 1), T.randn(16, 3000)
+
+    def work():
+        return [F.conv2d(x, w, padding=1), F.conv2d(x, point), F.conv2d(x, w, stride=2), rows.sort(dim=1).values]
+
+    want = work()
+    try:
+        for results in beside(work, lambda i: T.set_num_threads((1, 7, 2, 5)[i % 4]), rounds=200):
+            assert all(map(T.equal, results, want))
+    finally:
+        T.set_num_threads(before)

@@ -18,6 +18,9 @@ namespace pydlx {
 namespace {
 
 std::atomic<int> g_threads{0};  // 0: not decided yet
+thread_local struct {
+  int depth = 0, threads = 0;
+} t_fixed;  // see FixedThreads
 std::atomic<bool> g_forked{false};
 thread_local bool t_inside = false;
 thread_local int t_index = 0;
@@ -74,7 +77,14 @@ int hardware_threads() noexcept {
   return n;
 }
 
+FixedThreads::FixedThreads() noexcept {
+  if (t_fixed.depth == 0) t_fixed.threads = num_threads();
+  ++t_fixed.depth;
+}
+FixedThreads::~FixedThreads() { --t_fixed.depth; }
+
 int num_threads() noexcept {
+  if (t_fixed.depth > 0) return t_fixed.threads;
   int n = g_threads.load(std::memory_order_relaxed);
   if (n == 0) {
     n = initial_threads();

@@ -15,6 +15,15 @@ void parallel_run(std::int64_t n, std::int64_t grain, RangeFn fn, void* context)
 int num_threads() noexcept;
 void set_num_threads(int n);      // throws Value for n < 1
 int hardware_threads() noexcept;  // honours affinity and the cgroup quota
+// While one lives, num_threads() keeps its value for the calling thread, whatever other threads set: for memory that is
+// laid out for a number of threads before the kernel runs that uses it.
+class FixedThreads {
+ public:
+  FixedThreads() noexcept;
+  FixedThreads(const FixedThreads&) noexcept : FixedThreads() {}
+  FixedThreads& operator=(const FixedThreads&) = default;
+  ~FixedThreads();
+};
 bool in_parallel_region() noexcept;
 int thread_index() noexcept;  // 0 outside a parallel region
 inline constexpr int kMaxThreads = 256;

@@ -1,6 +1,7 @@
 #include "ops/conv.h"
 
 #include "autograd/node.h"
+#include "core/parallel.h"
 #include "core/precision.h"
 #include "core/verbose.h"
 #include "kernels/conv.h"
@@ -50,6 +51,7 @@ constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradie
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0) {
   const GradModeGuard off(false);
+  const FixedThreads fixed;  // scratch memory has a part per thread
   const auto& table = kernels<ConvKernels>(a0.device());
   const int p = static_cast<int>(pass);
   // Kernels for 16-bit floats exist for some shapes; the others are computed in float32.

@@ -37,6 +37,7 @@ Tensor from_rows(const Tensor& y, int axis) {
 }
 
 struct Rows {
+  FixedThreads fixed;  // the workspace has a part per thread
   Tensor workspace;
   Sort k;
 };
