@@ -21,8 +21,7 @@ struct PanelShape {
   static constexpr int columns = gates * units;
 };
 
-constexpr std::int64_t kFewRows = 4;     // up to here the weights are read in place, as inner products
-constexpr std::int64_t kBlockRows = 48;  // rows whose sums (12 KB) wait for their gates in the first-level cache
+constexpr std::int64_t kFewRows = tuning::kFewSequences, kBlockRows = tuning::kGateRows;
 
 PYDLX_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

@@ -7,8 +7,8 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-// Two blocks of scores of at most 48 x 256 (50 KB each).
-constexpr std::int64_t kQueries = 48, kLongest = 256, kStride = kLongest + kPad;
+using tuning::kQueries;
+constexpr std::int64_t kLongest = tuning::kBackwardKeys, kStride = kLongest + kPad;
 
 // Keys in a block: whole panels, and no short block at the end (197 keys are one block).
 std::int64_t block_keys(std::int64_t k_len) {

@@ -8,8 +8,8 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-// Scores of 48 x 512 (100 KB) and a packed block of keys (128 KB for 64 features) stay in the second-level cache.
-constexpr std::int64_t kQueries = 48;
+using tuning::kForwardKeys;
+using tuning::kQueries;
 
 struct Plan {
   std::int64_t keys;  // in a block
@@ -192,7 +192,10 @@ bool forward(const Attention& a) {
   const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / (work + 1)) + 1;
   const std::int64_t widest = a.head_dim > a.value_dim ? a.head_dim : a.value_dim;
   Plan plan;
-  plan.keys = lesser(widest <= 96 ? 512 : widest <= 192 ? 256 : 128, greater(whole(a.k_len, W), W));
+  plan.keys = lesser(widest <= 96    ? kForwardKeys
+                     : widest <= 192 ? kForwardKeys / 2
+                                     : kForwardKeys / 4,
+                     greater(whole(a.k_len, W), W));
   plan.rows = per_piece * kQueries;
   plan.copy_values = a.v.row != a.value_dim && a.q_len > kQueries / 2;
   const std::size_t bytes = static_cast<std::size_t>(scratch_floats(a, plan)) * sizeof(float);

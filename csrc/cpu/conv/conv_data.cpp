@@ -5,24 +5,23 @@
 #include "core/verbose.h"
 #include "cpu/conv/special.h"
 #include "cpu/conv/tile.h"
+#include "cpu/tuning/tuning.h"
 #include "kernels/conv.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-// Rows of the panel per step: 128 KiB of panel stays in L2 beside the weights and streams through L1.
+// Rows of the panel per step.
 template <class T>
-constexpr std::int64_t kDepth = 2048 / static_cast<std::int64_t>(sizeof(T));
-constexpr int kBlockRows = 6;
-// 6 x 4 vectors of accumulators fill AVX-512's 32 registers, 6 x 2 the 16 of AVX2 and SSE.
-constexpr int kBlockVectors = kVectorBytes == 64 ? 4 : 2;
+constexpr std::int64_t kDepth = tuning::kPanelDepthBytes / static_cast<std::int64_t>(sizeof(T));
+constexpr int kBlockRows = tuning::kTileRows, kBlockVectors = tuning::kTileVectors;
 
 // C[i, j] (+)= sum_p A[i, p] B[p, j] for kBlockRows rows of which `m` exist, and NV vectors of columns. Rows past m
 // repeat the last one.
 template <class T, int NV>
 void block_product(std::int64_t k, const T* a, std::int64_t a_row, std::int64_t a_col, const T* b, T* c,
                    std::int64_t c_row, int m, const T* bias, bool add) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanesOf<T>;
   const T* ap[kBlockRows];
   for (int i = 0; i < kBlockRows; ++i) ap[i] = a + (i < m ? i : m - 1) * a_row;
   Vector<T> acc[kBlockRows][NV];
@@ -66,7 +65,7 @@ struct Product {
 template <class T>
 void product_tile(const Product<T>& p, std::int64_t group, std::int64_t first, std::int64_t count, std::int64_t m0,
                   std::int64_t m1) {
-  constexpr int L = kLanes<T>, W = L * kBlockVectors;
+  constexpr int L = kLanesOf<T>, W = L * kBlockVectors;
   alignas(64) T panel[kDepth<T> * kTile];
   alignas(64) T spill[kBlockRows * kTile];
   Tile t;
@@ -128,7 +127,7 @@ constexpr int kDirectTaps = 64;
 template <class T>
 bool direct_row_vectors(const Product<T>& p, const T* x, T* y, const T* a, std::int64_t group, std::int64_t m,
                         std::int64_t d, std::int64_t h) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanesOf<T>;
   const Source<T>& s = p.source;
   const T* row[kDirectTaps];
   T weight[kDirectTaps];

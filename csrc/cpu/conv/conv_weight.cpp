@@ -3,18 +3,18 @@
 // the pixels.
 #include "cpu/conv/special.h"
 #include "cpu/conv/tile.h"
+#include "cpu/tuning/tuning.h"
 #include "kernels/conv.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-// 5 x 4 accumulators need 9 loads per 20 multiply-adds, which the two load ports of a core sustain; 16 registers hold 3
-// x 3.
-constexpr int kDotRows = kVectorBytes == 64 ? 5 : 3, kDotColumns = kVectorBytes == 64 ? 4 : 3;
-// Rows of a panel held at once and pixels per chunk: panel and gradient slice together stay within a third of L2.
+using tuning::kDotColumns;
+using tuning::kDotRows;
+// Rows of a panel held at once and pixels per chunk.
 constexpr std::int64_t kPanelRows = 6 * kDotRows, kSliceRows = 8 * kDotColumns;
 template <class T>
-constexpr std::int64_t kChunk = 4096 / static_cast<std::int64_t>(sizeof(T));
+constexpr std::int64_t kChunk = tuning::kGradChunkBytes / static_cast<std::int64_t>(sizeof(T));
 
 template <class T, int N>
 inline __attribute__((always_inline)) T tree_sum(const T* p) {
@@ -32,7 +32,7 @@ inline __attribute__((always_inline)) T tree_sum(const T* p) {
 template <class T, int COLS>
 void block_dots(std::int64_t n, const T* panel, std::int64_t panel_row, int rows, const T* slice,
                 std::int64_t slice_row, int cols, T* out, std::int64_t out_row) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanesOf<T>;
   const T *a[kDotRows], *b[COLS];
   for (int i = 0; i < kDotRows; ++i) a[i] = panel + (i < rows ? i : rows - 1) * panel_row;
   for (int j = 0; j < COLS; ++j) b[j] = slice + (j < cols ? j : cols - 1) * slice_row;
@@ -104,7 +104,7 @@ constexpr std::int64_t kDirectTaps = 64;
 // Depthwise with unit stride: one dot product per tap, row by row, straight from the images.
 template <class T>
 void depthwise_weight_grad(const Conv& conv) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanesOf<T>;
   const ConvShape& c = conv.shape;
   const std::int64_t in = c.in[0] * c.in[1] * c.in[2], out = c.out[0] * c.out[1] * c.out[2];
   const std::int64_t taps = c.kernel[0] * c.kernel[1] * c.kernel[2];

@@ -8,7 +8,7 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr std::int64_t kBandFloats = 6144;  // of the input: half of a first-level cache
+constexpr std::int64_t kBandFloats = tuning::kDepthwiseBand;
 constexpr int kMostTaps = 256;
 constexpr int kPixels = 4;    // outputs side by side
 constexpr int kGradTaps = 9;  // of the weight gradient, summed together

@@ -9,9 +9,8 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr std::int64_t kBandFloats = 96 << 10;  // input of a band: a third of a 1 MB second-level cache
-constexpr std::int64_t kSteps = 4096 / kLane;   // (tap, channel group) pairs per pass: 1/4 of that cache
-constexpr int kMaxTaps = 64, kMostTaps = 512;   // along an axis, in all
+constexpr std::int64_t kBandFloats = tuning::kDirectBand, kSteps = tuning::kDirectPass / kLane;
+constexpr int kMaxTaps = 64, kMostTaps = 512;  // along an axis, in all
 
 // Output pixel out_first + out_step l reads the inputs in_step l + offset[t], along all axes, for l < lattice.
 struct Phase {

@@ -7,9 +7,9 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr int kRows = kVectorBytes == 64 ? 8 : 4;  // channels of the input per register tile, by two vectors
-constexpr std::int64_t kBlock = 4;                 // channel groups per unit of work, on either side, at most
-constexpr std::int64_t kBandFloats = 48 << 10;     // input of a band for kBlock groups
+constexpr int kRows = tuning::kGradRows;  // channels of the input per register tile, by two vectors
+constexpr std::int64_t kBlock = 4;        // channel groups per unit of work, on either side, at most
+constexpr std::int64_t kBandFloats = tuning::kDirectGradBand;  // input of a band for kBlock groups
 
 struct Plan {
   std::int64_t x_groups, y_groups;  // groups of kLane channels

@@ -6,7 +6,7 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr int kPanelVectors = kVectorBytes == 64 ? 4 : 2;
+constexpr int kPanelVectors = tuning::kTileVectors;
 constexpr std::int64_t kPanel = kPanelVectors * kLane;  // output channels per packed panel of weights
 constexpr int kMostRows = 12;                           // pixels of a tile
 

@@ -3,6 +3,7 @@
 // Channels-last images are matrices of pixels by channels: one product over all of them.
 #include "cpu/conv/special.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/tuning/tuning.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -11,11 +12,10 @@ inline __attribute__((always_inline)) std::int64_t smaller(std::int64_t a, std::
 inline __attribute__((always_inline)) std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 inline __attribute__((always_inline)) std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Depth of a block of the product: 128 KiB of packed columns, which stay in the second-level cache.
-constexpr std::int64_t kDepth = 512;
+constexpr std::int64_t kDepth = tuning::kPointDepth;
 // Planes below this many pixels share blocks of columns with the next image.
 constexpr std::int64_t kSmallPlane = 512;
-constexpr std::int64_t kGradPixels = 256;  // pixels per block of the weight gradient
+constexpr std::int64_t kGradPixels = tuning::kPointGradPixels;
 
 bool strided(const ConvShape& c) { return c.stride[0] != 1 || c.stride[1] != 1 || c.stride[2] != 1; }
 std::int64_t volume(const std::int64_t* n) { return n[0] * n[1] * n[2]; }
@@ -257,10 +257,7 @@ void pack_weights(const float* w, std::int64_t row, std::int64_t column, std::in
   });
 }
 
-// Pixels that a thread multiplies with all weights: enough of them that the weights, which may come from the third
-// level, are read rarely, and few enough that their channels stay in the second.
-constexpr std::int64_t kRowBlock = 96;
-constexpr std::int64_t kNearWeights = 96 << 10;  // floats that stay in the second-level cache
+constexpr std::int64_t kRowBlock = tuning::kPointRows, kNearWeights = tuning::kPointNear;
 
 void run_rows(const Rows& r) {
   const std::int64_t panel = packed_columns_f32(1), panels = ceil_div(r.m, panel);

@@ -8,9 +8,9 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr int kRows = kVectorBytes == 64 ? 8 : 4;  // taps per register tile, by two vectors of output channels
+constexpr int kRows = tuning::kGradRows;  // taps per register tile, by two vectors of output channels
 constexpr int kVectors = 2;
-constexpr std::int64_t kBandFloats = 8192;  // of the gradient, pixel-major: most of a first-level cache
+constexpr std::int64_t kBandFloats = tuning::kStemBand;
 
 struct Plan {
   std::int64_t blocks;             // of kVectors vectors of output channels
@@ -96,7 +96,7 @@ void copy_rows(const ConvShape& c, const float* x, std::int64_t pixel, std::int6
 
 // ---- forward
 
-constexpr std::int64_t kElements = 80;  // per pass over the pixels: their weights stay in the first-level cache
+constexpr std::int64_t kElements = tuning::kStemPass;
 
 struct DataPlan {
   std::int64_t elements, panels;  // taps of all input channels; panels of output channels
@@ -106,7 +106,7 @@ struct DataPlan {
 };
 
 DataPlan make_data_plan(const ConvShape& c) {
-  constexpr std::int64_t kInput = 24 << 10, kOutput = 64 << 10;  // floats of a band: in the second-level cache
+  constexpr std::int64_t kInput = tuning::kStemInput, kOutput = tuning::kStemOutput;
   DataPlan p;
   p.elements = c.cin * c.kernel[1] * c.kernel[2];
   p.panels = ceil_div(c.cout, kPanel);

@@ -2,53 +2,22 @@
 // of output pixels into columns of a matrix product (im2col for 64 or 1024 pixels at a time, so it never leaves the
 // caches).
 #pragma once
+#include <type_traits>
+
+#include "cpu/gemm/vec.h"
 #include "cpu/isa.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-#if defined(PYDLX_ISA_avx512)
-constexpr int kVectorBytes = 64;
-#elif defined(PYDLX_ISA_avx2)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
 template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes)));
-  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-template <class T>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
-
-template <class T>
-inline __attribute__((always_inline)) Vector<T> load(const T* p) {
-  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
-}
-template <class T>
-inline __attribute__((always_inline)) void store(T* p, Vector<T> v) {
-  *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
-}
-
-template <class T>
-struct MaskOf {
-  using type = std::int32_t;
-};
-template <>
-struct MaskOf<double> {
-  using type = std::int64_t;
-};
+using mask_t = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
 
 // p[0], p[2], p[4], ...: two loads that together touch nothing past the last element taken.
 template <class T>
 inline __attribute__((always_inline)) Vector<T> even_lanes(const T* p) {
-  constexpr int L = kLanes<T>;
-  typedef typename MaskOf<T>::type Index __attribute__((vector_size(kVectorBytes)));
-  Index pick;
+  constexpr int L = kLanesOf<T>;
+  typename VectorOf<T>::index pick;
 #pragma GCC unroll 16
   for (int l = 0; l < L; ++l) pick[l] = l < L / 2 ? 2 * l : 2 * l + 1;
   return __builtin_shuffle(load(p), load(p + L - 1), pick);
@@ -110,7 +79,7 @@ void place_tile(Tile& t, const Source<T>& s, std::int64_t first, std::int64_t co
       }
     }
   }
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanesOf<T>;
   for (int g = 0; g < kTile / L; ++g) {
     const std::int64_t distance = g * L + 1 < count ? t.linear[g * L + 1] - t.linear[g * L] : 1;
     bool even = distance == 1 || distance == 2;
@@ -124,7 +93,7 @@ void place_tile(Tile& t, const Source<T>& s, std::int64_t first, std::int64_t co
 template <class T>
 void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, const Tile& t, const Source<T>& s,
                 std::int64_t group) {
-  constexpr int L = kLanes<T>, G = kTile / L;
+  constexpr int L = kLanesOf<T>, G = kTile / L;
   enum : std::uint8_t { zero, whole, partial, every_other, gathered };
   const T* x = s.x + t.image * s.x_image + group * s.x_group;
   const bool tap_fastest = s.row_tap == 1;
@@ -135,7 +104,7 @@ void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, 
     const std::int64_t od = s.offset[0][tap / (s.taps[1] * s.taps[2])], oh = s.offset[1][tap / s.taps[2] % s.taps[1]],
                        ow = s.offset[2][tap % s.taps[2]];
     const std::int64_t shift = (od * s.in[1] + oh) * s.in[2] + ow;
-    alignas(64) typename MaskOf<T>::type mask[kTile];
+    alignas(64) mask_t<T> mask[kTile];
     alignas(64) std::int64_t where[kTile];
     std::uint8_t kind[G];
     for (int g = 0; g < G; ++g) {
@@ -145,7 +114,7 @@ void fill_panel(T* panel, std::int64_t width, std::int64_t r0, std::int64_t r1, 
         const bool in_h = static_cast<std::uint64_t>(t.at[1][l] + oh) < static_cast<std::uint64_t>(s.in[1]);
         const bool in_w = static_cast<std::uint64_t>(t.at[2][l] + ow) < static_cast<std::uint64_t>(s.in[2]);
         const bool ok = in_d & in_h & in_w;
-        mask[l] = static_cast<typename MaskOf<T>::type>(ok);
+        mask[l] = static_cast<mask_t<T>>(ok);
         where[l] = ok ? t.linear[l] + shift : 0;  // column 0's image start is always readable
         live += ok;
       }

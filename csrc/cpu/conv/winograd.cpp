@@ -39,9 +39,7 @@ Memory plan(const Layer& s) {
   constexpr std::int64_t Q = points(RY) * points(RX);
   Memory p;
   p.panel = packed_columns_f32(1);
-  // Transformed tiles and one panel of products in half of a second-level cache; with many channels the kernels come
-  // from the third level and larger blocks save their traffic.
-  const std::int64_t tiles = (s.rows() <= 64 ? 48 : 96) * 36 / Q;
+  const std::int64_t tiles = (s.rows() <= 64 ? tuning::kWinogradTiles : tuning::kWinogradManyTiles) * 36 / Q;
   const std::int64_t panels = ceil_div(s.cout, p.panel);
   p.tiling = make_tiling(outputs(RY), outputs(RX), s.batch * s.out[0], s.out[1], s.out[2], tiles,
                          ceil_div(2 * num_threads(), panels));

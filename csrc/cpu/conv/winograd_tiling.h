@@ -3,6 +3,7 @@
 // transformed tiles stay in the second-level cache.
 #pragma once
 #include "cpu/conv/winograd.h"
+#include "cpu/tuning/tuning.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -42,7 +43,6 @@ struct Tiling {
 // Blocks of about `wanted` tiles, and at least `least` blocks if there are enough bands.
 inline Tiling make_tiling(int m_y, int m_x, std::int64_t batch, std::int64_t out_y, std::int64_t out_x,
                           std::int64_t wanted, std::int64_t least) {
-  constexpr std::int64_t kBandBytes = 24 << 10;  // pixels of a band: half of a first-level cache
   Tiling t;
   t.tiles_y = ceil_div(out_y, m_y);
   t.tiles_x = ceil_div(out_x, m_x);
@@ -53,7 +53,7 @@ inline Tiling make_tiling(int m_y, int m_x, std::int64_t batch, std::int64_t out
   t.pieces = ceil_div(t.tiles_x, t.piece);
   if (t.pieces == 1) {
     while (t.band_rows < t.tiles_y && (t.band_rows + 1) * t.piece <= wanted &&
-           ((t.band_rows + 1) * m_y + 4) * (t.piece * m_x + 4) * 16 * 4 <= kBandBytes)
+           ((t.band_rows + 1) * m_y + 4) * (t.piece * m_x + 4) * 16 * 4 <= tuning::kWinogradBand)
       ++t.band_rows;
     t.band_rows = ceil_div(t.tiles_y, ceil_div(t.tiles_y, t.band_rows));
   }

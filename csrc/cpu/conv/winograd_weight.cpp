@@ -26,15 +26,13 @@ std::int64_t rows_of(const ConvShape& c) { return c.kernel[0] * c.cin; }
 template <int RY, int RX>
 Memory plan(const ConvShape& c) {
   constexpr std::int64_t Q = points(RY) * points(RX);
-  // Transformed tiles of a round: in the third-level cache beside the sums.
-  constexpr std::int64_t kRoundBytes = 6 << 20;
   Memory p;
   p.panel = packed_columns_f32(1);
   p.panels = ceil_div(c.cout, p.panel);
   p.v_row = round_up(rows_of(c), 16) + 16;
   const std::int64_t per_tile = Q * (p.v_row + p.panels * p.panel) * static_cast<std::int64_t>(sizeof(float));
   p.tiling = make_tiling(outputs(RY), outputs(RX), c.batch * c.out[0], c.out[1], c.out[2],
-                         larger(96, kRoundBytes / per_tile), 1);
+                         larger(96, tuning::kWinogradRound / per_tile), 1);
   p.keep = p.tiling.blocks > 1;
   const std::int64_t t = p.tiling.block_tiles();
   p.v_step = t * p.v_row + (t % 2 ? 0 : 16);

@@ -21,14 +21,13 @@ struct Plan {
   std::int64_t kc = 0;
 };
 
-// A packed block of B (kc x nc, 672 KB) takes two thirds of a 1 MB second-level cache; six rows of A and the tile of C
-// stay in the first level.
 template <class T>
-inline constexpr std::int64_t kBlockK = 1536 / static_cast<std::int64_t>(sizeof(T));
+inline constexpr std::int64_t kBlockK = tuning::kBlockKBytes / static_cast<std::int64_t>(sizeof(T));
 template <class T>
-inline constexpr std::int64_t kBlockN = 1792 / static_cast<std::int64_t>(sizeof(T)) / kTileColumns<T> * kTileColumns<T>;
-inline constexpr std::int64_t kBlockM = 96;
-inline constexpr std::int64_t kShort = 32;  // at most this many rows (columns) for inner products
+inline constexpr std::int64_t kBlockN =
+    tuning::kBlockNBytes / static_cast<std::int64_t>(sizeof(T)) / kTileColumns<T> * kTileColumns<T>;
+using tuning::kBlockM;
+using tuning::kInnerRows;
 
 // Rows a multiple of 1 KB apart share few cache sets, so walking down a column of the block evicts itself.
 template <class T>
@@ -47,7 +46,7 @@ template <class T>
 Plan make_plan(const Gemm& g) {
   Plan p;
   p.kc = g.k;
-  if (g.k >= 2 * kLanesOf<T> && g.b_row == 1 && (g.b_col != 1 || g.n == 1) && g.m <= kShort) {
+  if (g.k >= 2 * kLanesOf<T> && g.b_row == 1 && (g.b_col != 1 || g.n == 1) && g.m <= kInnerRows) {
     p.inner = true;
     p.pack_a = g.a_col != 1;
     return p;
@@ -221,7 +220,7 @@ __attribute__((cold, noinline)) void describe_plan(const Gemm& g, const Plan& pl
     else if (g.b_row != 1 || (g.b_col == 1 && g.n != 1))
       verbose_note("not inner products: columns of B are not contiguous");
     else
-      verbose_note("not inner products: more than %d rows", static_cast<int>(kShort));
+      verbose_note("not inner products: more than %d rows", static_cast<int>(kInnerRows));
   }
   verbose_note("; %lld piece%s", static_cast<long long>(g.batch * cuts), g.batch * cuts == 1 ? "" : "s");
 }

@@ -2,6 +2,7 @@
 // rows, A is broadcast element by element. A may have any strides, so transposed and packed operands use the same code.
 #pragma once
 #include "cpu/gemm/vec.h"
+#include "cpu/tuning/tuning.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -14,13 +15,8 @@ struct Epilogue {
   bool relu;
 };
 
-// Six rows by as many vectors as the register file takes: 24 of 32 accumulators for AVX-512, 12 of 16 otherwise.
-inline constexpr int kTileRows = 6;
-#if defined(PYDLX_ISA_avx512)
-inline constexpr int kTileVectors = 4;
-#else
-inline constexpr int kTileVectors = 2;
-#endif
+using tuning::kTileRows;
+using tuning::kTileVectors;
 template <class T>
 inline constexpr int kTileColumns = kTileVectors * kLanesOf<T>;
 
@@ -146,10 +142,9 @@ PYDLX_INLINE void run_tile(int rows, int cols, std::int64_t k, const T* a, std::
   }
 }
 
-// A matrix that comes from memory is asked for this far ahead.
 template <class T>
-inline constexpr int kFetchAhead = 1024 / static_cast<int>(sizeof(T));
-inline constexpr std::int64_t kFetchBytes = 8 << 20;
+inline constexpr int kFetchAhead = tuning::kFetchAheadBytes / static_cast<int>(sizeof(T));
+using tuning::kFetchBytes;
 
 // Inner products, for a short A against a B whose columns are contiguous: vectors run along K and each of the MR x NR
 // results ends as the sum of the lanes of one accumulator. MR * NR = lanes, so one vector collects all results. Rows

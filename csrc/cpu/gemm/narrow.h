@@ -15,10 +15,9 @@ namespace pydlx::PYDLX_ISA {
 namespace {
 
 inline constexpr std::int64_t kPanel = kTileColumns<float>;
-// A packed block of B takes two thirds of a 1 MB second-level cache.
-inline constexpr std::int64_t kPackedWords = 160 << 10;
-inline constexpr std::int64_t kPackedRows = 48;  // rows of A packed at a time
-inline constexpr int kFewRows = 4;               // for strips
+using tuning::kPackedRows;
+using tuning::kPackedWords;
+inline constexpr int kFewRows = 4;  // for strips
 
 struct NarrowPlan {
   bool inner = false;  // inner products along K

@@ -8,17 +8,9 @@ namespace pydlx::PYDLX_ISA {
 namespace {
 
 inline constexpr int kStripRows = 4;  // at most this many rows of A
-// The sums of a strip of columns (4 KB a row) wait in the first-level cache while rows of B pass, so B is read in runs
-// that are long enough for the prefetchers, whatever the distance between its rows.
 template <class T>
-inline constexpr int kStripColumns = 4096 / static_cast<int>(sizeof(T));
-// Rows of B that pass together, so that a sum is loaded and stored once for as many multiply-adds. Their elements of A
-// take MR times as many registers.
-#if defined(PYDLX_ISA_avx512)
-inline constexpr int kStripDepth[kStripRows] = {8, 8, 4, 4};
-#else
-inline constexpr int kStripDepth[kStripRows] = {8, 4, 2, 2};
-#endif
+inline constexpr int kStripColumns = tuning::kStripBytes / static_cast<int>(sizeof(T));
+using tuning::kStripDepth;
 
 // Depth rows of B from b, columns 0..n, onto the sums. Every sum runs over K in order, as in the register tiles.
 template <class T, int MR, int Depth, bool kFetch>
