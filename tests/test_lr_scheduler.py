@@ -203,3 +203,29 @@ def test_one_cycle_ends():
     scheduler = M.OneCycleLR(optimizer(pydlx), 1.0, total_steps=3)
     with pytest.raises(ValueError, match=r"\[OneCycleLR.step\] expected at most 3 steps"):
         advance(scheduler, 5)
+
+
+@pytest.mark.parametrize("value", ["x", object(), [None]], ids=["str", "object", "list"])
+@pytest.mark.parametrize(
+    ("name", "option", "others"),
+    [
+        ("StepLR", "step_size", {}),
+        ("StepLR", "last_epoch", {"step_size": 1}),
+        ("ExponentialLR", "gamma", {}),
+        ("CosineAnnealingLR", "T_max", {}),
+        ("CosineAnnealingWarmRestarts", "T_0", {}),
+        ("LinearLR", "start_factor", {}),
+        ("PolynomialLR", "power", {}),
+        ("OneCycleLR", "max_lr", {"total_steps": 4}),
+        ("OneCycleLR", "div_factor", {"total_steps": 4, "max_lr": 1.0}),
+        ("OneCycleLR", "base_momentum", {"total_steps": 4, "max_lr": 1.0}),
+        ("CyclicLR", "base_lr", {"max_lr": 1.0}),
+        ("CyclicLR", "step_size_up", {"base_lr": 0.1, "max_lr": 1.0}),
+        ("CyclicLR", "scale_fn", {"base_lr": 0.1, "max_lr": 1.0}),
+        ("ReduceLROnPlateau", "factor", {}),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(name, option, others, value):
+    optimizer = pydlx.optim.SGD([pydlx.nn.Parameter(pydlx.ones(2))], lr=0.1, momentum=0.9)
+    with pytest.raises((TypeError, ValueError), match=rf"^\[{name}\] {option}: expected "):
+        getattr(pydlx.optim.lr_scheduler, name)(optimizer, **{option: value}, **others)

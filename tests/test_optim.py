@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import pickle
 
@@ -419,3 +420,26 @@ def test_repr():
     _, opt = one("AdamW", lr=0.5)
     assert repr(opt).startswith("AdamW (\nParameter Group 0\n    amsgrad: False\n")
     assert "lr: 0.5" in repr(opt)
+
+
+NUMERIC_OPTIONS = [
+    (cls, name)
+    for cls in (getattr(pydlx.optim, n) for n in sorted(dir(pydlx.optim)))
+    if isinstance(cls, type) and issubclass(cls, pydlx.optim.Optimizer) and cls is not pydlx.optim.Optimizer
+    for name, parameter in inspect.signature(cls).parameters.items()
+    if isinstance(parameter.default, (int, float, tuple)) and not isinstance(parameter.default, bool)
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), NUMERIC_OPTIONS, ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.parametrize(
+    "value", ["x", None, object(), ["x", "y"], float("nan")], ids=["str", "None", "object", "list", "nan"]
+)
+def test_options_of_a_wrong_type_are_named(cls, name, value):
+    """Either the option is accepted (None where it has a meaning) or the error names the optimiser and the option."""
+    try:
+        cls([pydlx.nn.Parameter(pydlx.ones(2, 2))], **{name: value})
+    except (TypeError, ValueError) as error:
+        assert str(error).startswith(f"[{cls.__name__}] {name}"), error
+    else:
+        assert value is None or value != value, f"{cls.__name__} took {name}={value!r}"

@@ -6,10 +6,21 @@ from typing import Any
 
 from .. import Tensor
 
-__all__ = ["check_adam_options", "check_betas", "check_flag_unsupported", "check_lr", "check_nonnegative", "check_unit"]
+__all__ = [
+    "as_count",
+    "as_number",
+    "as_numbers",
+    "check_adam_options",
+    "check_betas",
+    "check_flag_unsupported",
+    "check_lr",
+    "check_nonnegative",
+    "check_unit",
+]
 
 
-def _as_number(op: str, name: str, value: Any) -> float:
+def as_number(op: str, name: str, value: Any) -> float:
+    """The value of a number or of a tensor with one element; refuse everything else."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(
@@ -21,9 +32,25 @@ def _as_number(op: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def as_count(op: str, name: str, value: Any) -> int:
+    """An integer of at least one; refuse everything else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"[{op}] {name}: expected an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"[{op}] {name}: expected at least 1, got {value}")
+    return value
+
+
+def as_numbers(op: str, name: str, values: Any, count: int) -> list[float]:
+    """The values of ``count`` numbers; refuse everything else."""
+    if not isinstance(values, (tuple, list)) or len(values) != count:
+        raise ValueError(f"[{op}] {name}: expected {count} numbers, got {values!r}")
+    return [as_number(op, f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
 def check_nonnegative(op: str, name: str, value: Any) -> None:
     """Refuse numbers below zero and NaN."""
-    if not _as_number(op, name, value) >= 0.0:
+    if not as_number(op, name, value) >= 0.0:
         raise ValueError(f"[{op}] {name}: expected a number >= 0, got {value}")
 
 
@@ -34,16 +61,14 @@ def check_lr(op: str, value: Any) -> None:
 
 def check_unit(op: str, name: str, value: Any, *, closed: bool = False) -> None:
     """Refuse numbers outside [0, 1), or outside [0, 1] when ``closed``."""
-    number = _as_number(op, name, value)
+    number = as_number(op, name, value)
     if not (0.0 <= number < 1.0 or (closed and number == 1.0)):
         raise ValueError(f"[{op}] {name}: expected a number in [0, 1{']' if closed else ')'}, got {value}")
 
 
 def check_betas(op: str, betas: Any, count: int = 2) -> None:
     """Refuse anything but ``count`` decay rates in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != count:
-        raise ValueError(f"[{op}] betas: expected {count} numbers in [0, 1), got {betas!r}")
-    for i, beta in enumerate(betas):
+    for i, beta in enumerate(as_numbers(op, "betas", betas, count)):
         check_unit(op, f"betas[{i}]", beta)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .. import Tensor, finfo, zeros_like
-from ._checks import check_lr, check_nonnegative
+from ._checks import as_number, check_lr, check_nonnegative
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -60,12 +60,14 @@ class Adafactor(ComposedOptimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lr("Adafactor", group["lr"])
         check_nonnegative("Adafactor", "weight_decay", group["weight_decay"])
-        if not group["beta2_decay"] <= 0:
+        if not as_number("Adafactor", "beta2_decay", group["beta2_decay"]) <= 0:
             raise ValueError(f"[Adafactor] beta2_decay: expected a number <= 0, got {group['beta2_decay']}")
+        if not isinstance(group["eps"], (tuple, list)) or len(group["eps"]) != 2:
+            raise ValueError(f"[Adafactor] eps: expected two numbers, the first may be None, got {group['eps']!r}")
         for i, eps in enumerate(group["eps"]):
             if eps is not None or i == 1:
                 check_nonnegative("Adafactor", f"eps[{i}]", eps)
-        if not group["d"] >= 1:
+        if not as_number("Adafactor", "d", group["d"]) >= 1:
             raise ValueError(f"[Adafactor] d: expected a number >= 1, got {group['d']}")
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import Tensor, float32, tensor, zeros_like
-from ._checks import check_flag_unsupported, check_lr, check_nonnegative
+from ._checks import as_number, check_flag_unsupported, check_lr, check_nonnegative
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -58,6 +58,8 @@ class ASGD(ComposedOptimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lr("ASGD", group["lr"])
         check_nonnegative("ASGD", "weight_decay", group["weight_decay"])
+        for name in ("lambd", "alpha", "t0"):
+            as_number("ASGD", name, group[name])
         check_flag_unsupported("ASGD", "differentiable", group["differentiable"])
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:

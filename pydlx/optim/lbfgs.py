@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import Tensor, cat
 from ..autograd import enable_grad, no_grad
-from ._checks import check_lr, check_nonnegative
+from ._checks import as_count, check_lr, check_nonnegative
 from .optimizer import Optimizer, ParamsT
 
 __all__ = ["LBFGS"]
@@ -46,7 +46,7 @@ class LBFGS(Optimizer):
         defaults = {
             "lr": lr,
             "max_iter": max_iter,
-            "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
+            "max_eval": as_count("LBFGS", "max_iter", max_iter) * 5 // 4 if max_eval is None else max_eval,
             "tolerance_grad": tolerance_grad,
             "tolerance_change": tolerance_change,
             "history_size": history_size,
@@ -62,8 +62,7 @@ class LBFGS(Optimizer):
         check_nonnegative("LBFGS", "tolerance_grad", group["tolerance_grad"])
         check_nonnegative("LBFGS", "tolerance_change", group["tolerance_change"])
         for name in ("max_iter", "max_eval", "history_size"):
-            if not group[name] >= 1:
-                raise ValueError(f"[LBFGS] {name}: expected at least 1, got {group[name]}")
+            as_count("LBFGS", name, group[name])
         if group["line_search_fn"] not in (None, "strong_wolfe"):
             raise ValueError(
                 f"[LBFGS] line_search_fn: expected None or 'strong_wolfe', got {group['line_search_fn']!r}"

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .. import Tensor, bfloat16, float32, zeros_like
-from ._checks import check_lr, check_nonnegative
+from ._checks import as_number, as_numbers, check_lr, check_nonnegative
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -68,9 +68,8 @@ class Muon(ComposedOptimizer):
         check_lr("Muon", group["lr"])
         for name in ("weight_decay", "momentum", "eps"):
             check_nonnegative("Muon", name, group[name])
-        if len(group["ns_coefficients"]) != 3:
-            raise ValueError(f"[Muon] ns_coefficients: expected 3 numbers, got {group['ns_coefficients']!r}")
-        if not 1 <= group["ns_steps"] < 100:
+        as_numbers("Muon", "ns_coefficients", group["ns_coefficients"], 3)
+        if not 1 <= as_number("Muon", "ns_steps", group["ns_steps"]) < 100:
             raise ValueError(f"[Muon] ns_steps: expected 1 to 99, got {group['ns_steps']}")
         if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
             raise ValueError(

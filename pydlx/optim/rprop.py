@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import Tensor, full_like, zeros_like
-from ._checks import check_flag_unsupported, check_lr
+from ._checks import as_numbers, check_flag_unsupported, check_lr
 from ._composed import ComposedOptimizer
 from .optimizer import ParamsT
 
@@ -53,9 +53,10 @@ class Rprop(ComposedOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lr("Rprop", group["lr"])
-        low, high = group["etas"]
+        low, high = as_numbers("Rprop", "etas", group["etas"], 2)
         if not 0.0 < low < 1.0 < high:
             raise ValueError(f"[Rprop] etas: expected 0 < first < 1 < second, got {group['etas']}")
+        as_numbers("Rprop", "step_sizes", group["step_sizes"], 2)
         check_flag_unsupported("Rprop", "differentiable", group["differentiable"])
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:

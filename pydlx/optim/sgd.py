@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import Tensor, empty_like
 from .._C import fused_sgd_
-from ._checks import check_flag_unsupported, check_lr, check_nonnegative
+from ._checks import as_number, check_flag_unsupported, check_lr, check_nonnegative
 from ._fused import Bucket, FusedOptimizer
 from .optimizer import ParamsT
 
@@ -66,6 +66,7 @@ class SGD(FusedOptimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lr("SGD", group["lr"])
         check_nonnegative("SGD", "momentum", group["momentum"])
+        as_number("SGD", "dampening", group["dampening"])
         check_nonnegative("SGD", "weight_decay", group["weight_decay"])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError(

@@ -30,8 +30,13 @@ def expand(op: str, name: str, value: Any, groups: int) -> list[Any]:
     if isinstance(value, (list, tuple)):
         if len(value) != groups:
             raise ValueError(f"[{op}] {name}: expected {groups} values, one per parameter group, got {len(value)}")
-        return [_number(v) for v in value]
-    return [_number(value)] * groups
+        values = [_number(v) for v in value]
+    else:
+        values = [_number(value)] * groups
+    for v in values:
+        if isinstance(v, bool) or not hasattr(v, "__float__"):
+            raise TypeError(f"[{op}] {name}: expected numbers, got {type(v).__name__}")
+    return values
 
 
 def check_positive_int(op: str, name: str, value: Any, least: int = 1) -> None:
@@ -71,6 +76,8 @@ class LRScheduler:
         op = type(self).__name__
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"[{op}] optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+        if isinstance(last_epoch, bool) or not isinstance(last_epoch, int):
+            raise TypeError(f"[{op}] last_epoch: expected an integer, got {type(last_epoch).__name__}")
         self.optimizer = optimizer
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal, SupportsFloat
 
 from ..optimizer import Optimizer
-from .base import LRScheduler, expand, set_option
+from .base import LRScheduler, check_number, expand, set_option
 
 __all__ = ["ChainedScheduler", "ReduceLROnPlateau", "SequentialLR"]
 
@@ -38,6 +38,7 @@ class ReduceLROnPlateau(LRScheduler):
         eps: float = 1e-8,
     ) -> None:
         op = "ReduceLROnPlateau"
+        check_number(op, "factor", factor)
         if not factor < 1.0:
             raise ValueError(f"[{op}] factor: expected a number < 1, got {factor}")
         if not isinstance(optimizer, Optimizer):

@@ -132,6 +132,8 @@ class CyclicLR(LRScheduler):
                 set_option(group, "lr", lr)
         self.max_lrs = expand("CyclicLR", "max_lr", max_lr, len(groups))
         down = step_size_up if step_size_down is None else step_size_down
+        check_number("CyclicLR", "step_size_up", step_size_up)
+        check_number("CyclicLR", "step_size_down", down)
         if not (step_size_up > 0 and down > 0):
             raise ValueError(f"[CyclicLR] step_size: expected numbers > 0, got {step_size_up} up and {down} down")
         self.total_size = float(step_size_up) + float(down)
@@ -142,6 +144,8 @@ class CyclicLR(LRScheduler):
             )
         self.mode = mode
         self.gamma = gamma
+        if scale_fn is not None and not callable(scale_fn):
+            raise TypeError(f"[CyclicLR] scale_fn: expected a function of one number, got {type(scale_fn).__name__}")
         self._scale_fn_custom = scale_fn
         self.scale_mode = scale_mode if scale_fn is not None else "iterations" if mode == "exp_range" else "cycle"
         self.cycle_momentum = cycle_momentum
@@ -241,6 +245,8 @@ class OneCycleLR(LRScheduler):
                 "[OneCycleLR] total_steps: expected total_steps, or epochs and steps_per_epoch, got neither"
             )
         check_number("OneCycleLR", "pct_start", pct_start, 0.0, 1.0)
+        check_number("OneCycleLR", "div_factor", div_factor)
+        check_number("OneCycleLR", "final_div_factor", final_div_factor)
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"[OneCycleLR] anneal_strategy: expected 'cos' or 'linear', got {anneal_strategy!r}")
         top = float(pct_start * self.total_steps) - 1

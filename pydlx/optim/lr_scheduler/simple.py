@@ -123,6 +123,8 @@ class MultiStepLR(LRScheduler):
         self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
         check_number("MultiStepLR", "gamma", gamma)
+        if not isinstance(milestones, Iterable):
+            raise TypeError(f"[MultiStepLR] milestones: expected a list of epochs, got {type(milestones).__name__}")
         self.milestones = Counter(milestones)
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -249,6 +251,7 @@ class CosineAnnealingLR(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        check_number("CosineAnnealingLR", "T_max", T_max)
         if not T_max > 0:
             raise ValueError(f"[CosineAnnealingLR] T_max: expected a number > 0, got {T_max!r}")
         check_number("CosineAnnealingLR", "eta_min", eta_min)
