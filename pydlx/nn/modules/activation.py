@@ -8,6 +8,7 @@ from ..._C import Tensor, empty
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
+from ._checks import require_numbers
 from .module import Module
 
 __all__ = [
@@ -130,6 +131,7 @@ class Hardtanh(Module):
         self.min_val = min_val if min_value is None else min_value
         self.max_val = max_val if max_value is None else max_value
         self.inplace = inplace
+        require_numbers(self, min_val=self.min_val, max_val=self.max_val)
         if self.max_val <= self.min_val:
             raise ValueError(
                 f"[{type(self).__name__}] max_val: expected more than min_val = {self.min_val}, got {self.max_val}"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..._C import Tensor, cat
 from .. import functional as F
+from ._checks import require_integers, require_numbers
 from .container import ModuleList, Sequential
 from .linear import Linear
 from .module import Module
@@ -41,6 +42,10 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        require_integers(self, in_features=in_features, n_classes=n_classes)
+        require_numbers(self, div_value=div_value)
+        for i, cutoff in enumerate(cutoffs):
+            require_integers(self, **{f"cutoffs[{i}]": cutoff})
         bounds = [int(c) for c in cutoffs]
         if not bounds or bounds != sorted(set(bounds)) or bounds[0] <= 0 or bounds[-1] > n_classes - 1:
             raise ValueError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-from typing import Any
-
 from ..._C import Tensor
 from .. import functional as F
+from ._checks import require_numbers
 from .module import Module
 
 __all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout"]
@@ -25,9 +23,7 @@ class _DropoutNd(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        given: Any = p
-        if not isinstance(given, numbers.Real):
-            raise TypeError(f"[{type(self).__name__}] p: expected a number, got {type(p).__name__}")
+        require_numbers(self, p=p)
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"[{type(self).__name__}] p: expected a probability between 0 and 1, got {p}")
         self.p = p

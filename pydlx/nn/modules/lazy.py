@@ -9,6 +9,7 @@ from ..._C import Tensor
 from ...autograd import no_grad
 from ...random import fork_rng
 from ..parameter import Parameter, UninitializedBuffer, UninitializedParameter
+from ._checks import require_integers
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .linear import Linear
@@ -127,6 +128,7 @@ class _LazyConvNd(_Lazy):
     groups: int
 
     def _trial_size(self, **options: Any) -> int:
+        require_integers(self, out_channels=options["out_channels"])
         return int(options["out_channels"])  # a multiple of groups, like in_channels
 
     def _size_of_input(self, input: Tensor) -> int:

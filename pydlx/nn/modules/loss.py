@@ -8,6 +8,7 @@ from typing import Any
 from ..._C import Tensor
 from .. import functional as F
 from ..functional._reduction import choose
+from ._checks import require_numbers
 from .distance import PairwiseDistance
 from .module import Module
 
@@ -363,6 +364,7 @@ class TripletMarginLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
+        require_numbers(self, margin=margin)
         if margin <= 0:
             raise ValueError(f"[TripletMarginLoss] margin: expected a positive number, got {margin}")
         self.margin = margin
@@ -401,6 +403,7 @@ class TripletMarginWithDistanceLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(None, None, reduction)
+        require_numbers(self, margin=margin)
         if margin <= 0:
             raise ValueError(f"[TripletMarginWithDistanceLoss] margin: expected a positive number, got {margin}")
         self.distance_function = PairwiseDistance() if distance_function is None else distance_function

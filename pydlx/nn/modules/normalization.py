@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ..._C import Tensor, empty
@@ -10,13 +9,19 @@ from .. import functional as F
 from .. import init
 from ..parameter import Parameter
 from ._affine import Affine
+from ._checks import require_integers
 from .module import Module
 
 __all__ = ["GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
 
 
-def _shape_of(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    return (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+def _shape_of(owner: Module, normalized_shape: Any) -> tuple[int, ...]:
+    if not isinstance(normalized_shape, (list, tuple)):
+        require_integers(owner, normalized_shape=normalized_shape)
+        return (int(normalized_shape),)
+    for i, size in enumerate(normalized_shape):
+        require_integers(owner, **{f"normalized_shape[{i}]": size})
+    return tuple(normalized_shape)
 
 
 class LayerNorm(Affine):
@@ -39,7 +44,7 @@ class LayerNorm(Affine):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.normalized_shape = _shape_of(normalized_shape)
+        self.normalized_shape = _shape_of(self, normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self._register_affine(self.normalized_shape, elementwise_affine, elementwise_affine and bias, device, dtype)
@@ -80,6 +85,7 @@ class GroupNorm(Affine):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        require_integers(self, num_groups=num_groups, num_channels=num_channels)
         if num_groups <= 0 or num_channels % num_groups:
             raise ValueError(
                 f"[GroupNorm] num_channels: expected a multiple of num_groups = {num_groups}, got {num_channels}"
@@ -123,7 +129,7 @@ class RMSNorm(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.normalized_shape = _shape_of(normalized_shape)
+        self.normalized_shape = _shape_of(self, normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         value = Parameter(empty(self.normalized_shape, device=device, dtype=dtype)) if elementwise_affine else None

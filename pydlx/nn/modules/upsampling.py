@@ -6,6 +6,7 @@ from typing import Any
 
 from ..._C import Tensor
 from .. import functional as F
+from ._checks import require_numbers
 from .module import Module
 
 __all__ = [
@@ -41,6 +42,8 @@ class Upsample(Module):
         super().__init__()
         self.name = type(self).__name__
         self.size = size
+        for factor in scale_factor if isinstance(scale_factor, tuple) else (scale_factor or 1,):
+            require_numbers(self, scale_factor=factor)
         if isinstance(scale_factor, tuple):
             self.scale_factor: Any = tuple(float(factor) for factor in scale_factor)
         else:
