@@ -183,11 +183,12 @@ def test_thread_counts_agree(isa, dtype, layout):
         pydlx.set_num_threads(before)
 
 
-def test_verbose_names_the_kernel_of_the_path():
+def test_verbose_names_the_kernel_of_the_path(tmp_path):
     code = "import pydlx\nx = pydlx.ones(64, 40, dtype=pydlx.bfloat16)\nx @ x.T\nx.half() @ x.half().T"
     for isa in ISAS:
         environment = {**os.environ, "PYDLX_VERBOSE": "1", "PYDLX_CPU_ISA": isa}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code]  # in another folder: this one has a pydlx/ without its extension
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
         first, bfloat16, half = done.stderr.splitlines()
         assert f"CPU path {isa}" in first
         assert ("vdpbf16ps" in bfloat16) == (isa == PAIRS) and "register tiles" in bfloat16

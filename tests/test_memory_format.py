@@ -101,6 +101,13 @@ def test_array_strides() -> None:
     assert pydlx.from_numpy(array).stride() == torch.from_numpy(array).stride()
 
 
+def test_empty_arrays_can_be_written() -> None:
+    """NumPy gives an array without elements strides of zero, which mean no repeated element."""
+    x = pydlx.from_numpy(np.zeros((2, 0)))
+    x[()] = 1.25
+    assert x.add_(1).shape == (2, 0)
+
+
 @pytest.mark.parametrize(
     "call",
     [

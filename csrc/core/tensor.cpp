@@ -119,9 +119,10 @@ bool is_dense(const Dims& sizes, const Dims& strides) {
 }
 
 bool may_self_overlap(const Dims& sizes, const Dims& strides) {
+  for (const std::int64_t n : sizes)
+    if (n == 0) return false;
   std::int64_t reach = 0;  // largest offset reachable with the axes seen so far
   for (auto a : axes_by_stride(sizes, strides)) {
-    if (sizes[a] == 0) return false;
     if (strides[a] <= reach) return true;
     reach += (sizes[a] - 1) * strides[a];
   }
