@@ -13,6 +13,7 @@ int axis_at(int ndim, int i) { return i == 0 ? 1 : i == ndim - 1 ? 0 : ndim - i;
 }  // namespace
 
 Dims format_strides(const Dims& sizes, MemoryFormat format, const char* op) {
+  checked_numel(sizes, op);
   if (!names_channels(format)) return contiguous_strides(sizes);
   require(sizes.ndim() == axes_of(format), op, "memory_format", ErrorKind::Runtime, "expected ", axes_of(format),
           " axes for ", format == MemoryFormat::channels_last ? "channels_last" : "channels_last_3d", ", got shape ",
