@@ -71,7 +71,7 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
                          $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -diag-suppress=186 -Xfatbin=-compress-all
                          $<$<BOOL:${PYDLX_WERROR}>:-Werror=all-warnings>>)
     # Spills to memory are accepted in kernels of float64 and of rare functions, not where time is spent.
-    file(GLOB PYDLX_CUDA_HOT cuda/gemm/*.cu cuda/attention/*.cu cuda/softmax.cu cuda/norm.cu cuda/loss.cu cuda/embedding.cu
+    file(GLOB PYDLX_CUDA_HOT cuda/gemm/*.cu cuda/attention/*.cu cuda/norm.cu cuda/loss.cu cuda/embedding.cu
          cuda/optim.cu)
     set_source_files_properties(${PYDLX_CUDA_HOT} PROPERTIES COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
     set(PYDLX_CUDA_LIBRARIES CUDA::cudart_static)
