@@ -35,7 +35,7 @@ def check(got, want, scale, terms):
     assert (error <= limit).all(), f"error {float(error.max())}"
 
 
-def passes(n, cin, cout, size, kernel, groups=1, seed=0, **how):
+def assert_passes_agree(n, cin, cout, size, kernel, groups=1, seed=0, **how):
     rng = np.random.default_rng(seed)
     x64, x = guarded(rng, (n, cin * groups, *size))
     w64, w = guarded(rng, (cout * groups, cin, *kernel))
@@ -84,12 +84,12 @@ def passes(n, cin, cout, size, kernel, groups=1, seed=0, **how):
     ],
 )
 def test_shapes(isa, n, cin, cout, size, kernel, how):
-    passes(n, cin, cout, size, kernel, **how)
+    assert_passes_agree(n, cin, cout, size, kernel, **how)
 
 
 def test_groups(isa):
-    passes(2, 16, 12, (9, 9), (3, 3), groups=3, stride=2, padding=1)
-    passes(3, 8, 8, (6, 7), (1, 1), groups=2)
+    assert_passes_agree(2, 16, 12, (9, 9), (3, 3), groups=3, stride=2, padding=1)
+    assert_passes_agree(3, 8, 8, (6, 7), (1, 1), groups=2)
 
 
 def test_transposed(isa):

@@ -163,7 +163,7 @@ def test_bad_arguments(make, message):
 Pair = collections.namedtuple("Pair", "a b")
 
 
-def same_batch(mine, theirs):
+def assert_same_batch(mine, theirs):
     if isinstance(theirs, torch.Tensor):
         assert isinstance(mine, pydlx.Tensor)
         assert str(mine.dtype).split(".")[-1] == str(theirs.dtype).split(".")[-1]
@@ -172,12 +172,12 @@ def same_batch(mine, theirs):
     elif isinstance(theirs, dict):
         assert list(mine) == list(theirs)
         for key in theirs:
-            same_batch(mine[key], theirs[key])
+            assert_same_batch(mine[key], theirs[key])
     elif isinstance(theirs, (list, tuple)):
         assert type(mine) is type(theirs)
         assert len(mine) == len(theirs)
         for a, b in zip(mine, theirs):
-            same_batch(a, b)
+            assert_same_batch(a, b)
     else:
         assert mine == theirs
 
@@ -207,8 +207,8 @@ def test_collate_like_pytorch(name):
             "scalar tensors": [T.tensor(1), T.tensor(2)],
         }[name]
 
-    same_batch(default_collate(samples(pydlx)), torch.utils.data.default_collate(samples(torch)))
-    same_batch(default_convert(samples(pydlx)[0]), torch.utils.data.default_convert(samples(torch)[0]))
+    assert_same_batch(default_collate(samples(pydlx)), torch.utils.data.default_collate(samples(torch)))
+    assert_same_batch(default_convert(samples(pydlx)[0]), torch.utils.data.default_convert(samples(torch)[0]))
 
 
 def test_collate_errors():

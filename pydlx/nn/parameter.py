@@ -54,7 +54,7 @@ class Buffer(Tensor):
 
 
 class UninitializedParameter(Parameter):
-    """The placeholder of a parameter whose shape is not known yet; see ``nn.LazyLinear``."""
+    """A parameter whose shape is not known yet; see ``nn.LazyLinear``."""
 
     def __new__(cls, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> UninitializedParameter:
         return super().__new__(cls, empty(0, device=device, dtype=dtype), requires_grad)  # type: ignore[return-value]
@@ -69,7 +69,7 @@ class UninitializedParameter(Parameter):
 
 
 class UninitializedBuffer(Tensor):
-    """The placeholder of a buffer whose shape is not known yet."""
+    """A buffer whose shape is not known yet."""
 
     def __new__(cls, requires_grad: bool = False, device: Any = None, dtype: Any = None) -> UninitializedBuffer:
         return Tensor._make_subclass(cls, empty(0, device=device, dtype=dtype), requires_grad)  # type: ignore[no-any-return]

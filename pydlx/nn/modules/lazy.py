@@ -35,9 +35,9 @@ __all__ = [
 class _Lazy(Module):
     """Takes the arguments of the class it is named after but for the first, the size of the input.
 
-    Parameters and running statistics are placeholders until the first call of ``forward`` (or ``load_state_dict``),
+    Parameters and running statistics have no shape until the first call of ``forward`` (or ``load_state_dict``),
     which gives them shape and values and turns the module into one of the ordinary class. An optimiser may be given
-    the placeholders: they stay the same objects.
+    the parameters before: they stay the same objects.
     """
 
     _ordinary: ClassVar[type[Module]]
@@ -80,10 +80,10 @@ class _Lazy(Module):
         self.__dict__[self._size_name] = size
         with no_grad():
             for name, value in complete._parameters.items():
-                placeholder = self._parameters[name]
-                if value is not None and placeholder is not None:
-                    placeholder.data = value.detach().to(placeholder.device, placeholder.dtype)
-                    placeholder.__class__ = Parameter
+                unshaped = self._parameters[name]
+                if value is not None and unshaped is not None:
+                    unshaped.data = value.detach().to(unshaped.device, unshaped.dtype)
+                    unshaped.__class__ = Parameter
             for name, buffer in complete._buffers.items():
                 old = self._buffers[name]
                 if buffer is not None and old is not None:
