@@ -153,12 +153,7 @@ void forward(const Conv& conv) {
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
   const Bordered b = forward_borders(c);
-  const T* x = static_cast<const T*>(conv.x);
-  if (b.copied) {
-    fill_bordered(b, x, c.batch * c.groups * c.cin, c.in[1], c.in[2], reinterpret_cast<T*>(memory));
-    x = reinterpret_cast<const T*>(memory);
-    memory += bordered_bytes(c, b, c.cin);
-  }
+  const T* x = with_borders(c, b, conv.x, c.cin, c.in, memory);
   Product p;
   forward_pixels(c, b, x, p.pixels);
   p.batch = c.batch;
@@ -244,12 +239,7 @@ void input_grad(const Conv& conv) {
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
   const Phases f = phases_of(c);
-  const T* y = static_cast<const T*>(conv.y);
-  if (f.border.copied) {
-    fill_bordered(f.border, y, c.batch * c.groups * c.cout, c.out[1], c.out[2], reinterpret_cast<T*>(memory));
-    y = reinterpret_cast<const T*>(memory);
-    memory += bordered_bytes(c, f.border, c.cout);
-  }
+  const T* y = with_borders(c, f.border, conv.y, c.cout, c.out, memory);
   float* turned = reinterpret_cast<float*>(memory);
   memory += turned_bytes(c);
   // Words as [group][phase][cin][tap of the phase][pair of cout].

@@ -29,12 +29,7 @@ void weight_grad(const Conv& conv) {
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
   const Bordered b = forward_borders(c);
-  const T* x = static_cast<const T*>(conv.x);
-  if (b.copied) {
-    fill_bordered(b, x, c.batch * c.groups * c.cin, c.in[1], c.in[2], reinterpret_cast<T*>(memory));
-    x = reinterpret_cast<const T*>(memory);
-    memory += bordered_bytes(c, b, c.cin);
-  }
+  const T* x = with_borders(c, b, conv.x, c.cin, c.in, memory);
   // dy with the images side by side: pixels in pairs, whatever the size of an image.
   const std::int64_t out = plane_of(c.out), total = c.batch * out, channels = c.groups * c.cout;
   const T* dy = static_cast<const T*>(conv.y);

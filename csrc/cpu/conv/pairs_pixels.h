@@ -124,6 +124,16 @@ int runs_of(const Pixels& p, std::int64_t first, std::int64_t count, std::int64_
 std::int64_t bordered_bytes(const ConvShape& c, const Bordered& b, std::int64_t channels) {
   return b.copied ? rounded(c.batch * c.groups * channels * b.channel() * 2) : 0;
 }
+// The planes as the products read them: where they stand, or with borders at `memory`, which is moved past them.
+const T* with_borders(const ConvShape& c, const Bordered& b, const void* planes, std::int64_t channels,
+                      const std::int64_t (&size)[3], char*& memory) {
+  const T* x = static_cast<const T*>(planes);
+  if (!b.copied) return x;
+  T* copy = reinterpret_cast<T*>(memory);
+  fill_bordered(b, x, c.batch * c.groups * channels, size[1], size[2], copy);
+  memory += bordered_bytes(c, b, channels);
+  return copy;
+}
 
 // Rows that a piece of work takes: all, unless threads would wait. No sum depends on it.
 std::int64_t share_of(std::int64_t m, std::int64_t units) {

@@ -11,6 +11,20 @@ PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a +
 PYDLX_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 PYDLX_INLINE std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
+// The operands of the transposed product: C^T = B^T A^T. How C is stored is the caller's business.
+PYDLX_INLINE void transpose_operands(Gemm& g, const Gemm& given) {
+  g.m = given.n;
+  g.n = given.m;
+  g.a = given.b;
+  g.a_row = given.b_col;
+  g.a_col = given.b_row;
+  g.a_batch = given.b_batch;
+  g.b = given.a;
+  g.b_row = given.a_col;
+  g.b_col = given.a_row;
+  g.b_batch = given.a_batch;
+}
+
 struct Cuts {
   std::int64_t rows = 1, cols = 1;            // pieces of one matrix
   std::int64_t row_units = 1, col_units = 1;  // tiles that a cut may fall between

@@ -238,16 +238,7 @@ void gemm_typed(const Gemm& given) {
       !flip && g.a_row == 1 &&
       ((g.n == 1 && g.m > 1 && g.c_row == 1 && !g.bias) || (g.m > g.n && strips<T>(g.n, g.m, g.k)));
   if (flip || flip_vector) {
-    g.m = given.n;
-    g.n = given.m;
-    g.a = given.b;
-    g.a_row = given.b_col;
-    g.a_col = given.b_row;
-    g.a_batch = given.b_batch;
-    g.b = given.a;
-    g.b_row = given.a_col;
-    g.b_col = given.a_row;
-    g.b_batch = given.a_batch;
+    transpose_operands(g, given);
     c_i = 1;
     c_j = given.c_row;
     bias_i = 1;

@@ -399,16 +399,7 @@ void gemm_narrow(const Gemm& given) {
              flip_strip = !flip_inner && g.m > g.n && g.a_row == 1 && g.n <= kFewRows && g.m > kPanel && steps >= 8,
              flip = flip_inner || flip_strip;
   if (flip) {
-    g.m = given.n;
-    g.n = given.m;
-    g.a = given.b;
-    g.a_row = given.b_col;
-    g.a_col = given.b_row;
-    g.a_batch = given.b_batch;
-    g.b = given.a;
-    g.b_row = given.a_col;
-    g.b_col = given.a_row;
-    g.b_batch = given.a_batch;
+    transpose_operands(g, given);
     to = {nullptr, 1, given.c_row, to.bias, 1, 0};
   }
   NarrowPlan plan;
