@@ -45,7 +45,11 @@ class CUDAGraph:
     def capture_end(self) -> None:
         """Ends the recording."""
         _recording.graph = None
-        self._handle.end()
+        try:
+            self._handle.end()
+        except BaseException:  # nothing will be replayed
+            self._before_replay.clear()
+            raise
 
     def replay(self) -> None:
         """Queues the recorded work on the current stream."""

@@ -123,9 +123,8 @@ class FusedOptimizer(Optimizer):
             if plan is None or not plan.fits(params, grads, flags, self.state):
                 plan = self._plans[number] = self._gather(group, flags)
             regather = False
-            recording = params[0].is_cuda and is_current_stream_capturing()
             for bucket in plan.buckets:
-                if recording:
+                if bucket.params[0].is_cuda and is_current_stream_capturing():
                     self._record(group, bucket, grads)
                     continue
                 step_tensor = bucket.step_tensor
