@@ -2,10 +2,10 @@
 // every step, so that its share of the recurrent weights stays in its second-level cache. With more than a few rows the
 // weights are packed once, the gates of the same units side by side: one pass of register tiles gives all gates of
 // these units, which are applied while they are in the first-level cache.
-#include "core/phases.h"
 #include "core/scratch.h"
 #include "cpu/gemm/micro.h"
 #include "cpu/rnn_cells.h"
+#include "cpu/rnn_steps.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -21,17 +21,7 @@ struct PanelShape {
   static constexpr int columns = gates * units;
 };
 
-constexpr std::int64_t kFewRows = tuning::kFewSequences, kBlockRows = tuning::kGateRows;
-
-PYDLX_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Tasks per range of a parallel phase. 100 multiply-adds, or 100 bytes of weights, take a nanosecond or so, and so does
-// a gate; a phase of less than 1.5 us is not worth a second thread.
-std::int64_t task_grain(std::int64_t tasks, std::int64_t rows, std::int64_t k, std::int64_t columns) {
-  const std::int64_t busy = rows < 4 ? 4 : rows, ns = busy * k * columns / 100 + rows * columns / 2 + 1;
-  return tasks * ns < 1500 ? tasks : 500 / ns + 1;
-}
+constexpr std::int64_t kSpeed = 100;  // see task_grain
 
 // c[rows x columns] = a[rows x k] b (+ c), rows of b b_row apart.
 void multiply(std::int64_t rows, std::int64_t columns, std::int64_t k, const float* a, const float* b,
@@ -232,17 +222,11 @@ void forward_rows(const SequenceForward& q, const float* packed, const float* h,
   }
 }
 
-// Step s in the order of work -> its time.
-template <class Sequence>
-PYDLX_INLINE std::int64_t time_of(const Sequence& q, std::int64_t s) {
-  return q.reverse ? q.steps - 1 - s : s;
-}
-
 template <CellKind kind, bool kKeep>
 void forward_steps(const SequenceForward& q, const float* packed) {
   using S = PanelShape<kind>;
   const std::int64_t n = q.hidden, panels = ceil_div(n, S::units), row_cuts = ceil_div(q.batch, 2 * kBlockRows);
-  const std::int64_t tasks = panels * row_cuts, grain = task_grain(tasks, q.batch / row_cuts, n, S::columns);
+  const std::int64_t tasks = panels * row_cuts, grain = task_grain(tasks, q.batch / row_cuts, n, S::columns, kSpeed);
   const float* y = static_cast<const float*>(q.y);
   parallel_phases(q.steps, tasks, grain, [&](std::int64_t s, std::int64_t begin, std::int64_t end) {
     const std::int64_t t = time_of(q, s), rows = q.rows[t], offset = q.offset[t];
@@ -270,7 +254,7 @@ bool forward_sequence(const SequenceForward& q) {
   using S = PanelShape<kind>;
   const std::int64_t n = q.hidden, panels = ceil_div(n, S::units);
   float* packed = nullptr;
-  if (q.batch > kFewRows) {
+  if (q.batch > kFewSequences) {
     packed = static_cast<float*>(
         thread_scratch(ScratchSlot::recurrence, static_cast<std::size_t>(panels * n * S::columns) * sizeof(float)));
     if (!packed) return false;
@@ -283,15 +267,7 @@ bool forward_sequence(const SequenceForward& q) {
     forward_steps<kind, true>(q, packed);
   else
     forward_steps<kind, false>(q, packed);
-  // The last state of a row is its output at the last step it took part in.
-  const float* y = static_cast<const float*>(q.y);
-  float* h = static_cast<float*>(q.h);
-  for (std::int64_t t = 0; t < q.steps; ++t) {
-    const std::int64_t rest = q.reverse || t + 1 == q.steps ? 0 : q.rows[t + 1];
-    std::memcpy(h + rest * n, y + (q.offset[t] + rest) * n,
-                static_cast<std::size_t>((q.rows[t] - rest) * n) * sizeof(float));
-    if (q.reverse) break;
-  }
+  last_states(q, sizeof(float));
   return true;
 }
 
@@ -308,7 +284,7 @@ bool backward_sequence(const SequenceBackward& q) {
   const std::int64_t n = q.hidden, width = n < 4 * kTile ? kTile / 2 : kTile, panels = ceil_div(n, width);
   const float* w = static_cast<const float*>(q.weight);
   float* packed = nullptr;
-  if (q.batch > kFewRows) {
+  if (q.batch > kFewSequences) {
     packed = static_cast<float*>(
         thread_scratch(ScratchSlot::recurrence, static_cast<std::size_t>(panels * G * n * width) * sizeof(float)));
     if (!packed) return false;
@@ -324,7 +300,7 @@ bool backward_sequence(const SequenceBackward& q) {
   const float* drecurrent = static_cast<const float*>(kind == CellKind::gru ? q.drecurrent : q.dgates);
   float* dh = static_cast<float*>(q.dh);
   const std::int64_t row_cuts = ceil_div(q.batch, 2 * kBlockRows), tasks = panels * row_cuts;
-  const std::int64_t grain = task_grain(tasks, q.batch / row_cuts, G * n, width);
+  const std::int64_t grain = task_grain(tasks, q.batch / row_cuts, G * n, width, kSpeed);
   // One more phase than steps: the last only finishes the gradient of the first state.
   parallel_phases(q.steps + 1, tasks, grain, [&](std::int64_t phase, std::int64_t begin, std::int64_t end) {
     CellBackward k;

@@ -71,12 +71,58 @@ struct SequenceBackward {
   void* drecurrent = nullptr;  // GRU
 };
 
+// The same for bfloat16 with float32 inside: sums, gates, cell states and the gradients that are carried from step to
+// step are not rounded between steps; outputs, states that are multiplied and gradients of gates are. The input product
+// is part of it. Kernels that serve this have a layout of gates of their own: `gates` is only passed on, and read as
+// narrow_gates() says.
+struct NarrowForward {
+  std::int64_t steps = 0, hidden = 0, batch = 0, input = 0, total = 0;
+  const std::int64_t* rows = nullptr;
+  const std::int64_t* offset = nullptr;
+  bool reverse = false;
+  const void *x = nullptr, *w_ih = nullptr, *w_hh = nullptr;  // bfloat16; x [total, input]
+  const void *b_ih = nullptr, *b_hh = nullptr;                // or both null
+  const void *h0 = nullptr, *c0 = nullptr;                    // [batch, hidden]; c0: LSTM
+  void *y = nullptr, *h = nullptr, *c = nullptr;              // [total, hidden] and the last states
+  float* gates = nullptr;                                     // [total, narrow_columns]: activations out
+  void* h_prev = nullptr;   // for the backward pass, or null: bfloat16 [total, hidden], the state before each step
+  float* c_prev = nullptr;  // LSTM: [total, narrow_units]
+  void* scratch = nullptr;  // narrow_forward_scratch() bytes, aligned to 64
+};
+
+struct NarrowBackward {
+  std::int64_t steps = 0, hidden = 0, batch = 0;
+  const std::int64_t* rows = nullptr;
+  const std::int64_t* offset = nullptr;
+  bool reverse = false;
+  const void* w_hh = nullptr;
+  const float *gates = nullptr, *c_prev = nullptr;
+  const void* h_prev = nullptr;                                // GRU
+  const void *dy = nullptr, *dh_n = nullptr, *dc_n = nullptr;  // each may be null
+  void *dh = nullptr, *dc = nullptr;                           // [batch, hidden]: gradients of the first states
+  void *dgates = nullptr, *drecurrent = nullptr;               // [total, gates * hidden]; the second: GRU
+  void* scratch = nullptr;                                     // narrow_backward_scratch() bytes
+};
+
+// Sixteen units of all gates of a row lie side by side, 64 floats in all (a cell of one gate: 64 units): LSTM i, f, g,
+// o; GRU r, z, n and the recurrent part of n.
+constexpr std::int64_t narrow_group(CellKind k) { return gates_of(k) == 1 ? 64 : 16; }
+constexpr std::int64_t narrow_units(std::int64_t hidden) { return (hidden + 15) / 16 * 16; }
+constexpr std::int64_t narrow_columns(CellKind k, std::int64_t hidden) {
+  return (hidden + narrow_group(k) - 1) / narrow_group(k) * 64;
+}
+
 struct CellKernels {
   void (*forward[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const CellForward&) = {};
   void (*backward[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const CellBackward&) = {};
   // Whole sequences, optional. False, with nothing written, when there is no memory for the packed weights.
   bool (*forward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceForward&) = {};
   bool (*backward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceBackward&) = {};
+  // bfloat16, optional; all four or none.
+  void (*narrow_forward[static_cast<int>(CellKind::COUNT)])(const NarrowForward&) = {};
+  void (*narrow_backward[static_cast<int>(CellKind::COUNT)])(const NarrowBackward&) = {};
+  std::int64_t (*narrow_forward_scratch)(CellKind, const NarrowForward&) = nullptr;
+  std::int64_t (*narrow_backward_scratch)(CellKind, const NarrowBackward&) = nullptr;
 };
 
 }  // namespace pydlx

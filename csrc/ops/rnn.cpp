@@ -13,6 +13,7 @@
 #include "ops/matmul.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
+#include "ops/rnn_layer.h"
 #include "ops/shape.h"
 #include "ops/views.h"
 
@@ -24,21 +25,6 @@ const char* name_of(CellKind k) {
   constexpr const char* names[] = {"rnn_tanh", "rnn_relu", "lstm", "gru"};
   return names[static_cast<int>(k)];
 }
-
-// One direction of one layer over packed rows: step t owns rows offset[t] .. offset[t] + rows[t]. Steps run in time
-// order or against it; either way a step works on the first rows[t] rows of the state, so sequences that ended keep
-// their state and late ones still have h0.
-struct Steps {
-  std::vector<std::int64_t> rows, offset;
-  bool reverse = false;
-  std::int64_t total = 0;
-  std::size_t count() const { return rows.size(); }
-  std::size_t at(std::size_t i) const { return reverse ? rows.size() - 1 - i : i; }
-};
-
-// Positions in the list of a layer's tensors; undefined where a cell has no such thing.
-enum Slot : std::size_t { kX, kH0, kC0, kWih, kWhh, kBih, kBhh, kWhr, kSlots };
-using Layer = std::array<Tensor, kSlots>;
 
 Tensor row_block(const Tensor& t, std::int64_t offset, std::int64_t n) {
   const std::int64_t cols = t.sizes()[1];
@@ -66,18 +52,6 @@ void multiply(const char* op, const Tensor& a, const Tensor& b, const Tensor& c,
 
 // Packing the recurrent weights pays from this many steps on.
 constexpr std::size_t kPackSteps = 4;
-
-void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
-
-template <class Sequence>
-void describe(Sequence& q, const Steps& steps, std::int64_t hidden, std::int64_t batch) {
-  q.steps = static_cast<std::int64_t>(steps.count());
-  q.hidden = hidden;
-  q.batch = batch;
-  q.rows = steps.rows.data();
-  q.offset = steps.offset.data();
-  q.reverse = steps.reverse;
-}
 
 // ---- one layer in differentiable ops
 // -----------------------------------------------------------------------------------------------
@@ -121,14 +95,6 @@ TensorList composed_layer(CellKind kind, const Steps& steps, const Layer& in) {
 
 // ---- one layer, fused
 // --------------------------------------------------------------------------------------------------------------
-
-// What the forward pass leaves for the backward pass.
-struct Tape {
-  Tensor gates;           // activations of all steps, (rows, gates * hidden)
-  Tensor h_prev, c_prev;  // state before each step
-  Tensor candidate;       // GRU
-  Tensor unprojected;     // LSTM with projections: o tanh(c)
-};
 
 TensorList forward_layer(CellKind kind, const Steps& steps, const Layer& in, Tape* tape) {
   const char* op = name_of(kind);
@@ -280,19 +246,20 @@ Layer backward_layer(CellKind kind, const Steps& steps, const Layer& in, const T
     fn(k);
     multiply(op, row_block(drecurrent, offset, n), w, dhs, gru ? 1 : 0);
   }
-  // Everything else is one product over all steps.
   Layer d;
-  d[kX] = mm(dgates, in[kWih]);
   d[kH0] = dh;
   d[kC0] = dc;
-  d[kWih] = mm(transpose(dgates, 0, 1), in[kX]);
-  d[kWhh] = mm(transpose(drecurrent, 0, 1), tape.h_prev);
-  if (in[kBih].defined()) {
-    d[kBih] = sum(dgates, {0}, false);
-    d[kBhh] = gru ? sum(drecurrent, {0}, false) : clone(d[kBih]);
-  }
+  weight_gradients(kind, in, dgates, drecurrent, tape.h_prev, d);
   if (projected) d[kWhr] = mm(transpose(dh_all, 0, 1), tape.unprojected);
   return d;
+}
+
+// A layer in another type, differentiable.
+Layer converted(const Layer& in, DType dtype) {
+  Layer out;
+  for (std::size_t i = 0; i < kSlots; ++i)
+    if (in[i].defined()) out[i] = to_dtype(in[i], dtype);
+  return out;
 }
 
 // y (rows, H), h_n, c_n with one recorded node.
@@ -307,7 +274,8 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
   TensorList out;
   {
     const GradModeGuard off(false);
-    out = forward_layer(kind, steps, plain, wanted ? &tape : nullptr);
+    out = (plain[kX].dtype() == DType::BFloat16 ? forward_narrow : forward_layer)(kind, steps, plain,
+                                                                                  wanted ? &tape : nullptr);
   }
   if (!wanted) return out;
   std::vector<const Tensor*> inputs;
@@ -333,7 +301,9 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
             wanted_inputs.push_back(x[i]);
             positions.push_back(i);
           }
-          ends = composed_layer(kind, steps, x);
+          const DType dtype = x[kX].dtype();
+          ends = composed_layer(kind, steps, tape.narrow ? converted(x, DType::Float32) : x);
+          for (Tensor& end : ends) end = to_dtype(end, dtype);
           for (std::size_t i = 0; i < ends.size(); ++i)
             if (bw.has_grad(i) && ends[i].requires_grad()) {
               roots.push_back(ends[i]);
@@ -348,7 +318,8 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
         for (auto& t : x)
           if (t.defined()) t = contiguous(t);
         const auto grad_or_none = [&](std::size_t i) { return bw.has_grad(i) ? bw.grad(i) : Tensor(); };
-        d = backward_layer(kind, steps, x, tape, grad_or_none(0), grad_or_none(1), lstm ? grad_or_none(2) : Tensor());
+        d = (tape.narrow ? backward_narrow : backward_layer)(kind, steps, x, tape, grad_or_none(0), grad_or_none(1),
+                                                             lstm ? grad_or_none(2) : Tensor());
         for (std::size_t i = 0; i < kSlots; ++i)
           if (d[i].defined() && bw.needs(i)) bw.set(i, d[i]);
       });
@@ -357,6 +328,21 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
   return out;
 }
 
+}  // namespace
+
+void weight_gradients(CellKind kind, const Layer& in, const Tensor& dgates, const Tensor& drecurrent,
+                      const Tensor& h_prev, Layer& d) {
+  d[kX] = mm(dgates, in[kWih]);
+  d[kWih] = mm(transpose(dgates, 0, 1), in[kX]);
+  d[kWhh] = mm(transpose(drecurrent, 0, 1), h_prev);
+  if (in[kBih].defined()) {
+    d[kBih] = sum(dgates, {0}, false);
+    d[kBhh] = kind == CellKind::gru ? sum(drecurrent, {0}, false) : clone(d[kBih]);
+  }
+}
+
+namespace {
+
 // ---- checks, layers, directions
 // ----------------------------------------------------------------------------------------------------
 
@@ -364,6 +350,18 @@ void check_matrix(const char* op, const char* argument, const Tensor& t, const D
   require(t.defined() && t.sizes() == sizes, op, argument, ErrorKind::Shape, "expected shape ", sizes, ", got ",
           t.defined() ? t.sizes() : Dims{});
   require(t.dtype() == dtype, op, argument, ErrorKind::DType, "expected ", dtype, " like the input, got ", t.dtype());
+}
+
+// Whether every layer is one for forward_narrow. Shapes are not checked yet.
+bool narrow_serves(CellKind kind, const Tensor& data, const std::vector<std::int64_t>& sizes, const TensorList& state,
+                   const TensorList& weights, const RnnOptions& o) {
+  const std::size_t runs = static_cast<std::size_t>(o.num_layers) * (o.bidirectional ? 2 : 1);
+  bool serves = kernels<CellKernels>(data.device()).narrow_forward[static_cast<int>(kind)] && !sizes.empty() &&
+                data.numel() > 0 && weights.size() == runs * (o.has_biases ? 4 : 2) && weights[1].numel() > 0;
+  serves &= data.dtype() == DType::BFloat16;
+  for (const TensorList* list : {&state, &weights})
+    for (const Tensor& t : *list) serves &= t.dtype() == DType::BFloat16;
+  return serves;
 }
 
 bool half_like(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
@@ -381,7 +379,7 @@ TensorList run_network(CellKind kind, const Tensor& data, const std::vector<std:
           ", got ", given_state.size(), " tensors");
   for (const auto& t : given_state) common_device(op, {&data, &t});
   for (const auto& t : given_weights) common_device(op, {&data, &t});
-  if (half_like(data.dtype())) {
+  if (half_like(data.dtype()) && !narrow_serves(kind, data, sizes, given_state, given_weights, o)) {
     auto wide = [](const TensorList& ts) {
       TensorList r;
       for (const auto& t : ts) r.push_back(to_dtype(t, DType::Float32));
