@@ -6,7 +6,7 @@
 set(PYDLX_CUDA_NAME "none")
 set(PYDLX_CUDA_OBJECTS "")
 set(PYDLX_CUDA_LIBRARIES "")
-set(PYDLX_CUDA_ARCHITECTURES "90a-real" CACHE STRING "GPU architectures, e.g. 80-real;80-virtual;90a-real")
+set(PYDLX_CUDA_ARCHITECTURES "90a-real" CACHE STRING "GPU architectures; 80;90a is what a release is built for")
 if(NOT PYDLX_CUDA MATCHES "^(AUTO|ON|OFF|EMULATE)$")
   message(FATAL_ERROR "PYDLX_CUDA: expected AUTO, ON, OFF or EMULATE, got '${PYDLX_CUDA}'")
 endif()
@@ -14,7 +14,8 @@ set(_build OFF)
 if(PYDLX_CUDA STREQUAL "EMULATE")
   set(_build ON)
 elseif(NOT PYDLX_CUDA STREQUAL "OFF")
-  set(CMAKE_CUDA_ARCHITECTURES ${PYDLX_CUDA_ARCHITECTURES})
+  # 80 gives machine code and PTX, which later GPUs translate; 90a is of use on that very GPU, so machine code only.
+  list(TRANSFORM PYDLX_CUDA_ARCHITECTURES REPLACE "^([0-9]+a)$" "\\1-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   include(CheckLanguage)
   check_language(CUDA)
@@ -57,7 +58,7 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
   target_include_directories(pydlx_cuda PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   if(PYDLX_CUDA STREQUAL "EMULATE")
     set_source_files_properties(${PYDLX_CUDA_KERNELS} PROPERTIES LANGUAGE CXX)
-    target_sources(pydlx_cuda PRIVATE cuda/emulator/emulator.cpp)
+    target_sources(pydlx_cuda PRIVATE cuda/emulator/emulator.cpp cuda/emulator/hopper.cpp)
     target_include_directories(pydlx_cuda BEFORE PRIVATE cuda/emulator)
     # As the device's compiler contracts, too (which -O1 alone does not do); no sanitizers, which do not know the emulator's stacks.
     target_compile_options(pydlx_cuda PRIVATE -O1 ${PYDLX_BASE_FLAGS} -mfma -ffp-contract=fast -fexpensive-optimizations -fno-sanitize=all -Wno-psabi
@@ -73,7 +74,13 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
     # Spills to memory are accepted in kernels of float64 and of rare functions, not where time is spent.
     file(GLOB PYDLX_CUDA_HOT cuda/gemm/*.cu cuda/attention/*.cu cuda/norm.cu cuda/loss.cu cuda/embedding.cu
          cuda/optim.cu)
-    set_source_files_properties(${PYDLX_CUDA_HOT} PROPERTIES COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
+    # ptxas options cannot differ between architectures: the rule is for the one that the kernels are shaped for.
+    if(CMAKE_CUDA_ARCHITECTURES STREQUAL "90a-real")
+      set_source_files_properties(${PYDLX_CUDA_HOT} PROPERTIES COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
+    endif()
+    if("90a-real" IN_LIST CMAKE_CUDA_ARCHITECTURES)
+      set_source_files_properties(cuda/gemm/gemm_hopper.cu PROPERTIES COMPILE_DEFINITIONS PYDLX_CUDA_SM90A)
+    endif()
     set(PYDLX_CUDA_LIBRARIES CUDA::cudart_static)
     set(PYDLX_CUDA_NAME "${CMAKE_CUDA_COMPILER_VERSION}")
   endif()

@@ -24,8 +24,8 @@ using GemmFn = void (*)(const Gemm&);
 
 struct GemmKernels {
   GemmFn gemm[kDTypeCount] = {};
-  // The same from an external library, tried first. False, with nothing written, when it does not serve this product;
-  // the answer follows from the geometry alone.
+  // The same from an external library or for one generation of GPUs, tried first. False, with nothing written, when it
+  // does not serve this product; the answer follows from the geometry and the device alone.
   bool (*external[kDTypeCount])(const Gemm&) = {};
 };
 

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <mutex>
 #include <utility>
 #include <vector>
+
+#include "cuda/emulator/hopper.h"
+#include "cuda/emulator/memory.h"
 
 // ---- fibers ---------------------------------------------------------------------------------------------------------
 // A switch saves the callee-saved registers of the System V ABI on the old stack and takes those of the new one.
@@ -55,83 +57,11 @@ namespace {
 
 constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kStack = 64 << 10;
-constexpr std::size_t kMemory = std::size_t{2} << 30;  // small, so that tests can exhaust it
 constexpr std::size_t kSharedLimit = 227 << 10;
 
-[[noreturn]] void die(const char* what) {
-  std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what,
-               emulator::current ? emulator::current->block.x : 0, emulator::current ? emulator::current->thread.x : 0);
-  std::abort();
-}
+using emulator::die, emulator::kMemory, emulator::Memory;
 
-// ---- device memory: one reserved range, a map of used pieces
-// ---------------------------------------------------------
-
-class Memory {
- public:
-  Memory() {
-    base_ = static_cast<char*>(
-        mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (base_ == MAP_FAILED) die("cannot reserve device memory");
-    key_ = pkey_alloc(0, 0);  // costs nothing to switch; few processors have it
-    if (key_ >= 0 && pkey_mprotect(base_, kMemory, PROT_READ | PROT_WRITE, key_) != 0) key_ = -1;
-    free_[0] = kMemory;
-    lock();
-  }
-  void* allocate(std::size_t n) {
-    n = std::max<std::size_t>((n + 511) / 512 * 512, 512);
-    for (auto it = free_.begin(); it != free_.end(); ++it)
-      if (it->second >= n) {
-        const std::size_t at = it->first, rest = it->second - n;
-        free_.erase(it);
-        if (rest) free_[at + n] = rest;
-        used_[at] = n;
-        in_use_ += n;
-        reach_ = std::max(reach_, at + n);
-        return base_ + at;
-      }
-    return nullptr;
-  }
-  bool release(void* p) {
-    const auto it = used_.find(static_cast<std::size_t>(static_cast<char*>(p) - base_));
-    if (it == used_.end()) return false;
-    auto [at, n] = *it;
-    in_use_ -= n;
-    used_.erase(it);
-    auto next = free_.lower_bound(at);
-    if (next != free_.end() && at + n == next->first) {
-      n += next->second;
-      next = free_.erase(next);
-    }
-    if (next != free_.begin()) {
-      const auto before = std::prev(next);
-      if (before->first + before->second == at) {
-        before->second += n;
-        return true;
-      }
-    }
-    free_[at] = n;
-    return true;
-  }
-  bool owns(const void* p) const { return p >= base_ && p < base_ + kMemory; }
-  std::size_t unused() const { return kMemory - in_use_; }
-  void unlock() { protect(0, PROT_READ | PROT_WRITE); }
-  void lock() { protect(PKEY_DISABLE_ACCESS, PROT_NONE); }
-
- private:
-  void protect(unsigned rights, int protection) {
-    if (key_ >= 0)
-      pkey_set(key_, rights);
-    else
-      mprotect(base_, reach_, protection);
-  }
-
-  char* base_;
-  int key_ = -1;
-  std::size_t reach_ = 512;  // end of what was ever handed out
-  std::map<std::size_t, std::size_t> free_, used_;
-  std::size_t in_use_ = 0;
-};
+// ---- device memory --------------------------------------------------------------------------------------------------
 
 std::recursive_mutex g_mutex;
 thread_local cudaError_t t_error = cudaSuccess;
@@ -164,7 +94,8 @@ cudaError_t run_or_record(cudaStream_t stream, std::function<void()> work) {
 // ---- one block at a time --------------------------------------------------------------------------------------------
 
 struct Fiber : emulator::Thread {
-  enum State { ready, at_barrier, at_warp, done } state = done;
+  enum State { ready, at_barrier, at_warp, at_condition, done } state = done;
+  const emulator::Condition* condition = nullptr;
   void* stack_pointer = nullptr;
   char* stack = nullptr;
   unsigned mask = 0;       // lanes this one waits for
@@ -178,6 +109,11 @@ Fiber* g_fibers = nullptr;
 WarpSlots g_warps[kMaxThreads / 32];
 unsigned g_threads = 0;
 void* g_scheduler = nullptr;
+struct Later {
+  unsigned turn;
+  std::function<void()> work;
+};
+std::vector<Later> g_later;
 const std::function<void()>* g_kernel = nullptr;
 alignas(1024) unsigned char g_shared[kSharedLimit];
 
@@ -188,6 +124,7 @@ void to_scheduler() {
 }
 void fiber_main() {
   (*g_kernel)();
+  emulator::thread_ends();
   self()->state = Fiber::done;
   to_scheduler();
   die("a finished thread was resumed");
@@ -231,6 +168,39 @@ bool release_warp(unsigned warp) {
   return any;
 }
 
+// Work of other units whose turn has come, the newest first; if nothing else can go on, whatever is there.
+bool run_later(unsigned turn, bool all) {
+  bool any = false;
+  for (std::size_t i = g_later.size(); i-- > 0;)
+    if (all || g_later[i].turn <= turn) {
+      const auto work = std::move(g_later[i].work);
+      g_later.erase(g_later.begin() + static_cast<std::ptrdiff_t>(i));
+      work();
+      any = true;
+    }
+  return any;
+}
+
+// Threads whose conditions are met go on.
+bool release_conditions() {
+  bool any = false;
+  for (unsigned i = 0; i < g_threads; ++i) {
+    Fiber& f = g_fibers[i];
+    if (f.state != Fiber::at_condition || !f.condition->met()) continue;
+    f.state = Fiber::ready;
+    any = true;
+  }
+  return any;
+}
+
+[[noreturn]] void deadlock() {
+  for (unsigned i = 0; i < g_threads; ++i)
+    if (g_fibers[i].state == Fiber::at_condition) emulator::current = &g_fibers[i], die(g_fibers[i].condition->text());
+  die("deadlock: some threads wait at __syncthreads(), others in a warp collective");
+}
+
+unsigned g_turn = 0;
+
 void run_block(dim3 grid, dim3 block, uint3 at) {
   g_threads = block.x * block.y * block.z;
   for (unsigned i = 0; i < g_threads; ++i) {
@@ -242,7 +212,7 @@ void run_block(dim3 grid, dim3 block, uint3 at) {
     f.grid_size = grid;
     f.lane = i % 32;
   }
-  for (unsigned round = 0;; ++round) {
+  for (unsigned round = 0;; ++round, ++g_turn) {
     unsigned finished = 0, waiting = 0;
     bool progress = false;
     for (unsigned k = 0; k < g_threads; ++k) {
@@ -254,6 +224,8 @@ void run_block(dim3 grid, dim3 block, uint3 at) {
       }
     }
     for (unsigned w = 0; w * 32 < g_threads; ++w) progress |= release_warp(w);
+    if (!g_later.empty()) progress |= run_later(g_turn, !progress);
+    progress |= release_conditions();
     for (unsigned i = 0; i < g_threads; ++i) {
       finished += g_fibers[i].state == Fiber::done;
       waiting += g_fibers[i].state == Fiber::at_barrier;
@@ -264,18 +236,21 @@ void run_block(dim3 grid, dim3 block, uint3 at) {
       continue;
     }
     if (waiting + finished == g_threads) die("threads have returned while others wait at __syncthreads()");
-    if (!progress) die("deadlock: some threads wait at __syncthreads(), others in a warp collective");
+    if (!progress) deadlock();
   }
+  if (!g_later.empty()) die("a block has ended while copies into its shared memory were under way");
   emulator::current = nullptr;
 }
 
-void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
   if (!g_fibers) g_fibers = new Fiber[kMaxThreads];
   g_kernel = &kernel;
-  std::memset(g_shared, 0xa5, sizeof g_shared);  // reads before writes give nonsense
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) run_block(grid, block, {x, y, z});
+      for (unsigned x = 0; x < grid.x; ++x) {
+        std::memset(g_shared, 0xa5, shared_bytes);  // reads before writes give nonsense
+        run_block(grid, block, {x, y, z});
+      }
 }
 
 double now_ms() {
@@ -291,6 +266,34 @@ namespace emulator {
 Thread* current = nullptr;
 
 void* shared_memory() { return g_shared; }
+
+constexpr std::uint32_t kSharedStart = 1024;  // what comes before is the system's
+
+std::uint32_t shared_address(const void* p) {
+  const auto* at = static_cast<const unsigned char*>(p);
+  if (at < g_shared || at >= g_shared + kSharedLimit) die("an address outside dynamic shared memory");
+  return kSharedStart + static_cast<std::uint32_t>(at - g_shared);
+}
+void* shared_pointer(std::uint32_t address, std::uint32_t bytes) {
+  if (address < kSharedStart || address - kSharedStart + bytes > kSharedLimit) die("an access outside shared memory");
+  return g_shared + (address - kSharedStart);
+}
+
+void die(const char* what) {
+  std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what, current ? current->block.x : 0,
+               current ? current->thread.x : 0);
+  std::abort();
+}
+unsigned thread_number() { return static_cast<unsigned>(self() - g_fibers); }
+void wait_for(const Condition& c) {
+  self()->condition = &c;
+  self()->state = Fiber::at_condition;
+  to_scheduler();
+}
+void later(std::function<void()> work) {
+  static unsigned count = 0;
+  g_later.push_back({g_turn + 1 + count++ % 3, std::move(work)});
+}
 
 void barrier() {
   self()->state = Fiber::at_barrier;
@@ -325,7 +328,7 @@ cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     return error(cudaErrorInvalidConfiguration);
   if (shared_bytes > kSharedLimit) return error(cudaErrorInvalidValue);
-  return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, kernel); });
+  return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, kernel); });
 }
 
 }  // namespace emulator

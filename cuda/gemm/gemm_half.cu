@@ -1,6 +1,7 @@
 // Products of 16-bit floats with float accumulation on the tensor cores. Tiles of 128 x 128 with panels of 32 in four
 // stages of shared memory; eight warps hold 64 x 32 each. Operands may lie either way: ldmatrix transposes. What does
 // not fit (strides or sizes that are no multiples of eight, unaligned data) goes to the ordinary units.
+#include "core/verbose.h"
 #include "cuda/gemm/strided.cuh"
 #include "cuda/gemm/warp_tile.cuh"
 #include "kernels.h"
@@ -103,6 +104,7 @@ void gemm(const Gemm& g) {
   if (!large || !fits(g.a, g.a_row, g.a_col, g.a_batch, g.m, g.k) || !fits(g.b, g.b_col, g.b_row, g.b_batch, g.n, g.k))
     return run_product("matmul", p);
   if (g.batch == 0) return;
+  if (verbose_on) verbose_note("; mma.sync, %d x %d tiles", kM, kN);
   if (g.a_col == 1)
     g.b_row == 1 ? run_tensor<T, true, true>(p) : run_tensor<T, true, false>(p);
   else

@@ -292,16 +292,28 @@ int current_device() {
   return device;
 }
 
-int multiprocessors() {
-  static std::atomic<int> known[kMaxDevices];
+namespace {
+
+// Properties that kernels are chosen by, asked for once per device.
+struct Known {
+  std::atomic<int> multiprocessors{0}, compute_capability{0};
+};
+const Known& known() {
+  static Known all[kMaxDevices];
   const int device = current_device();
-  int n = known[device].load(std::memory_order_relaxed);
-  if (n == 0) {
+  Known& k = all[device];
+  if (k.compute_capability.load(std::memory_order_acquire) == 0) {
     cudaDeviceProp p;
     check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
-    known[device] = n = p.multiProcessorCount;
+    k.multiprocessors.store(p.multiProcessorCount, std::memory_order_relaxed);
+    k.compute_capability.store(p.major * 10 + p.minor, std::memory_order_release);
   }
-  return n;
+  return k;
 }
+
+}  // namespace
+
+int multiprocessors() { return known().multiprocessors.load(std::memory_order_relaxed); }
+int compute_capability() { return known().compute_capability.load(std::memory_order_relaxed); }
 
 }  // namespace pydlx::cuda

@@ -12,8 +12,9 @@ inline constexpr int kWarp = 32;
 inline constexpr unsigned kFullMask = 0xffffffffu;
 
 int current_device();
-// Multiprocessors of the current device.
+// Multiprocessors of the current device, and its compute capability: 90 for 9.0.
 int multiprocessors();
+int compute_capability();
 
 inline unsigned ceil_div(std::int64_t a, std::int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
 

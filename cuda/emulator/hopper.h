@@ -1,0 +1,89 @@
+// What sm_90 added, as the PTX manual documents it: barriers with phases (mbarrier), the copy engine (TMA) and products
+// of warpgroups (wgmma). The engines run later than the instructions that start them: a copy some turns later, a
+// product not before it is waited for. Code that reads too early, or gives memory back too early, then gets wrong
+// numbers.
+#pragma once
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <array>
+
+namespace emulator {
+
+// ---- swizzles and layouts -------------------------------------------------------------------------------------------
+
+// Bits of the addresses of chunks (4 and up) that are changed by exclusive or with bits 7 and up: 0, 1, 2 or 3 of them
+// for no swizzle, 32, 64 and 128 bytes.
+constexpr std::uint32_t swizzled(std::uint32_t address, int bits) {
+  return address ^ ((address >> 7 & ((1u << bits) - 1)) << 4);
+}
+
+// A matrix descriptor of wgmma, taken apart.
+struct Operand {
+  std::uint32_t start, leading, stride, base_offset;  // bytes
+  int swizzle;                                        // bits, as above
+};
+constexpr Operand operand(std::uint64_t descriptor) {
+  constexpr int kBits[] = {0, 3, 2, 1};  // of the field's four values
+  const auto field = [descriptor](int at) { return static_cast<std::uint32_t>(descriptor >> at & 0x3fff) << 4; };
+  return {field(0), field(16), field(32), static_cast<std::uint32_t>(descriptor >> 49 & 7), kBits[descriptor >> 62]};
+}
+
+// The address of element (outer, k) of 16 bits, k below 16: `outer` is the row of A or the column of B. The canonical
+// layouts: with k along lines (K-major), eight outer positions have a line each, `stride` leads to the next eight, and
+// without a swizzle `leading` from the first eight of k to the others; with outer along lines (MN-major), eight
+// positions of k have a line each, `stride` leads to the next eight and `leading` to the next line's worth of outer
+// positions; without a swizzle these two change places.
+constexpr std::uint32_t element_address(const Operand& o, bool mn_major, std::uint32_t outer, std::uint32_t k) {
+  const std::uint32_t line = 16u << o.swizzle, width = line / 2;  // bytes and elements of a line
+  std::uint32_t at = o.start;
+  if (!mn_major) {
+    at += outer % 8 * line + outer / 8 * o.stride;
+    at += o.swizzle == 0 ? k % 8 * 2 + k / 8 * o.leading : k * 2;
+  } else {
+    at += outer % width * 2 + k % 8 * line;
+    at += o.swizzle == 0 ? outer / width * o.stride + k / 8 * o.leading : outer / width * o.leading + k / 8 * o.stride;
+  }
+  return swizzled(at, o.swizzle);
+}
+
+// ---- instructions ---------------------------------------------------------------------------------------------------
+
+// Addresses in the block's shared memory; like the hardware's, they do not begin at zero.
+std::uint32_t shared_address(const void*);
+void* shared_pointer(std::uint32_t address, std::uint32_t bytes);
+
+void mbarrier_init(std::uint32_t barrier, std::uint32_t arrivals);
+void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes);
+void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity);
+
+void tensor_load(std::uint32_t to, const CUtensorMap& map, std::array<int, 3> at, std::uint32_t barrier);
+
+struct Product {
+  int n;
+  std::uint64_t a, b;
+  bool a_mn_major, b_mn_major, add;
+  float (*value)(std::uint16_t bits);
+};
+void wgmma_fence();
+void wgmma(float* d, const Product&);
+void wgmma_commit();
+void wgmma_wait(int pending);
+
+// ---- between this and the scheduler ---------------------------------------------------------------------------------
+
+// Something that a thread waits for, and what to say when it can never come.
+class Condition {
+ public:
+  virtual ~Condition() = default;
+  virtual bool met() const = 0;
+  virtual const char* text() const = 0;
+};
+void wait_for(const Condition&);
+// Work that another unit does in a later turn.
+void later(std::function<void()> work);
+[[noreturn]] void die(const char* what);
+unsigned thread_number();  // in the block
+void thread_ends();        // called when a thread's kernel returns
+
+}  // namespace emulator

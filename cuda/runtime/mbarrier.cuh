@@ -1,0 +1,88 @@
+// Barriers in shared memory that count arrivals of threads and bytes of the copy engine (PTX: mbarrier; sm_90).
+//
+// A barrier goes through phases 0, 1, 2, ... A phase is over when the arrivals and the bytes that it expects have all
+// come; then the next one begins and expects the same number of arrivals, and no bytes. Waiting names the parity of a
+// phase: wait(b, 0) on a new barrier waits for its first phase, wait(b, 1) returns at once, as if an odd phase before
+// the first were over.
+#pragma once
+#include <cstdint>
+
+#include "core/half.h"
+#include "cuda/runtime/launch.h"
+#if defined(PYDLX_CUDA_EMULATED)
+#include "cuda/emulator/hopper.h"
+#endif
+
+namespace pydlx::cuda {
+namespace {
+
+struct alignas(8) Barrier {
+  std::uint64_t state;  // opaque
+};
+
+__device__ __forceinline__ std::uint32_t shared_address(const void* p) {
+#if defined(PYDLX_CUDA_EMULATED)
+  return emulator::shared_address(p);
+#else
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+#endif
+}
+
+__device__ __forceinline__ void init_barrier(Barrier* b, int arrivals) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::mbarrier_init(shared_address(b), static_cast<std::uint32_t>(arrivals));
+#else
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
+#endif
+}
+// Shows the new barriers to the copy engine; the block's threads see them after a __syncthreads() as well.
+__device__ __forceinline__ void publish_barriers() {
+#if !defined(PYDLX_CUDA_EMULATED)
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void arrive(Barrier* b) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::mbarrier_arrive(shared_address(b), 0);
+#else
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+#endif
+}
+// Arrives, and lets the present phase expect that many bytes more.
+__device__ __forceinline__ void arrive_expecting(Barrier* b, int bytes) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::mbarrier_arrive(shared_address(b), static_cast<std::uint32_t>(bytes));
+#else
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
+               : "memory");
+#endif
+}
+
+// Waits until the phase of that parity is over. A wait is microseconds long; one that never ends is a bug, which kills
+// the kernel after about a second instead of hanging the device.
+__device__ __forceinline__ void wait(const Barrier* b, std::uint32_t parity) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::mbarrier_wait(shared_address(b), parity);
+#else
+  const std::uint32_t at = shared_address(b);
+  for (std::uint32_t tries = 0;; ++tries) {
+    std::uint32_t over;
+    asm volatile(
+        "{\n"
+        ".reg .pred over;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, over;\n"
+        "}"
+        : "=r"(over)
+        : "r"(at), "r"(parity)
+        : "memory");
+    if (over) return;
+    if (tries == 1u << 26) __trap();
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace pydlx::cuda

@@ -1,0 +1,274 @@
+// Tests of what products on sm_90a rest on: the arithmetic of plans, swizzles and descriptors, and the emulator's model
+// of barriers, copies and products. test_cuda_hopper.py compiles this and runs one part per process: `cuda_hopper
+// PART`. A part returns 0 when all is well; parts named after a mistake make it, and the emulator has to end the
+// process.
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cuda/gemm/hopper_plan.h"
+#include "cuda/runtime/tma.cuh"
+#include "cuda/runtime/wgmma.cuh"
+
+using namespace pydlx;
+using namespace pydlx::cuda;
+
+namespace {
+
+void require_that(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "failed: %s\n", what);
+  std::exit(1);
+}
+
+// ---- arithmetic -----------------------------------------------------------------------------------------------------
+
+// Written out by hand from the table of the PTX manual: address, two distances in 16 bytes, swizzle of 128 bytes.
+static_assert(operand_descriptor(0x400, true) == 0x4000'0040'0001'0040);
+static_assert(operand_descriptor(0x400, false) == 0x4000'0040'0200'0040);
+static_assert(operand_descriptor(0x38c00, false) == 0x4000'0040'0200'38c0);
+static_assert(advance_k(operand_descriptor(0x400, true), 48, true) == operand_descriptor(0x400 + 96, true));
+static_assert(advance_k(operand_descriptor(0x400, false), 48, false) == operand_descriptor(0x400 + 48 * 128, false));
+
+void descriptors() {
+  for (const bool along_k : {true, false})
+    for (std::uint32_t outer = 0; outer < 256; ++outer)
+      for (std::uint32_t k = 0; k < 64; ++k) {
+        const auto d = advance_k(operand_descriptor(0x2400, along_k), static_cast<int>(k / 16 * 16), along_k);
+        const auto at = emulator::element_address(emulator::operand(d), !along_k, outer, k % 16) - 0x2400;
+        // The same place from the description of panels: lines of 128 bytes, chunk c of line l where c ^ l is.
+        const std::uint32_t line = along_k ? outer : outer / 64 * 64 + k, inside = along_k ? k : outer % 64;
+        require_that(at == line * 128 + (inside / 8 ^ line % 8) * 16 + inside % 8 * 2, "an element's place");
+      }
+  for (int bits = 0; bits < 4; ++bits)
+    for (std::uint32_t a = 0; a < 4096; a += 16)
+      require_that(emulator::swizzled(emulator::swizzled(a, bits), bits) == a, "a swizzle is its own inverse");
+}
+
+void plan_covers(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t batch, int processors) {
+  const HopperPlan p = hopper_plan(m, n, k, batch, processors);
+  require_that(p.columns == 128 || p.columns == 256, "a width");
+  std::set<std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t>> seen;
+  std::map<std::uint32_t, std::pair<std::int64_t, std::int64_t>> parts;  // begin, end
+  for (std::uint32_t i = 0; i < p.work(); ++i) {
+    const HopperPlan::Piece at = p.piece(i);
+    require_that(at.row < p.tiles_m && at.column < p.tiles_n && at.part < p.parts && at.batch < p.batch, "a piece");
+    require_that(seen.insert({at.row, at.column, at.part, at.batch}).second, "no piece twice");
+    require_that(at.panels > 0 && at.k % HopperPlan::kDepth == 0, "a part has panels");
+    parts[at.part] = {at.k, at.k + at.panels * HopperPlan::kDepth};
+  }
+  require_that(std::int64_t{p.tiles_m} * 128 >= m && (std::int64_t{p.tiles_m} - 1) * 128 < m, "rows");
+  require_that(std::int64_t{p.tiles_n} * p.columns >= n && (std::int64_t{p.tiles_n} - 1) * p.columns < n, "columns");
+  std::int64_t end = 0;
+  for (const auto& [part, range] : parts) {
+    require_that(range.first == end, "parts follow each other");
+    end = range.second;
+  }
+  require_that(end >= k && end < k + HopperPlan::kDepth, "parts end with k");
+}
+
+void plans() {
+  for (const std::int64_t m : {64, 127, 128, 129, 2000, 2177, 4096})
+    for (const std::int64_t n : {64, 128, 129, 256, 257, 1100, 4096})
+      for (const std::int64_t k : {64, 65, 511, 1024, 5000})
+        for (const std::int64_t batch : {1, 3}) plan_covers(m, n, k, batch, m % 2 ? 4 : 132);
+  // Widths and parts of some shapes on 132 processors.
+  const auto plan = [](std::int64_t m, std::int64_t n, std::int64_t k) { return hopper_plan(m, n, k, 1, 132); };
+  require_that(plan(8192, 8192, 8192).columns == 256 && plan(8192, 8192, 8192).parts == 1, "large");
+  require_that(plan(1024, 1024, 1024).columns == 128, "two tiles for three processors");
+  require_that(plan(128, 128, 8192).parts == 16 && plan(128, 128, 512).parts == 1, "long sums are split");
+  for (const int processors : {1, 4, 78, 132, 144})
+    require_that(hopper_plan(256, 384, 4096, 2, processors).part_length == plan(256, 384, 4096).part_length ||
+                     hopper_plan(256, 384, 4096, 2, processors).parts == hopper_plan(256, 384, 4096, 2, 132).parts,
+                 "sums are split by the geometry alone");
+  require_that(hopper_plan(std::int64_t{1} << 29, std::int64_t{1} << 29, 64, 1, 132).columns == 0, "too many tiles");
+  // The first wave of a large product is a patch, not a stripe: few different rows and columns of tiles.
+  const HopperPlan large = plan(16384, 16384, 1024);
+  std::set<std::uint32_t> rows, columns;
+  for (std::uint32_t i = 0; i < 132; ++i) rows.insert(large.piece(i).row), columns.insert(large.piece(i).column);
+  require_that(rows.size() == 16 && columns.size() == 9, "a patch");
+}
+
+// ---- the emulator's engines -----------------------------------------------------------------------------------------
+
+void* device_memory(const std::vector<std::uint16_t>& values) {
+  void* p = nullptr;
+  require_that(cudaMalloc(&p, values.size() * 2) == cudaSuccess, "memory");
+  cudaMemcpyAsync(p, values.data(), values.size() * 2, cudaMemcpyHostToDevice, nullptr);
+  return p;
+}
+std::vector<std::uint16_t> counting(std::size_t n) {
+  std::vector<std::uint16_t> v(n);
+  for (std::size_t i = 0; i < n; ++i) v[i] = static_cast<std::uint16_t>(i + 1);
+  return v;
+}
+
+void run_kernel(unsigned threads, const std::function<void()>& kernel) {
+  require_that(emulator::launch(1, threads, 64 << 10, nullptr, kernel) == cudaSuccess, "a launch");
+}
+
+// 3 matrices of 70 x 100 in lines of 104: a box in the middle, one over the far edges, one outside.
+void copies() {
+  constexpr int kLine = 104, kLines = 70, kMatrices = 3, kStep = kLine * kLines;
+  const auto values = counting(kStep * kMatrices);
+  void* const data = device_memory(values);
+  CUtensorMap map;
+  require_that(encode_map<Half>(map, {data, {100, kLines, kMatrices}, {1, kLine, kStep}, {64, 32, 1}}), "a map");
+  require_that(!encode_map<Half>(map, {static_cast<char*>(data) + 2, {100, kLines, 1}, {1, kLine, kStep}, {64, 32, 1}}),
+               "a map of unaligned memory is refused");
+  require_that(!encode_map<Half>(map, {data, {100, kLines, 1}, {1, 100, kStep}, {64, 32, 1}}), "and of odd lines");
+  require_that(!encode_map<Half>(map, {data, {100, kLines, 1}, {1, kLine, kStep}, {72, 32, 1}}), "and of wide boxes");
+  require_that(encode_map<Half>(map, {data, {100, kLines, kMatrices}, {1, kLine, kStep}, {64, 32, 1}}), "a map");
+  for (const auto& [x, y, z] : {std::array{0, 0, 0}, std::array{16, 8, 1}, std::array{64, 64, 2}, std::array{0, 96, 0}})
+    run_kernel(32, [&, x = x, y = y, z = z] {
+      auto* const shared = static_cast<std::uint16_t*>(emulator::shared_memory());
+      auto* const barrier = reinterpret_cast<Barrier*>(shared + 4096);
+      if (threadIdx.x == 0) {
+        init_barrier(barrier, 1);
+        arrive_expecting(barrier, 64 * 32 * 2);
+        load_box(shared, map, x, y, z, barrier);
+        require_that(shared[0] == 0xa5a5, "a copy takes a while");
+      }
+      __syncthreads();
+      wait(barrier, 0);
+      if (threadIdx.x != 0) return;
+      for (int l = 0; l < 32; ++l)
+        for (int i = 0; i < 64; ++i) {
+          const bool inside = x + i < 100 && y + l < kLines;
+          const int at = z * kStep + (y + l) * kLine + x + i;
+          require_that(
+              shared[l * 64 + (i / 8 ^ l % 8) * 8 + i % 8] == (inside ? values[static_cast<std::size_t>(at)] : 0),
+              "a copied element");
+        }
+    });
+}
+
+// What a mistake changes in a product of 64 x 16 by 16 x 128.
+struct Mistake {
+  std::uint64_t flip_a = 0, flip_b = 0;  // bits of descriptors
+  bool unfenced = false, unwaited = false, missing_warp = false, early = false, short_bytes = false;
+};
+
+// The largest error of the product.
+template <bool along_k>
+double product_error(const Mistake& mistake) {
+  constexpr int kM = 64, kN = 128, kK = 64;
+  std::vector<std::uint16_t> a(kM * kK), b(kN * kK);
+  std::uint32_t seed = 1;
+  const auto next = [&] {
+    return static_cast<BFloat16>(static_cast<float>((seed = seed * 1664525 + 1013904223) >> 28) - 8).bits;
+  };
+  for (auto& v : a) v = next();
+  for (auto& v : b) v = next();
+  CUtensorMap map_a, map_b;
+  const auto map = [](CUtensorMap& m, void* data, int outer) {
+    const std::int64_t width = along_k ? kK : outer, lines = along_k ? outer : kK;
+    return encode_map<BFloat16>(m, {data, {width, lines, 1}, {1, width, width * lines}, {64, along_k ? outer : 64, 1}});
+  };
+  require_that(map(map_a, device_memory(a), kM) && map(map_b, device_memory(b), kN), "maps");
+  const auto value = [](const std::vector<std::uint16_t>& from, int size, int outer, int k) {
+    BFloat16 v;
+    v.bits = from[static_cast<std::size_t>(along_k ? outer * kK + k : k * size + outer)];
+    return static_cast<double>(static_cast<float>(v));
+  };
+  double worst = 0;
+  run_kernel(kWarpgroup, [&] {
+    auto* const shared = static_cast<unsigned char*>(emulator::shared_memory());
+    auto* const barrier = reinterpret_cast<Barrier*>(shared + 3 * kPanelBytes);
+    if (threadIdx.x == 0) init_barrier(barrier, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      arrive_expecting(barrier, 3 * kPanelBytes + (mistake.short_bytes ? 16 : 0));
+      load_box(shared, map_a, 0, 0, 0, barrier);
+      load_box(shared + kPanelBytes, map_b, 0, 0, 0, barrier);
+      if (!along_k) load_box(shared + 2 * kPanelBytes, map_b, 64, 0, 0, barrier);
+    }
+    if (!mistake.early) wait(barrier, 0);
+    float sum[64] = {};
+    if (!mistake.unfenced) wgmma_fence();
+    if (mistake.missing_warp && threadIdx.x / 32 == 2) {
+      __syncthreads();
+      return;
+    }
+    for (int k = 0; k < kK; k += 16)
+      wgmma<BFloat16, !along_k, !along_k>(
+          sum, advance_k(operand_descriptor(shared_address(shared), along_k), k, along_k) ^ mistake.flip_a,
+          advance_k(operand_descriptor(shared_address(shared + kPanelBytes), along_k), k, along_k) ^ mistake.flip_b,
+          true);
+    wgmma_commit();
+    if (mistake.unwaited) return;
+    wgmma_wait<0>();
+    if (mistake.early) wait(barrier, 0);
+    for (int i = 0; i < 64; ++i) {
+      double want = 0;
+      for (int k = 0; k < kK; ++k) want += value(a, kM, sum_row(i), k) * value(b, kN, sum_column(i), k);
+      const double error = want > sum[i] ? want - sum[i] : sum[i] - want;
+      if (!(error <= worst)) worst = error;
+    }
+  });
+  return worst;
+}
+
+// Small integers: a right product has no error at all.
+void products() {
+  require_that(product_error<true>({}) == 0 && product_error<false>({}) == 0, "products");
+  constexpr std::uint64_t kSwizzle = std::uint64_t{1} << 62, kFirst = std::uint64_t{1} << 25,
+                          kSecond = std::uint64_t{1} << 38;
+  require_that(product_error<true>({kSwizzle, 0}) != 0, "a wrong swizzle shows");
+  require_that(product_error<false>({0, kSwizzle}) != 0, "a wrong swizzle shows in transposed operands");
+  require_that(product_error<true>({kSecond, 0}) != 0, "a wrong distance of eight rows shows");
+  require_that(product_error<true>({kFirst, kFirst}) == 0, "the first distance is not used along k");
+  require_that(product_error<false>({0, kFirst}) != 0, "a wrong distance of panels shows");
+  require_that(product_error<false>({kSecond, 0}) != 0, "a wrong distance of eight positions of k shows");
+  Mistake early;
+  early.early = true;
+  require_that(product_error<true>(early) != 0, "operands read before they came show");
+}
+
+// ---- mistakes -------------------------------------------------------------------------------------------------------
+
+void missing_arrival() {
+  run_kernel(32, [] {
+    auto* const barrier = static_cast<Barrier*>(emulator::shared_memory());
+    if (threadIdx.x == 0) init_barrier(barrier, 3);
+    __syncthreads();
+    if (threadIdx.x < 2) arrive(barrier);
+    wait(barrier, 0);
+  });
+}
+void too_many_arrivals_later() {  // arrivals beyond a phase belong to the next one, which nobody completes
+  run_kernel(32, [] {
+    auto* const barrier = static_cast<Barrier*>(emulator::shared_memory());
+    if (threadIdx.x == 0) init_barrier(barrier, 24);
+    __syncthreads();
+    arrive(barrier);
+    wait(barrier, 0);
+    wait(barrier, 1);
+  });
+}
+void no_barrier() {
+  run_kernel(32, [] { arrive(static_cast<Barrier*>(emulator::shared_memory())); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Mistake m;
+  const std::string part = argc > 1 ? argv[1] : "";
+  if (part == "descriptors") return descriptors(), 0;
+  if (part == "plans") return plans(), 0;
+  if (part == "copies") return copies(), 0;
+  if (part == "products") return products(), 0;
+  if (part == "missing_arrival") return missing_arrival(), 0;
+  if (part == "next_phase") return too_many_arrivals_later(), 0;
+  if (part == "no_barrier") return no_barrier(), 0;
+  if (part == "missing_bytes") m.short_bytes = true;
+  if (part == "unfenced") m.unfenced = true;
+  if (part == "unwaited") m.unwaited = true;
+  if (part == "missing_warp") m.missing_warp = true;
+  return product_error<true>(m) == 0 ? 0 : 1;
+}

@@ -1,0 +1,242 @@
+"""Products of 16-bit floats by the instructions of sm_90a: the kernel against float64 around the edges of tiles, panels and boxes, what
+it refuses, and (compiled apart, cuda_hopper.cpp) the arithmetic it rests on and the emulator's model of those instructions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pydlx
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_device = pytest.mark.skipif(not pydlx.cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
+needs_hopper = pytest.mark.skipif(
+    not pydlx.cuda.is_available() or pydlx.cuda.get_device_capability()[0] != 9,
+    reason="no GPU of compute capability 9.x",
+)
+LAYOUTS = ["nn", "nt", "tn", "tt"]
+UNITS = {pydlx.float16: 9.8e-4, pydlx.bfloat16: 7.9e-3}
+
+
+def operand(rng, rows, cols, transposed, dtype, batch=()):
+    """A view whose lines begin at multiples of 16 bytes; what lies between them is NaN and must not be read."""
+    lines, width = (cols, rows) if transposed else (rows, cols)
+    a = np.full((*batch, lines, (width + 7) // 8 * 8), np.nan, np.float32)
+    a[..., :width] = rng.standard_normal((*batch, lines, width))
+    t = pydlx.from_numpy(a).to(dtype).cuda()[..., :width]
+    return t.transpose(-1, -2) if transposed else t
+
+
+def exact(t):
+    return t.cpu().double().numpy()
+
+
+def check(got, want, dtype, k):
+    # One rounding of the result, and sums of k products in float.
+    assert np.abs(exact(got) - want).max() <= UNITS[dtype] * np.abs(want).max() + 1.2e-7 * 4 * k
+
+
+@needs_device
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", UNITS, ids=str)
+@pytest.mark.parametrize("m", [64, 127, 128, 129])
+@pytest.mark.parametrize(("n", "k"), [(64, 64), (127, 65), (128, 127), (129, 128), (255, 129), (256, 64), (257, 200)])
+def test_edges(m, n, k, layout, dtype):
+    rng = np.random.default_rng(m * n + k)
+    a, b = operand(rng, m, k, layout[0] == "t", dtype), operand(rng, k, n, layout[1] == "t", dtype)
+    check(a @ b, exact(a) @ exact(b), dtype, k)
+
+
+@needs_device
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_wide_tiles(layout):
+    """As many tiles as make a GPU of 132 processors prefer the wide ones, the last of each row and column cut."""
+    rng = np.random.default_rng(7)
+    a, b = (
+        operand(rng, 1030, 64, layout[0] == "t", pydlx.bfloat16),
+        operand(rng, 64, 2310, layout[1] == "t", pydlx.bfloat16),
+    )
+    check(a @ b, exact(a) @ exact(b), pydlx.bfloat16, 64)
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", UNITS, ids=str)
+@pytest.mark.parametrize("n", [72, 129])
+def test_epilogue(n, dtype):
+    """Bias, activation, factors and what was there before; an odd number of columns is stored one by one."""
+    rng = np.random.default_rng(n)
+    x, w = operand(rng, 100, 96, False, dtype), operand(rng, n, 96, False, dtype)
+    bias = pydlx.from_numpy(rng.standard_normal(n).astype(np.float32)).to(dtype).cuda()
+    before = pydlx.from_numpy(rng.standard_normal((100, n)).astype(np.float32)).to(dtype).cuda()
+    product = exact(x) @ exact(w).T
+    check(pydlx.nn.functional.linear(x, w, bias), product + exact(bias), dtype, 96)
+    check(pydlx.addmm(before, x, w.t(), beta=0.5, alpha=-2), 0.5 * exact(before) - 2 * product, dtype, 96)
+    check(pydlx.addmm(bias, x, w.t()), product + exact(bias), dtype, 96)
+    layer = pydlx.nn.Sequential(pydlx.nn.Linear(96, n), pydlx.nn.ReLU()).to(dtype).cuda()
+    with pydlx.no_grad():
+        layer[0].weight.copy_(w)
+        layer[0].bias.copy_(bias)
+        check(layer(x), np.maximum(product + exact(bias), 0), dtype, 96)
+
+
+@needs_device
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batches(layout):
+    rng = np.random.default_rng(3)
+    dtype = pydlx.float16
+    a = operand(rng, 65, 72, layout[0] == "t", dtype, (5,))
+    b = operand(rng, 72, 130, layout[1] == "t", dtype, (5,))
+    check(pydlx.bmm(a, b), exact(a) @ exact(b), dtype, 72)
+    check(a @ b[2], exact(a) @ exact(b[2]), dtype, 72)  # one matrix for the whole batch
+    check(a[1] @ b, exact(a[1]) @ exact(b), dtype, 72)
+    # Heads of attention lie between each other: the step from one matrix to the next is shorter than a line.
+    q, k = (operand(rng, 66, 3 * 64, False, dtype, (2,)).reshape(2, 66, 3, 64).transpose(1, 2) for _ in range(2))
+    check(q @ k.transpose(-1, -2), exact(q) @ exact(k).swapaxes(-1, -2), dtype, 64)
+
+
+@needs_device
+def test_long_sums_are_split_in_a_fixed_order():
+    rng = np.random.default_rng(5)
+    a, b = operand(rng, 70, 4500, False, pydlx.bfloat16), operand(rng, 4500, 129, False, pydlx.bfloat16)
+    first = a @ b
+    check(first, exact(a) @ exact(b), pydlx.bfloat16, 4500)
+    assert all(((a @ b) == first).all().item() for _ in range(2))
+
+
+@needs_device
+def test_nothing_is_written_beside_the_result():
+    rng = np.random.default_rng(6)
+    a, b = operand(rng, 130, 64, False, pydlx.float16), operand(rng, 64, 131, False, pydlx.float16)
+    around = pydlx.full((140, 136), 7.0, dtype=pydlx.float16, device="cuda")
+    pydlx.mm(a, b, out=around[4:134, 1:132])
+    check(around[4:134, 1:132], exact(a) @ exact(b), pydlx.float16, 64)
+    around[4:134, 1:132] = 7.0
+    assert (around == 7.0).all().item()
+
+
+@needs_device
+def test_gradients():
+    rng = np.random.default_rng(8)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in [(72, 128), (80, 128)])
+    g = pydlx.from_numpy(rng.standard_normal((72, 80)).astype(np.float32)).bfloat16().cuda()
+    a, b = (pydlx.from_numpy(v).bfloat16().cuda().requires_grad_() for v in (x, w))
+    pydlx.nn.functional.linear(a, b).backward(g)
+    check(a.grad, exact(g) @ exact(b.detach()), pydlx.bfloat16, 80)
+    check(b.grad, exact(g).T @ exact(a.detach()), pydlx.bfloat16, 72)
+
+
+@needs_device
+def test_recorded_products_read_new_values():
+    rng = np.random.default_rng(9)
+    a, b = operand(rng, 64, 64, False, pydlx.bfloat16), operand(rng, 64, 128, False, pydlx.bfloat16)
+    out = pydlx.empty(64, 128, dtype=pydlx.bfloat16, device="cuda")
+    pydlx.mm(a, b, out=out)
+    graph = pydlx.cuda.CUDAGraph()
+    with pydlx.cuda.graph(graph):
+        pydlx.mm(a, b, out=out)
+    a.mul_(-2.0)
+    graph.replay()
+    check(out, exact(a) @ exact(b), pydlx.bfloat16, 64)
+
+
+PROGRAM = """
+import pydlx
+def make(*shape): return pydlx.ones(*shape, dtype=pydlx.bfloat16, device="cuda")
+a = make(64, 128)
+a @ make(128, 72)
+a[:, :100] @ make(128, 72)[:100]
+make(128, 64).t() @ make(72, 128).t()
+a @ make(128, 63)
+make(63, 128) @ make(128, 72)
+make(64 * 128 + 8)[1:8193].reshape(64, 128) @ make(128, 72)
+a[:, ::2] @ make(64, 72)
+"""
+
+
+@needs_hopper
+def test_choice():
+    """PYDLX_VERBOSE names the kernel, or why it was not taken; PYDLX_CUDA_WGMMA=0 turns it off."""
+
+    def lines(**environment):
+        # The very extension that runs here: under an emulated build it need not be the installed one.
+        paths = [str(Path(pydlx.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        full = {**os.environ, "PYDLX_VERBOSE": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p), **environment}
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=full, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stderr.splitlines() if "matmul" in line]
+
+    said = lines()
+    expected = [
+        "wgmma, 128 x 128 tiles, lines of A along k, of B along n",
+        "wgmma, 128 x 128 tiles, lines of A along k, of B along n",
+        "wgmma, 128 x 128 tiles, lines of A along m, of B along k",
+        "not wgmma: fewer than 64 rows, columns or terms",
+        "not wgmma: fewer than 64 rows, columns or terms",
+        "not wgmma: an operand does not begin at a multiple of 16 bytes",
+        "not wgmma: an operand is contiguous along neither axis",
+    ]
+    assert len(said) == len(expected)
+    for line, text in zip(said, expected):
+        assert text in line, line
+    off = lines(PYDLX_CUDA_WGMMA="0")
+    assert all("not wgmma: PYDLX_CUDA_WGMMA is 0" in line for line in off)
+    assert "mma.sync" in off[0]
+
+
+# A sanitizer that is loaded into every process knows nothing of this one, nor of the emulator's stacks.
+PLAIN = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None or platform.machine() != "x86_64" or not (ROOT / "cuda").is_dir():
+        pytest.skip("needs a C++ compiler, an x86-64 processor and the sources")
+    target = tmp_path_factory.mktemp("hopper") / "cuda_hopper"
+    include = [f"-I{ROOT / folder}" for folder in ("cuda/emulator", ".", "csrc")]
+    sources = [ROOT / "tests/cuda_hopper.cpp", *sorted((ROOT / "cuda/emulator").glob("*.cpp"))]
+    command = [
+        compiler,
+        "-std=c++20",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        *include,
+        *map(str, sources),
+    ]
+    done = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, timeout=300, env=PLAIN)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "products"])
+def test_parts(program, part):
+    done = subprocess.run([program, part], capture_output=True, text=True, timeout=120, env=PLAIN)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("missing_arrival", "still misses 1 of 3 arrivals and 0 bytes"),
+        ("next_phase", "still misses 16 of 24 arrivals and 0 bytes"),
+        ("missing_bytes", "still misses 0 of 1 arrivals and 16 bytes"),
+        ("no_barrier", "not initialised"),
+        ("unfenced", "without a wgmma.fence"),
+        ("unwaited", "never waited for"),
+        ("missing_warp", "some of the warpgroup's 128 threads miss"),
+    ],
+)
+def test_mistakes_end_the_process(program, mistake, message):
+    done = subprocess.run([program, mistake], capture_output=True, text=True, timeout=120, env=PLAIN)
+    assert done.returncode < 0
+    assert message in done.stderr
