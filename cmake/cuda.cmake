@@ -57,11 +57,13 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
   target_link_libraries(pydlx_cuda PRIVATE pydlx_options)
   target_include_directories(pydlx_cuda PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   if(PYDLX_CUDA STREQUAL "EMULATE")
-    set_source_files_properties(${PYDLX_CUDA_KERNELS} PROPERTIES LANGUAGE CXX)
-    target_sources(pydlx_cuda PRIVATE cuda/emulator/emulator.cpp cuda/emulator/hopper.cpp)
+    set(_emulator cuda/emulator/emulator.cpp cuda/emulator/hopper.cpp)
+    # No sanitizers, which do not know the emulator's stacks. Options of a file come after those of its target.
+    set_source_files_properties(${PYDLX_CUDA_KERNELS} ${_emulator} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -fno-sanitize=all)
+    target_sources(pydlx_cuda PRIVATE ${_emulator})
     target_include_directories(pydlx_cuda BEFORE PRIVATE cuda/emulator)
-    # As the device's compiler contracts, too (which -O1 alone does not do); no sanitizers, which do not know the emulator's stacks.
-    target_compile_options(pydlx_cuda PRIVATE -O1 ${PYDLX_BASE_FLAGS} -mfma -ffp-contract=fast -fexpensive-optimizations -fno-sanitize=all -Wno-psabi
+    # As the device's compiler contracts, too (which -O1 alone does not do).
+    target_compile_options(pydlx_cuda PRIVATE -O1 ${PYDLX_BASE_FLAGS} -mfma -ffp-contract=fast -fexpensive-optimizations -Wno-psabi
                                               -Wno-unknown-pragmas)
     set(PYDLX_CUDA_NAME "emulated")
   else()
