@@ -23,6 +23,14 @@ __global__ void __launch_bounds__(kRowThreads) forward(const LayerNormForward k,
     const bool mine = r < k.rows;
     const T* x = static_cast<const T*>(k.x) + r * k.cols;
     T* y = static_cast<T*>(k.y) + r * k.cols;
+    if (k.residual) {  // a thread reads back only what it wrote
+      const T* residual = static_cast<const T*>(k.residual) + r * k.cols;
+      T* sum = static_cast<T*>(k.sum) + r * k.cols;
+      if (mine)
+        for (std::int64_t i = at.lane; i < k.cols; i += at.lanes)
+          sum[i] = static_cast<T>(static_cast<A>(x[i]) + static_cast<A>(residual[i]));
+      x = sum;
+    }
     // Two passes: the variance is summed from centred values, so it cannot cancel. RMS normalisation is the same around
     // 0.
     A mean = 0;
@@ -79,8 +87,11 @@ __global__ void __launch_bounds__(kRowThreads) backward_rows(const LayerNormBack
     const A mean_hx = at.all(sum_hx, shared, Adder()) / static_cast<A>(k.cols);
     if (!mine) continue;
     T* dx = static_cast<T*>(k.dx) + r * k.cols;
-    for (std::int64_t i = at.lane; i < k.cols; i += at.lanes)
-      dx[i] = static_cast<T>(s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
+    const T* dsum = k.dsum ? static_cast<const T*>(k.dsum) + r * k.cols : nullptr;
+    for (std::int64_t i = at.lane; i < k.cols; i += at.lanes) {
+      const A v = s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx);
+      dx[i] = static_cast<T>(dsum ? v + static_cast<A>(dsum[i]) : v);
+    }
   }
 }
 

@@ -55,6 +55,14 @@ void bind_norms(OpRegistry& r) {
        "(x - mean) / sqrt(var + eps) * weight + bias over the last axes (Ba et al. 2016)."},
       {"rms_norm(Tensor input, int[] normalized_shape, Tensor? weight=None, float? eps=None) -> Tensor",
        call<&rms_norm>, kFunction, "x / sqrt(mean(x^2) + eps) * weight over the last axes (Zhang and Sennrich 2019)."},
+      {"add_layer_norm(Tensor input, Tensor residual, int[] normalized_shape, Tensor? weight=None, Tensor? bias=None, "
+       "float eps=1e-5) -> (Tensor sum, Tensor output)",
+       call<&add_layer_norm>, kHidden,
+       "input + residual, and layer_norm of that sum, in one pass. The residual has the input's shape and dtype."},
+      {"add_rms_norm(Tensor input, Tensor residual, int[] normalized_shape, Tensor? weight=None, float? eps=None) -> "
+       "(Tensor sum, Tensor output)",
+       call<&add_rms_norm>, kHidden,
+       "input + residual, and rms_norm of that sum, in one pass. The residual has the input's shape and dtype."},
       {"group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-5) -> Tensor",
        call<&group_norm>, kFunction, "Normalisation per sample and group of channels (Wu and He 2018)."},
       {"instance_norm(Tensor input, Tensor? running_mean=None, Tensor? running_var=None, Tensor? weight=None, Tensor? "

@@ -27,11 +27,24 @@ inline __attribute__((always_inline)) A lane_sum(std::int64_t n, const F& f) {
 
 std::int64_t row_grain(std::int64_t cols) { return cols >= 16384 ? 1 : 16384 / (cols + 1) + 1; }
 
+// Row r of what is normalised; a sum with a residual is made first.
+template <class T>
+inline __attribute__((always_inline)) const T* input_row(const LayerNormForward& k, std::int64_t r) {
+  using A = compute_t<T>;
+  const T* x = static_cast<const T*>(k.x) + r * k.cols;
+  if (!k.residual) return x;
+  const T* residual = static_cast<const T*>(k.residual) + r * k.cols;
+  T* sum = static_cast<T*>(k.sum) + r * k.cols;
+#pragma omp simd
+  for (std::int64_t i = 0; i < k.cols; ++i) sum[i] = static_cast<T>(static_cast<A>(x[i]) + static_cast<A>(residual[i]));
+  return sum;
+}
+
 // One row of float: the same two passes on explicit vectors, the last one partial.
 inline __attribute__((always_inline)) void forward_row(const LayerNormForward& k, std::int64_t r) {
   using vmath::V;
   const std::int64_t n = k.cols;
-  const float *x = static_cast<const float*>(k.x) + r * n, *w = static_cast<const float*>(k.weight),
+  const float *x = input_row<float>(k, r), *w = static_cast<const float*>(k.weight),
               *b = static_cast<const float*>(k.bias);
   float* y = static_cast<float*>(k.y) + r * n;
   const auto value = [&](std::int64_t i, int count)
@@ -73,7 +86,7 @@ void forward(const LayerNormForward& k) {
   const T *w = static_cast<const T*>(k.weight), *b = static_cast<const T*>(k.bias);
   parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
-      const T* x = static_cast<const T*>(k.x) + r * k.cols;
+      const T* x = input_row<T>(k, r);
       T* y = static_cast<T*>(k.y) + r * k.cols;
       // Two passes: the variance is summed from centred values, so it cannot cancel.
       // RMS normalisation is the same around 0.
@@ -107,15 +120,18 @@ void forward(const LayerNormForward& k) {
 template <class T, class A>
 void backward_row(const LayerNormBackward& k, std::int64_t r) {
   const T *dy = static_cast<const T*>(k.dy) + r * k.cols, *x = static_cast<const T*>(k.x) + r * k.cols,
-          *w = static_cast<const T*>(k.weight);
+          *w = static_cast<const T*>(k.weight), *ds = k.dsum ? static_cast<const T*>(k.dsum) + r * k.cols : nullptr;
   T* dx = static_cast<T*>(k.dx) + r * k.cols;
   const A m = k.mean ? static_cast<const A*>(k.mean)[r] : A(0), s = static_cast<const A*>(k.rstd)[r];
   auto h = [&](std::int64_t i) { return w ? static_cast<A>(dy[i]) * static_cast<A>(w[i]) : static_cast<A>(dy[i]); };
   const A mean_h = k.mean ? lane_sum<A>(k.cols, h) / static_cast<A>(k.cols) : A(0);
   const A mean_hx = lane_sum<A>(k.cols, [&](std::int64_t i) { return h(i) * (static_cast<A>(x[i]) - m) * s; }) /
                     static_cast<A>(k.cols);
-  for (std::int64_t i = 0; i < k.cols; ++i)
-    dx[i] = static_cast<T>(s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
+  const auto value = [&](std::int64_t i) { return s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx); };
+  if (ds)
+    for (std::int64_t i = 0; i < k.cols; ++i) dx[i] = static_cast<T>(value(i) + static_cast<A>(ds[i]));
+  else
+    for (std::int64_t i = 0; i < k.cols; ++i) dx[i] = static_cast<T>(value(i));
 }
 
 // sums[0 .. cols) += dy xhat, sums[cols .. 2 cols) += dy, over one row.

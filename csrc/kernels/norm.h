@@ -9,6 +9,9 @@ namespace pydlx {
 
 struct LayerNormForward {
   const void* x = nullptr;
+  // With a residual, x + residual is written to `sum` and normalised.
+  const void* residual = nullptr;
+  void* sum = nullptr;
   const void* weight = nullptr;  // [cols] or null
   const void* bias = nullptr;    // [cols] or null
   void* y = nullptr;
@@ -24,10 +27,11 @@ struct LayerNormBackward {
   const void* weight = nullptr;
   const void* mean = nullptr;  // null for RMS normalisation
   const void* rstd = nullptr;
-  void* dx = nullptr;       // or null
-  void* dweight = nullptr;  // or null
-  void* dbias = nullptr;    // or null
-  void* scratch = nullptr;  // layer_norm_scratch(rows, cols) statistics when dweight or dbias is given
+  const void* dsum = nullptr;  // added to dx, or null
+  void* dx = nullptr;          // or null
+  void* dweight = nullptr;     // or null
+  void* dbias = nullptr;       // or null
+  void* scratch = nullptr;     // layer_norm_scratch(rows, cols) statistics when dweight or dbias is given
   std::int64_t rows = 0, cols = 0;
 };
 

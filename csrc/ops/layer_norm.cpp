@@ -1,5 +1,7 @@
 #include "ops/layer_norm.h"
 
+#include <tuple>
+
 #include "autograd/node.h"
 #include "kernels/norm.h"
 #include "ops/dispatch.h"
@@ -10,6 +12,8 @@
 namespace pydlx::ops {
 
 namespace {
+
+enum Input : std::size_t { kX, kResidual, kWeight, kBias };
 
 // Gradient of the normalisation in differentiable ops, on x and g of shape [rows, cols]:
 //   dx = rstd (h - mean(h) - xhat mean(h xhat)),  h = g * weight,  xhat = (x - mean) rstd
@@ -30,36 +34,74 @@ Composed composed_backward(const Tensor& g, const Tensor& x, const Tensor& weigh
           sum(mul(g, xhat), {0}, false), sum(g, {0}, false)};
 }
 
-Tensor normalise_rows(const char* op, const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias,
-                      double eps, bool centre) {
+// Gradients of the normalised rows from that of the result; `dsum` is added to that of the rows when it is defined.
+Composed fused_backward(const Backward& bw, const Tensor& grad, const Tensor& dsum, const Tensor& x,
+                        const Tensor& weight, const Tensor& mean, const Tensor& rstd, const Dims& shape,
+                        std::int64_t rows, std::int64_t cols) {
+  const Tensor g = contiguous(grad), xc = contiguous(x), wc = weight.defined() ? contiguous(weight) : Tensor(),
+               ds = dsum.defined() ? contiguous(dsum) : Tensor();
+  Composed out;
+  Tensor scratch;
+  LayerNormBackward k;
+  if (bw.needs(kX) || bw.needs(kResidual)) out.dx = empty(xc.sizes(), xc.dtype(), xc.device());
+  if (bw.needs(kWeight)) out.dweight = empty(shape, xc.dtype(), xc.device());
+  if (bw.needs(kBias)) out.dbias = empty(shape, xc.dtype(), xc.device());
+  if (bw.needs(kWeight) || bw.needs(kBias)) {
+    scratch = empty({layer_norm_scratch(rows, cols)}, rstd.dtype(), xc.device());
+    k.scratch = scratch.data();
+  }
+  k.dy = g.data();
+  k.x = xc.data();
+  k.weight = wc.defined() ? wc.data() : nullptr;
+  k.mean = mean.defined() ? mean.data() : nullptr;
+  k.rstd = rstd.data();
+  k.dsum = ds.defined() ? ds.data() : nullptr;
+  k.dx = out.dx.defined() ? out.dx.data() : nullptr;
+  k.dweight = out.dweight.defined() ? out.dweight.data() : nullptr;
+  k.dbias = out.dbias.defined() ? out.dbias.data() : nullptr;
+  k.rows = rows;
+  k.cols = cols;
+  kernel_or_fail(kernels<NormKernels>(xc.device()).layer_norm_backward[static_cast<int>(xc.dtype())],
+                 "layer_norm_backward", xc.device(), xc.dtype())(k);
+  return out;
+}
+
+// {normalised x}, or with a residual {x + residual, that sum normalised}.
+TensorList normalise_rows(const char* op, const Tensor& x, const Tensor& residual, const Dims& shape,
+                          const Tensor& weight, const Tensor& bias, double eps, bool centre) {
   require(!shape.empty(), op, "normalized_shape", ErrorKind::Shape, "expected at least one size");
   require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype());
   const int lead = x.ndim() - shape.ndim();
   require(lead >= 0 && Dims(x.sizes().begin() + std::max(lead, 0), shape.size()) == shape, op, "input",
           ErrorKind::Shape, "expected trailing sizes ", shape, ", got ", x.sizes());
-  for (const auto& [p, name] : {std::pair(&weight, "weight"), std::pair(&bias, "bias")}) {
+  for (const auto& [p, name, sizes] : {std::tuple(&residual, "residual", &x.sizes()),
+                                       std::tuple(&weight, "weight", &shape), std::tuple(&bias, "bias", &shape)}) {
     if (!p->defined()) continue;
-    require(p->sizes() == shape, op, name, ErrorKind::Shape, "expected shape ", shape, ", got ", p->sizes());
+    require(p->sizes() == *sizes, op, name, ErrorKind::Shape, "expected shape ", *sizes, ", got ", p->sizes());
     require(p->dtype() == x.dtype(), op, name, ErrorKind::DType, "expected ", x.dtype(), " like the input, got ",
             p->dtype());
   }
-  common_device(op, {&x, &weight, &bias});
+  common_device(op, {&x, &residual, &weight, &bias});
 
-  const Tensor xc = contiguous(detach(x));
-  const Tensor w = weight.defined() ? contiguous(detach(weight)) : Tensor(),
-               b = bias.defined() ? contiguous(detach(bias)) : Tensor();
+  const auto plain = [](const Tensor& t) { return t.defined() ? contiguous(detach(t)) : Tensor(); };
+  const Tensor xc = plain(x), rc = plain(residual), w = plain(weight), b = plain(bias);
   std::int64_t cols = 1;
   for (auto s : shape) cols *= s;
   const std::int64_t rows = cols == 0 ? 0 : x.numel() / cols;
   const DType stat = x.dtype() == DType::Float64 ? DType::Float64 : DType::Float32;
-  Tensor y = empty(x.sizes(), x.dtype(), x.device());
+  const bool pair = residual.defined();
+  TensorList out;
+  if (pair) out.push_back(empty(x.sizes(), x.dtype(), x.device()));
+  out.push_back(empty(x.sizes(), x.dtype(), x.device()));
   const Tensor mean = centre ? empty({rows}, stat, x.device()) : Tensor(), rstd = empty({rows}, stat, x.device());
   if (rows > 0) {
     LayerNormForward k;
     k.x = xc.data();
+    k.residual = pair ? rc.data() : nullptr;
+    k.sum = pair ? out[0].data() : nullptr;
     k.weight = w.defined() ? w.data() : nullptr;
     k.bias = b.defined() ? b.data() : nullptr;
-    k.y = y.data();
+    k.y = out.back().data();
     k.mean = mean.defined() ? mean.data() : nullptr;
     k.rstd = rstd.data();
     k.rows = rows;
@@ -68,61 +110,66 @@ Tensor normalise_rows(const char* op, const Tensor& x, const Dims& shape, const 
     kernel_or_fail(kernels<NormKernels>(x.device()).layer_norm[static_cast<int>(x.dtype())], op, x.device(),
                    x.dtype())(k);
   }
-  if (!any_requires_grad(x, weight, bias)) return y;
+  if (!any_requires_grad(x, residual, weight, bias)) return out;
 
-  record(op, y, {&x, &weight, &bias},
-         [x = save(x), weight = save(weight), mean, rstd, rows, cols, eps, shape, centre](Backward& bw) {
-           const Tensor x0 = x.get(bw), w0 = weight.get(bw);
-           if (bw.create_graph || rows == 0) {
-             const Tensor flat_w = w0.defined() ? reshape(w0, {cols}) : Tensor();
-             Composed c =
-                 composed_backward(reshape(bw.grad(), {rows, cols}), reshape(x0, {rows, cols}), flat_w, eps, centre);
-             if (bw.needs(0)) bw.set(0, reshape(c.dx, x0.sizes()));
-             if (bw.needs(1)) bw.set(1, reshape(c.dweight, shape));
-             if (bw.needs(2)) bw.set(2, reshape(c.dbias, shape));
-             return;
-           }
-           const Tensor g = contiguous(bw.grad()), xc = contiguous(x0), wc = w0.defined() ? contiguous(w0) : Tensor();
-           Tensor dx, dweight, dbias, scratch;
-           LayerNormBackward k;
-           if (bw.needs(0)) dx = empty(xc.sizes(), xc.dtype(), xc.device());
-           if (bw.needs(1)) dweight = empty(shape, xc.dtype(), xc.device());
-           if (bw.needs(2)) dbias = empty(shape, xc.dtype(), xc.device());
-           if (bw.needs(1) || bw.needs(2)) {
-             scratch = empty({layer_norm_scratch(rows, cols)}, rstd.dtype(), xc.device());
-             k.scratch = scratch.data();
-           }
-           k.dy = g.data();
-           k.x = xc.data();
-           k.weight = wc.defined() ? wc.data() : nullptr;
-           k.mean = mean.defined() ? mean.data() : nullptr;
-           k.rstd = rstd.data();
-           k.dx = dx.defined() ? dx.data() : nullptr;
-           k.dweight = dweight.defined() ? dweight.data() : nullptr;
-           k.dbias = dbias.defined() ? dbias.data() : nullptr;
-           k.rows = rows;
-           k.cols = cols;
-           kernel_or_fail(kernels<NormKernels>(xc.device()).layer_norm_backward[static_cast<int>(xc.dtype())],
-                          "layer_norm_backward", xc.device(), xc.dtype())(k);
-           if (bw.needs(0)) bw.set(0, dx);
-           if (bw.needs(1)) bw.set(1, dweight);
-           if (bw.needs(2)) bw.set(2, dbias);
-         });
-  return y;
+  record_many(op, out, {&x, &residual, &weight, &bias},
+              [x = pair ? Saved(out[0], 0) : save(x), weight = save(weight), mean, rstd, rows, cols, eps, shape, centre,
+               pair](Backward& bw) {
+                const std::size_t result = pair ? 1 : 0;
+                const Tensor dsum = pair && bw.has_grad(0) ? bw.grad(0) : Tensor();
+                Composed c;
+                if (bw.has_grad(result)) {
+                  const Tensor x0 = x.get(bw), w0 = weight.get(bw), &g = bw.grad(result);
+                  if (bw.create_graph || rows == 0) {
+                    c = composed_backward(reshape(g, {rows, cols}), reshape(x0, {rows, cols}),
+                                          w0.defined() ? reshape(w0, {cols}) : Tensor(), eps, centre);
+                    c = {reshape(c.dx, x0.sizes()), reshape(c.dweight, shape), reshape(c.dbias, shape)};
+                    if (dsum.defined()) c.dx = add(c.dx, dsum);
+                  } else {
+                    c = fused_backward(bw, g, dsum, x0, w0, mean, rstd, shape, rows, cols);
+                  }
+                } else {
+                  c.dx = dsum;
+                }
+                if (bw.needs(kX)) bw.set(kX, c.dx);
+                if (bw.needs(kResidual)) bw.set(kResidual, c.dx);
+                if (bw.needs(kWeight)) bw.set(kWeight, c.dweight);
+                if (bw.needs(kBias)) bw.set(kBias, c.dbias);
+              });
+  return out;
 }
 
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias, double eps) {
-  return normalise_rows("layer_norm", x, shape, weight, bias, eps, true);
+  return normalise_rows("layer_norm", x, {}, shape, weight, bias, eps, true).back();
 }
 
-Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, std::optional<double> eps) {
+std::pair<Tensor, Tensor> add_layer_norm(const Tensor& x, const Tensor& residual, const Dims& shape,
+                                         const Tensor& weight, const Tensor& bias, double eps) {
+  const TensorList out = normalise_rows("add_layer_norm", x, residual, shape, weight, bias, eps, true);
+  return {out[0], out[1]};
+}
+
+namespace {
+
+double default_eps(const char* op, const Tensor& x, std::optional<double> eps) {
   const double machine[] = {0x1p-10, 0x1p-7, 0x1p-23, 0x1p-52};  // float16, bfloat16, float32, float64
-  require(is_floating(x.dtype()), "rms_norm", "input", ErrorKind::DType, "expected a floating point tensor, got ",
-          x.dtype());
-  return normalise_rows("rms_norm", x, shape, weight, {},
-                        eps.value_or(machine[static_cast<int>(x.dtype()) - static_cast<int>(DType::Float16)]), false);
+  require(is_floating(x.dtype()), op, "input", ErrorKind::DType, "expected a floating point tensor, got ", x.dtype());
+  return eps.value_or(machine[static_cast<int>(x.dtype()) - static_cast<int>(DType::Float16)]);
+}
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, std::optional<double> eps) {
+  return normalise_rows("rms_norm", x, {}, shape, weight, {}, default_eps("rms_norm", x, eps), false).back();
+}
+
+std::pair<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual, const Dims& shape, const Tensor& weight,
+                                       std::optional<double> eps) {
+  const TensorList out =
+      normalise_rows("add_rms_norm", x, residual, shape, weight, {}, default_eps("add_rms_norm", x, eps), false);
+  return {out[0], out[1]};
 }
 
 }  // namespace pydlx::ops

@@ -1,6 +1,7 @@
 // Layer and RMS normalisation.
 #pragma once
 #include <optional>
+#include <utility>
 
 #include "core/tensor.h"
 
@@ -12,5 +13,11 @@ Tensor layer_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& w
 // x / sqrt(mean(x^2) + eps) * weight over the last axes; eps defaults to the dtype's machine epsilon.
 // Zhang, Sennrich 2019, "Root Mean Square Layer Normalization".
 Tensor rms_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& weight, std::optional<double> eps);
+// (x + residual, that sum normalised) in one pass: what stands between two blocks of a residual network. The residual
+// has the shape and dtype of x.
+std::pair<Tensor, Tensor> add_layer_norm(const Tensor& x, const Tensor& residual, const Dims& normalized_shape,
+                                         const Tensor& weight, const Tensor& bias, double eps);
+std::pair<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual, const Dims& normalized_shape,
+                                       const Tensor& weight, std::optional<double> eps);
 
 }  // namespace pydlx::ops

@@ -21,7 +21,36 @@ def _running(T, x, mean, var):
     return y, mean.detach(), var.detach()
 
 
+def _add_norm(kind, **options):
+    """x + residual and its normalisation, of which PyTorch has only the parts."""
+
+    def call(T, x, residual, *affine):
+        shape = x.shape[-1:]
+        if T.__name__ == "pydlx":
+            return tuple(getattr(T.nn.functional, f"add_{kind}")(x, residual, shape, *affine, **options))
+        total = x + residual
+        return total, getattr(T.nn.functional, kind)(total, shape, *affine, **options)
+
+    return call
+
+
 CASES = [
+    Case(
+        "add_layer_norm",
+        _add_norm("layer_norm"),
+        args(normal(7, 33), normal(7, 33), normal(33), normal(33)),
+        dtypes=ALL,
+        tolerance=2,
+    ),
+    Case("add_layer_norm/plain", _add_norm("layer_norm", eps=1e-3), args(normal(40, 5), normal(40, 5)), tolerance=2),
+    Case("add_layer_norm/empty", _add_norm("layer_norm"), args(normal(0, 5), normal(0, 5))),
+    Case(
+        "add_rms_norm",
+        _add_norm("rms_norm", eps=1e-6),
+        args(normal(2, 3, 33), normal(2, 3, 33), normal(33)),
+        dtypes=ALL,
+        tolerance=2,
+    ),
     Case(
         "layer_norm",
         lambda T, x, w, b: _f(T).layer_norm(x, (33,), w, b),
@@ -106,6 +135,18 @@ ERRORS = [
         lambda T: T._C.layer_norm(_ones(T, 2, 3), (3,), _ones(T, 2)),
         ValueError,
         r"\[layer_norm\] weight: expected shape \(3,\), got \(2,\)",
+    ),
+    ErrorCase(
+        "add_layer_norm/residual",
+        lambda T: T.nn.functional.add_layer_norm(_ones(T, 2, 3), _ones(T, 1, 3), (3,)),
+        ValueError,
+        r"\[add_layer_norm\] residual: expected shape \(2, 3\), got \(1, 3\)",
+    ),
+    ErrorCase(
+        "add_rms_norm/dtype",
+        lambda T: T.nn.functional.add_rms_norm(_ones(T, 2, 3), _ones(T, 2, 3).double(), (3,)),
+        TypeError,
+        r"\[add_rms_norm\] residual: expected float32 like the input, got float64",
     ),
     ErrorCase("rms_norm/shape", lambda T: T._C.rms_norm(_ones(T, 2, 3), (4,)), ValueError, r"\[rms_norm\] input"),
     ErrorCase(
