@@ -37,6 +37,7 @@ constexpr Row kRows[] = {
     {"gru", kProduct},
     {"gru_cell", kProduct},
     {"linear", kProduct},
+    {"linear_activation", kProduct},
     {"lstm", kProduct},
     {"lstm_cell", kProduct},
     {"matmul", kProduct},
@@ -72,6 +73,8 @@ constexpr Row kRows[] = {
     {"triplet_margin_loss", kWide},
 
     {"acos", kWideOnGpu},
+    {"add_layer_norm", kWideOnGpu},
+    {"add_rms_norm", kWideOnGpu},
     {"asin", kWideOnGpu},
     {"cosh", kWideOnGpu},
     {"cosine_similarity", kWideOnGpu},

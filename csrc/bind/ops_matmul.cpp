@@ -1,8 +1,17 @@
 // Rows of the matrix products.
 #include "bind/rows.h"
+#include "ops/activate.h"
+#include "ops/linear.h"
 #include "ops/matmul.h"
 
 namespace pydlx::bind {
+namespace {
+
+Tensor linear_activation_(const Tensor& x, const Tensor& weight, const Tensor& bias, const std::string& activation) {
+  return ops::linear_activation(x, weight, bias, ops::parse_activation("linear_activation", activation));
+}
+
+}  // namespace
 
 void bind_matmul(OpRegistry& r) {
   using namespace ops;
@@ -43,6 +52,10 @@ void bind_matmul(OpRegistry& r) {
        call<&baddbmm_>, kMethod, "baddbmm in place."},
       {"linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", call<&linear>, kHidden,
        "input @ weight.T + bias for input (*, in), weight (out, in), bias (out,)."},
+      {"linear_activation(Tensor input, Tensor weight, Tensor? bias=None, *, str activation='relu') -> Tensor",
+       call<&linear_activation_>, kHidden,
+       "activation(input @ weight.T + bias) in one pass over the result; the bits are those of the two operations. "
+       "activation: 'none', 'relu', 'gelu', 'gelu_tanh', 'silu', 'sigmoid' or 'tanh'."},
       {"bilinear(Tensor input1, Tensor input2, Tensor weight, Tensor? bias=None) -> Tensor", call<&bilinear>, kFunction,
        "y_o = input1^T weight_o input2 + bias_o for input1 (*, i), input2 (*, j), weight (o, i, j), bias (o,)."},
       {"_tensordot(Tensor a, Tensor b, int[] dims_a, int[] dims_b) -> Tensor", call<&tensordot>, kFunction,

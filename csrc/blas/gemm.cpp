@@ -63,6 +63,7 @@ const char* refusal(const Gemm& g, std::int64_t lda, std::int64_t ldb) {
   if (g.m / kRows * (g.n / kColumns) < kLeastTiles) return "too few tiles";
   if (g.k < kLeastDepth) return "K is too small";
   if (lda == 0 || ldb == 0) return "an operand has no unit stride";
+  if (g.activation != Activation::none && g.activation != Activation::relu) return "it has no such activation";
   if (g.alpha == 0) return "alpha is 0";  // the library would not read the operands, NaN or not
   constexpr std::int64_t limit = 0x7fffffff;
   if (g.k > limit || lda > limit || ldb > limit || g.c_row > limit) return "an extent exceeds 31 bits";

@@ -6,7 +6,8 @@
 
 namespace pydlx {
 
-enum class Activation : int { none, relu, COUNT };
+// Those that a product or convolution can apply to what it stores. gelu is x Phi(x), gelu_tanh its approximation.
+enum class Activation : int { none, relu, gelu, gelu_tanh, silu, sigmoid, tanh, COUNT };
 
 struct Gemm {
   std::int64_t m = 0, n = 0, k = 0, batch = 1;
@@ -17,7 +18,7 @@ struct Gemm {
   std::int64_t a_batch = 0, b_batch = 0, c_batch = 0;  // elements between consecutive matrices; 0 broadcasts
   double alpha = 1, beta = 0;                          // beta 0: C is not read (it may hold NaN)
   const void* bias = nullptr;                          // one value per column, added before the activation
-  Activation activation = Activation::none;
+  Activation activation = Activation::none;            // integers: none or relu
 };
 
 using GemmFn = void (*)(const Gemm&);

@@ -6,6 +6,7 @@
 #include "kernels/loss.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
+#include "ops/linear.h"
 #include "ops/matmul.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"

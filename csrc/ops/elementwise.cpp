@@ -156,22 +156,19 @@ Tensor sqrt(const Tensor& x) {
   return y;
 }
 
-namespace {
-// g where y > 0. Linear in g; y enters only through its sign, so it has no gradient.
-Tensor relu_backward(const Tensor& g, const Tensor& y) {
+Tensor relu_gradient(const Tensor& g, const Tensor& y) {
   const Tensor mask = detach(y);
   Tensor r = run_binary(BinaryOp::relu_backward, "relu_backward", g, mask, false);
   if (any_requires_grad(g))
     record("relu_backward", r, {&g},
-           [y = save(mask)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+           [y = save(mask)](Backward& bw) { bw.set(0, relu_gradient(bw.grad(), y.get(bw))); });
   return r;
 }
-}  // namespace
 
 Tensor relu(const Tensor& x) {
   Tensor y = run_unary(UnaryOp::relu, "relu", x, false);
   if (any_requires_grad(x))
-    record("relu", y, {&x}, [y = Saved(y, 0)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+    record("relu", y, {&x}, [y = Saved(y, 0)](Backward& bw) { bw.set(0, relu_gradient(bw.grad(), y.get(bw))); });
   return y;
 }
 
@@ -183,7 +180,7 @@ Tensor& relu_(Tensor& x) {
   run_unary(UnaryOp::relu, "relu_", x, false, true);
   if (wanted) {
     auto node = make_node("relu_", {&before},
-                          [y = Saved(x, 0)](Backward& bw) { bw.set(0, relu_backward(bw.grad(), y.get(bw))); });
+                          [y = Saved(x, 0)](Backward& bw) { bw.set(0, relu_gradient(bw.grad(), y.get(bw))); });
     node->edge_begin()[0] = std::move(edge);
     set_history_inplace(x, node);
   }

@@ -35,6 +35,8 @@ Tensor exp(const Tensor& x);
 Tensor sqrt(const Tensor& x);
 Tensor relu(const Tensor& x);
 Tensor& relu_(Tensor& x);
+// g where the output y is positive. Linear in g; y enters only through its sign, so it has no gradient.
+Tensor relu_gradient(const Tensor& g, const Tensor& y);
 Tensor add(const Tensor& a, const Tensor& b, Scalar alpha = 1);  // a + alpha b
 Tensor sub(const Tensor& a, const Tensor& b, Scalar alpha = 1);
 Tensor mul(const Tensor& a, const Tensor& b);

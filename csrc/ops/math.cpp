@@ -286,27 +286,25 @@ Tensor digamma(const Tensor& x) {
   });
 }
 
+Tensor tanh_gradient(const Tensor& g, const Tensor& y, bool differentiable) {
+  if (!differentiable) return run_binary(BinaryOp::tanh_backward, "tanh_backward", g, y, false);
+  return mul(g, sub(number(1), square(y)));
+}
+
 Tensor tanh(const Tensor& x) {
   return unary_op(UnaryOp::tanh, "tanh", x, true, [](const Tensor& y) {
-    return [y = Saved(y, 0)](Backward& bw) {
-      const Tensor t = y.get(bw);
-      if (!bw.create_graph)
-        bw.set(0, run_binary(BinaryOp::tanh_backward, "tanh_backward", bw.grad(), t, false));
-      else
-        bw.set(0, mul(bw.grad(), sub(number(1), square(t))));
-    };
+    return [y = Saved(y, 0)](Backward& bw) { bw.set(0, tanh_gradient(bw.grad(), y.get(bw), bw.create_graph)); };
   });
+}
+
+Tensor sigmoid_gradient(const Tensor& g, const Tensor& y, bool differentiable) {
+  if (!differentiable) return run_binary(BinaryOp::sigmoid_backward, "sigmoid_backward", g, y, false);
+  return mul(g, mul(y, sub(number(1), y)));
 }
 
 Tensor sigmoid(const Tensor& x) {
   return unary_op(UnaryOp::sigmoid, "sigmoid", x, true, [](const Tensor& y) {
-    return [y = Saved(y, 0)](Backward& bw) {
-      const Tensor t = y.get(bw);
-      if (!bw.create_graph)
-        bw.set(0, run_binary(BinaryOp::sigmoid_backward, "sigmoid_backward", bw.grad(), t, false));
-      else
-        bw.set(0, mul(bw.grad(), mul(t, sub(number(1), t))));
-    };
+    return [y = Saved(y, 0)](Backward& bw) { bw.set(0, sigmoid_gradient(bw.grad(), y.get(bw), bw.create_graph)); };
   });
 }
 

@@ -48,6 +48,10 @@ Tensor atanh(const Tensor& x);
 Tensor deg2rad(const Tensor& x);
 Tensor rad2deg(const Tensor& x);
 
+// Gradients from the output; composed from differentiable operations if asked for.
+Tensor tanh_gradient(const Tensor& g, const Tensor& y, bool differentiable);
+Tensor sigmoid_gradient(const Tensor& g, const Tensor& y, bool differentiable);
+
 // Special functions.
 Tensor sigmoid(const Tensor& x);
 Tensor logit(const Tensor& x, std::optional<double> eps);

@@ -22,13 +22,20 @@ void run_gemm(const char* op, const Gemm& g, DType dtype, Device device) {
   kernel_or_fail(table.gemm[t], op, device, dtype)(g);
 }
 
-namespace {
-
 void check_operands(const char* op, const char* argument, const Tensor& a, const Tensor& b) {
   common_device(op, {&a, &b});
   require(a.dtype() == b.dtype(), op, argument, ErrorKind::DType, "expected dtype ", a.dtype(),
           " like the first operand, got ", b.dtype(), "; convert with .to()");
 }
+
+Tensor as_rows(const Tensor& a) {
+  const std::int64_t cols = a.size(-1);
+  std::int64_t rows = 1;
+  for (int i = 0; i + 1 < a.ndim(); ++i) rows *= a.sizes()[i];
+  return a.ndim() == 2 ? a : reshape(a, {rows, cols});
+}
+
+namespace {
 
 void check_ndim(const char* op, const char* argument, const Tensor& t, int ndim) {
   require(t.ndim() == ndim, op, argument, ErrorKind::Shape, "expected ", ndim, " dimension", ndim == 1 ? "" : "s",
@@ -122,14 +129,6 @@ Tensor matrix_product(const char* op, const Tensor& a, const Tensor& b) {
              if (bw.needs(1)) bw.set(1, sum_to(matrix_product("matmul", swap(a.get(bw)), bw.grad()), sb));
            });
   return out;
-}
-
-// Leading axes of a flattened into rows.
-Tensor as_rows(const Tensor& a) {
-  const std::int64_t cols = a.size(-1);
-  std::int64_t rows = 1;
-  for (int i = 0; i + 1 < a.ndim(); ++i) rows *= a.sizes()[i];
-  return a.ndim() == 2 ? a : reshape(a, {rows, cols});
 }
 
 Tensor with_last(const Tensor& rows, Dims sizes, std::int64_t last) {
@@ -366,86 +365,6 @@ Tensor& baddbmm_(Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, S
   const Tensor r = baddbmm(input, a, b, beta, alpha);
   check_result_shape("baddbmm_", input, r.sizes());
   return copy_(input, r);
-}
-
-// ---- layers
-// ----------------------------------------------------------------------------------------------------------------------
-
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  require(x.ndim() > 0, "linear", "input", ErrorKind::Shape, "expected at least one axis, got a 0-d tensor");
-  require((weight.ndim() == 2 || weight.ndim() == 1) && weight.size(-1) == x.size(-1), "linear", "weight",
-          ErrorKind::Shape, "expected shape (out_features, ", x.size(-1), ") for input of shape ", x.sizes(), ", got ",
-          weight.sizes());
-  check_operands("linear", "weight", x, weight);
-  if (bias.defined()) {
-    const bool fits = weight.ndim() == 1 ? bias.ndim() == 0 : bias.ndim() == 1 && bias.size(0) == weight.size(0);
-    require(fits, "linear", "bias", ErrorKind::Shape, "expected shape ",
-            weight.ndim() == 1 ? Dims{} : Dims{weight.size(0)}, ", got ", bias.sizes());
-    check_operands("linear", "bias", x, bias);
-  }
-  if (weight.ndim() == 1) {
-    const Tensor y = matmul(x, weight);
-    return bias.defined() ? add(y, bias) : y;
-  }
-  // Everything below works on raw data; one node covers flattening, product and bias.
-  const std::int64_t out_features = weight.size(0), in_features = weight.size(1);
-  const Tensor rows = as_rows(detach(x)), b = bias.defined() ? contiguous(detach(bias)) : Tensor();
-  Dims sizes = x.sizes();
-  sizes.back() = out_features;
-  Tensor out = empty(sizes, x.dtype(), x.device());
-  if (out.numel() > 0) {
-    Gemm g;
-    g.m = rows.size(0);
-    g.n = out_features;
-    g.k = in_features;
-    g.a = rows.data();
-    g.a_row = rows.stride(0);
-    g.a_col = rows.stride(1);
-    g.b = weight.data();
-    g.b_row = weight.stride(1);
-    g.b_col = weight.stride(0);
-    g.c = out.data();
-    g.c_row = out_features;
-    g.bias = b.defined() ? b.data() : nullptr;
-    run_gemm("linear", g, x.dtype(), x.device());
-  }
-  if (any_requires_grad(x, weight, bias))
-    record("linear", out, {&x, &weight, &bias},
-           [x = save_if(weight.requires_grad(), x), weight = save_if(x.requires_grad(), weight)](Backward& bw) {
-             const Tensor& gy = bw.grad();
-             if (bw.needs(0)) bw.set(0, matmul(gy, weight.get(bw)));
-             if (!bw.needs(1) && !bw.needs(2)) return;
-             const Tensor rows = as_rows(gy);
-             if (bw.needs(1)) bw.set(1, mm(transpose(rows, 0, 1), as_rows(x.get(bw))));
-             if (bw.needs(2)) bw.set(2, sum_to(rows, {rows.size(1)}));
-           });
-  return out;
-}
-
-Tensor bilinear(const Tensor& x1, const Tensor& x2, const Tensor& weight, const Tensor& bias) {
-  const char* op = "bilinear";
-  require(x1.ndim() > 0 && x2.ndim() == x1.ndim(), op, "input2", ErrorKind::Shape, "expected as many axes as input1 ",
-          x1.sizes(), ", got ", x2.sizes());
-  for (int i = 0; i + 1 < x1.ndim(); ++i)
-    require(x1.size(i) == x2.size(i), op, "input2", ErrorKind::Shape, "expected the leading sizes of input1 ",
-            x1.sizes(), ", got ", x2.sizes());
-  require(weight.ndim() == 3 && weight.size(1) == x1.size(-1) && weight.size(2) == x2.size(-1), op, "weight",
-          ErrorKind::Shape, "expected shape (out_features, ", x1.size(-1), ", ", x2.size(-1), "), got ",
-          weight.sizes());
-  check_operands(op, "input2", x1, x2);
-  check_operands(op, "weight", x1, weight);
-  const std::int64_t o = weight.size(0), i = weight.size(1), j = weight.size(2);
-  const Tensor a = as_rows(x1), b = as_rows(x2);
-  // (n, j) x (j, o i) -> (n, o, i), then against x1 (n, i, 1).
-  const Tensor half = reshape(matmul(b, transpose(reshape(weight, {o * i, j}), 0, 1)), {a.size(0), o, i});
-  Dims sizes = x1.sizes();
-  sizes.back() = o;
-  const Tensor y = reshape(matmul(half, unsqueeze(a, 2)), sizes);
-  if (!bias.defined()) return y;
-  require(bias.ndim() == 1 && bias.size(0) == o, op, "bias", ErrorKind::Shape, "expected shape (", o, ",), got ",
-          bias.sizes());
-  check_operands(op, "bias", x1, bias);
-  return add(y, bias);
 }
 
 }  // namespace pydlx::ops

@@ -31,11 +31,6 @@ Tensor& addr_(Tensor& input, const Tensor& v, const Tensor& w, Scalar beta, Scal
 Tensor& addbmm_(Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
 Tensor& baddbmm_(Tensor& input, const Tensor& a, const Tensor& b, Scalar beta, Scalar alpha);
 
-// x W^T + b for x of shape (*, in), weight (out, in) or (in), bias (out) or undefined.
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
-// y_o = x1^T W_o x2 + b_o for x1 (*, i), x2 (*, j), weight (o, i, j), bias (o) or undefined.
-Tensor bilinear(const Tensor& x1, const Tensor& x2, const Tensor& weight, const Tensor& bias);
-
 // Sum over the paired axes: axes_a[i] of a with axes_b[i] of b; the other axes follow in order, a's first.
 Tensor tensordot(const Tensor& a, const Tensor& b, const Dims& axes_a, const Dims& axes_b);
 // Product of a chain of matrices in the order that needs the fewest multiplications; the ends may be vectors.
@@ -47,7 +42,10 @@ Tensor trace(const Tensor& x);
 // Einstein summation in PyTorch's notation: "bij,bjk->bik", ellipsis, repeated indices. Contracts left to right.
 Tensor einsum(const std::string& equation, const TensorList& operands);
 
-// Calls the backend's kernel; shared by the files of this family.
+// Shared by the files of this family: calls the backend's kernel, refuses operands of different devices or dtypes, and
+// flattens leading axes into rows.
 void run_gemm(const char* op, const Gemm& g, DType dtype, Device device);
+void check_operands(const char* op, const char* argument, const Tensor& a, const Tensor& b);
+Tensor as_rows(const Tensor& a);
 
 }  // namespace pydlx::ops

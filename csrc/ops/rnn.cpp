@@ -9,6 +9,7 @@
 #include "ops/dispatch.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
+#include "ops/linear.h"
 #include "ops/math.h"
 #include "ops/matmul.h"
 #include "ops/pointwise.h"

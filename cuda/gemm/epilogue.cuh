@@ -4,10 +4,33 @@
 
 #include "core/half.h"
 #include "cuda/runtime/launch.h"
+#include "functors/activation.h"
+#include "functors/transcendental.h"
 #include "kernels/gemm.h"
 
 namespace pydlx::cuda {
 namespace {
+
+template <class Acc>
+__device__ __forceinline__ Acc activated(Activation activation, Acc v) {
+  using namespace functors;
+  switch (activation) {
+    case Activation::relu:
+      return v < Acc(0) ? Acc(0) : v;
+    case Activation::gelu:
+      return Act<UnaryOp::gelu>::apply(v, nullptr);
+    case Activation::gelu_tanh:
+      return Act<UnaryOp::gelu_tanh>::apply(v, nullptr);
+    case Activation::silu:
+      return Act<UnaryOp::silu>::apply(v, nullptr);
+    case Activation::sigmoid:
+      return Transcendental<UnaryOp::sigmoid>::apply(v, nullptr);
+    case Activation::tanh:
+      return Transcendental<UnaryOp::tanh>::apply(v, nullptr);
+    default:
+      return v;
+  }
+}
 
 // activation(alpha * product + beta * c + bias)
 template <class T, class Acc>
@@ -21,11 +44,10 @@ __device__ __forceinline__ T finished_product(const Gemm& g, const T* c, std::in
   Acc v = factor(g.alpha) * product;
   if (g.beta != 0) v += factor(g.beta) * static_cast<Acc>(*c);
   if (g.bias) v += static_cast<Acc>(static_cast<const T*>(g.bias)[column]);
-  if (g.activation == Activation::relu) {
-    if constexpr (std::is_integral_v<Acc>)
-      v = static_cast<T>(v) < T(0) ? Acc(0) : v;
-    else
-      v = v < Acc(0) ? Acc(0) : v;
+  if constexpr (std::is_integral_v<Acc>) {
+    if (g.activation == Activation::relu) v = static_cast<T>(v) < T(0) ? Acc(0) : v;
+  } else if (g.activation != Activation::none) {
+    v = activated(g.activation, v);
   }
   return static_cast<T>(v);
 }

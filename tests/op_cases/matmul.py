@@ -23,7 +23,41 @@ def in_place(name, beta, alpha):
     return lambda T, x, a, b: getattr(x.clone(), name)(a, b, beta=beta, alpha=alpha)
 
 
+ACTIVATIONS = {
+    "none": lambda T, y: y,
+    "relu": lambda T, y: y.relu(),
+    "gelu": lambda T, y: T.nn.functional.gelu(y),
+    "gelu_tanh": lambda T, y: T.nn.functional.gelu(y, approximate="tanh"),
+    "silu": lambda T, y: T.nn.functional.silu(y),
+    "sigmoid": lambda T, y: y.sigmoid(),
+    "tanh": lambda T, y: y.tanh(),
+}
+
+
+def linear_activation(name):
+    def call(T, x, w, *b):
+        if T.__name__ == "pydlx":
+            return T.nn.functional.linear_activation(x, w, *b, activation=name)
+        return ACTIVATIONS[name](T, T.nn.functional.linear(x, w, *b))
+
+    return call
+
+
 CASES = [
+    *[
+        Case(
+            f"linear_activation/{n}",
+            linear_activation(n),
+            args(normal(3, 13, 17), normal(70, 17), normal(70)),
+            dtypes=ALL,
+        )
+        for n in ACTIVATIONS
+    ],
+    Case("linear_activation/no_bias", linear_activation("relu"), args(normal(7, 5), normal(3, 5))),
+    Case("linear_activation/vector", linear_activation("tanh"), args(normal(70), normal(9, 70), normal(9))),
+    Case("linear_activation/one_row_of_weights", linear_activation("tanh"), args(normal(4, 7), normal(7))),
+    Case("linear_activation/empty", linear_activation("relu"), args(normal(0, 5), normal(3, 5), normal(3))),
+    Case("linear_activation/no_features", linear_activation("sigmoid"), args(normal(4, 0), normal(3, 0), normal(3))),
     *[Case(n, in_place(n, 0.5, -2), args(*[normal(*s) for s in shapes])) for n, shapes in INPLACE.items()],
     *[
         Case(f"{n}/int", in_place(n, 2, -3), args(*[integers(-9, 9, *s) for s in shapes]), grad=False, exact=True)
@@ -194,6 +228,18 @@ def _bilinear(T, *tensors):
 
 
 ERRORS = [
+    ErrorCase(
+        "linear_activation/name",
+        lambda T: T.nn.functional.linear_activation(eye(T, 2, 3), eye(T, 4, 3), activation="swish"),
+        ValueError,
+        r"\[linear_activation\] activation: expected 'none', 'relu', .* got 'swish'",
+    ),
+    ErrorCase(
+        "linear_activation/weight",
+        lambda T: T.nn.functional.linear_activation(eye(T, 2, 3), eye(T, 4, 5)),
+        ValueError,
+        r"\[linear\] weight: expected shape \(out_features, 3\)",
+    ),
     ErrorCase(
         "mm/inner",
         lambda T: T.mm(eye(T, 2, 3), eye(T, 2, 3)),

@@ -7,6 +7,7 @@
 #include "core/scratch.h"
 #include "core/verbose.h"
 #include "cpu/gemm/cuts.h"
+#include "cpu/gemm/finish.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/strip.h"
 #include "kernels/gemm.h"
@@ -81,6 +82,7 @@ void plain_region(const Gemm& g, const T* a, const T* b, T* c, const T* bias, st
       if (bias) s += bias[j];
       *out = g.activation == Activation::relu && s < T(0) ? T(0) : s;
     }
+  if (by_rows(g.activation)) activate_region(g.activation, c, g.c_row, 1, i0, i1, j0, j1);
 }
 
 // Rows i0..i1 and columns j0..j1 of one matrix of the batch, in register tiles.
@@ -126,6 +128,8 @@ void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* 
           run_tile<T>(static_cast<int>(r1 - r0), static_cast<int>(min_of(W, nc - j)), kc, a + r0 * a_row, a_row, a_col,
                       plan.pack_b ? packed_b + j * kc : b + j, plan.pack_b ? W : g.b_row,
                       c0 + (ic + r0) * g.c_row + jc + j, g.c_row, e);
+          if (last && by_rows(g.activation))
+            activate_region(g.activation, c0, g.c_row, 1, ic + r0, ic + r1, jc + j, jc + min_of(j + W, nc));
         };
         if (plan.pack_b) {  // the rows of A stay in the first-level cache while the panels of B come from the second
           for (std::int64_t rt = 0; rt < row_tiles; ++rt)
@@ -271,6 +275,7 @@ void gemm_typed(const Gemm& given) {
         strip_region<T>(g, a, b, c, c_i, c_j, bias, bias_i, bias_j, p.j0, p.j1);
       else
         tiles_region<T>(g, plan, a, b, c, bias, p.i0, p.i1, p.j0, p.j1);
+      if (few && by_rows(g.activation)) activate_region(g.activation, c, c_i, c_j, 0, g.m, p.j0, p.j1);
     }
   });
 }

@@ -4,7 +4,24 @@
 #include "cpu/isa.h"
 #include "kernels/gemm.h"
 
+// The path of bfloat16 instructions has only the kernels that use them and takes the rest from AVX-512.
+#if defined(PYDLX_ISA_avx512_bf16)
+namespace pydlx::avx512 {
+void activate_f32(Activation activation, float* x, std::int64_t n);
+void activate_f64(Activation activation, double* x, std::int64_t n);
+}  // namespace pydlx::avx512
+#endif
+
 namespace pydlx::PYDLX_ISA {
+
+// activation(x) for each of n elements, in place, with the bits that the elementwise operation gives.
+#if defined(PYDLX_ISA_avx512_bf16)
+using avx512::activate_f32;
+using avx512::activate_f64;
+#else
+void activate_f32(Activation activation, float* x, std::int64_t n);
+void activate_f64(Activation activation, double* x, std::int64_t n);
+#endif
 
 void gemm_f32(const Gemm& g);
 void gemm_f64(const Gemm& g);

@@ -7,6 +7,7 @@
 #include "core/scratch.h"
 #include "core/verbose.h"
 #include "cpu/gemm/cuts.h"
+#include "cpu/gemm/finish.h"
 #include "cpu/gemm/micro.h"
 #include "cpu/gemm/words.h"
 #include "kernels/gemm.h"
@@ -425,6 +426,8 @@ void gemm_narrow(const Gemm& given) {
         few_narrow<P>(g, plan, a, b, {c, to.c_i, to.c_j, to.bias, to.bias_i, to.bias_j}, p.j0, p.j1);
       else
         tiles_narrow<P>(g, plan, a, b, c, to.bias, p.i0, p.i1, p.j0, p.j1);
+      if (by_rows(g.activation))
+        activate_region(g.activation, c, to.c_i, to.c_j, few ? 0 : p.i0, few ? g.m : p.i1, p.j0, p.j1);
     }
   });
 }

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ..._C import Tensor
 from ..parameter import Parameter
+from ._neighbours import run
 from .module import Module, _bracket, _indent
 
 __all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
@@ -112,10 +113,8 @@ class Sequential(_ModuleSequence):
         return type(self)(OrderedDict(part))
 
     def forward(self, input: Any) -> Any:
-        """The last module's output."""
-        for module in self._modules.values():
-            input = module(input)  # type: ignore[misc]
-        return input
+        """The last module's output. Neighbours such as Linear and ReLU run as one operation."""
+        return run(list(self._modules.values()), input)
 
     def __add__(self, other: Sequential) -> Sequential:
         if not isinstance(other, Sequential):

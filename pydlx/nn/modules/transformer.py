@@ -10,6 +10,7 @@ from ..._C import Tensor, full, triu
 from .. import functional as F
 from .. import init
 from ._checks import require_integers
+from ._neighbours import add_norm, linear_activation
 from .attention import MultiheadAttention
 from .container import ModuleList
 from .dropout import Dropout
@@ -113,7 +114,8 @@ class _Layer(Module):
         return self.dropout1(self._attend(self.self_attn, x, x, mask, padding, is_causal))  # type: ignore[no-any-return]
 
     def _expand(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))  # type: ignore[no-any-return]
+        hidden = linear_activation(self.linear1, self.activation, x)
+        return self.linear2(self.dropout(hidden))  # type: ignore[no-any-return]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -137,10 +139,10 @@ class TransformerEncoderLayer(_Layer):
         """``(L, N, d_model)`` to the same shape; masks as in :class:`MultiheadAttention`."""
         x = src
         if self.norm_first:
-            x = x + self._sa_block(self.norm1(x), src_mask, src_key_padding_mask, is_causal)
-            return x + self._ff_block(self.norm2(x))
-        x = self.norm1(x + self._sa_block(x, src_mask, src_key_padding_mask, is_causal))
-        return self.norm2(x + self._ff_block(x))  # type: ignore[no-any-return]
+            x, h = add_norm(self.norm2, x, self._sa_block(self.norm1(x), src_mask, src_key_padding_mask, is_causal))
+            return x + self._ff_block(h)
+        _, x = add_norm(self.norm1, x, self._sa_block(x, src_mask, src_key_padding_mask, is_causal))
+        return add_norm(self.norm2, x, self._ff_block(x))[1]
 
     def _ff_block(self, x: Tensor) -> Tensor:
         return self.dropout2(self._expand(x))  # type: ignore[no-any-return]
@@ -169,12 +171,12 @@ class TransformerDecoderLayer(_Layer):
         own = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
         other = (memory_mask, memory_key_padding_mask, memory_is_causal)
         if self.norm_first:
-            x = x + self._sa_block(self.norm1(x), *own)
-            x = x + self._mha_block(self.norm2(x), memory, *other)
-            return x + self._ff_block(self.norm3(x))
-        x = self.norm1(x + self._sa_block(x, *own))
-        x = self.norm2(x + self._mha_block(x, memory, *other))
-        return self.norm3(x + self._ff_block(x))  # type: ignore[no-any-return]
+            x, h = add_norm(self.norm2, x, self._sa_block(self.norm1(x), *own))
+            x, h = add_norm(self.norm3, x, self._mha_block(h, memory, *other))
+            return x + self._ff_block(h)
+        _, x = add_norm(self.norm1, x, self._sa_block(x, *own))
+        _, x = add_norm(self.norm2, x, self._mha_block(x, memory, *other))
+        return add_norm(self.norm3, x, self._ff_block(x))[1]
 
     def _mha_block(
         self, x: Tensor, memory: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool
