@@ -6,6 +6,132 @@ import torch
 
 import pydlx
 
+ISAS = pydlx._C.build_info()["cpu_isas"]
+
+
+def on_every_path(f):
+    """f() with every instruction set and with one thread and two: the same bits, or the test fails."""
+    results, threads = [], pydlx.get_num_threads()
+    try:
+        for isa in ISAS:
+            pydlx._C._set_cpu_isa(isa)
+            for count in (1, 2):
+                pydlx.set_num_threads(count)
+                results.append(f().numpy())
+    finally:
+        pydlx._C._set_cpu_isa(ISAS[-1])
+        pydlx.set_num_threads(threads)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0].view(np.int32), other.view(np.int32))
+    return results[0]
+
+
+def layouts(rows, n):
+    """Matrices with cancelling rows of mixed magnitude: dense, off the alignment, every second column, transposed."""
+    x = np.random.default_rng(rows * n).standard_normal((rows, 2 * n + 1)).astype(np.float32)
+    x *= 10.0 ** np.random.default_rng(n).integers(-4, 5, x.shape)
+    x[:, n // 2 : n // 2 * 2] = -x[:, : n // 2]
+    flat = np.zeros(rows * n + 1, np.float32)
+    flat[1:] = x[:, :n].ravel()
+    yield np.ascontiguousarray(x[:, :n])
+    yield flat[1:].reshape(rows, n)
+    yield x[:, 1 : 2 * n + 1 : 2]
+    yield x[:, :n]
+    yield np.ascontiguousarray(x[:, :n].T).T
+
+
+def check_sums(x, axis):
+    t = pydlx.from_numpy(x)
+    exact, magnitude = x.sum(axis, dtype=np.float64), np.abs(x).sum(axis, dtype=np.float64)
+    bound = 2.0**-23 * magnitude + 2.0**-24 * np.abs(exact)
+    assert (np.abs(on_every_path(lambda: t.sum(axis)) - exact) <= bound).all()
+    assert (np.abs(on_every_path(lambda: t.abs().sum(axis)) - magnitude) <= bound + 2.0**-24 * magnitude).all()
+    norm = on_every_path(lambda: t.norm(1, axis))
+    assert (np.abs(norm - magnitude) <= bound + 2.0**-24 * magnitude).all()
+
+
+@pytest.mark.parametrize(
+    "n",
+    [1, 3, 5, 15, 16, 17, 63, 64, 65, 127, 129, 255, 256, 257, 319, 320, 321, 383, 384, 385, 4095, 4096, 4097, 40000],
+)
+def test_float32_sums_of_rows(n):
+    for x in layouts(5, n):
+        check_sums(x, 1)
+        check_sums(x, 0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9, 64, 127, 128, 129, 136, 255, 256, 257, 1037])
+def test_float32_sums_of_columns(rows):
+    for width in (2, 3, 33, 513):
+        for x in layouts(rows, width):
+            check_sums(x, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 10, 12, 31, 32, 33])
+def test_many_short_rows(n):
+    """They are turned into columns, by squares of four words: edges of squares and of blocks of 128 rows."""
+    for rows in (64, 66, 127, 128, 129, 131):
+        for x in layouts(rows, n):
+            check_sums(x, 1)
+            t = pydlx.from_numpy(x)
+            np.testing.assert_array_equal(on_every_path(lambda t=t: t.amax(1)), x.max(1))
+            windows = t.flatten().unfold(0, n, 1)  # rows that overlap
+            want = np.lib.stride_tricks.sliding_window_view(x.ravel(), n).max(1)
+            np.testing.assert_array_equal(on_every_path(lambda w=windows: w.amax(1)), want)
+
+
+def test_float32_sums_over_planes():
+    x = np.random.default_rng(5).standard_normal((9, 5, 28, 29)).astype(np.float32)
+    t, axes = pydlx.from_numpy(x), (0, 2, 3)
+    exact, bound = x.sum(axes, dtype=np.float64), 2.0**-23 * np.abs(x).sum(axes, dtype=np.float64)
+    assert (np.abs(on_every_path(lambda: t.sum(axes)) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("n", [4, 64, 129, 255, 256, 400, 1000, 5000])
+def test_float32_sums_err_no_more_than_the_oracle(n):
+    rng = np.random.default_rng(n)
+    inputs = [rng.uniform(0, 1, (64, n)), rng.standard_normal((64, n)), rng.standard_normal((64, n)) + 1e4]
+    inputs.append(rng.standard_cauchy((64, n)))
+    for values in inputs:
+        values[:, -1] = -values[:, :-1].sum(1)
+        x = values.astype(np.float32)
+        for axis, m in ((1, x), (0, np.ascontiguousarray(x.T))):
+            exact = m.sum(axis, dtype=np.float64)
+            ours, theirs = (T.from_numpy(m).sum(axis).numpy() for T in (pydlx, torch))
+            assert np.abs(ours - exact).mean() <= np.abs(theirs - exact).mean() * 1.01 + 1e-12
+
+
+def test_short_float32_sums_round_once():
+    """Values whose float32 sum would lose the ones."""
+    for n in (7, 8, 31, 32, 33, 63, 64, 65, 253):
+        x = np.ones((5, n + 2), np.float32)
+        x[:, 0], x[:, n + 1] = 2.0**26, -(2.0**26)
+        np.testing.assert_array_equal(on_every_path(lambda x=x: pydlx.from_numpy(x).sum(1)), n)
+    x = np.ones((127, 40), np.float32)
+    x[0], x[126] = 2.0**26, -(2.0**26)
+    np.testing.assert_array_equal(on_every_path(lambda: pydlx.from_numpy(x).sum(0)), 125)
+
+
+@pytest.mark.parametrize("n", [4, 16, 64, 70, 256, 300, 4100])
+def test_groups_that_overflow_are_added_in_double(n):
+    big = np.float32(3e38)
+    for shape, axis in (((3, n), 1), ((n, 3), 0), ((100, n), 1), ((100, 32), 1)):
+        t = pydlx.full(shape, float(big))
+        np.testing.assert_array_equal(on_every_path(lambda t=t, axis=axis: t.mean(axis)), big)
+        x = np.full(shape, big)
+        x[tuple(slice(None) if k != axis else slice(0, None, 2) for k in range(2))] *= -1
+        np.testing.assert_array_equal(on_every_path(lambda x=x, axis=axis: pydlx.from_numpy(x).sum(axis)), 0)
+    for value in (np.inf, np.nan):
+        x = np.ones((n, 40), np.float32)
+        x[n // 2, 7] = value
+        for axis in (0, 1):
+            np.testing.assert_array_equal(
+                on_every_path(lambda x=x, axis=axis: pydlx.from_numpy(x).sum(axis)), x.sum(axis)
+            )
+            np.testing.assert_array_equal(
+                on_every_path(lambda x=x, axis=axis: pydlx.from_numpy(x).nansum(axis)), np.nansum(x, axis)
+            )
+
 
 def gradient(T, f, x):
     t = T.from_numpy(x.copy()).requires_grad_(True)

@@ -1,6 +1,6 @@
-// Sums, products, norms and moments. Whatever the input's precision, floating sums are carried in double: memory, not
-// arithmetic, sets the pace, and the result is then within one rounding of exact.
-#include "cpu/reduce/walk.h"
+// Sums, products, norms and moments. Whatever the input's precision, floating sums are carried in double. Plain sums of
+// float32 first add four neighbours in float32 (see fours.h).
+#include "cpu/reduce/fours.h"
 #include "functors/math.h"
 #include "kernels/reduce.h"
 
@@ -28,6 +28,7 @@ struct Additive {
   }
 };
 struct SumFold : Additive {
+  static constexpr bool fours = true;
   template <class A>
   PYDLX_HD static A finish(A s, const double* param) {
     return param[0] != 0 ? s / static_cast<A>(param[0]) : s;
@@ -50,6 +51,7 @@ struct ProdFold : Additive {
   }
 };
 struct Norm1Fold : Additive {
+  static constexpr bool fours = true;
   template <class V>
   PYDLX_HD static V map(V x) {
     return x < V{} ? -x : x;

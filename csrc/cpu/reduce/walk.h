@@ -11,6 +11,7 @@
 
 #include "core/scratch.h"
 #include "cpu/isa.h"
+#include "cpu/reduce/short_rows.h"
 #include "functors/types.h"
 #include "kernels/reduce.h"
 
@@ -42,21 +43,21 @@ struct Engine {
 };
 
 // Combines a stream of equally weighted partial states as a binary counter does: level k holds the merge of 2^k of
-// them.
+// them. States that come here are kMaxState bytes long, whatever of them is used.
 struct Tree {
   alignas(16) char level[40][kMaxState];
   std::uint64_t used = 0;
 };
 [[maybe_unused]] void tree_push(const Engine& e, Tree& t, const void* state) {
   alignas(16) char now[kMaxState];
-  std::memcpy(now, state, static_cast<std::size_t>(e.state_size));
+  std::memcpy(now, state, kMaxState);  // a few bytes too many, but no call
   int k = 0;
   for (; t.used >> k & 1; ++k) {
     e.merge(t.level[k], now, 1);
-    std::memcpy(now, t.level[k], static_cast<std::size_t>(e.state_size));
+    std::memcpy(now, t.level[k], kMaxState);
   }
   t.used = (t.used >> k | 1) << k;
-  std::memcpy(t.level[k], now, static_cast<std::size_t>(e.state_size));
+  std::memcpy(t.level[k], now, kMaxState);
 }
 [[maybe_unused]] void tree_total(const Engine& e, const Tree& t, void* state) {
   // Highest level first: it holds the earliest elements, and index ops must see them in order.
@@ -84,21 +85,21 @@ inline __attribute__((always_inline)) std::int64_t most(std::int64_t a, std::int
 [[maybe_unused]] void reduce_range(const Reduce& r, const Engine& e, const char* x, std::int64_t begin,
                                    std::int64_t end, void* state) {
   const std::int64_t run = r.inner_ndim == 0 ? 1 : r.inner_size[0], stride = r.inner_ndim == 0 ? 0 : r.inner_stride[0];
+  // Divisions cost as much as a short piece: only the first one is found by them, or all in three axes and more.
+  std::int64_t at = begin % run, from = offset_of(begin - at, r.inner_ndim, r.inner_size, r.inner_stride);
   for (std::int64_t i = begin; i < end;) {
-    const std::int64_t n = least(least(run - i % run, end - i), kChunk);
-    e.row(x + offset_of(i, r.inner_ndim, r.inner_size, r.inner_stride) * e.in_size, n, stride, i, state);
+    const std::int64_t n = least(least(run - at, end - i), kChunk);
+    e.row(x + (from + at * stride) * e.in_size, n, stride, i, state);
     i += n;
+    at += n;
+    if (at < run || i >= end) continue;
+    at = 0;
+    from = r.inner_ndim == 2 ? from + r.inner_stride[1] : offset_of(i, r.inner_ndim, r.inner_size, r.inner_stride);
   }
 }
 
 constexpr std::int64_t kShort = 32;        // rows shorter than this leave vectors empty
 constexpr std::int64_t kShortBlock = 128;  // rows turned into columns at a time: 32 KiB of double
-
-template <class U>
-void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, std::int64_t n, std::int64_t stride) {
-  for (std::int64_t l = 0; l < count; ++l)
-    for (std::int64_t i = 0; i < n; ++i) to[i * count + l] = x[l * step + i * stride];
-}
 
 // Many short rows: blocks of them are transposed into a buffer, where they reduce like columns.
 [[maybe_unused]] void reduce_short_rows(const Reduce& r, const Engine& e) {
@@ -122,8 +123,8 @@ void transpose_block(U* to, const U* x, std::int64_t count, std::int64_t step, s
                           step, n, stride);
           break;
         case 4:
-          transpose_block(reinterpret_cast<std::uint32_t*>(buffer), reinterpret_cast<const std::uint32_t*>(x), count,
-                          step, n, stride);
+          transpose_words(reinterpret_cast<std::uint32_t*>(buffer), reinterpret_cast<const std::uint32_t*>(x), count,
+                          step, n, stride, (axis - 1 - c0) * step + n);
           break;
         default:
           transpose_block(reinterpret_cast<std::uint64_t*>(buffer), reinterpret_cast<const std::uint64_t*>(x), count,
@@ -301,17 +302,20 @@ inline __attribute__((always_inline)) vec_t<A> load(const T* p) {
   }
 }
 
-// A fold may have a quicker form for dense rows of a type: RowForm<F, A>::fold(x, n).
-template <class F, class A>
+// A fold may have quicker forms for elements of type T that lie side by side: RowForm<F, A, T>::fold(x, n) for a row,
+// ColumnForm<F, A, T>::fold(x, rows, row_stride, width, part) for dense columns.
+template <class F, class A, class T = A>
 struct RowForm {};
+template <class F, class A, class T = A>
+struct ColumnForm {};
 
 // Folds n <= kChunk mapped values with F::combine. F works on scalars and on vectors alike: map, combine, and
 // identity<A>().
 template <class F, class A, class T>
 inline __attribute__((always_inline)) A fold_row(const T* x, std::int64_t n, std::int64_t stride) {
   constexpr int lanes = VectorOf<A>::lanes;
-  if constexpr (__is_same(A, T) && requires { RowForm<F, A>::fold(x, n); }) {
-    if (stride == 1) return RowForm<F, A>::fold(x, n);
+  if constexpr (requires { RowForm<F, A, T>::fold(x, n); }) {
+    if (stride == 1) return RowForm<F, A, T>::fold(x, n);
   }
   std::int64_t i = 0;
   A result = F::template identity<A>();
@@ -342,6 +346,9 @@ inline __attribute__((always_inline)) A fold_row(const T* x, std::int64_t n, std
 template <class F, class A, class T>
 inline __attribute__((always_inline)) void fold_cols(const T* x, std::int64_t rows, std::int64_t row_stride, int width,
                                                      std::int64_t lane_stride, A* part) {
+  if constexpr (requires { ColumnForm<F, A, T>::fold(x, rows, row_stride, width, part); }) {
+    if (lane_stride == 1) return ColumnForm<F, A, T>::fold(x, rows, row_stride, width, part);
+  }
   for (int l = 0; l < width; ++l) part[l] = F::template identity<A>();
   std::int64_t i = 0;
   if (lane_stride == 1)
@@ -416,8 +423,11 @@ struct EngineOf {
     for (std::int64_t i = 0; i < n; ++i) into[i] = O::merge(into[i], from[i]);
   }
   static void finish(const Reduce& r, const void* s, std::int64_t n, std::int64_t offset, std::int64_t stride) {
-    for (std::int64_t i = 0; i < n; ++i)
-      O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i * stride);
+    if (stride == 1)
+      for (std::int64_t i = 0; i < n; ++i) O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i);
+    else
+      for (std::int64_t i = 0; i < n; ++i)
+        O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i * stride);
   }
   static void rows(const Reduce& r, const void* x, std::int64_t count, std::int64_t step, std::int64_t n,
                    std::int64_t stride, std::int64_t offset, std::int64_t out_stride) {
