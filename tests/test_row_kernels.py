@@ -118,3 +118,38 @@ def test_smoothed_cross_entropy_around_the_lanes(classes, weighted):
     np.testing.assert_allclose(loss.detach().numpy(), -(share * w * log_p).sum(1), rtol=1e-5, atol=1e-5)
     total = (share * w).sum(1, keepdims=True)
     np.testing.assert_allclose(t.grad.numpy(), total * np.exp(log_p) - share * w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3, 63, 64, 65, 200, 512, 513])
+def test_batch_norm_of_few_channels_in_segments_of_rows(channels, dtype):
+    """Threads share rows where channels are few: edges of blocks of 64 channels and of segments, any number of threads."""
+    threads = pydlx.get_num_threads()
+    rng = np.random.default_rng(channels)
+    for rows in (513, 1023, 1024, 1025, 1541, 8203):
+        x = (rng.standard_normal((rows, channels)) * 3 + 2).astype(dtype)
+        g, w, b = (rng.standard_normal(s).astype(dtype) for s in ((rows, channels), (channels,), (channels,)))
+        mean, var = x.mean(0, dtype=np.float64), x.var(0, dtype=np.float64)
+        rstd = 1 / np.sqrt(var + 1e-5)
+        xhat = (x - mean) * rstd
+        wants = [
+            xhat * w + b,
+            w * rstd * (g - g.mean(0, dtype=np.float64) - xhat * (g * xhat).mean(0)),
+            (g * xhat).sum(0),
+            g.sum(0, dtype=np.float64),
+        ]
+        seen = []
+        try:
+            for count in (1, 2, 3):
+                pydlx.set_num_threads(count)
+                leaves = [pydlx.from_numpy(v.copy()).requires_grad_(True) for v in (x, w, b)]
+                y = pydlx.nn.functional.batch_norm(leaves[0], None, None, *leaves[1:], training=True)
+                y.backward(pydlx.from_numpy(g))
+                seen.append([y.detach().numpy()] + [leaf.grad.numpy() for leaf in leaves])
+        finally:
+            pydlx.set_num_threads(threads)
+        scale = np.finfo(dtype).eps * np.sqrt(rows)
+        for first, *others, want in zip(*seen, wants, strict=True):
+            np.testing.assert_allclose(first, want, rtol=0, atol=(16 if dtype == np.float32 else 400) * scale)
+            for other in others:
+                np.testing.assert_array_equal(first, other)

@@ -50,17 +50,61 @@ inline __attribute__((always_inline)) void over_channels(const ChannelNorm& k, c
     });
 }
 
-// Per column sums of up to 64 columns: f(row, column, a, b) adds to a and b.
+// Per column sums of up to 64 columns over rows [first, rows): f(row, column, a, b) adds to a and b.
 template <class A, class F>
-inline __attribute__((always_inline)) void column_sums(std::int64_t rows, int width, A (&a)[64], A (&b)[64],
-                                                       const F& f) {
+inline __attribute__((always_inline)) void column_sums(std::int64_t rows, int width, A (&a)[64], A (&b)[64], const F& f,
+                                                       std::int64_t first = 0) {
   for (int l = 0; l < 64; ++l) a[l] = b[l] = 0;
-  for (std::int64_t r0 = 0; r0 < rows; r0 += kRowBlock) {
+  for (std::int64_t r0 = first; r0 < rows; r0 += kRowBlock) {
     A pa[64] = {}, pb[64] = {};
     const std::int64_t r1 = r0 + kRowBlock < rows ? r0 + kRowBlock : rows;
-    for (std::int64_t r = r0; r < r1; ++r)
+    std::int64_t r = r0;
+    for (; r + 4 <= r1; r += 4)  // four rows at a time: the sums are read and written once for them
+      for (int l = 0; l < width; ++l) {
+        A sa = pa[l], sb = pb[l];
+        for (int k = 0; k < 4; ++k) f(r + k, l, sa, sb);
+        pa[l] = sa;
+        pb[l] = sb;
+      }
+    for (; r < r1; ++r)
       for (int l = 0; l < width; ++l) f(r, l, pa[l], pb[l]);
     for (int l = 0; l < 64; ++l) a[l] += pa[l], b[l] += pb[l];
+  }
+}
+
+// Few channels: threads share the rows instead, in segments whose sums are added in order. How many depends on the
+// shape alone; there are at most kShares blocks of a segment and 64 channels. 1: the blocks are enough.
+constexpr std::int64_t kShares = 16, kSegmentRows = 512, kFewChannels = kShares / 2 * 64;
+std::int64_t row_segments(const ChannelNorm& k) {
+  if (k.spatial > 1 || k.channels > kFewChannels) return 1;
+  const std::int64_t most = kShares / ((k.channels + 63) / 64), long_enough = k.batch / kSegmentRows;
+  return long_enough < 2 ? 1 : long_enough < most ? long_enough : most;
+}
+std::int64_t segment_rows(const ChannelNorm& k, std::int64_t segments) { return (k.batch + segments - 1) / segments; }
+
+// a[c], b[c] <- the sums of all channels; f as above, with the channel as its column.
+template <class A, class F>
+inline __attribute__((always_inline)) void segment_sums(const ChannelNorm& k, std::int64_t segments, A* a, A* b,
+                                                        const F& f) {
+  A part[kShares][2][64];
+  const std::int64_t blocks = (k.channels + 63) / 64, rows = segment_rows(k, segments);
+  parallel_for(blocks * segments, grain_for(rows * 64), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t c0 = task / segments * 64, first = task % segments * rows;
+      const std::int64_t last = first + rows < k.batch ? first + rows : k.batch;
+      const auto add = [&](std::int64_t r, int l, A& x, A& y) { f(r, c0 + l, x, y); };
+      if (k.channels - c0 >= 64)
+        column_sums<A>(last, 64, part[task][0], part[task][1], add, first);
+      else
+        column_sums<A>(last, static_cast<int>(k.channels - c0), part[task][0], part[task][1], add, first);
+    }
+  });
+  for (std::int64_t c = 0; c < k.channels; ++c) {
+    a[c] = b[c] = 0;
+    for (std::int64_t s = 0; s < segments; ++s) {
+      a[c] += part[c / 64 * segments + s][0][c % 64];
+      b[c] += part[c / 64 * segments + s][1][c % 64];
+    }
   }
 }
 
@@ -76,6 +120,18 @@ void batch_stats(const ChannelNorm& k) {
     var[c] = v;
     rstd[c] = A(1) / math::sqrt(v + eps);
   };
+  if (const std::int64_t segments = row_segments(k); segments > 1) {
+    A m[kFewChannels], squares[kFewChannels], unused[kFewChannels];
+    segment_sums<A>(k, segments, m, unused,
+                    [&](std::int64_t r, std::int64_t c, A& a, A&) { a += static_cast<A>(x[r * k.channels + c]); });
+    for (std::int64_t c = 0; c < k.channels; ++c) m[c] /= count;
+    segment_sums<A>(k, segments, squares, unused, [&](std::int64_t r, std::int64_t c, A& a, A&) {
+      const A d = static_cast<A>(x[r * k.channels + c]) - m[c];
+      a += d * d;
+    });
+    for (std::int64_t c = 0; c < k.channels; ++c) finish(c, m[c], squares[c]);
+    return;
+  }
   over_channels(
       k,
       [&](std::int64_t c) {  // two passes: centred squares cannot cancel
@@ -153,6 +209,35 @@ void batch_backward(const ChannelNorm& k) {
   A *dw = static_cast<A*>(k.dweight), *db = static_cast<A*>(k.dbias);
   const A count = static_cast<A>(k.batch * k.spatial);
   const bool sums = dw || db || k.training;
+  if (const std::int64_t segments = row_segments(k); segments > 1) {
+    A total[kFewChannels] = {}, total_x[kFewChannels] = {}, mean_g[kFewChannels], slope[kFewChannels],
+      scale[kFewChannels];
+    if (sums)
+      segment_sums<A>(k, segments, total, total_x, [&](std::int64_t r, std::int64_t c, A& a, A& b) {
+        const A v = static_cast<A>(dy[r * k.channels + c]);
+        a += v;
+        b += v * (static_cast<A>(x[r * k.channels + c]) - mean[c]);
+      });
+    for (std::int64_t c = 0; c < k.channels; ++c) {
+      total_x[c] *= rstd[c];
+      if (dw) dw[c] = total_x[c];
+      if (db) db[c] = total[c];
+      scale[c] = w ? rstd[c] * w[c] : rstd[c];
+      mean_g[c] = k.training ? total[c] / count : A(0);
+      slope[c] = k.training ? rstd[c] * total_x[c] / count : A(0);
+    }
+    if (!dx) return;
+    parallel_for(k.batch, grain_for(k.channels), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const std::int64_t at = r * k.channels;
+#pragma omp simd
+        for (std::int64_t c = 0; c < k.channels; ++c)
+          dx[at + c] = static_cast<T>(
+              scale[c] * (static_cast<A>(dy[at + c]) - mean_g[c] - (static_cast<A>(x[at + c]) - mean[c]) * slope[c]));
+      }
+    });
+    return;
+  }
   over_channels(
       k,
       [&](std::int64_t c) {
