@@ -217,3 +217,24 @@ def test_casts_between_layouts(n, isa):
             (t * 50).to(half).to(pydlx.int32).numpy(),
             torch.from_numpy(x * 50).to(getattr(torch, name)).to(torch.int32).numpy(),
         )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [16, 17, 31, 33, 63, 64, 65, 81, 130])
+def test_max_pool_of_channels(channels, isa):
+    """Channels-last images: vectors of channels, alone and by four; NaN, infinities and ties, windows cut by the border."""
+    pydlx._C._set_cpu_isa(isa)
+    try:
+        x = np.random.default_rng(channels).integers(-3, 4, (2, channels, 9, 7)).astype(np.float32)
+        x[0, ::5, 3, 2:4] = np.nan
+        x[1, ::3] = -np.inf
+        for window in ((2, 2, 0, 1), (3, 2, 1, 1), (3, 1, 1, 2), ((2, 4), (1, 3), (1, 2), 1)):
+            results = []
+            for T in (pydlx, torch):
+                images = T.from_numpy(x).contiguous(memory_format=T.channels_last)
+                y, index = T.nn.functional.max_pool2d(images, *window, return_indices=True)
+                results.append((y.numpy(), index.numpy(), T.nn.functional.max_pool2d(images, *window).numpy()))
+            for got, want in zip(*results, strict=True):
+                np.testing.assert_array_equal(got, want)
+    finally:
+        pydlx._C._set_cpu_isa(ISAS[-1])

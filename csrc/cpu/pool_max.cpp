@@ -4,6 +4,7 @@
 #include "cpu/pool_max.h"
 
 #include "cpu/gemm/vec.h"
+#include "cpu/pool_window.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -11,10 +12,6 @@ namespace {
 constexpr int kLane = kLanesOf<float>;
 using V = Vector<float>;
 using I = VectorOf<float>::index;
-
-PYDLX_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-PYDLX_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 constexpr std::int64_t kBuffer = 8192;  // floats of a band: most of a first-level cache
 
@@ -100,7 +97,78 @@ void output_row(const Pool& p, const Layout& l, const float* x, std::int64_t top
   }
 }
 
+// ---- windows one channel deep ---------------------------------------------------------------------------------------
+
+// n <= kLane * kVectors channels of one output pixel from `x`, their first channel in the plane's first pixel. The
+// winners of all taps stay in registers.
+template <bool kIndex, int kVectors>
+PYDLX_INLINE void pixel_channels(const Pool& p, const Window& h, const Window& w, const float* x, std::int64_t channel,
+                                 int n, float* y, std::int64_t* index) {
+  const std::int64_t width = p.in[1], channels = p.in[2];
+  V best[kVectors];
+  I lane[kVectors], where[kVectors];
+  for (int g = 0; g < kVectors; ++g) {
+    best[g] = splat<float>(-__builtin_inff());
+    for (int i = 0; i < kLane; ++i) lane[g][i] = g * kLane + i;
+    lane[g] += static_cast<int>(channel);
+    where[g] = lane[g] + static_cast<int>((h.first * width + w.first) * channels);
+  }
+  const bool part = n < kLane * kVectors;
+  for (std::int64_t i = 0; i < h.count; ++i)
+    for (std::int64_t j = 0; j < w.count; ++j) {
+      const std::int64_t at = ((h.first + i * h.step) * width + w.first + j * w.step) * channels;
+      for (int g = 0; g < kVectors; ++g) {
+        const V v = part ? load_part(x + at, Lanes(n)) : load(x + at + g * kLane);
+        const I take = (v > best[g]) | (v != v);  // NaN wins, the last one of several
+        best[g] = take ? v : best[g];
+        if constexpr (kIndex) where[g] = take ? lane[g] + static_cast<int>(at) : where[g];
+      }
+    }
+  for (int g = 0; g < kVectors; ++g) {
+    if (part)
+      store_part(y, best[g], Lanes(n));
+    else
+      store<float>(y + g * kLane, best[g]);
+    if constexpr (kIndex) {
+      alignas(64) int at[kLane];
+      std::memcpy(at, &where[g], sizeof at);
+      for (int l = 0; l < (part ? n : kLane); ++l) index[g * kLane + l] = at[l];
+    }
+  }
+}
+
+template <bool kIndex>
+void pixel(const Pool& p, const Window& h, const Window& w, const float* x, float* y, std::int64_t* index) {
+  constexpr int kGroup = 4;
+  std::int64_t c = 0;
+  for (; c + kGroup * kLane <= p.in[2]; c += kGroup * kLane)
+    pixel_channels<kIndex, kGroup>(p, h, w, x + c, c, kGroup * kLane, y + c, kIndex ? index + c : nullptr);
+  for (; c < p.in[2]; c += kLane)
+    pixel_channels<kIndex, 1>(p, h, w, x + c, c, static_cast<int>(smaller(kLane, p.in[2] - c)), y + c,
+                              kIndex ? index + c : nullptr);
+}
+
 }  // namespace
+
+bool max_pool_channels_f32(const Pool& p) {
+  if (p.adaptive || p.kernel[2] != 1 || p.stride[2] != 1 || p.dilation[2] != 1 || p.pad[2] != 0) return false;
+  // Positions are kept in 32 bits.
+  if (p.in[2] < kLane || p.in[0] * p.in[1] >= (std::int64_t{1} << 30) / p.in[2]) return false;
+  const std::int64_t in = p.in[0] * p.in[1] * p.in[2], pixels = p.out[0] * p.out[1];
+  const std::int64_t work = (p.kernel[0] * p.kernel[1] + 2) * p.in[2];
+  parallel_for(p.planes * pixels, 65536 / (work + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const Window h = window_of(p, 0, u % pixels / p.out[1]), w = window_of(p, 1, u % p.out[1]);
+      const float* x = static_cast<const float*>(p.x) + u / pixels * in;
+      float* y = static_cast<float*>(p.y) + u * p.in[2];
+      if (p.index)
+        pixel<true>(p, h, w, x, y, p.index + u * p.in[2]);
+      else
+        pixel<false>(p, h, w, x, y, nullptr);
+    }
+  });
+  return true;
+}
 
 bool max_pool_f32(const Pool& p) {
   if (p.adaptive || p.in[0] != 1 || p.out[0] != 1 || p.kernel[0] != 1 || p.stride[0] != 1 || p.pad[0] != 0)
