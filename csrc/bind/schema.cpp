@@ -6,11 +6,14 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <stdexcept>
 
 #include "autograd/mode.h"
+#include "autograd/node.h"
 #include "bind/autocast.h"
 #include "ops/elementwise.h"
+#include "ops/out_offer.h"
 #include "ops/pointwise.h"
 
 namespace pydlx::bind {
@@ -300,6 +303,26 @@ bool bind_arguments(const Schema& s, PyObject* const* args, Py_ssize_t n, PyObje
   return true;
 }
 
+// `out` as an op may write it before any check of the result: plain row-major memory that takes no part in gradients
+// and that no argument overlaps. Else an undefined tensor.
+Tensor offered_out(const Schema& s, const Bound& b) {
+  if (!b.out || !is_tensor(b.out)) return {};
+  const Tensor o = as_tensor(b.out);
+  const TensorImpl& impl = *o.impl();
+  if (o.numel() == 0 || !o.contiguous_layout() || impl.storage->read_only || impl.inference || o.requires_grad() ||
+      impl.base)
+    return {};
+  for (std::size_t i = 0; i < s.params.size(); ++i) {
+    PyObject* a = b.slots[i];
+    if (a == Py_None || PyFloat_Check(a) || PyLong_Check(a) || PyUnicode_Check(a)) continue;
+    if (!is_tensor(a)) return {};
+    const Tensor t = as_tensor(a);
+    if (!t.defined()) continue;
+    if ((GradMode::enabled() && t.requires_grad()) || t.data() == o.data() || partially_overlaps(o, t)) return {};
+  }
+  return detach(o);
+}
+
 // out=: compute, then store with the checks PyTorch makes. Computing first makes any overlap between out and the inputs
 // harmless.
 PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
@@ -323,7 +346,12 @@ PyObject* store_out(const Schema& s, PyObject* result, PyObject* out) {
     }
     require(o.sizes() == r.sizes(), s.name, "out", ErrorKind::Shape, "expected shape ", r.sizes(), ", got ", o.sizes());
     const GradModeGuard off(false);
-    ops::copy_(o, r);
+    if (r.data() == o.data() && r.dtype() == o.dtype() && r.strides() == o.strides()) {  // it took the offer
+      check_inplace(o, "copy_");
+      bump_version(o, "copy_");
+    } else {
+      ops::copy_(o, r);
+    }
   };
   if (is_tensor(result)) {
     store_one(result, out);
@@ -369,6 +397,8 @@ PyObject* op_vectorcall(PyObject* self, PyObject* const* args, size_t nargsf, Py
       std::vector<Object> casts;
       if (s.casts.any() && autocast_active() && !b.out) [[unlikely]]
         cast_arguments(s, b.slots, casts);
+      std::optional<OutOffer> offer;
+      if (b.out) offer.emplace(s.name, offered_out(s, b));
       PyObject* r = s.impl(Call{s, b.slots});
       if (r && anomaly_checks_nan()) check_finite(s.name, r, b.slots, static_cast<Py_ssize_t>(s.params.size()));
       return r && b.out ? store_out(s, r, b.out) : r;

@@ -1,10 +1,12 @@
 #include "ops/pointwise.h"
 
 #include <cstring>
+#include <utility>
 
 #include "autograd/mode.h"
 #include "core/backend.h"
 #include "kernels/pointwise.h"
+#include "ops/out_offer.h"
 
 namespace pydlx {
 
@@ -154,6 +156,22 @@ Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::in
   return empty(sizes, dtype, device);
 }
 
+namespace {
+thread_local OutOffer* t_offer = nullptr;
+}
+
+OutOffer::OutOffer(std::string_view name, Tensor out) : name_(name), out_(std::move(out)), before_(t_offer) {
+  t_offer = this;
+}
+OutOffer::~OutOffer() { t_offer = before_; }
+
+Tensor OutOffer::take(const char* name, const Dims& sizes, DType dtype, Device device) {
+  OutOffer* o = t_offer;
+  if (!o || !o->out_.defined() || o->name_ != name) return {};
+  if (!(o->out_.sizes() == sizes && o->out_.dtype() == dtype && o->out_.device() == device)) return {};
+  return std::exchange(o->out_, {});
+}
+
 void copy_between(const Tensor& out, const Tensor& src, bool non_blocking) {
   // The source converts on its own device to the bytes that the target wants, and spreads there when it must.
   Tensor bytes = src;
@@ -229,8 +247,8 @@ Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compu
     return f({x.get()});
   };
   using Inputs = std::initializer_list<const Tensor*>;
-  Tensor out =
-      direct ? *target : with_inputs([&](Inputs in) { return elementwise_output(sizes, out_dtype, device, in); });
+  Tensor out = direct ? *target : target ? Tensor() : OutOffer::take(name, sizes, out_dtype, device);
+  if (!out.defined()) out = with_inputs([&](Inputs in) { return elementwise_output(sizes, out_dtype, device, in); });
   if (out.numel() > 0) {
     Elementwise e;
     std::memcpy(e.param, params.p, sizeof e.param);
