@@ -108,10 +108,19 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] < Words{} ? Words{} : acc[i][j];  // NaN stays NaN
   }
+  // Two vectors make a cache line; halves of one would be stored one after the other.
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) narrow_store(t.c + i * t.c_row + j * L, acc[i][j], j == NV - 1 ? t.count : L);
+    for (int j = 0; j < NV; j += 2) {
+      BFloat16* c = t.c + i * t.c_row + j * L;
+      if (j + 2 < NV || (j + 2 == NV && t.count == L)) {
+        _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh((__m512)acc[i][j + 1], (__m512)acc[i][j]));
+      } else {
+        narrow_store(c, acc[i][j], j == NV - 1 ? t.count : L);
+        if (j + 1 < NV) narrow_store(c + L, acc[i][j + 1], t.count);
+      }
+    }
 }
 
 using PairFn = void (*)(const PairTile&);
