@@ -209,7 +209,8 @@ class PhaseTeam {
     std::int64_t seen = next.load(std::memory_order_relaxed);
     while (seen >> 32 == phase && (seen & 0xffffffff) < pieces) {
       if (!next.compare_exchange_weak(seen, seen + 1, std::memory_order_relaxed)) continue;
-      const std::int64_t k = seen & 0xffffffff;
+      // Odd phases go backwards: what a thread read last, it reads first, while its caches have it.
+      const std::int64_t taken = seen & 0xffffffff, k = phase % 2 ? pieces - 1 - taken : taken;
       fn_(context_, phase, (first + count * k / pieces) * grain_,
           std::min(n_, (first + count * (k + 1) / pieces) * grain_));
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces_) begin_next(phase);

@@ -8,7 +8,8 @@ using PhaseFn = void (*)(void* context, std::int64_t phase, std::int64_t begin, 
 
 // `phases` loops over [0, n) as parallel_run makes them, one after another: fn(context, phase, begin, end). A phase
 // begins when every range of the one before is finished; that costs a fraction of a microsecond, where starting threads
-// anew costs several. A thread that the system takes off the processor holds up the others only while it has a range.
+// anew costs several. A thread takes its ranges in turn, last to first in odd phases. A thread that the system takes
+// off the processor holds up the others only while it has a range.
 void parallel_phases_run(std::int64_t phases, std::int64_t n, std::int64_t grain, PhaseFn fn, void* context);
 
 // fn(phase, begin, end).

@@ -249,8 +249,8 @@ void forward_steps(const NarrowForward& q, const ForwardMemory& m) {
                      grain = task_grain(tasks, q.batch / row_cuts, n, kPanel, kSpeed);
   parallel_phases(q.steps, tasks, grain, [&](std::int64_t s, std::int64_t begin, std::int64_t end) {
     const std::int64_t t = time_of(q, s), rows = q.rows[t];
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t cut = i % row_cuts;
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t i = in_turn(s, begin, end, task), cut = i % row_cuts;
       forward_rows<kind, kKeep>(q, m, m.state + s % 2 * state, m.state + (s + 1) % 2 * state, q.offset[t],
                                 i / row_cuts * S::units, rows * cut / row_cuts, rows * (cut + 1) / row_cuts);
     }

@@ -239,8 +239,8 @@ void forward_steps(const SequenceForward& q, const float* packed) {
       before = y + q.offset[earlier] * n;
       running = q.rows[earlier];
     }
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t u0 = i / row_cuts * S::units, cut = i % row_cuts;
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t i = in_turn(s, begin, end, task), u0 = i / row_cuts * S::units, cut = i % row_cuts;
       const std::int64_t r0 = rows * cut / row_cuts, r1 = rows * (cut + 1) / row_cuts;
       const std::int64_t middle = running < r0 ? r0 : min_of(running, r1);
       if (r0 < middle) forward_rows<kind, kKeep>(q, packed, before, offset, u0, r0, middle);

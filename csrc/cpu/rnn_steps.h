@@ -24,6 +24,12 @@ PYDLX_INLINE std::int64_t time_of(const Sequence& q, std::int64_t s) {
   return q.reverse ? q.steps - 1 - s : s;
 }
 
+// Task i of begin..end, backwards in odd phases: weights beyond the second level are read in turn from either end, and
+// as much of them as it holds is still there.
+PYDLX_INLINE std::int64_t in_turn(std::int64_t phase, std::int64_t begin, std::int64_t end, std::int64_t i) {
+  return phase % 2 ? begin + end - 1 - i : i;
+}
+
 // The last state of a row is its output at the last step it took part in. Elements of `size` bytes.
 template <class Sequence>
 PYDLX_INLINE void last_states(const Sequence& q, std::int64_t size) {
