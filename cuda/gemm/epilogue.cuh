@@ -34,35 +34,55 @@ __device__ __forceinline__ Acc activated(Activation activation, Acc v) {
 
 // activation(alpha * product + beta * c + bias)
 template <class T, class Acc>
-__device__ __forceinline__ T finished_product(const Gemm& g, const T* c, std::int64_t column, Acc product) {
-  const auto factor = [](double f) {
+struct Finish {
+  Acc alpha, beta;
+  const T* bias;
+  bool reads_c;
+  Activation activation;
+
+  __device__ __forceinline__ explicit Finish(const Gemm& g)
+      : alpha(factor(g.alpha)),
+        beta(factor(g.beta)),
+        bias(static_cast<const T*>(g.bias)),
+        reads_c(g.beta != 0),
+        activation(g.activation) {}
+  // What the caller has excluded for the whole product need not be asked, nor compiled, for every element: may_read_c
+  // false says that beta is zero, any_activation false that the activation is relu or none.
+  template <bool may_read_c = true, bool any_activation = true>
+  __device__ __forceinline__ T at([[maybe_unused]] const T* c, std::int64_t column, Acc product) const {
+    Acc v = alpha * product;
+    if (may_read_c && reads_c) v += beta * static_cast<Acc>(*c);
+    if (bias) v += static_cast<Acc>(bias[column]);
+    if constexpr (std::is_integral_v<Acc>) {
+      if (activation == Activation::relu) v = static_cast<T>(v) < T(0) ? Acc(0) : v;
+    } else if constexpr (any_activation) {
+      if (activation != Activation::none) v = activated(activation, v);
+    } else {
+      if (activation == Activation::relu) v = v < Acc(0) ? Acc(0) : v;
+    }
+    return static_cast<T>(v);
+  }
+
+ private:
+  __device__ __forceinline__ static Acc factor(double f) {
     if constexpr (std::is_integral_v<Acc>)
       return static_cast<Acc>(static_cast<std::int64_t>(f));
     else
       return static_cast<Acc>(f);
-  };
-  Acc v = factor(g.alpha) * product;
-  if (g.beta != 0) v += factor(g.beta) * static_cast<Acc>(*c);
-  if (g.bias) v += static_cast<Acc>(static_cast<const T*>(g.bias)[column]);
-  if constexpr (std::is_integral_v<Acc>) {
-    if (g.activation == Activation::relu) v = static_cast<T>(v) < T(0) ? Acc(0) : v;
-  } else if (g.activation != Activation::none) {
-    v = activated(g.activation, v);
   }
-  return static_cast<T>(v);
-}
+};
 
 template <class T, class Acc>
 __device__ __forceinline__ void store_product(const Gemm& g, T* c, std::int64_t column, Acc product) {
-  *c = finished_product(g, c, column, product);
+  *c = Finish<T, Acc>(g).at(c, column, product);
 }
-// Two neighbours of 16 bits with one access; c at a multiple of 4 bytes.
+// Two neighbours of 16 bits with one access; c at a multiple of 4 bytes, beta zero, and relu or nothing behind.
 template <class T>
-__device__ __forceinline__ void store_two_products(const Gemm& g, T* c, std::int64_t column, float first,
-                                                   float second) {
+__device__ __forceinline__ void store_two_products(const Finish<T, float>& finish, T* c, std::int64_t column,
+                                                   float first, float second) {
   static_assert(sizeof(T) == 2);
-  const std::uint32_t low = finished_product(g, c, column, first).bits;
-  const std::uint32_t high = finished_product(g, c + 1, column + 1, second).bits;
+  const std::uint32_t low = finish.template at<false, false>(c, column, first).bits;
+  const std::uint32_t high = finish.template at<false, false>(c, column + 1, second).bits;
   *reinterpret_cast<std::uint32_t*>(c) = low | high << 16;
 }
 

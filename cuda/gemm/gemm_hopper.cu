@@ -51,35 +51,56 @@ __device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap
   }
 }
 
+// A thread's sums two by two: row(m) is called for its two rows, and what that returns for every eighth column from
+// the thread's first one, with the sum there and the next one. `left` columns are there, all of them with `inside`.
+template <int kColumns, bool inside, class Row>
+__device__ __forceinline__ void each_two_sums(std::int64_t m0, std::int64_t rows, int left,
+                                              const float (&sum)[kColumns / 2], const Row& row) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t m = m0 + sum_row(2 * half);
+    if (m >= rows) continue;
+    const auto store = row(m);
+#pragma unroll
+    for (int i = 2 * half; i < kColumns / 2; i += 4)
+      if (inside || i / 4 * 8 < left) store(i / 4 * 8, sum[i], sum[i + 1]);
+  }
+}
+
 // The sums of one warpgroup into the result, or into this piece's part of a split sum.
 template <class T, int kColumns>
 __device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const HopperPlan::Piece& piece, int consumer,
                                            const float (&sum)[kColumns / 2]) {
   const Strided<T, float>& c = p.product;
   const std::int64_t m0 = static_cast<std::int64_t>(piece.row) * HopperPlan::kRows + consumer * kPanelSide;
-  const std::int64_t n0 = static_cast<std::int64_t>(piece.column) * kColumns;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {  // a thread has values of two rows
-    const std::int64_t m = m0 + sum_row(2 * half);
-    if (m >= c.m) continue;
-    T* const line = static_cast<T*>(c.g.c) + piece.batch * c.g.c_batch + m * c.g.c_row;
-    const std::int64_t part = ((static_cast<std::int64_t>(piece.part) * c.batch + piece.batch) * c.m + m) * c.n;
-#pragma unroll
-    for (int i = 2 * half; i < kColumns / 2; i += 4) {
-      const std::int64_t n = n0 + sum_column(i);
-      if (n >= c.n) continue;
-      const bool both = n + 1 < c.n;
-      if (p.partial) {
-        p.partial[part + n] = sum[i];
-        if (both) p.partial[part + n + 1] = sum[i + 1];
-      } else if (both && p.in_pairs) {
-        store_two_products(c.g, line + n, n, sum[i], sum[i + 1]);
-      } else {
-        store_product(c.g, line + n, n, sum[i]);
-        if (both) store_product(c.g, line + n + 1, n + 1, sum[i + 1]);
-      }
-    }
+  const std::int64_t n0 = static_cast<std::int64_t>(piece.column) * kColumns + sum_column(0);
+  const int left = static_cast<int>(c.n - n0 < kColumns ? c.n - n0 : kColumns);
+  if (p.partial) {
+    float* const part = p.partial + (static_cast<std::int64_t>(piece.part) * c.batch + piece.batch) * c.m * c.n + n0;
+    each_two_sums<kColumns, false>(m0, c.m, left, sum, [&](std::int64_t m) {
+      return [line = part + m * c.n, left](int column, float v, float next) {
+        line[column] = v;
+        if (column + 1 < left) line[column + 1] = next;
+      };
+    });
+    return;
   }
+  T* const to = static_cast<T*>(c.g.c) + piece.batch * c.g.c_batch + n0;
+  Finish<T, float> finish(c.g);
+  if (finish.bias) finish.bias += n0;
+  if (p.in_pairs && !finish.reads_c && static_cast<std::int64_t>(piece.column + 1) * kColumns <= c.n)
+    each_two_sums<kColumns, true>(m0, c.m, left, sum, [&](std::int64_t m) {
+      return [&finish, line = to + m * c.g.c_row](int column, float v, float next) {
+        store_two_products(finish, line + column, column, v, next);
+      };
+    });
+  else
+    each_two_sums<kColumns, false>(m0, c.m, left, sum, [&](std::int64_t m) {
+      return [&finish, line = to + m * c.g.c_row, left](int column, float v, float next) {
+        line[column] = finish.template at<true, false>(line + column, column, v);
+        if (column + 1 < left) line[column + 1] = finish.template at<true, false>(line + column + 1, column + 1, next);
+      };
+    });
 }
 
 template <class T, int kColumns, bool a_along_k, bool b_along_k>
@@ -252,7 +273,10 @@ bool gemm(const Gemm& g) {
   const auto start = [&] {
     p.plan.columns == 256 ? run<T, 256>(p, a.along_k(), b.along_k()) : run<T, 128>(p, a.along_k(), b.along_k());
   };
-  if (p.plan.parts == 1) {
+  // The wider activations, once for each of a thread's many sums, would be far more code than the product. A kernel of
+  // its own applies them, to float sums as ever.
+  const bool finished_here = g.activation == Activation::none || g.activation == Activation::relu;
+  if (p.plan.parts == 1 && finished_here) {
     start();
     return true;
   }
