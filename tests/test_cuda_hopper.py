@@ -79,11 +79,12 @@ def test_epilogue(n, dtype):
     check(pydlx.nn.functional.linear(x, w, bias), product + exact(bias), dtype, 96)
     check(pydlx.addmm(before, x, w.t(), beta=0.5, alpha=-2), 0.5 * exact(before) - 2 * product, dtype, 96)
     check(pydlx.addmm(bias, x, w.t()), product + exact(bias), dtype, 96)
-    layer = pydlx.nn.Sequential(pydlx.nn.Linear(96, n), pydlx.nn.ReLU()).to(dtype).cuda()
-    with pydlx.no_grad():
-        layer[0].weight.copy_(w)
-        layer[0].bias.copy_(bias)
-        check(layer(x), np.maximum(product + exact(bias), 0), dtype, 96)
+    for activation in (pydlx.nn.ReLU(), pydlx.nn.GELU(), pydlx.nn.Tanh()):
+        layer = pydlx.nn.Sequential(pydlx.nn.Linear(96, n), activation).to(dtype).cuda()
+        with pydlx.no_grad():
+            layer[0].weight.copy_(w)
+            layer[0].bias.copy_(bias)
+            check(layer(x), activation(pydlx.from_numpy(product + exact(bias))).numpy(), dtype, 96)
 
 
 @needs_device

@@ -276,6 +276,7 @@ bool gemm(const Gemm& g) {
   // The wider activations, once for each of a thread's many sums, would be far more code than the product. A kernel of
   // its own applies them, to float sums as ever.
   const bool finished_here = g.activation == Activation::none || g.activation == Activation::relu;
+  if (verbose_on && !finished_here) verbose_note("; the activation apart");
   if (p.plan.parts == 1 && finished_here) {
     start();
     return true;
