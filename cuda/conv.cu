@@ -82,6 +82,12 @@ struct Problem {
   __device__ __forceinline__ std::int64_t y_at(std::int64_t image, std::int64_t group, std::int64_t channel) const {
     return ((image * c.shape.groups + group) * c.shape.cout + channel) * out.count;
   }
+  // What happens to a sum of the forward pass on its way to memory.
+  __device__ __forceinline__ T ended(Acc v, std::int64_t channel) const {
+    if (c.scale) v *= static_cast<Acc>(static_cast<const T*>(c.scale)[channel]);
+    if (c.bias) v += static_cast<Acc>(static_cast<const T*>(c.bias)[channel]);
+    return static_cast<T>(c.activation == Activation::relu && v < Acc(0) ? Acc(0) : v);
+  }
   __device__ __forceinline__ T with_bias(Acc v, std::int64_t channel) const {
     return static_cast<T>(c.bias ? v + static_cast<Acc>(static_cast<const T*>(c.bias)[channel]) : v);
   }
@@ -107,8 +113,7 @@ struct Forward : Problem<T> {
   }
   __device__ void store(std::int64_t group, std::int64_t m, std::int64_t n, typename Problem<T>::Acc v) const {
     const std::int64_t image = n / this->out.count;
-    static_cast<T*>(c.y)[this->y_at(image, group, m) + n % this->out.count] =
-        this->with_bias(v, group * c.shape.cout + m);
+    static_cast<T*>(c.y)[this->y_at(image, group, m) + n % this->out.count] = this->ended(v, group * c.shape.cout + m);
   }
 };
 

@@ -44,3 +44,24 @@ def test_equals_the_cpu_in_float32(name, dtype):
     for what, x, y in zip(("output", "x", "weight", "bias"), got, want):
         error = ((x - y).abs() / (y.abs() + 1e-2 * y.abs().max())).max().item()
         assert error < 0.6 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32, pydlx.float64], ids=str)
+@pytest.mark.parametrize(
+    "name", ["partly filled tiles", "groups", "few channels: ordinary units", "one axis", "three axes"]
+)
+def test_scaled_and_rectified_results_equal_the_cpu(name, dtype):
+    _, x, w, arguments = CASES[name]
+    pydlx.manual_seed(2)
+    x, w, bias, scale = (
+        t.to(dtype) for t in (pydlx.randn(x), pydlx.randn(w) / w[1], pydlx.randn(w[0]), pydlx.randn(w[0]))
+    )
+    wide = pydlx.float64 if dtype == pydlx.float64 else pydlx.float32
+    for options in ({"activation": "relu"}, {"scale": scale}, {"scale": scale, "activation": "relu"}):
+        on_gpu = {k: v.to("cuda") if k == "scale" else v for k, v in options.items()}
+        on_cpu = {k: v.to(wide) if k == "scale" else v for k, v in options.items()}
+        got = pydlx.conv_activation(x.to("cuda"), w.to("cuda"), bias.to("cuda"), **arguments, **on_gpu).cpu().to(wide)
+        want = pydlx.conv_activation(x.to(wide), w.to(wide), bias.to(wide), **arguments, **on_cpu)
+        error = ((got - want).abs() / (want.abs() + 1e-2 * want.abs().max())).max().item()
+        rounding = {pydlx.float32: 500, pydlx.float64: 500}.get(dtype, 0.6)  # two orders of the same sum
+        assert error < rounding * pydlx.finfo(dtype).eps, f"{options}: relative error {error:.2e}"

@@ -29,6 +29,7 @@ constexpr Row kRows[] = {
     {"conv1d", kProduct},
     {"conv2d", kProduct},
     {"conv3d", kProduct},
+    {"conv_activation", kProduct},
     {"conv_transpose1d", kProduct},
     {"conv_transpose2d", kProduct},
     {"conv_transpose3d", kProduct},

@@ -29,6 +29,19 @@ constexpr const char* kConvDoc =
     "(stride 1). "
     "ShapeError when shapes do not fit or the kernel exceeds the padded input, ValueError for bad stride, dilation or "
     "groups.";
+constexpr const char* kFusedDoc =
+    "activation(scale * convolution + bias) in one pass over the output, for 1 to 3 spatial axes (those of the "
+    "weight). "
+    "input (N, C, spatial...) or (C, spatial...), weight (K, C / groups, kernel...), bias and scale (K,), one value "
+    "per "
+    "output channel: y[n, k, o] = activation(scale[k] sum over c, t of weight[k, c, t] input[n, c, o stride + t "
+    "dilation "
+    "- padding] + bias[k]); no scale means 1. activation 'none' or 'relu'. padding may be 'valid' or 'same' (stride "
+    "1). "
+    "Evaluates a batch normalisation after a convolution with scale = gamma / sqrt(var + eps) and bias = beta + scale "
+    "(convolution's bias - mean). Differentiable; with a scale and gradients wanted it is composed of convolution, "
+    "product, sum and activation. ShapeError when shapes do not fit, DTypeError for a scale or bias of another dtype "
+    "than the input, ValueError for other activations and bad stride, padding, dilation or groups.";
 constexpr const char* kTransposeDoc =
     "Transposed convolution, the adjoint of convolution. input (N, C, spatial...) or (C, spatial...), weight (C, K / "
     "groups, kernel...). "
@@ -68,6 +81,12 @@ void bind_conv(OpRegistry& r) {
        "output_padding=0, "
        "int groups=1, int[3] dilation=1) -> Tensor",
        call<&transpose_row<3>>, kFunction, kTransposeDoc},
+      {"conv_activation(Tensor input, Tensor weight, Tensor? bias=None, int[+] stride=1, int[+] padding=0, int[+] "
+       "dilation=1, int groups=1, *, Tensor? scale=None, str activation='none') -> Tensor",
+       call<&ops::conv_activation>, kFunction, kFusedDoc},
+      {"conv_activation(Tensor input, Tensor weight, Tensor? bias=None, int[+] stride=1, str padding='valid', int[+] "
+       "dilation=1, int groups=1, *, Tensor? scale=None, str activation='none') -> Tensor",
+       call<&ops::conv_activation_named>, kFunction, kFusedDoc},
       {"convolution(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, bool "
        "transposed, "
        "int[] output_padding, int groups) -> Tensor",

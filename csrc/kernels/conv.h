@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "kernels/gemm.h"
 
 namespace pydlx {
 
@@ -27,7 +28,10 @@ struct Conv {
   void* w = nullptr;           // [groups * cout, cin, kernel...]; written by weight_grad
   void* y = nullptr;           // [batch, groups * cout, out...]; written by forward
   const void* bias = nullptr;  // one value per channel of the written tensor, or null; not used by weight_grad
-  void* scratch = nullptr;     // as many bytes as `scratch_size` says
+  // Forward pass: y = activation(scale[channel] * sum + bias[channel]). Without a scale (null) that of the sum itself.
+  const void* scale = nullptr;
+  Activation activation = Activation::none;  // or relu
+  void* scratch = nullptr;                   // as many bytes as `scratch_size` says
   // Forward pass: `prepared_size` bytes for weights in the kernel's own order, to be given again with later calls, or
   // null. The kernel compares the weights with those it prepared and does its work again when they differ.
   void* prepared = nullptr;

@@ -45,11 +45,17 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
   return g;
 }
 
+// What becomes of the sums of a forward pass; see Conv::scale.
+struct End {
+  Tensor scale;
+  Activation activation = Activation::none;
+};
+
 constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradient"};
 
 // Runs one pass; the tensor it writes is made here and returned in the dtype of the operands.
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
-                const Tensor& bias0) {
+                const Tensor& bias0, const End& end = {}) {
   const GradModeGuard off(false);
   const FixedThreads fixed;  // scratch memory has a part per thread
   const auto& table = kernels<ConvKernels>(a0.device());
@@ -68,6 +74,7 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   const bool weights = pass != ConvPass::weight_grad;  // the second operand
   shape.weights_last = shape.channels_last && (!weights || (has_format(b0, g.format) && !b0.contiguous_layout()));
   const Tensor a = ready(a0, images), bias = ready(bias0, MemoryFormat::contiguous),
+               scale = ready(end.scale, MemoryFormat::contiguous),
                b = ready(b0, weights && !shape.weights_last ? MemoryFormat::contiguous : images);
   const Dims& sizes = pass == ConvPass::forward ? g.y_sizes : pass == ConvPass::input_grad ? g.x_sizes : g.w_sizes;
   Tensor out = empty(sizes, a.dtype(), a.device(), images);
@@ -100,6 +107,8 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
         c.w = out.data();
     }
     c.bias = bias.defined() ? bias.data() : nullptr;
+    c.scale = scale.defined() ? scale.data() : nullptr;
+    c.activation = end.activation;
     const bool keep =
         g.inference && pass == ConvPass::forward && table.prepared_size[t] && b.data() == b0.data();  // not a copy
     ConvWeights::Key key{b.data(),          &table, b.sizes(), g.shape.groups, keep ? table.prepared_size[t](shape) : 0,
@@ -126,18 +135,31 @@ Tensor bias_grad(const Tensor& g) {
 
 // The three passes of the trilinear form <conv(x, w), y>. Each is linear in its two operands, and the derivative of
 // each with respect to either is one of the other two: gradients of any order use the same kernels.
-Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Geometry& g);
+Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Geometry& g,
+                     const End& end = {});
 Tensor apply_input_grad(const char* op, const Tensor& y, const Tensor& w, const Tensor& bias, const Geometry& g);
 Tensor apply_weight_grad(const char* op, const Tensor& y, const Tensor& x, const Geometry& g);
 
-Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Geometry& g) {
-  Tensor out = run_pass(op, ConvPass::forward, g, x, w, bias);
+Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Geometry& g,
+                     const End& end) {
+  const bool rectified = end.activation == Activation::relu;
+  // The gradient of the scale needs the sums themselves, which the fused pass does not keep.
+  if (end.scale.defined() && any_requires_grad(x, w, bias, end.scale)) {
+    Dims along = Dims::filled(g.y_sizes.ndim(), 1);
+    along[1] = g.y_sizes[1];
+    Tensor y = mul(apply_forward(op, x, w, {}, g), reshape(end.scale, along));
+    if (bias.defined()) y = add(y, reshape(bias, along));
+    return rectified ? relu(y) : y;
+  }
+  Tensor out = run_pass(op, ConvPass::forward, g, x, w, bias, end);
   if (any_requires_grad(x, w, bias))
     record(op, out, {&x, &w, &bias},
-           [g, x = save_if(w.requires_grad(), x), w = save_if(x.requires_grad(), w)](Backward& bw) {
-             if (bw.needs(0)) bw.set(0, apply_input_grad("conv_input_grad", bw.grad(), w.get(bw), {}, g));
-             if (bw.needs(1)) bw.set(1, apply_weight_grad("conv_weight_grad", bw.grad(), x.get(bw), g));
-             if (bw.needs(2)) bw.set(2, bias_grad(bw.grad()));
+           [g, x = save_if(w.requires_grad(), x), w = save_if(x.requires_grad(), w),
+            y = rectified ? Saved(out, 0) : Saved()](Backward& bw) {
+             const Tensor grad = y.defined() ? relu_gradient(bw.grad(), y.get(bw)) : bw.grad();
+             if (bw.needs(0)) bw.set(0, apply_input_grad("conv_input_grad", grad, w.get(bw), {}, g));
+             if (bw.needs(1)) bw.set(1, apply_weight_grad("conv_weight_grad", grad, x.get(bw), g));
+             if (bw.needs(2)) bw.set(2, bias_grad(grad));
            });
   return out;
 }
@@ -211,8 +233,25 @@ std::int64_t kernel_extent(const char* op, const Dims& w, const Dims& dilation, 
   return checked_add(checked_mul(dilation[i], w[2 + i] - 1, op), 1, op);
 }
 
+// Padding in front of and behind every axis.
+std::pair<Dims, Dims> named_padding(const char* op, int axes, const Tensor& w, const Dims& stride,
+                                    const std::string& padding, const Dims& dilation) {
+  Dims front = Dims::filled(axes, 0), back = front;
+  require(padding == "same" || padding == "valid", op, "padding", ErrorKind::Value,
+          "expected integers, 'same' or 'valid', got '", padding, "'");
+  if (padding == "same")
+    for (int i = 0; i < axes; ++i) {
+      require(stride[i] == 1, op, "padding", ErrorKind::Value, "'same' needs stride 1, got ", stride,
+              "; give the padding as integers");
+      const std::int64_t total = kernel_extent(op, w.sizes(), dilation, i) - 1;
+      front[i] = total / 2;
+      back[i] = total - front[i];
+    }
+  return {front, back};
+}
+
 Tensor conv_impl(const char* op, int axes, const Tensor& x0, const Tensor& w, const Tensor& bias, const Dims& stride,
-                 const Dims& front, const Dims& back, const Dims& dilation, std::int64_t groups) {
+                 const Dims& front, const Dims& back, const Dims& dilation, std::int64_t groups, const End& end = {}) {
   const bool batched = x0.ndim() == axes + 2;
   const Tensor x = batched ? x0 : unsqueeze(x0, 0);
   Dims y{x.sizes()[0], w.sizes()[0]};
@@ -228,9 +267,17 @@ Tensor conv_impl(const char* op, int axes, const Tensor& x0, const Tensor& w, co
   Geometry g = make_geometry(x.sizes(), w.sizes(), y, stride, front, dilation, groups);
   g.inference = !GradMode::enabled();
   g.format = common_format({&x, &w});
-  Tensor out = apply_forward(op, x, w, bias, g);
+  Tensor out = apply_forward(op, x, w, bias, g, end);
   return batched ? out : squeeze(out, {0});
 }
+
+// Of convolutions whose number of axes is that of the weight.
+int axes_of(const char* op, const Tensor& w) {
+  const int axes = w.ndim() - 2;
+  require(axes >= 1 && axes <= 3, op, "weight", ErrorKind::Shape, "expected 3 to 5 axes, got shape ", w.sizes());
+  return axes;
+}
+Dims fit(const Dims& v, int axes) { return v.size() == 1 ? Dims::filled(axes, v[0]) : v; }
 
 constexpr const char* kConvName[] = {"", "conv1d", "conv2d", "conv3d"};
 constexpr const char* kTransposeName[] = {"", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"};
@@ -247,19 +294,53 @@ Tensor conv(int axes, const Tensor& x, const Tensor& w, const Tensor& bias, cons
 Tensor conv_named(int axes, const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride,
                   const std::string& padding, const Dims& dilation, std::int64_t groups) {
   const char* op = kConvName[axes];
-  Dims front = Dims::filled(axes, 0), back = front;
-  check_operands(op, axes, x, w, bias, stride, front, dilation, groups, false);
-  require(padding == "same" || padding == "valid", op, "padding", ErrorKind::Value,
-          "expected integers, 'same' or 'valid', got '", padding, "'");
-  if (padding == "same")
-    for (int i = 0; i < axes; ++i) {
-      require(stride[i] == 1, op, "padding", ErrorKind::Value, "'same' needs stride 1, got ", stride,
-              "; give the padding as integers");
-      const std::int64_t total = kernel_extent(op, w.sizes(), dilation, i) - 1;
-      front[i] = total / 2;
-      back[i] = total - front[i];
-    }
+  check_operands(op, axes, x, w, bias, stride, Dims::filled(axes, 0), dilation, groups, false);
+  const auto [front, back] = named_padding(op, axes, w, stride, padding, dilation);
   return conv_impl(op, axes, x, w, bias, stride, front, back, dilation, groups);
+}
+
+namespace {
+
+constexpr const char* kFused = "conv_activation";
+
+// The number of axes, and the arguments checked.
+int check_fused(const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride, const Dims& padding,
+                const Dims& dilation, std::int64_t groups, const Tensor& scale) {
+  const int axes = axes_of(kFused, w);
+  check_operands(kFused, axes, x, w, bias, fit(stride, axes), fit(padding, axes), fit(dilation, axes), groups, false);
+  if (scale.defined()) {
+    require(scale.ndim() == 1 && scale.sizes()[0] == w.sizes()[0], kFused, "scale", ErrorKind::Shape,
+            "expected shape (", w.sizes()[0], ",), got ", scale.sizes());
+    require(scale.dtype() == x.dtype(), kFused, "scale", ErrorKind::DType, "expected ", x.dtype(),
+            " like the input, got ", scale.dtype());
+    common_device(kFused, {&x, &scale});
+  }
+  return axes;
+}
+End make_end(const Tensor& scale, const std::string& activation) {
+  require(activation == "none" || activation == "relu", kFused, "activation", ErrorKind::Value,
+          "expected 'none' or 'relu', got '", activation, "'; apply other functions to the result");
+  return {scale, activation == "relu" ? Activation::relu : Activation::none};
+}
+
+}  // namespace
+
+Tensor conv_activation(const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride, const Dims& padding,
+                       const Dims& dilation, std::int64_t groups, const Tensor& scale, const std::string& activation) {
+  const End end = make_end(scale, activation);
+  const int axes = check_fused(x, w, bias, stride, padding, dilation, groups, scale);
+  const Dims border = fit(padding, axes);
+  return conv_impl(kFused, axes, x, w, bias, fit(stride, axes), border, border, fit(dilation, axes), groups, end);
+}
+
+Tensor conv_activation_named(const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride0,
+                             const std::string& padding, const Dims& dilation0, std::int64_t groups,
+                             const Tensor& scale, const std::string& activation) {
+  const End end = make_end(scale, activation);
+  const int axes = check_fused(x, w, bias, stride0, {0}, dilation0, groups, scale);
+  const Dims stride = fit(stride0, axes), dilation = fit(dilation0, axes);
+  const auto [front, back] = named_padding(kFused, axes, w, stride, padding, dilation);
+  return conv_impl(kFused, axes, x, w, bias, stride, front, back, dilation, groups, end);
 }
 
 Tensor conv_transpose(int axes, const Tensor& x0, const Tensor& w, const Tensor& bias, const Dims& stride,
@@ -290,13 +371,11 @@ Tensor conv_transpose(int axes, const Tensor& x0, const Tensor& w, const Tensor&
 
 Tensor convolution(const Tensor& x, const Tensor& w, const Tensor& bias, const Dims& stride, const Dims& padding,
                    const Dims& dilation, bool transposed, const Dims& output_padding, std::int64_t groups) {
-  const int axes = w.ndim() - 2;
-  require(axes >= 1 && axes <= 3, "convolution", "weight", ErrorKind::Shape, "expected 3 to 5 axes, got shape ",
-          w.sizes());
-  auto fit = [axes](const Dims& v) { return v.size() == 1 ? Dims::filled(axes, v[0]) : v; };
+  const int axes = axes_of("convolution", w);
   if (transposed)
-    return conv_transpose(axes, x, w, bias, fit(stride), fit(padding), fit(output_padding), groups, fit(dilation));
-  return conv(axes, x, w, bias, fit(stride), fit(padding), fit(dilation), groups);
+    return conv_transpose(axes, x, w, bias, fit(stride, axes), fit(padding, axes), fit(output_padding, axes), groups,
+                          fit(dilation, axes));
+  return conv(axes, x, w, bias, fit(stride, axes), fit(padding, axes), fit(dilation, axes), groups);
 }
 
 }  // namespace pydlx::ops

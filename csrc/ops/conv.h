@@ -15,6 +15,14 @@ Tensor conv(int axes, const Tensor& x, const Tensor& weight, const Tensor& bias,
 // The same with padding "valid" (none) or "same" (output as large as the input; needs stride 1).
 Tensor conv_named(int axes, const Tensor& x, const Tensor& weight, const Tensor& bias, const Dims& stride,
                   const std::string& padding, const Dims& dilation, std::int64_t groups);
+// activation(scale[k] * sum + bias[k]) in one pass over the output; scale (K) or undefined, activation "none" or
+// "relu". Any number of axes, that of the weight.
+Tensor conv_activation(const Tensor& x, const Tensor& weight, const Tensor& bias, const Dims& stride,
+                       const Dims& padding, const Dims& dilation, std::int64_t groups, const Tensor& scale,
+                       const std::string& activation);
+Tensor conv_activation_named(const Tensor& x, const Tensor& weight, const Tensor& bias, const Dims& stride,
+                             const std::string& padding, const Dims& dilation, std::int64_t groups, const Tensor& scale,
+                             const std::string& activation);
 // The adjoint of conv: weight is (C, K / groups, kernel...), output size (n - 1) stride - 2 padding + dilation (kernel
 // - 1) + output_padding + 1.
 Tensor conv_transpose(int axes, const Tensor& x, const Tensor& weight, const Tensor& bias, const Dims& stride,

@@ -3,6 +3,7 @@
 // convolution is one such product per stride phase (pixels with equal index modulo the stride see the same taps), so no
 // multiplication by an inserted zero ever happens.
 #include "core/verbose.h"
+#include "cpu/conv/channel_end.h"
 #include "cpu/conv/special.h"
 #include "cpu/conv/tile.h"
 #include "cpu/tuning/tuning.h"
@@ -17,19 +18,19 @@ constexpr std::int64_t kDepth = tuning::kPanelDepthBytes / static_cast<std::int6
 constexpr int kBlockRows = tuning::kTileRows, kBlockVectors = tuning::kTileVectors;
 
 // C[i, j] (+)= sum_p A[i, p] B[p, j] for kBlockRows rows of which `m` exist, and NV vectors of columns. Rows past m
-// repeat the last one.
+// repeat the last one. `end` (or null) begins at the first row.
 template <class T, int NV>
 void block_product(std::int64_t k, const T* a, std::int64_t a_row, std::int64_t a_col, const T* b, T* c,
-                   std::int64_t c_row, int m, const T* bias, bool add) {
+                   std::int64_t c_row, int m, const T* start, bool add, const ChannelEnd<T>* end) {
   constexpr int L = kLanesOf<T>;
   const T* ap[kBlockRows];
   for (int i = 0; i < kBlockRows; ++i) ap[i] = a + (i < m ? i : m - 1) * a_row;
   Vector<T> acc[kBlockRows][NV];
 #pragma GCC unroll 8
   for (int i = 0; i < kBlockRows; ++i) {
-    const T start = bias && !add && i < m ? bias[i] : T(0);
+    const T first = start && !add && i < m ? start[i] : T(0);
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) acc[i][j] = add && i < m ? load(c + i * c_row + j * L) : Vector<T>{} + start;
+    for (int j = 0; j < NV; ++j) acc[i][j] = add && i < m ? load(c + i * c_row + j * L) : Vector<T>{} + first;
   }
   for (std::int64_t p = 0; p < k; ++p) {
     Vector<T> row[NV];
@@ -42,6 +43,13 @@ void block_product(std::int64_t k, const T* a, std::int64_t a_row, std::int64_t 
       for (int j = 0; j < NV; ++j) acc[i][j] += v * row[j];
     }
   }
+  if (end)
+#pragma GCC unroll 8
+    for (int i = 0; i < kBlockRows; ++i) {
+      const Ending<T> e = end->one(i < m ? i : m - 1);
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) acc[i][j] = e(acc[i][j]);
+    }
 #pragma GCC unroll 8
   for (int i = 0; i < kBlockRows; ++i) {
     if (i >= m) break;
@@ -54,8 +62,9 @@ void block_product(std::int64_t k, const T* a, std::int64_t a_row, std::int64_t 
 template <class T>
 struct Product {
   Source<T> source;
-  std::int64_t m = 0;  // output channels per group
-  const T *a = nullptr, *bias = nullptr;
+  std::int64_t m = 0;                      // output channels per group
+  const T *a = nullptr, *start = nullptr;  // sums start from `start`, one value per channel, or zero
+  ChannelEnd<T> end;
   std::int64_t a_group = 0, a_row = 0, a_col = 0;
   T* y = nullptr;
   std::int64_t y_image = 0, y_group = 0, y_row = 0,
@@ -91,7 +100,7 @@ void product_tile(const Product<T>& p, std::int64_t group, std::int64_t first, s
     }
   }
   T* y = p.y + group * p.y_group;
-  const T* bias = p.bias ? p.bias + group * p.m : nullptr;
+  const T* start = p.start ? p.start + group * p.m : nullptr;
   const std::int64_t rows = s.rows();
   for (std::int64_t r0 = 0; r0 == 0 || r0 < rows; r0 += kDepth<T>) {
     const std::int64_t r1 = smaller(rows, r0 + kDepth<T>);
@@ -105,13 +114,16 @@ void product_tile(const Product<T>& p, std::int64_t group, std::int64_t first, s
       if (!direct && add)
         for (int k = 0; k < m; ++k)
           for (int j = 0; j < count; ++j) spill[k * kTile + j] = y[(i + k) * p.y_row + to[j]];
+      const ChannelEnd<T> ends = p.end.from(group * p.m + i);
+      const ChannelEnd<T>* end = p.end.active() && r1 == rows ? &ends : nullptr;
       int j = 0;
       for (; j + W <= kTile && j < count; j += W) {
         if (kBlockVectors == 4 && count - j <= L)
-          block_product<T, 1>(r1 - r0, a, p.a_row, p.a_col, panel + j, c + j, c_row, m, bias ? bias + i : nullptr, add);
+          block_product<T, 1>(r1 - r0, a, p.a_row, p.a_col, panel + j, c + j, c_row, m, start ? start + i : nullptr,
+                              add, end);
         else
           block_product<T, kBlockVectors>(r1 - r0, a, p.a_row, p.a_col, panel + j, c + j, c_row, m,
-                                          bias ? bias + i : nullptr, add);
+                                          start ? start + i : nullptr, add, end);
       }
       if (!direct)
         for (int k = 0; k < m; ++k)
@@ -151,12 +163,14 @@ bool direct_row_vectors(const Product<T>& p, const T* x, T* y, const T* a, std::
           row[n] = x + c * s.x_channel + (id * s.in[1] + ih) * s.in[2];
         }
       }
-  const T start = p.bias ? p.bias[group * p.m + m] : T(0);
+  const T start = p.start ? p.start[group * p.m + m] : T(0);
+  const bool ends = p.end.active();
+  const Ending<T> end = p.end.one(group * p.m + m);
   for (std::int64_t j = lo; j < hi; j += L) {
     if (j > hi - L) j = hi - L;  // the last vector overlaps the one before it
     Vector<T> acc = Vector<T>{} + start;
     for (int t = 0; t < n; ++t) acc += weight[t] * load(row[t] + shift[t] + j);
-    store(y + j, acc);
+    store(y + j, ends ? end(acc) : acc);
   }
   const auto edge = [&](std::int64_t j) {
     T acc = start;
@@ -164,7 +178,7 @@ bool direct_row_vectors(const Product<T>& p, const T* x, T* y, const T* a, std::
       const std::int64_t i = j + shift[t];
       if (i >= 0 && i < s.in[2]) acc += weight[t] * row[t][i];
     }
-    y[j] = acc;
+    y[j] = ends ? end(acc) : acc;
   };
   for (std::int64_t j = 0; j < lo; ++j) edge(j);
   for (std::int64_t j = hi; j < s.lattice[2]; ++j) edge(j);
@@ -187,7 +201,7 @@ void direct_row(const Product<T>& p, std::int64_t image, std::int64_t group, std
   for (std::int64_t w0 = 0; w0 < s.lattice[2]; w0 += kSpan) {
     const std::int64_t n = smaller(kSpan, s.lattice[2] - w0);
     alignas(64) T acc[kSpan];
-    const T start = p.bias ? p.bias[group * p.m + m] : T(0);
+    const T start = p.start ? p.start[group * p.m + m] : T(0);
     for (std::int64_t j = 0; j < n; ++j) acc[j] = start;
     for (std::int64_t c = 0; c < s.channels; ++c)
       for (std::int64_t td = 0; td < s.taps[0]; ++td) {
@@ -211,6 +225,10 @@ void direct_row(const Product<T>& p, std::int64_t image, std::int64_t group, std
           }
         }
       }
+    if (p.end.active()) {
+      const Ending<T> end = p.end.one(group * p.m + m);
+      for (std::int64_t j = 0; j < n; ++j) acc[j] = end(acc[j]);
+    }
     T* out = y + w0 * p.y_step[2];
     if (p.y_step[2] == 1)
       for (std::int64_t j = 0; j < n; ++j) out[j] = acc[j];
@@ -303,7 +321,8 @@ void forward(const Conv& conv) {
     s.row_channel = taps;
     p.m = c.cout;
     p.a = static_cast<const T*>(conv.w);
-    p.bias = static_cast<const T*>(conv.bias);
+    p.start = start_of<T>(conv);
+    p.end = end_of<T>(conv);
     p.a_row = c.cin * taps;
     p.a_col = 1;
     p.a_group = c.cout * p.a_row;
@@ -420,7 +439,8 @@ void input_grad(const Conv& conv) {
     s.row_channel = 1;
     p.m = c.cin;
     p.a = packed + phase_start(f) * c.cout * c.cin;
-    p.bias = static_cast<const T*>(conv.bias);
+    p.start = start_of<T>(conv);
+    p.end = end_of<T>(conv);
     p.a_row = 1;
     p.a_col = c.cin;
     p.a_group = taps * c.cout * c.cin;

@@ -12,14 +12,16 @@ namespace {
 constexpr std::int64_t kBlockWords = 1024;                              // of a panel: 256 KB
 constexpr std::int64_t kPanelFloats = kBlockWords * kColumns + kWords;  // the last store may pass the end
 
-// y[m][pixel] = bias[m] + sum over channels and taps of a[m][word] x[word][pixel], for one group.
+// y[m][pixel] = activation(bias[m] + scale[m] * sum over channels and taps of a[m][word] x[word][pixel]), for one
+// group.
 struct Product {
   Pixels pixels;
   bool by_channel = false;  // words are pairs of channels of one tap; else pairs in the order (channel, tap)
   std::int64_t batch = 0, m = 0;
   const char* a = nullptr;
   std::int64_t a_group = 0, a_row = 0;  // bytes
-  const T* bias = nullptr;
+  const T *bias = nullptr, *scale = nullptr;
+  bool relu = false;
   T* y = nullptr;
   std::int64_t y_image = 0, y_group = 0, y_channel = 0, y_row = 0, y_step = 1;
   std::int64_t steps() const {
@@ -103,8 +105,9 @@ void product_tile(const Product& p, std::int64_t group, std::int64_t first, std:
     b.last = s1 == steps;
     b.c = direct ? y + image * p.y_image + rest : spill;
     b.c_row = direct ? p.y_channel : kColumns;
-    b.end = {1, 0, nullptr, false};
+    b.end = {1, 0, nullptr, p.relu};
     b.row_bias = p.bias ? p.bias + group * p.m + m0 : nullptr;
+    b.row_scale = p.scale ? p.scale + group * p.m + m0 : nullptr;
     Pairs::block(b);
     s0 = s1;
   } while (s0 < steps);
@@ -162,6 +165,8 @@ void forward(const Conv& conv) {
   p.a_row = c.cin * p.pixels.taps * 2;
   p.a_group = c.cout * p.a_row;
   p.bias = static_cast<const T*>(conv.bias);
+  p.scale = static_cast<const T*>(conv.scale);
+  p.relu = conv.activation == Activation::relu;
   p.y = static_cast<T*>(conv.y);
   p.y_channel = plane_of(c.out);
   p.y_group = c.cout * p.y_channel;

@@ -74,7 +74,7 @@ void copy_band(const Layer& s, const float* x, int channels, std::int64_t y0, st
 // Outputs of a row. `T` taps, or any number when it is 0.
 template <int T>
 __attribute__((noinline)) void output_row(const Layer& s, const float* band, const float* w, const std::int64_t* offset,
-                                          V bias, float* y, int channels) {
+                                          V start, const Ending<float>* end, float* y, int channels) {
   const int taps = T > 0 ? T : static_cast<int>(s.all_taps());
   const std::int64_t step = s.step[1] * kLane;
   const Lanes lanes(channels);
@@ -86,7 +86,7 @@ __attribute__((noinline)) void output_row(const Layer& s, const float* band, con
     const float* from = band + x * step;
     V acc[P];
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) acc[p] = bias;
+    for (int p = 0; p < P; ++p) acc[p] = start;
     if constexpr (T > 0) {
 #pragma GCC unroll 25
       for (int t = 0; t < T; ++t)
@@ -99,6 +99,9 @@ __attribute__((noinline)) void output_row(const Layer& s, const float* band, con
         for (int p = 0; p < P; ++p) acc[p] += v * load(from + p * step + offset[t]);
       }
     }
+    if (end)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) acc[p] = (*end)(acc[p]);
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
       float* to = y + (x + p) * s.channels;
@@ -164,7 +167,8 @@ void depthwise_last_data(const Conv& conv, ConvPass pass) {
   const std::int64_t taps = s.all_taps(), in_image = s.in[0] * s.in[1] * s.channels,
                      out_image = s.out[0] * s.out[1] * s.channels;
   const float *x = static_cast<const float*>(forward ? conv.x : conv.y), *w = static_cast<const float*>(conv.w),
-              *bias = static_cast<const float*>(conv.bias);
+              *bias = start_of<float>(conv);
+  const ChannelEnd<float> all_ends = end_of<float>(conv);
   float* y = static_cast<float*>(forward ? conv.y : conv.x);
   float* packed = align(conv.scratch);  // [group][tap][kLane]
   float* buffers = packed + round_up(s.groups * taps * kLane, 16);
@@ -184,9 +188,10 @@ void depthwise_last_data(const Conv& conv, ConvPass pass) {
       const int channels = static_cast<int>(smaller(kLane, s.channels - c));
       copy_band(s, x + n * in_image + c, channels, y0, y1, band);
       const V start = bias ? load_part(bias + c, Lanes(channels)) : V{};
+      const Ending<float> end = all_ends.lanes(c, channels);
       for (std::int64_t i = y0; i < y1; ++i)
         row(s, band + (i - y0) * s.step[0] * s.pitch * kLane, packed + c * taps, offset, start,
-            y + n * out_image + i * s.out[1] * s.channels + c, channels);
+            all_ends.active() ? &end : nullptr, y + n * out_image + i * s.out[1] * s.channels + c, channels);
     }
   });
 }

@@ -28,7 +28,8 @@ struct Layer {
   ImageLayout x_at;
   float* y;
   ImageLayout y_at;
-  const float *w, *bias;
+  const float *w, *start;
+  ChannelEnd<float> end;
 
   std::int64_t groups() const { return ceil_div(cin, kLane); }
   std::int64_t panels() const { return ceil_div(cout, kPanel); }
@@ -216,7 +217,7 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
     const std::int64_t k0 = panel * kPanel, k1 = smaller(s.cout, k0 + kPanel);
     const PixelTile tile = choose_tile<kLane>(static_cast<int>(ceil_div(k1 - k0, kLane)));
     alignas(64) float start[kPanel];
-    start_values(s.bias, k0, s.cout, start);
+    start_values(s.start, k0, s.cout, start);
     const float* w = packed + panel * panel_floats + before * p.plane_taps * s.groups() * step_floats;
     for (std::int64_t i = 0; i < s.phases[1] * s.phases[2]; ++i) {
       make_phase(s, i, ph);
@@ -273,7 +274,11 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
                           s.out[2],
                           static_cast<int>(smaller(kLane, k1 - k)),
                           s.y_at.pixel};
-      scatter_pixels(planes, y0, y1, 0, s.out[2], results + (k - k0) / kLane * y_vector, s.out[2]);
+      const float* from = results + (k - k0) / kLane * y_vector;
+      if (s.end.active())
+        scatter_pixels(planes, y0, y1, 0, s.out[2], from, s.out[2], s.end.lanes(k, planes.channels));
+      else
+        scatter_pixels(planes, y0, y1, 0, s.out[2], from, s.out[2], AsSummed());
     }
   }
 }
@@ -309,7 +314,8 @@ void direct_data(const Conv& conv, ConvPass pass) {
     s.x = static_cast<const float*>(gradient ? conv.y : conv.x) + g * s.x_at.group;
     s.y = static_cast<float*>(gradient ? conv.x : conv.y) + g * s.y_at.group;
     s.w = static_cast<const float*>(conv.w) + g * c.cout * c.cin * s.taps();
-    s.bias = conv.bias ? static_cast<const float*>(conv.bias) + g * s.cout : nullptr;
+    s.start = start_of<float>(conv) ? start_of<float>(conv) + g * s.cout : nullptr;
+    s.end = end_of<float>(conv).from(g * s.cout);
     pack_weights(s, packed);
     parallel_for(units * shares, 1, [&](std::int64_t b, std::int64_t e) {
       for (std::int64_t u = b; u < e; ++u) {

@@ -2,6 +2,7 @@
 // Vectors run along the output row; the planes of a group are first copied with their zero border, columns sorted by
 // their residue modulo the stride, so that every tap of every output is one contiguous load without a test. The input
 // gradient is the same sum over the output gradient with zeros between its elements and the taps reversed.
+#include "cpu/conv/channel_end.h"
 #include "cpu/conv/special.h"
 #include "cpu/gemm/vec.h"
 
@@ -23,7 +24,8 @@ struct Layer {
   std::int64_t step_y, step_x;      // between outputs
   std::int64_t spread_y, spread_x;  // between inputs: zeros are inserted for the gradient of a strided convolution
   std::int64_t front_y, front_x;    // border in front; negative values cut
-  const float *x, *w, *bias;
+  const float *x, *w, *start;
+  ChannelEnd<float> end;
   float* y;
   std::int64_t w_in, w_out, w_group;
   bool flip;
@@ -198,16 +200,23 @@ PYDLX_INLINE void sum_columns(const Layer& s, const float* planes, const float* 
 
 template <int KB, int PV, int KH, int SY>
 PYDLX_INLINE void outputs(const Layer& s, const float* planes, const float* w, const std::int64_t* offset,
-                          const float* bias, float* y, int lanes) {
+                          std::int64_t channel, float* y, int lanes) {
   V acc[KB][PV];
 #pragma GCC unroll 4
   for (int k = 0; k < KB; ++k)
 #pragma GCC unroll 8
-    for (int r = 0; r < PV; ++r) acc[k][r] = splat<float>(bias ? bias[k] : 0.0f);
+    for (int r = 0; r < PV; ++r) acc[k][r] = splat<float>(s.start ? s.start[channel + k] : 0.0f);
   if constexpr (KH > 0)
     sum_columns<KB, PV, KH, SY>(s, planes, w, offset, acc);
   else
     sum_taps<KB, PV>(s, planes, w, offset, acc);
+  if (s.end.active())
+#pragma GCC unroll 4
+    for (int k = 0; k < KB; ++k) {
+      const Ending<float> end = s.end.one(channel + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < PV; ++r) acc[k][r] = end(acc[k][r]);
+    }
 #pragma GCC unroll 4
   for (int k = 0; k < KB; ++k)
 #pragma GCC unroll 8
@@ -222,28 +231,28 @@ PYDLX_INLINE void outputs(const Layer& s, const float* planes, const float* w, c
 
 // KB output channels of one image and group. The last rows may be computed twice.
 template <int KB, int KH, int SY>
-void output_planes(const Layer& s, const float* planes, const float* w, const std::int64_t* offset, const float* bias,
-                   float* y) {
+void output_planes(const Layer& s, const float* planes, const float* w, const std::int64_t* offset,
+                   std::int64_t channel, float* y) {
   const std::int64_t row_step = s.step_y * s.pitch;
   for (std::int64_t ox = 0; ox < s.out_x; ox += kLane) {
     const int lanes = static_cast<int>(smaller(kLane, s.out_x - ox));
     if (s.out_y < kRows) {
       for (std::int64_t oy = 0; oy < s.out_y; ++oy)
-        outputs<KB, 1, 0, 0>(s, planes + oy * row_step + ox, w, offset, bias, y + oy * s.out_x + ox, lanes);
+        outputs<KB, 1, 0, 0>(s, planes + oy * row_step + ox, w, offset, channel, y + oy * s.out_x + ox, lanes);
       continue;
     }
     std::int64_t i = 0;
     if constexpr (KB == 1 && KH > 0 && SY == 1)
       for (; i + kManyRows <= s.out_y; i += kManyRows)
-        outputs<KB, kManyRows, KH, SY>(s, planes + i * row_step + ox, w, offset, bias, y + i * s.out_x + ox, lanes);
+        outputs<KB, kManyRows, KH, SY>(s, planes + i * row_step + ox, w, offset, channel, y + i * s.out_x + ox, lanes);
     for (; i < s.out_y; i += kRows) {
       const std::int64_t oy = smaller(i, s.out_y - kRows);
-      outputs<KB, kRows, KH, SY>(s, planes + oy * row_step + ox, w, offset, bias, y + oy * s.out_x + ox, lanes);
+      outputs<KB, kRows, KH, SY>(s, planes + oy * row_step + ox, w, offset, channel, y + oy * s.out_x + ox, lanes);
     }
   }
 }
 
-using PlanesFn = void (*)(const Layer&, const float*, const float*, const std::int64_t*, const float*, float*);
+using PlanesFn = void (*)(const Layer&, const float*, const float*, const std::int64_t*, std::int64_t, float*);
 template <int KB>
 PlanesFn planes_fn(const Layer& s) {
   if (s.dilation_y == 1 && kVectorBytes == 64) {  // other register files are too small
@@ -260,7 +269,7 @@ PlanesFn planes_fn(const Layer& s) {
 // as they are, and a tap sees a row shifted by a permutation that brings in zeros. Copying such a plane between borders
 // would take longer than its sums.
 template <int KH>
-void small_plane(const Layer& s, const float* x, const float* w, const std::int64_t*, const float* bias, float* y) {
+void small_plane(const Layer& s, const float* x, const float* w, const std::int64_t*, std::int64_t channel, float* y) {
   constexpr int kInputs = kRows - 1 + KH;
   const std::int64_t in_plane = s.in_y * s.in_x;
   const Lanes in(static_cast<int>(s.in_x)), out(static_cast<int>(s.out_x));
@@ -271,7 +280,7 @@ void small_plane(const Layer& s, const float* x, const float* w, const std::int6
   for (std::int64_t oy = 0; oy < s.out_y; oy += kRows) {
     V acc[kRows];
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) acc[r] = splat<float>(bias ? *bias : 0.0f);
+    for (int r = 0; r < kRows; ++r) acc[r] = splat<float>(s.start ? s.start[channel] : 0.0f);
     for (std::int64_t c = 0; c < s.cin; ++c) {
       V row[kInputs];
 #pragma GCC unroll 16
@@ -295,6 +304,9 @@ void small_plane(const Layer& s, const float* x, const float* w, const std::int6
         }
       }
     }
+    if (s.end.active())
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) acc[r] = s.end.one(channel)(acc[r]);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
       if (oy + r < s.out_y) store_part(y + (oy + r) * s.out_x, acc[r], out);
@@ -333,8 +345,7 @@ void run_data(const Layer& s, void* scratch) {
     for (std::int64_t i = b; i < e; ++i) {
       const std::int64_t u = i / shares, g = u % s.groups, k0 = i % shares * share;
       if (small) {
-        small(s, s.x + u * s.cin * s.in_y * s.in_x, s.w + g * s.w_group, offset, s.bias ? s.bias + g : nullptr,
-              s.y + u * s.out_y * s.out_x);
+        small(s, s.x + u * s.cin * s.in_y * s.in_x, s.w + g * s.w_group, offset, g, s.y + u * s.out_y * s.out_x);
         continue;
       }
       if (u != copied)
@@ -345,8 +356,8 @@ void run_data(const Layer& s, void* scratch) {
         const std::int64_t left = k1 - k, block = left >= 4 && kVectorBytes == 64 ? 4 : left >= 2 ? 2 : 1;
         (block == 4   ? four
          : block == 2 ? two
-                      : one)(s, planes, s.w + g * s.w_group + k * s.w_out, offset,
-                             s.bias ? s.bias + g * s.cout + k : nullptr, s.y + (u * s.cout + k) * s.out_y * s.out_x);
+                      : one)(s, planes, s.w + g * s.w_group + k * s.w_out, offset, g * s.cout + k,
+                             s.y + (u * s.cout + k) * s.out_y * s.out_x);
         k += block;
       }
     }
@@ -412,7 +423,8 @@ void narrow_data(const Conv& conv, ConvPass pass) {
   s.x = static_cast<const float*>(forward ? conv.x : conv.y);
   s.y = static_cast<float*>(forward ? conv.y : conv.x);
   s.w = static_cast<const float*>(conv.w);
-  s.bias = static_cast<const float*>(conv.bias);
+  s.start = start_of<float>(conv);
+  s.end = end_of<float>(conv);
   run_data(s, conv.scratch);
 }
 

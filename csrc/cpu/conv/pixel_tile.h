@@ -69,8 +69,8 @@ PixelTile choose_tile(int vectors) {
 }
 
 // What the sums of output channels [k, k + kPanel) of `cout` start from.
-inline void start_values(const float* bias, std::int64_t k, std::int64_t cout, float* start) {
-  for (std::int64_t j = 0; j < kPanel; ++j) start[j] = bias && k + j < cout ? bias[k + j] : 0.0f;
+inline void start_values(const float* values, std::int64_t k, std::int64_t cout, float* start) {
+  for (std::int64_t j = 0; j < kPanel; ++j) start[j] = values && k + j < cout ? values[k + j] : 0.0f;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // 1x1 convolutions as matrix products over the planes as they are: Y = W X, dX = W^T dY, dW = dY X^T, the pixels of an
 // image (or, for small planes, of consecutive images) being the columns. Strided ones first gather the pixels they see.
 // Channels-last images are matrices of pixels by channels: one product over all of them.
+#include "cpu/conv/channel_end.h"
 #include "cpu/conv/special.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/tuning/tuning.h"
@@ -43,7 +44,7 @@ void gather(const ConvShape& c, const float* x, float* out, bool back) {
   });
 }
 
-// y[n][m][p] = bias[m] + sum_k a[m][k] x[n][k][p] for one group.
+// y[n][m][p] = end(start[m] + sum_k a[m][k] x[n][k][p]) for one group.
 struct Product {
   std::int64_t batch, m, k, pixels;
   const float* a;
@@ -52,8 +53,30 @@ struct Product {
   std::int64_t x_image;
   float* y;
   std::int64_t y_image;
-  const float* bias;
+  const float* start;
+  ChannelEnd<float> end;
 };
+
+// Rows that a scale is applied to while they are in the first-level cache; a ReLU alone is part of the product.
+constexpr std::int64_t kEndRows = 48;
+
+// Rows of `n` pixels, one channel each, or of one pixel's channels.
+void end_rows(const ChannelEnd<float>& end, float* y, std::int64_t y_row, std::int64_t rows, std::int64_t n,
+              bool channels_last) {
+  constexpr int L = kLanesOf<float>;
+  Ending<float> e = end.one(0);
+  for (std::int64_t i = 0; i < rows; ++i, y += y_row) {
+    if (!channels_last) e = end.one(i);
+    for (std::int64_t j = 0; j < n; j += L) {
+      const int count = static_cast<int>(smaller(L, n - j));
+      if (channels_last) e = end.lanes(j, count);
+      if (count == L)
+        store<float>(y + j, e(load(y + j)));
+      else
+        store_part(y + j, e(load_part(y + j, Lanes(count))), Lanes(count));
+    }
+  }
+}
 
 // Floats per thread: one packed panel of columns, one tile of results.
 std::int64_t product_floats(std::int64_t m) {
@@ -99,22 +122,28 @@ void run_product(const Product& p, float* buffers) {
             ++source;
           }
         }
-        if (k0 == 0 && p.bias)
+        if (k0 == 0 && p.start)
           for (std::int64_t i = m0; i < m1; ++i)
-            for (std::int64_t j = 0; j < n; ++j) y[(i - m0) * y_row + j] = p.bias[i];
+            for (std::int64_t j = 0; j < n; ++j) y[(i - m0) * y_row + j] = p.start[i];
         Block g;
-        g.m = m1 - m0;
         g.n = n;
         g.k = k;
-        g.a = p.a + m0 * p.a_row + k0 * p.a_col;
         g.a_row = p.a_row;
         g.a_col = p.a_col;
         g.b = packed;
         g.packed = true;
-        g.c = y;
         g.c_row = y_row;
-        g.beta = k0 > 0 || p.bias ? 1.0f : 0.0f;
-        block_f32(g);
+        g.beta = k0 > 0 || p.start ? 1.0f : 0.0f;
+        const bool last = k0 + k == p.k, scaled = last && p.end.scale;
+        g.relu = last && !scaled && p.end.relu;
+        const std::int64_t step = scaled ? kEndRows : m1 - m0;
+        for (std::int64_t i = m0; i < m1; i += step) {
+          g.m = smaller(step, m1 - i);
+          g.a = p.a + i * p.a_row + k0 * p.a_col;
+          g.c = y + (i - m0) * y_row;
+          block_f32(g);
+          if (scaled) end_rows(p.end.from(i), g.c, y_row, g.m, n, false);
+        }
       }
       if (!through) continue;
       for (std::int64_t j = 0, column = at, target = first; j < n;) {
@@ -234,14 +263,15 @@ void gather_last(const ConvShape& c, const float* x, float* out, bool back) {
   });
 }
 
-// y[p][j] = bias[j] + sum_i x[p][i] w[i][j] for one group, w in panels ([depth block][panel][row][column]).
+// y[p][j] = end(start[j] + sum_i x[p][i] w[i][j]) for one group, w in panels ([depth block][panel][row][column]).
 struct Rows {
   std::int64_t pixels, m, k;
   const float* x;
   std::int64_t x_pixel;
   float* y;
   std::int64_t y_pixel;
-  const float *w, *bias;
+  const float *w, *start;
+  ChannelEnd<float> end;
 };
 
 std::int64_t packed_weights(std::int64_t m, std::int64_t k) { return k * packed_columns_f32(m); }
@@ -291,11 +321,14 @@ void run_rows(const Rows& r) {
             g.c = r.y + (p0 + i) * r.y_pixel + j;
             g.c_row = r.y_pixel;
             g.beta = k0 > 0 ? 1.0f : 0.0f;
-            g.bias = k0 == 0 && r.bias ? r.bias + j : nullptr;
+            g.bias = k0 == 0 && r.start ? r.start + j : nullptr;
+            const bool last = k0 + depth == r.k, scaled = last && r.end.scale;
+            g.relu = last && !scaled && r.end.relu;
             if (near)
               for (std::int64_t q = p0 + i + step; q < smaller(r.pixels, p0 + i + 2 * step); ++q)
                 for (std::int64_t c = 0; c < depth; c += 16) __builtin_prefetch(r.x + q * r.x_pixel + k0 + c);
             block_f32(g);
+            if (scaled) end_rows(r.end.from(j), g.c, r.y_pixel, g.m, g.n, true);
           }
       }
     }
@@ -313,12 +346,22 @@ void run_last(const Conv& conv, ConvPass pass, float* memory) {
   for (std::int64_t group = 0; group < c.groups; ++group, x += c.cin, y += c.cout, w += c.cout * c.cin) {
     if (pass == ConvPass::forward) {
       pack_weights(w, 1, c.cin, c.cout, c.cin, packed);
-      run_rows({pixels, c.cout, c.cin, x, x_pixel, y, y_pixel, packed, bias ? bias + group * c.cout : nullptr});
+      const float* start = start_of<float>(conv);
+      run_rows({pixels, c.cout, c.cin, x, x_pixel, y, y_pixel, packed, start ? start + group * c.cout : nullptr,
+                end_of<float>(conv).from(group * c.cout)});
     } else if (pass == ConvPass::input_grad) {
       pack_weights(w, c.cin, 1, c.cin, c.cout, packed);
       // A strided gradient gets its bias with the pixels that no output sees.
-      run_rows({pixels, c.cin, c.cout, y, y_pixel, x, x_pixel, packed,
-                bias && !strided(c) ? bias + group * c.cin : nullptr});
+      run_rows({pixels,
+                c.cin,
+                c.cout,
+                y,
+                y_pixel,
+                x,
+                x_pixel,
+                packed,
+                bias && !strided(c) ? bias + group * c.cin : nullptr,
+                {}});
     } else {
       Gemm g;
       g.m = c.cout;
@@ -377,8 +420,10 @@ void pointwise_run(const Conv& conv, ConvPass pass) {
     const std::int64_t x_at = group * c.cin * pixels, y_at = group * c.cout * pixels, w_at = group * c.cout * c.cin;
     const float* bias = static_cast<const float*>(conv.bias);
     if (pass == ConvPass::forward) {
+      const float* start = start_of<float>(conv);
       run_product({c.batch, c.cout, c.cin, pixels, w + w_at, c.cin, 1, x + x_at, c.groups * c.cin * pixels, y + y_at,
-                   c.groups * c.cout * pixels, bias ? bias + group * c.cout : nullptr},
+                   c.groups * c.cout * pixels, start ? start + group * c.cout : nullptr,
+                   end_of<float>(conv).from(group * c.cout)},
                   buffers);
     } else if (pass == ConvPass::weight_grad) {
       if (joins(c))
@@ -389,8 +434,19 @@ void pointwise_run(const Conv& conv, ConvPass pass) {
       // W^T with contiguous rows: the tiles of the product read six of them side by side.
       float* turned = buffers + num_threads() * product_floats(c.cin);
       turn_matrices(1, c.cout, c.cin, w + w_at, turned);
-      run_product({c.batch, c.cin, c.cout, pixels, turned, c.cout, 1, y + y_at, c.groups * c.cout * pixels, x + x_at,
-                   c.groups * c.cin * pixels, strided(c) || !bias ? nullptr : bias + group * c.cin},
+      run_product({c.batch,
+                   c.cin,
+                   c.cout,
+                   pixels,
+                   turned,
+                   c.cout,
+                   1,
+                   y + y_at,
+                   c.groups * c.cout * pixels,
+                   x + x_at,
+                   c.groups * c.cin * pixels,
+                   strided(c) || !bias ? nullptr : bias + group * c.cin,
+                   {}},
                   buffers);
     }
   }

@@ -156,13 +156,14 @@ void data_band(const Conv& conv, const DataPlan& p, std::int64_t image, std::int
     copy_rows(c, static_cast<const float*>(conv.x) + image * x_at.image + g * x_at.group + i * x_at.channel, x_at.pixel,
               y0 * c.stride[1] - c.pad[1], rows, p.pitch, planes + i * p.input_rows * p.pitch);
   const std::int64_t y_vector = pixels * kLane;
-  const float* bias = conv.bias ? static_cast<const float*>(conv.bias) + g * c.cout : nullptr;
+  const float* first = start_of<float>(conv) ? start_of<float>(conv) + g * c.cout : nullptr;
+  const ChannelEnd<float> end = end_of<float>(conv).from(g * c.cout);
   for (std::int64_t panel = 0; panel < p.panels; ++panel) {
     const std::int64_t k0 = panel * kPanel, k1 = smaller(c.cout, k0 + kPanel);
     const PixelTile tile = choose_tile<1>(static_cast<int>(ceil_div(k1 - k0, kLane)));
     const float* w = packed + (g * p.panels + panel) * p.elements * kPanel;
     alignas(64) float start[kPanel];
-    start_values(bias, k0, c.cout, start);
+    start_values(first, k0, c.cout, start);
     for (std::int64_t e = 0; e < p.elements; e += kElements) {
       std::int64_t ly = 0, lx = 0;
       for (std::int64_t done = 0; done < pixels; done += tile.rows) {
@@ -193,7 +194,11 @@ void data_band(const Conv& conv, const DataPlan& p, std::int64_t image, std::int
                       c.out[2],
                       static_cast<int>(smaller(kLane, k1 - k)),
                       y_at.pixel};
-      scatter_pixels(to, y0, y1, 0, c.out[2], results + (k - k0) / kLane * y_vector, c.out[2]);
+      const float* from = results + (k - k0) / kLane * y_vector;
+      if (end.active())
+        scatter_pixels(to, y0, y1, 0, c.out[2], from, c.out[2], end.lanes(k, to.channels));
+      else
+        scatter_pixels(to, y0, y1, 0, c.out[2], from, c.out[2], AsSummed());
     }
   }
 }

@@ -18,7 +18,8 @@ struct Layer {
   ImageLayout x_at;
   float* y;
   ImageLayout y_at;
-  const float *w, *bias;
+  const float* w;
+  ChannelEnd<float> end;     // its shift is added without a scale, too
   std::int64_t w_in, w_out;  // floats between kernels of neighbouring input and output channels
   bool flip;                 // taps in reverse order
 
@@ -118,11 +119,18 @@ __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, cons
   const std::int64_t image = a.image / s.out[0], z = a.image % s.out[0];
   for (std::int64_t k = k0; k < k1; k += kLane) {
     const int channels = static_cast<int>(smaller(kLane, k1 - k));
-    const V bias = !s.bias ? V{} : channels == kLane ? load(s.bias + k) : load_part(s.bias + k, Lanes(channels));
-    const float* from = m + (k - k0);
-    for (std::int64_t y = 0; y < a.rows; ++y)
-      for (std::int64_t x = 0; x < a.columns; ++x, from += p.panel)
-        output_tile<RY, RX>(from, p.m_step, bias, pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane);
+    const auto tiles = [&](const auto& end) __attribute__((always_inline)) {
+      const float* from = m + (k - k0);
+      for (std::int64_t y = 0; y < a.rows; ++y)
+        for (std::int64_t x = 0; x < a.columns; ++x, from += p.panel)
+          output_tile<RY, RX>(from, p.m_step, end, pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane);
+    };
+    if (s.end.active()) {
+      tiles(s.end.lanes(k, channels));
+    } else {
+      const V bias = s.end.lanes(k, channels).shift;
+      tiles([bias](V v) { return v + bias; });
+    }
     const Planes planes{s.y + image * s.y_at.image + k * s.y_at.channel + z * plane * s.y_at.pixel,
                         s.y_at.channel,
                         s.out[1],
@@ -130,7 +138,7 @@ __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, cons
                         channels,
                         s.y_at.pixel};
     scatter_pixels(planes, a.row * MY, smaller(s.out[1], (a.row + a.rows) * MY), a.column * MX,
-                   smaller(s.out[2], (a.column + a.columns) * MX), pixels, pitch);
+                   smaller(s.out[2], (a.column + a.columns) * MX), pixels, pitch, AsSummed());
   }
 }
 
@@ -199,7 +207,8 @@ Layer layer_of(const Conv& conv, ConvPass pass) {
   s.y = static_cast<float*>(forward ? conv.y : conv.x);
   s.y_at = image_layout(c, s.cout, s.out);
   s.w = static_cast<const float*>(conv.w);
-  s.bias = static_cast<const float*>(conv.bias);
+  s.end = {static_cast<const float*>(conv.scale), static_cast<const float*>(conv.bias),
+           conv.activation == Activation::relu};
   s.w_in = forward ? taps : c.cin * taps;
   s.w_out = forward ? c.cin * taps : taps;
   s.flip = !forward;
@@ -272,7 +281,7 @@ struct DataPass {
       s.x += s.x_at.group;
       s.y += s.y_at.group;
       s.w += w_group;
-      if (s.bias) s.bias += s.cout;
+      s.end = s.end.from(s.cout);
     }
   }
 };

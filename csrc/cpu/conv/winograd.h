@@ -11,6 +11,7 @@
 // Vectors hold channels: tiles of any plane size waste no lanes, and channels-last tensors need no reordering. Planes
 // are transposed into pixel-major bands on the way in and back on the way out.
 #pragma once
+#include "cpu/conv/channel_end.h"
 #include "cpu/gemm/vec.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -152,12 +153,12 @@ PYDLX_INLINE void output_grad_tile(const float* d, std::int64_t row, float* v, s
       [&](int i, int j) { return load(d + i * row + j * kLane); },
       [&](int i, int j, V x) { store<float>(v + (i * NX + j) * step, x); });
 }
-template <int RY, int RX>
-PYDLX_INLINE void output_tile(const float* m, std::int64_t step, V bias, float* y, std::int64_t row) {
+template <int RY, int RX, class End>
+PYDLX_INLINE void output_tile(const float* m, std::int64_t step, const End& end, float* y, std::int64_t row) {
   constexpr int NY = points(RY), NX = points(RX);
   two_passes<OutputAxis, RY, RX, NY, NX, outputs(RY), outputs(RX)>(
       [&](int i, int j) { return load(m + (i * NX + j) * step); },
-      [&](int i, int j, V x) { store<float>(y + i * row + j * kLane, x + bias); });
+      [&](int i, int j, V x) { store<float>(y + i * row + j * kLane, end(x)); });
 }
 
 // Kernels of kLane neighbouring channels: rows of T taps, `row` floats apart, to T vectors and back.
@@ -254,9 +255,11 @@ inline void gather_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std
   }
 }
 
-// The reverse: [row][column][kLane] with `pitch` columns to rows [r0, r1), columns [c0, c1), all inside the planes.
-inline void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1,
-                           const float* in, std::int64_t pitch) {
+// The reverse: end([row][column][kLane]) with `pitch` columns to rows [r0, r1), columns [c0, c1), all inside the
+// planes.
+template <class End>
+void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1,
+                    const float* in, std::int64_t pitch, const End& end) {
   const std::int64_t wide = c1 - c0;
   if (p.pixel != 1) {
     const Lanes lanes(p.channels);
@@ -264,9 +267,9 @@ inline void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, st
       float* dst = p.x + (r * p.width + c0) * p.pixel;
       const float* src = in + (r - r0) * pitch * kLane;
       if (p.channels == kLane)
-        for (std::int64_t c = 0; c < wide; ++c, src += kLane, dst += p.pixel) store<float>(dst, load(src));
+        for (std::int64_t c = 0; c < wide; ++c, src += kLane, dst += p.pixel) store<float>(dst, end(load(src)));
       else
-        for (std::int64_t c = 0; c < wide; ++c, src += kLane, dst += p.pixel) store_part(dst, load(src), lanes);
+        for (std::int64_t c = 0; c < wide; ++c, src += kLane, dst += p.pixel) store_part(dst, end(load(src)), lanes);
     }
     return;
   }
@@ -281,7 +284,7 @@ inline void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, st
       V r[kLane];
       for (int l = 0; l < kLane; ++l) r[l] = V{};
       for (int l = 0; l < n; ++l) {
-        r[l] = load(src);
+        r[l] = end(load(src));
         src += kLane;
         if (++in_row == wide) {
           in_row = 0;

@@ -40,6 +40,7 @@ struct Block {
   std::int64_t c_row = 0;
   float alpha = 1, beta = 0;
   const float* bias = nullptr;  // one value per column, or null
+  bool relu = false;
 };
 void block_f32(const Block& g);
 void pack_f32(const float* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n, float* out);

@@ -13,7 +13,7 @@ void block_f32(const Block& g) {
   for (std::int64_t j = 0; j < g.n; j += W) {
     const int cols = static_cast<int>(min_of(W, g.n - j));
     const float* b = g.packed ? g.b + j * g.k : g.b + j;
-    const Epilogue<float> e{g.alpha, g.beta, g.bias ? g.bias + j : nullptr, false};
+    const Epilogue<float> e{g.alpha, g.beta, g.bias ? g.bias + j : nullptr, g.relu};
     for (std::int64_t t = 0; t < row_tiles; ++t) {
       const std::int64_t r0 = g.m * t / row_tiles, r1 = g.m * (t + 1) / row_tiles;
       run_tile<float>(static_cast<int>(r1 - r0), cols, g.k, g.a + r0 * g.a_row, g.a_row, g.a_col, b,

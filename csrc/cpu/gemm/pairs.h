@@ -24,7 +24,7 @@ struct PairTile {
   std::int64_t c_row;
   int count;  // columns in the last vector
   const Finish<BFloat16>* end;
-  const BFloat16 *bias, *row_bias;
+  const BFloat16 *bias, *row_bias, *row_scale;
 };
 
 // MR rows by NV vectors, held in registers while K runs.
@@ -92,6 +92,14 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
       const Words bias = widen_load(t.bias + j * L, j == NV - 1 ? t.count : L);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i][j] += bias;
+    }
+  }
+  if (t.row_scale) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const Words scale = splat<float>(static_cast<float>(t.row_scale[i]));
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) acc[i][j] *= scale;
     }
   }
   if (t.row_bias) {
@@ -191,6 +199,7 @@ struct Pairs {
         t.count = cols - (vectors - 1) * kWords;
         t.bias = w.end.bias ? w.end.bias + j : nullptr;
         t.row_bias = w.row_bias ? w.row_bias + r0 : nullptr;
+        t.row_scale = w.row_scale ? w.row_scale + r0 : nullptr;
         kPairTiles[vectors - 1][r1 - r0 - 1](t);
       }
   }

@@ -127,7 +127,8 @@ struct WordBlock {
   T* c;
   std::int64_t c_row;
   Finish<T> end;
-  const T* row_bias = nullptr;  // one value per row, for policies that finish in the tile
+  // One value per row, for policies that finish in the tile: act(row_scale * (...) + row_bias).
+  const T *row_bias = nullptr, *row_scale = nullptr;
 };
 
 }  // namespace
