@@ -118,17 +118,28 @@ def test_atan2_bound_and_special_values():
     assert np.array_equal(np.signbit(got[number]), np.signbit(want[number]))
 
 
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_pow_special_values(dtype):
-    """Every pair of special values, against the C library (through NumPy), signs of zeros included."""
-    v = np.array([0.0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, -1.5, 1e30, -1e30, np.inf, -np.inf, np.nan], dtype)
+def test_pow_special_values(dtype, isa):
+    """Every pair of special values, against the C library (through NumPy), signs of zeros included; and what lies in
+    partial vectors, apart and as one number."""
+    v = [0.0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, -1.5, 1e30, -1e30, np.inf, -np.inf, np.nan]
+    v = np.array([*v, 1e-42, -1e-42, 3.4e38, 8388609, 16777216, 1.0000001, 0.99999994, 1e-5], dtype)
     a, b = np.repeat(v, len(v)), np.tile(v, len(v))
     with np.errstate(all="ignore"):
-        want = np.power(a, b)
-    got = pydlx.pow(pydlx.from_numpy(a), pydlx.from_numpy(b)).numpy()
-    np.testing.assert_allclose(got, want, rtol=2e-7)
-    number = ~np.isnan(want)
-    assert np.array_equal(np.signbit(got[number]), np.signbit(want[number]))
+        want = np.power(a.astype(np.float64), b.astype(np.float64)).astype(dtype)
+    pydlx._C._set_cpu_isa(isa)
+    try:
+        got = pydlx.pow(pydlx.from_numpy(a), pydlx.from_numpy(b)).numpy()
+        np.testing.assert_allclose(got, want, rtol=2e-7, atol=2e-45)
+        number = ~np.isnan(want)
+        assert np.array_equal(np.signbit(got[number]), np.signbit(want[number]))
+        for n in (1, 3, 15, 16, 17, 31, 33):
+            x, y = pydlx.from_numpy(a[200 : 200 + 2 * n]), pydlx.from_numpy(b[200 : 200 + n].copy())
+            np.testing.assert_array_equal(pydlx.pow(x[::2], y).numpy(), pydlx.pow(x[::2].clone(), y).numpy())
+            np.testing.assert_array_equal(pydlx.pow(x[1:], 3.5).numpy(), pydlx.pow(x, 3.5).numpy()[1:])
+    finally:
+        pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 @pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "exp2"])

@@ -1,7 +1,7 @@
 // Kernels of the functors in functors/binary.h.
 #include "functors/binary.h"
 
-#include "cpu/pointwise/loop.h"
+#include "cpu/pointwise/wide_pow.h"
 #include "functors/fill.h"
 
 namespace pydlx::PYDLX_ISA {
