@@ -10,14 +10,6 @@ import pytest
 import pydlx
 
 F = pydlx.nn.functional
-ISAS = pydlx._C.build_info()["cpu_isas"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 @pytest.fixture

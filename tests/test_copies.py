@@ -7,7 +7,6 @@ import pytest
 
 import pydlx as T
 
-ISAS = T._C.build_info()["cpu_isas"]
 EDGES = [1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65]
 DTYPES = ["bool", "int16", "float32", "float64"]
 
@@ -15,13 +14,6 @@ DTYPES = ["bool", "int16", "float32", "float64"]
 def filled(shape, dtype):
     values = np.arange(int(np.prod(shape))).reshape(shape)
     return (values % 3 == 0) if dtype == "bool" else (values % 30011).astype(dtype)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    T._C._set_cpu_isa(request.param)
-    yield request.param
-    T._C._set_cpu_isa(ISAS[-1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,15 +7,7 @@ import pytest
 
 import pydlx
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
 EPSILON = {"float32": 1.2e-7, "float64": 2.3e-16}
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 def operand(rng, rows, cols, dtype, transposed):

@@ -18,13 +18,6 @@ LEAST = {"bfloat16": 2.0**-133, "float16": 2.0**-24}  # subnormal step
 PAIRS = "avx512_bf16"
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
-
-
 def operand(rng, rows, cols, dtype, layout):
     """Rounded values in float64 and the tensor: "n" rows contiguous, "t" columns contiguous, "s" neither."""
     x = pydlx.from_numpy(rng.standard_normal((rows, cols))).to(DTYPES[dtype])

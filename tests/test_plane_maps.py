@@ -9,15 +9,7 @@ import torch
 import pydlx
 import pydlx.nn.functional as F
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
 MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}  # NumPy's: PyTorch's
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 def filled(shape, dtype="float32"):

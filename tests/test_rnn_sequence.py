@@ -8,15 +8,7 @@ import pytest
 import pydlx
 from pydlx.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
 KINDS = ["RNN", "RNN_relu", "LSTM", "GRU"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 def layer(mode, inputs, hidden, **options):

@@ -8,15 +8,7 @@ import pytest
 
 import pydlx
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
 DTYPES = ["uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 def rows(n, dtype, seed=0):

@@ -8,15 +8,7 @@ import pytest
 
 import pydlx
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
 EDGES = [15, 16, 17, 31, 33, 63, 64, 65, 130]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 def filled(shape, dtype):

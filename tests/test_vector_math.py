@@ -10,7 +10,7 @@ import pytest
 import pydlx
 import pydlx.nn.functional as F
 
-from .test_ulp import ISAS, ulp_errors
+from .test_ulp import ulp_errors
 
 erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
@@ -33,13 +33,6 @@ TABLE = {
     "softplus": (F.softplus, 2.5, lambda x: np.where(x > 20, x, softplus(x)), -100, 40),
     "logsigmoid": (F.logsigmoid, 2.5, lambda x: -softplus(-x), -40, 100),
 }
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from ..._C import Tensor, _autocast_enabled
+from ..._C import Tensor, _autocast_enabled, conv_activation
 from .. import functional as F
-from ._hooks import _add_module_path
+from ...autograd import is_grad_enabled
 from .activation import GELU, ReLU, Sigmoid, SiLU, Tanh
+from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .conv import Conv1d, Conv2d, Conv3d
 from .linear import Linear
 from .normalization import LayerNorm
 
@@ -37,13 +40,10 @@ def activation_of(module: Any) -> str | None:
 def linear_activation(linear: Any, activation: Any, input: Any) -> Any:
     """``activation(linear(input))``."""
     name = activation_of(activation)
-    if name is None or type(linear) is not Linear or not _plain(linear):
-        return activation(linear(input))
-    try:
-        return F.linear_activation(input, linear.weight, linear.bias, activation=name)
-    except Exception as error:
-        _add_module_path(error, linear)
-        raise
+    if name is not None and type(linear) is Linear and _plain(linear):
+        with suppress(Exception):  # raised again below, by the module that it concerns
+            return F.linear_activation(input, linear.weight, linear.bias, activation=name)
+    return activation(linear(input))
 
 
 def add_norm(norm: Any, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,24 +55,66 @@ def add_norm(norm: Any, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         and x.dtype == residual.dtype
         and not _autocast_enabled(x.device.type)
     ):
-        try:
+        with suppress(Exception):  # raised again below
             return F.add_layer_norm(x, residual, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        except Exception as error:
-            _add_module_path(error, norm)
-            raise
     total = x + residual
     return total, norm(total)
 
 
+_NORM_OF: dict[type, type] = {Conv1d: BatchNorm1d, Conv2d: BatchNorm2d, Conv3d: BatchNorm3d}
+
+
+def _folds(norm: Any, conv: Any, x: Any) -> bool:
+    """Whether the normalisation is a fixed scale and shift per channel, of which no gradient is recorded."""
+    if type(norm) is not _NORM_OF[type(conv)] or not _plain(norm) or norm.training or norm.running_mean is None:
+        return False
+    tensors = [x, conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var]
+    given = [t for t in tensors if t is not None]
+    return (
+        x.ndim == conv.weight.ndim
+        and norm.num_features == conv.out_channels
+        and all(t.dtype == x.dtype for t in given)
+        and not (is_grad_enabled() and any(t.requires_grad for t in given))
+        and not _autocast_enabled(x.device.type)
+    )
+
+
+def _conv(modules: list[Any], x: Tensor) -> tuple[Any, int]:
+    """What a convolution and the normalisation and ReLU after it give, and how many modules these were."""
+    conv, count = modules[0], 1
+    bias, scale = conv.bias, None
+    if not _plain(conv) or conv.padding_mode != "zeros":
+        return conv(x), 1
+    if _folds(modules[1], conv, x):
+        norm, count = modules[1], 2
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        bias = -norm.running_mean if bias is None else bias - norm.running_mean
+        bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+    rectified = count < len(modules) and activation_of(modules[count]) == "relu"
+    if scale is None and not rectified:
+        return conv(x), 1
+    activation = "relu" if rectified else "none"
+    with suppress(Exception):  # raised again below, by the module that it concerns
+        output = conv_activation(
+            x, conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, scale=scale, activation=activation
+        )
+        return output, count + rectified
+    return conv(x), 1
+
+
 def run(modules: list[Any], input: Any) -> Any:
     """The output of the modules called in a row."""
-    i, count = 0, len(modules)
-    while i < count:
-        module = modules[i]
-        i += 1
-        if type(module) is Linear and i < count:
-            input = linear_activation(module, modules[i], input)
-            i += 1
+    i, last = 0, len(modules) - 1
+    while i <= last:
+        module, used = modules[i], 1
+        kind = type(module)
+        if kind is Linear and i < last:
+            input, used = linear_activation(module, modules[i + 1], input), 2
+        elif kind in _NORM_OF and i < last and isinstance(input, Tensor):
+            input, used = _conv(modules[i : i + 3], input)
         else:
             input = module(input)
+        i += used
     return input
