@@ -110,12 +110,14 @@ def check_scaled(row, layout=None, dtype=pydlx.float32, limit=1.0):
     wide = [t.double() for t in (x, w, bias, scale)]
     with pydlx.no_grad():
         for b in (bias, None):
-            got = pydlx.conv_activation(x, w, b, activation="relu", **how)
+            got = pydlx.nn.functional.conv_activation(x, w, b, activation="relu", **how)
             want = separate(x, w, b, None, how, "relu")
             assert np.array_equal(got.float().numpy(), want.float().numpy())
             assert got.stride() == want.stride() and (got >= 0).all()
         for activation, b in (("relu", 2), ("none", 2), ("relu", None)):
-            got = pydlx.conv_activation(x, w, None if b is None else bias, scale=scale, activation=activation, **how)
+            got = pydlx.nn.functional.conv_activation(
+                x, w, None if b is None else bias, scale=scale, activation=activation, **how
+            )
             want = separate(*wide[:2], None if b is None else wide[2], wide[3], how, activation)
             root = float((want * want).mean() ** 0.5)
             error = float((got.double() - want).abs().max()) / root
@@ -158,9 +160,9 @@ def test_values_that_are_no_numbers():
     x, w = pydlx.zeros(1, 16, 8, 8), pydlx.ones(16, 16, 1, 1)
     x[0, 0, 0, 0], x[0, 1, 0, 1], x[0, 2, 0, 2] = float("nan"), float("inf"), float("-inf")
     for options in ({}, {"scale": pydlx.full((16,), 2.0)}):
-        y = pydlx.conv_activation(x, w, activation="relu", **options)
+        y = pydlx.nn.functional.conv_activation(x, w, activation="relu", **options)
         assert y[0, :, 0, 0].isnan().all() and (y[0, :, 0, 1] == float("inf")).all() and (y[0, :, 0, 2] == 0).all()
-    y = pydlx.conv_activation(x, w, scale=pydlx.full((16,), 2.0))
+    y = pydlx.nn.functional.conv_activation(x, w, scale=pydlx.full((16,), 2.0))
     assert (y[0, :, 0, 2] == float("-inf")).all()
 
 
@@ -174,7 +176,7 @@ def test_any_number_of_threads():
             for threads in (1, 2, 3, 7):
                 pydlx.set_num_threads(threads)
                 for layout in (pydlx.contiguous_format, pydlx.channels_last):
-                    y = pydlx.conv_activation(
+                    y = pydlx.nn.functional.conv_activation(
                         x.to(memory_format=layout), w, bias, scale=scale, activation="relu", **how
                     )
                     results.add((layout, y.contiguous().numpy().tobytes()))
@@ -198,7 +200,9 @@ def test_gradients(name, scaled):
         total = sum((g * v).sum() for g, v in zip(first, along, strict=True))
         return [y, *first, *pydlx.autograd.grad(total, leaves[:2])]
 
-    fused = orders(lambda x, w, b, s=None: pydlx.conv_activation(x, w, b, scale=s, activation="relu", **how))
+    fused = orders(
+        lambda x, w, b, s=None: pydlx.nn.functional.conv_activation(x, w, b, scale=s, activation="relu", **how)
+    )
     plain = orders(lambda x, w, b, s=None: separate(x, w, b, s, how, "relu"))
     for a, b in zip(fused, plain, strict=True):
         a, b = a.detach().numpy(), b.detach().numpy()
@@ -207,7 +211,7 @@ def test_gradients(name, scaled):
 
 def test_writing_to_the_result_before_the_gradient_is_an_error():
     x = pydlx.randn(2, 3, 8, 8, requires_grad=True)
-    y = pydlx.conv_activation(x, pydlx.randn(4, 3, 3, 3), activation="relu")
+    y = pydlx.nn.functional.conv_activation(x, pydlx.randn(4, 3, 3, 3), activation="relu")
     y.mul_(2)
     with pytest.raises(RuntimeError, match="in-place|modified"):
         y.sum().backward()
@@ -217,7 +221,7 @@ def test_the_scale_alone_wants_a_gradient():
     arrays, how = operands(ROWS["direct 8 8"])
     x, w, bias, scale = (guarded(a, pydlx.float64) for a in arrays)
     scale.requires_grad_()
-    y = pydlx.conv_activation(x, w, bias, scale=scale, activation="relu", **how)
+    y = pydlx.nn.functional.conv_activation(x, w, bias, scale=scale, activation="relu", **how)
     (got,) = pydlx.autograd.grad(y.sum(), scale)
     (want,) = pydlx.autograd.grad(separate(x, w, bias, scale, how, "relu").sum(), scale)
     assert np.allclose(got.numpy(), want.numpy(), rtol=1e-12)
@@ -226,16 +230,16 @@ def test_the_scale_alone_wants_a_gradient():
 def test_padding_names_and_images_without_a_batch():
     x, w, s = pydlx.randn(5, 9, 11), pydlx.randn(7, 5, 3, 2), pydlx.randn(7)
     for padding in ("same", "valid", 1, (2, 0)):
-        got = pydlx.conv_activation(x, w, scale=s, padding=padding, activation="relu")
+        got = pydlx.nn.functional.conv_activation(x, w, scale=s, padding=padding, activation="relu")
         want = separate(x[None], w, None, s, {"padding": padding}, "relu")[0]
         assert got.shape == want.shape and np.allclose(got.numpy(), want.numpy(), atol=1e-5)
-    assert pydlx.conv_activation(pydlx.zeros(0, 5, 9, 9), w, scale=s).shape == (0, 7, 7, 8)
+    assert pydlx.nn.functional.conv_activation(pydlx.zeros(0, 5, 9, 9), w, scale=s).shape == (0, 7, 7, 8)
 
 
 def test_autocast():
     x, w, b, s = pydlx.randn(2, 16, 8, 8), pydlx.randn(8, 16, 3, 3), pydlx.randn(8), pydlx.randn(8)
     with pydlx.autocast("cpu", dtype=pydlx.bfloat16):
-        y = pydlx.conv_activation(x, w, b, scale=s, activation="relu")
+        y = pydlx.nn.functional.conv_activation(x, w, b, scale=s, activation="relu")
     assert y.dtype == pydlx.bfloat16
 
 
@@ -261,4 +265,4 @@ def test_autocast():
 def test_misuse(error, match, change):
     arguments = {"input": pydlx.ones(2, 3, 8, 8), "weight": pydlx.ones(4, 3, 3, 3), **change}
     with pytest.raises(error, match=match):
-        pydlx.conv_activation(**arguments)
+        pydlx.nn.functional.conv_activation(**arguments)

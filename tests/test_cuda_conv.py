@@ -60,8 +60,12 @@ def test_scaled_and_rectified_results_equal_the_cpu(name, dtype):
     for options in ({"activation": "relu"}, {"scale": scale}, {"scale": scale, "activation": "relu"}):
         on_gpu = {k: v.to("cuda") if k == "scale" else v for k, v in options.items()}
         on_cpu = {k: v.to(wide) if k == "scale" else v for k, v in options.items()}
-        got = pydlx.conv_activation(x.to("cuda"), w.to("cuda"), bias.to("cuda"), **arguments, **on_gpu).cpu().to(wide)
-        want = pydlx.conv_activation(x.to(wide), w.to(wide), bias.to(wide), **arguments, **on_cpu)
+        got = (
+            pydlx.nn.functional.conv_activation(x.to("cuda"), w.to("cuda"), bias.to("cuda"), **arguments, **on_gpu)
+            .cpu()
+            .to(wide)
+        )
+        want = pydlx.nn.functional.conv_activation(x.to(wide), w.to(wide), bias.to(wide), **arguments, **on_cpu)
         error = ((got - want).abs() / (want.abs() + 1e-2 * want.abs().max())).max().item()
         rounding = {pydlx.float32: 500, pydlx.float64: 500}.get(dtype, 0.6)  # two orders of the same sum
         assert error < rounding * pydlx.finfo(dtype).eps, f"{options}: relative error {error:.2e}"

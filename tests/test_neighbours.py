@@ -22,15 +22,6 @@ ACTIVATIONS = {
 }
 SIZES = [(1, 16, 1), (2, 31, 15), (6, 64, 64), (7, 65, 65), (13, 129, 127), (64, 300, 193), (0, 4, 3), (5, 0, 3)]
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
-
 
 def one_by_one(modules, x):
     for module in modules:
@@ -156,3 +147,65 @@ def test_sum_of_add_norm_is_a_result_of_its_own():
             assert (got is None) == (want is None)
             if got is not None:
                 pydlx.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+CONVOLUTIONS = {
+    "1-D": (nn.Conv1d, nn.BatchNorm1d, (2, 3, 40)),
+    "2-D": (nn.Conv2d, nn.BatchNorm2d, (2, 3, 17, 19)),
+    "3-D": (nn.Conv3d, nn.BatchNorm3d, (1, 3, 6, 7, 8)),
+}
+
+
+def settle(net):
+    """Statistics and scales that are not those of a fresh network."""
+    for module in net.modules():
+        if hasattr(module, "running_var") and module.running_var is not None:
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            if module.weight is not None:
+                with pydlx.no_grad():
+                    module.weight.normal_()
+                    module.bias.normal_()
+    return net
+
+
+@pytest.mark.parametrize("kind", list(CONVOLUTIONS))
+def test_convolution_normalisation_and_relu(kind):
+    """In evaluation without gradients a normalisation is a scale and a shift of the sums; otherwise only ReLU joins."""
+    pydlx.manual_seed(4)
+    conv, norm, shape = CONVOLUTIONS[kind]
+    net = nn.Sequential(
+        *(conv(3, 8, 3, padding="same"), norm(8), nn.ReLU()),
+        *(conv(8, 6, 3, stride=2, bias=False), norm(6, affine=False)),
+        *(conv(6, 4, 1, groups=2), nn.ReLU(inplace=True)),
+        *(conv(4, 4, 1), norm(4, track_running_stats=False), nn.ReLU()),
+        *(conv(4, 2, 1, padding=1, padding_mode="circular"), nn.ReLU(), conv(2, 2, 1)),
+    )
+    x = pydlx.randn(*shape)
+    settle(net).eval()
+    pydlx.testing.assert_close(net(x), one_by_one(net, x), rtol=0, atol=0)
+    with pydlx.no_grad():
+        pydlx.testing.assert_close(net(x), one_by_one(net, x), rtol=1e-5, atol=1e-5)
+    net.train()
+    twin = copy.deepcopy(net)
+    pydlx.testing.assert_close(net(x), one_by_one(twin, x), rtol=0, atol=0)
+    for got, want in zip(net.buffers(), twin.buffers(), strict=True):
+        assert got.equal(want)  # running statistics are those of separate calls
+
+
+def test_only_what_is_fixed_is_folded():
+    """Each row makes the two modules run by themselves: an error, a hook or a result tells."""
+    x = pydlx.randn(2, 3, 8, 8)
+    conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    net = settle(nn.Sequential(conv, norm)).eval()
+    with pydlx.no_grad():
+        want = norm(conv(x))
+        (seen,) = calls_of(net, x, conv)
+        assert seen.equal(conv(x))
+        with pytest.raises(ValueError, match=r"\[BatchNorm2d\] input: expected 4 axes"):
+            net(x[0])
+        with pytest.raises(ValueError, match=r"\[conv2d\] input: expected 3 channels.*Sequential\.0 \(Conv2d\)"):
+            net(x[:, :2])
+        assert not settle(nn.Sequential(conv, nn.BatchNorm2d(4).train()))(x).equal(want)
+        half = net.to(pydlx.bfloat16)
+        pydlx.testing.assert_close(half(x.bfloat16()).float(), want, rtol=0.1, atol=0.1)

@@ -83,10 +83,10 @@ void bind_conv(OpRegistry& r) {
        call<&transpose_row<3>>, kFunction, kTransposeDoc},
       {"conv_activation(Tensor input, Tensor weight, Tensor? bias=None, int[+] stride=1, int[+] padding=0, int[+] "
        "dilation=1, int groups=1, *, Tensor? scale=None, str activation='none') -> Tensor",
-       call<&ops::conv_activation>, kFunction, kFusedDoc},
+       call<&ops::conv_activation>, kHidden, kFusedDoc},
       {"conv_activation(Tensor input, Tensor weight, Tensor? bias=None, int[+] stride=1, str padding='valid', int[+] "
        "dilation=1, int groups=1, *, Tensor? scale=None, str activation='none') -> Tensor",
-       call<&ops::conv_activation_named>, kFunction, kFusedDoc},
+       call<&ops::conv_activation_named>, kHidden, kFusedDoc},
       {"convolution(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, bool "
        "transposed, "
        "int[] output_padding, int groups) -> Tensor",

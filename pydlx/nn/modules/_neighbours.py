@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..._C import Tensor, _autocast_enabled, conv_activation
-from .. import functional as F
+from ..._C import Tensor, _autocast_enabled
 from ...autograd import is_grad_enabled
+from .. import functional as F
 from .activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .conv import Conv1d, Conv2d, Conv3d
@@ -97,8 +97,16 @@ def _conv(modules: list[Any], x: Tensor) -> tuple[Any, int]:
         return conv(x), 1
     activation = "relu" if rectified else "none"
     with suppress(Exception):  # raised again below, by the module that it concerns
-        output = conv_activation(
-            x, conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, scale=scale, activation=activation
+        output = F.conv_activation(
+            x,
+            conv.weight,
+            bias,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            scale=scale,
+            activation=activation,
         )
         return output, count + rectified
     return conv(x), 1
