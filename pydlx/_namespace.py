@@ -221,8 +221,8 @@ _PRECISIONS = ("highest", "high", "medium")
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """``"highest"``: only algorithms that form the products and sums of the definition; ``"high"`` (default): also Winograd
-    convolution with accurate points; ``"medium"``: also reduced-precision operands, on devices with units for them."""
+    """``"highest"``: only algorithms that round no worse than the plain float32 sum; ``"high"`` (default): also Winograd
+    convolution of larger tiles, within three times its error; ``"medium"``: also reduced-precision operands, on devices with units for them."""
     if precision not in _PRECISIONS:
         raise ValueError(
             f"[set_float32_matmul_precision] precision: expected 'highest', 'high' or 'medium', got {precision!r}"

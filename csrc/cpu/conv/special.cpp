@@ -14,8 +14,10 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 enum class Algorithm { general, winograd, dilated, pointwise, narrow, stem, direct, depthwise_last };
 
 bool takes_winograd(const ConvShape& c, ConvPass pass) {
-  if (c.exact) return false;
   const std::int64_t ky = c.kernel[1], kx = c.kernel[2];
+  // "highest": only what rounds no worse than the plain sum, which is F(2x2, 3x3); it multiplies 2.25 times less. Its
+  // weight gradient transforms twice as many values per pixel as the one with six points and takes as long as direct.
+  if (c.exact && (ky != 3 || kx != 3 || pass == ConvPass::weight_grad || smaller(c.cin, c.cout) < 32)) return false;
   if (!(ky == 3 && kx == 3) && !(ky == 5 && kx == 5) && !(ky == 1 && kx == 3)) return false;
   for (int i = 0; i < 3; ++i)
     if (c.stride[i] != 1 || c.dilation[i] != 1 || c.pad[i] >= larger(2, c.kernel[i])) return false;
@@ -89,10 +91,12 @@ __attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
     case Algorithm::winograd:
       verbose_note(c.kernel[1] == 5   ? ", Winograd F(2x2, 5x5)"
                    : c.kernel[1] == 1 ? ", Winograd F(4, 3)"
+                   : c.exact          ? ", Winograd F(2x2, 3x3)"
                                       : ", Winograd F(4x4, 3x3)");
       return;
     case Algorithm::dilated:
-      verbose_note(", Winograd F(4x4, 3x3) on the pixels of each residue modulo the dilation");
+      verbose_note(", Winograd F(%dx%d, 3x3) on the pixels of each residue modulo the dilation", c.exact ? 2 : 4,
+                   c.exact ? 2 : 4);
       return;
     case Algorithm::pointwise:
       verbose_note(", product over the planes in place");

@@ -35,14 +35,14 @@ struct Memory {
   std::int64_t v_row, v_step, m_step, v, m, pixels, thread;
 };
 
-template <int RY, int RX>
+template <class W, int RY, int RX>
 Memory plan(const Layer& s) {
-  constexpr std::int64_t Q = points(RY) * points(RX);
+  constexpr std::int64_t Q = points<W>(RY) * points<W>(RX);
   Memory p;
   p.panel = packed_columns_f32(1);
   const std::int64_t tiles = (s.rows() <= 64 ? tuning::kWinogradTiles : tuning::kWinogradManyTiles) * 36 / Q;
   const std::int64_t panels = ceil_div(s.cout, p.panel);
-  p.tiling = make_tiling(outputs(RY), outputs(RX), s.batch * s.out[0], s.out[1], s.out[2], tiles,
+  p.tiling = make_tiling(outputs<W>(RY), outputs<W>(RX), s.batch * s.out[0], s.out[1], s.out[2], tiles,
                          ceil_div(2 * num_threads(), panels));
   // Few blocks: panels of output channels are shared out too, and every share transforms the tiles again. That reads
   // the transformed kernels once, where smaller blocks would read all of them once each.
@@ -56,15 +56,15 @@ Memory plan(const Layer& s) {
   p.m_step = t * p.panel + 16;
   p.v = Q * p.v_step;
   p.m = Q * p.m_step;
-  p.pixels = p.tiling.pixels(outputs(RY), outputs(RX), RY - 1, RX - 1);
+  p.pixels = p.tiling.pixels(outputs<W>(RY), outputs<W>(RX), RY - 1, RX - 1);
   p.thread = round_up(p.v + p.m + p.pixels, 16);
   return p;
 }
 
 // All kernels, as panels for block_f32: [position][panel][depth tap and input channel][column].
-template <int RY, int RX>
+template <class W, int RY, int RX>
 void transform_kernels(const Layer& s, const Memory& p, float* u) {
-  constexpr int NY = points(RY), NX = points(RX), T = RY * RX;
+  constexpr int NY = points<W>(RY), NX = points<W>(RX), T = RY * RX;
   const std::int64_t groups = ceil_div(s.cout, kLane);
   parallel_for(groups * s.rows(), 2048, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t i = b; i < e; ++i) {
@@ -76,16 +76,16 @@ void transform_kernels(const Layer& s, const Memory& p, float* u) {
 #pragma GCC unroll 25
       for (int t = 0; t < T; ++t) g[t] = taps[s.flip ? T - 1 - t : t];
       float* to = u + k / p.panel * s.rows() * p.panel + row * p.panel + k % p.panel;
-      two_passes<KernelAxis, RY, RX, RY, RX, NY, NX>(
+      two_passes<KernelAxis<W>, RY, RX, RY, RX, NY, NX>(
           [&](int y, int x) { return g[y * RX + x]; },
           [&](int y, int x, V v) { store<float>(to + (y * NX + x) * p.u_step, v); });
     }
   });
 }
 
-template <int RY, int RX>
+template <class W, int RY, int RX>
 __attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const Band& a, float* pixels, float* v) {
-  constexpr int MY = outputs(RY), MX = outputs(RX);
+  constexpr int MY = outputs<W>(RY), MX = outputs<W>(RX);
   const std::int64_t r0 = a.row * MY - s.pad[1], c0 = a.column * MX - s.pad[2];
   const std::int64_t pitch = a.columns * MX + RX - 1, plane = s.in[1] * s.in[2];
   const std::int64_t image = a.image / s.out[0], first = a.image % s.out[0] - s.pad[0];
@@ -105,16 +105,16 @@ __attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const
       float* to = v + d * s.cin + c;  // lanes without a channel are overwritten by the next depth tap
       for (std::int64_t y = 0; y < a.rows; ++y)
         for (std::int64_t x = 0; x < a.columns; ++x, to += p.v_row)
-          input_tile<RY, RX>(pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane, to, p.v_step);
+          input_tile<W, RY, RX>(pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane, to, p.v_step);
     }
   }
 }
 
 // `m` holds the products of one panel that starts at output channel `k0`.
-template <int RY, int RX>
+template <class W, int RY, int RX>
 __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, const Band& a, std::int64_t k0,
                                            std::int64_t k1, const float* m, float* pixels) {
-  constexpr int MY = outputs(RY), MX = outputs(RX);
+  constexpr int MY = outputs<W>(RY), MX = outputs<W>(RX);
   const std::int64_t pitch = a.columns * MX, plane = s.out[1] * s.out[2];
   const std::int64_t image = a.image / s.out[0], z = a.image % s.out[0];
   for (std::int64_t k = k0; k < k1; k += kLane) {
@@ -123,7 +123,7 @@ __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, cons
       const float* from = m + (k - k0);
       for (std::int64_t y = 0; y < a.rows; ++y)
         for (std::int64_t x = 0; x < a.columns; ++x, from += p.panel)
-          output_tile<RY, RX>(from, p.m_step, end, pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane);
+          output_tile<W, RY, RX>(from, p.m_step, end, pixels + (y * MY * pitch + x * MX) * kLane, pitch * kLane);
     };
     if (s.end.active()) {
       tiles(s.end.lanes(k, channels));
@@ -142,9 +142,9 @@ __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, cons
   }
 }
 
-template <int RY, int RX>
+template <class W, int RY, int RX>
 void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
-  constexpr std::int64_t Q = points(RY) * points(RX);
+  constexpr std::int64_t Q = points<W>(RY) * points<W>(RX);
   const Tiling& t = p.tiling;
   const std::int64_t share = ceil_div(ceil_div(s.cout, p.panel), p.shares) * p.panel;
   parallel_for(t.blocks * p.shares, 1, [&](std::int64_t b, std::int64_t e) {
@@ -158,7 +158,7 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
       std::int64_t tiles = 0;
       for (std::int64_t i = first; i < last; ++i) {
         const Band band = t.band(i);
-        input_band<RY, RX>(s, p, band, pixels, v + tiles * p.v_row);
+        input_band<W, RY, RX>(s, p, band, pixels, v + tiles * p.v_row);
         tiles += band.tiles();
       }
       for (std::int64_t k = begin; k < end; k += p.panel) {
@@ -179,7 +179,7 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
         std::int64_t done = 0;
         for (std::int64_t i = first; i < last; ++i) {
           const Band band = t.band(i);
-          output_band<RY, RX>(s, p, band, k, k + columns, m + done * p.panel, pixels);
+          output_band<W, RY, RX>(s, p, band, k, k + columns, m + done * p.panel, pixels);
           done += band.tiles();
         }
       }
@@ -229,26 +229,26 @@ bool same_floats(const float* a, const float* b, std::int64_t n) {
   return differ == 0;
 }
 
-template <int RY, int RX>
+template <class W, int RY, int RX>
 struct DataPass {
   static std::int64_t scratch(const ConvShape& c, ConvPass pass) {
     Conv conv;
     conv.shape = c;
-    const Memory p = plan<RY, RX>(layer_of(conv, pass));
+    const Memory p = plan<W, RY, RX>(layer_of(conv, pass));
     return (round_up(p.u, 16) + num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float));
   }
   // Transformed kernels of all groups, and the kernels they were made from.
   static std::int64_t prepared(const ConvShape& c) {
     Conv conv;
     conv.shape = c;
-    const Memory p = plan<RY, RX>(layer_of(conv, ConvPass::forward));
+    const Memory p = plan<W, RY, RX>(layer_of(conv, ConvPass::forward));
     return (c.groups * round_up(p.u, 16) + weights_of(c) + 16) * static_cast<std::int64_t>(sizeof(float));
   }
   static std::int64_t weights_of(const ConvShape& c) { return c.groups * c.cout * c.cin * c.kernel[0] * RY * RX; }
 
   static bool current(const Conv& conv) {
     const ConvShape& c = conv.shape;
-    const Memory p = plan<RY, RX>(layer_of(conv, ConvPass::forward));
+    const Memory p = plan<W, RY, RX>(layer_of(conv, ConvPass::forward));
     return same_floats(align(conv.prepared) + c.groups * round_up(p.u, 16), static_cast<const float*>(conv.w),
                        weights_of(c));
   }
@@ -262,7 +262,7 @@ struct DataPass {
     const float* given = conv.w_given ? static_cast<const float*>(conv.w_given) : s.w;
     if (conv.prepared_filled && (conv.prepared_current || same_floats(copy, given, n))) return u;
     for (std::int64_t g = 0; g < c.groups; ++g, s.w += n / c.groups)
-      transform_kernels<RY, RX>(s, p, u + g * round_up(p.u, 16));
+      transform_kernels<W, RY, RX>(s, p, u + g * round_up(p.u, 16));
     std::memcpy(copy, given, static_cast<std::size_t>(n) * sizeof(float));
     return u;
   }
@@ -270,14 +270,14 @@ struct DataPass {
   static void run(const Conv& conv, ConvPass pass) {
     const ConvShape& c = conv.shape;
     Layer s = layer_of(conv, pass);
-    const Memory p = plan<RY, RX>(s);
+    const Memory p = plan<W, RY, RX>(s);
     const std::int64_t u_floats = round_up(p.u, 16);
     float* u = align(conv.scratch);
     const float* kept = conv.prepared ? prepare(conv, s, p) : nullptr;
     const std::int64_t w_group = weights_of(c) / c.groups;
     for (std::int64_t g = 0; g < c.groups; ++g) {
-      if (!kept) transform_kernels<RY, RX>(s, p, u);
-      PYDLX_ISA::run<RY, RX>(s, p, kept ? kept + g * u_floats : u, u + u_floats);
+      if (!kept) transform_kernels<W, RY, RX>(s, p, u);
+      PYDLX_ISA::run<W, RY, RX>(s, p, kept ? kept + g * u_floats : u, u + u_floats);
       s.x += s.x_at.group;
       s.y += s.y_at.group;
       s.w += w_group;
@@ -291,44 +291,45 @@ struct DataPass {
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass) {
   switch (c.kernel[1]) {
     case 5:
-      return DataPass<5, 5>::scratch(c, pass);
+      return DataPass<SixPoints, 5, 5>::scratch(c, pass);
     case 1:
-      return DataPass<1, 3>::scratch(c, pass);
+      return DataPass<SixPoints, 1, 3>::scratch(c, pass);
     default:
-      return DataPass<3, 3>::scratch(c, pass);
+      return c.exact ? DataPass<FourPoints, 3, 3>::scratch(c, pass) : DataPass<SixPoints, 3, 3>::scratch(c, pass);
   }
 }
 
 std::int64_t winograd_prepared(const ConvShape& c) {
   switch (c.kernel[1]) {
     case 5:
-      return DataPass<5, 5>::prepared(c);
+      return DataPass<SixPoints, 5, 5>::prepared(c);
     case 1:
-      return DataPass<1, 3>::prepared(c);
+      return DataPass<SixPoints, 1, 3>::prepared(c);
     default:
-      return DataPass<3, 3>::prepared(c);
+      return c.exact ? DataPass<FourPoints, 3, 3>::prepared(c) : DataPass<SixPoints, 3, 3>::prepared(c);
   }
 }
 
 bool winograd_current(const Conv& conv) {
   switch (conv.shape.kernel[1]) {
     case 5:
-      return DataPass<5, 5>::current(conv);
+      return DataPass<SixPoints, 5, 5>::current(conv);
     case 1:
-      return DataPass<1, 3>::current(conv);
+      return DataPass<SixPoints, 1, 3>::current(conv);
     default:
-      return DataPass<3, 3>::current(conv);
+      return conv.shape.exact ? DataPass<FourPoints, 3, 3>::current(conv) : DataPass<SixPoints, 3, 3>::current(conv);
   }
 }
 
 void winograd_data(const Conv& conv, ConvPass pass) {
   switch (conv.shape.kernel[1]) {
     case 5:
-      return DataPass<5, 5>::run(conv, pass);
+      return DataPass<SixPoints, 5, 5>::run(conv, pass);
     case 1:
-      return DataPass<1, 3>::run(conv, pass);
+      return DataPass<SixPoints, 1, 3>::run(conv, pass);
     default:
-      return DataPass<3, 3>::run(conv, pass);
+      return conv.shape.exact ? DataPass<FourPoints, 3, 3>::run(conv, pass)
+                              : DataPass<SixPoints, 3, 3>::run(conv, pass);
   }
 }
 

@@ -25,13 +25,13 @@ std::int64_t rows_of(const ConvShape& c) { return c.kernel[0] * c.cin; }
 
 template <int RY, int RX>
 Memory plan(const ConvShape& c) {
-  constexpr std::int64_t Q = points(RY) * points(RX);
+  constexpr std::int64_t Q = points<SixPoints>(RY) * points<SixPoints>(RX);
   Memory p;
   p.panel = packed_columns_f32(1);
   p.panels = ceil_div(c.cout, p.panel);
   p.v_row = round_up(rows_of(c), 16) + 16;
   const std::int64_t per_tile = Q * (p.v_row + p.panels * p.panel) * static_cast<std::int64_t>(sizeof(float));
-  p.tiling = make_tiling(outputs(RY), outputs(RX), c.batch * c.out[0], c.out[1], c.out[2],
+  p.tiling = make_tiling(outputs<SixPoints>(RY), outputs<SixPoints>(RX), c.batch * c.out[0], c.out[1], c.out[2],
                          larger(96, tuning::kWinogradRound / per_tile), 1);
   p.keep = p.tiling.blocks > 1;
   const std::int64_t t = p.tiling.block_tiles();
@@ -46,7 +46,8 @@ Memory plan(const ConvShape& c) {
   p.v = Q * p.v_step;
   p.y = Q * p.y_step;
   p.sums = (p.keep ? p.chunks * p.panels : num_threads()) * p.unit;
-  p.pixels = num_threads() * round_up(p.tiling.pixels(outputs(RY), outputs(RX), RY - 1, RX - 1), 16);
+  p.pixels =
+      num_threads() * round_up(p.tiling.pixels(outputs<SixPoints>(RY), outputs<SixPoints>(RX), RY - 1, RX - 1), 16);
   return p;
 }
 
@@ -62,7 +63,7 @@ struct Operands {
 template <int RY, int RX>
 __attribute__((noinline)) void transform_band(const Operands& o, const Band& a, std::int64_t group, std::int64_t tile,
                                               std::int64_t tiles, float* v, float* y, float* pixels) {
-  constexpr int MY = outputs(RY), MX = outputs(RX);
+  constexpr int MY = outputs<SixPoints>(RY), MX = outputs<SixPoints>(RX);
   const ConvShape& c = o.c;
   const Memory& p = o.p;
   const std::int64_t input_groups = ceil_div(c.cin, kLane);
@@ -86,7 +87,7 @@ __attribute__((noinline)) void transform_band(const Operands& o, const Band& a, 
       float* to = v + tile * p.v_row + d * c.cin + ch;
       for (std::int64_t i = 0; i < a.rows; ++i)
         for (std::int64_t j = 0; j < a.columns; ++j, to += p.v_row)
-          input_tile<RY, RX>(pixels + (i * MY * pitch + j * MX) * kLane, pitch * kLane, to, p.v_step);
+          input_tile<SixPoints, RY, RX>(pixels + (i * MY * pitch + j * MX) * kLane, pitch * kLane, to, p.v_step);
     }
     return;
   }
@@ -102,20 +103,21 @@ __attribute__((noinline)) void transform_band(const Operands& o, const Band& a, 
   float* to = y + (ch / p.panel * tiles + tile) * p.panel + ch % p.panel;
   for (std::int64_t i = 0; i < a.rows; ++i)
     for (std::int64_t j = 0; j < a.columns; ++j, to += p.panel)
-      output_grad_tile<RY, RX>(pixels + (i * MY * pitch + j * MX) * kLane, pitch * kLane, to, p.y_step);
+      output_grad_tile<SixPoints, RY, RX>(pixels + (i * MY * pitch + j * MX) * kLane, pitch * kLane, to, p.y_step);
 }
 
 template <int RY, int RX>
 __attribute__((noinline)) void finish_kernels(const Operands& o, std::int64_t r0, std::int64_t r1, std::int64_t k0,
                                               std::int64_t k1, const float* sums) {
-  constexpr int NY = points(RY), NX = points(RX), T = RY * RX;
+  constexpr int NY = points<SixPoints>(RY), NX = points<SixPoints>(RX), T = RY * RX;
   const std::int64_t step = o.p.chunk * o.p.panel + 16, taps = o.c.kernel[0] * T;
   for (std::int64_t k = k0; k < k1; k += kLane)
     for (std::int64_t r = r0; r < r1; ++r) {
       const float* from = sums + (r - r0) * o.p.panel + (k - k0);
       V values[T];
-      two_passes<KernelGradAxis, RY, RX, NY, NX, RY, RX>([&](int i, int j) { return load(from + (i * NX + j) * step); },
-                                                         [&](int i, int j, V x) { values[i * RX + j] = x; });
+      two_passes<KernelGradAxis<SixPoints>, RY, RX, NY, NX, RY, RX>(
+          [&](int i, int j) { return load(from + (i * NX + j) * step); },
+          [&](int i, int j, V x) { values[i * RX + j] = x; });
       store_kernels<T>(o.dw + (k * o.c.cin + r % o.c.cin) * taps + r / o.c.cin * T, o.c.cin * taps,
                        static_cast<int>(smaller(kLane, k1 - k)), values);
     }
@@ -123,7 +125,7 @@ __attribute__((noinline)) void finish_kernels(const Operands& o, std::int64_t r0
 
 template <int RY, int RX>
 void run_group(const Operands& o, float* memory) {
-  constexpr std::int64_t Q = points(RY) * points(RX);
+  constexpr std::int64_t Q = points<SixPoints>(RY) * points<SixPoints>(RX);
   const ConvShape& c = o.c;
   const Memory& p = o.p;
   const Tiling& t = p.tiling;
