@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,10 @@ def test_choice():
         # The very extension that runs here: under an emulated build it need not be the installed one.
         paths = [str(Path(pydlx.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         full = {**os.environ, "PYDLX_VERBOSE": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p), **environment}
-        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=full, timeout=300)
+        away = tempfile.gettempdir()  # from a source tree without an extension
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=full, timeout=300, cwd=away
+        )
         assert done.returncode == 0, done.stderr
         return [line for line in done.stderr.splitlines() if "matmul" in line]
 

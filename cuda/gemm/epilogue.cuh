@@ -72,10 +72,6 @@ struct Finish {
   }
 };
 
-template <class T, class Acc>
-__device__ __forceinline__ void store_product(const Gemm& g, T* c, std::int64_t column, Acc product) {
-  *c = Finish<T, Acc>(g).at(c, column, product);
-}
 // Two neighbours of 16 bits with one access; c at a multiple of 4 bytes, beta zero, and relu or nothing behind.
 template <class T>
 __device__ __forceinline__ void store_two_products(const Finish<T, float>& finish, T* c, std::int64_t column,

@@ -90,7 +90,8 @@ void run_tensor(const Strided<T, float>& p) {
   constexpr auto kernel = gemm_tensor<T, a_along_k, b_along_k>;
   allow_shared<kernel>(kSharedBytes);
   const Split s = split_of("matmul", p, kM, kN, kK);
-  if (s.parts == 1) return launch(kernel, s.grid, kThreads, kSharedBytes, p, s.length, static_cast<float*>(nullptr));
+  if (s.parts == 1 && stores_in_tile(p))
+    return launch(kernel, s.grid, kThreads, kSharedBytes, p, s.length, static_cast<float*>(nullptr));
   const Scratch<float> partial(s.parts * p.batch * p.m * p.n);
   launch(kernel, s.grid, kThreads, kSharedBytes, p, s.length, partial.get());
   run_add_parts(p, partial.get(), s.parts);

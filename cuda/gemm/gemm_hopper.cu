@@ -273,9 +273,7 @@ bool gemm(const Gemm& g) {
   const auto start = [&] {
     p.plan.columns == 256 ? run<T, 256>(p, a.along_k(), b.along_k()) : run<T, 128>(p, a.along_k(), b.along_k());
   };
-  // The wider activations, once for each of a thread's many sums, would be far more code than the product. A kernel of
-  // its own applies them, to float sums as ever.
-  const bool finished_here = g.activation == Activation::none || g.activation == Activation::relu;
+  const bool finished_here = stores_in_tile(p.product);
   if (verbose_on && !finished_here) verbose_note("; the activation apart");
   if (p.plan.parts == 1 && finished_here) {
     start();

@@ -27,8 +27,20 @@ struct Strided {
   __device__ A b(std::int64_t i, std::int64_t row, std::int64_t col) const {
     return static_cast<A>(static_cast<const T*>(g.b)[i * g.b_batch + row * g.b_row + col * g.b_col]);
   }
+  // The wider activations would be more code than the tile, once for each of a thread's sums, and take its registers.
+  bool stores_in_tile() const { return g.activation == Activation::none || g.activation == Activation::relu; }
   __device__ void store(std::int64_t i, std::int64_t row, std::int64_t col, A v) const {
-    store_product(g, static_cast<T*>(g.c) + i * g.c_batch + row * g.c_row + col, col, v);
+    T* c = at(i, row, col);
+    *c = Finish<T, A>(g).template at<true, false>(c, col, v);
+  }
+  __device__ void finish(std::int64_t i, std::int64_t row, std::int64_t col, A v) const {
+    T* c = at(i, row, col);
+    *c = Finish<T, A>(g).at(c, col, v);
+  }
+
+ private:
+  __device__ T* at(std::int64_t i, std::int64_t row, std::int64_t col) const {
+    return static_cast<T*>(g.c) + i * g.c_batch + row * g.c_row + col;
   }
 };
 

@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// Adds the parts of a split product in order.
+// Adds the parts of a split product in order, and does what tiles leave to it.
 template <class P>
 __global__ void __launch_bounds__(kTileThreads)
     add_parts(const __grid_constant__ P p, const typename P::Acc* partial, int parts) {
@@ -102,7 +102,10 @@ __global__ void __launch_bounds__(kTileThreads)
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kTileThreads + threadIdx.x; i < one; i += step) {
     typename P::Acc s = partial[i];
     for (int part = 1; part < parts; ++part) s += partial[part * one + i];
-    p.store(i / p.n / p.m, i / p.n % p.m, i % p.n, s);
+    if constexpr (requires { p.finish(i, i, i, s); })
+      p.finish(i / p.n / p.m, i / p.n % p.m, i % p.n, s);
+    else
+      p.store(i / p.n / p.m, i / p.n % p.m, i % p.n, s);
   }
 }
 
@@ -129,6 +132,15 @@ Split split_of(const char* op, const P& p, int bm, int bn, int bk) {
   return s;
 }
 
+// Whether the kernel that multiplies also stores the results of an undivided product.
+template <class P>
+bool stores_in_tile(const P& p) {
+  if constexpr (requires { p.stores_in_tile(); })
+    return p.stores_in_tile();
+  else
+    return true;
+}
+
 template <class P>
 void run_add_parts(const P& p, const typename P::Acc* partial, std::int64_t parts) {
   launch(add_parts<P>, grid_for((p.batch * p.m * p.n + kTileThreads - 1) / kTileThreads, 32), kTileThreads, 0, p,
@@ -140,7 +152,8 @@ void run_tiles(const char* op, const P& p) {
   using Acc = typename P::Acc;
   const Split s = split_of(op, p, BM, BN, BK);
   const auto kernel = tile_product<P, BM, BN, BK, TM, TN>;
-  if (s.parts == 1) return launch(kernel, s.grid, kTileThreads, 0, p, s.length, static_cast<Acc*>(nullptr));
+  if (s.parts == 1 && stores_in_tile(p))
+    return launch(kernel, s.grid, kTileThreads, 0, p, s.length, static_cast<Acc*>(nullptr));
   const Scratch<Acc> partial(s.parts * p.batch * p.m * p.n);
   launch(kernel, s.grid, kTileThreads, 0, p, s.length, partial.get());
   run_add_parts(p, partial.get(), s.parts);
