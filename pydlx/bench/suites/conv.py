@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..inputs import Inputs
-from ..rows import Row, forward, training
+from ..rows import Row, Step, forward, training
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,16 @@ LAYERS = (
     Layer("prime 5x5 13->17 31 b2", 2, 13, (31, 31), 17, 5, padding=2),
     Layer("channels-last 3x3 64->64 56 b8", 8, 64, (56, 56), 64, 3, padding=1, bias=False, channels_last=True),
     Layer("channels-last 1x1 256->64 56 b8", 8, 256, (56, 56), 64, 1, bias=False, channels_last=True),
+    Layer("channels-last 3x3/2 128->128 56 b8", 8, 128, (56, 56), 128, 3, 2, 1, bias=False, channels_last=True),
+    Layer("channels-last depthwise 3x3 128 28 b8", 8, 128, (28, 28), 128, 3, padding=1, groups=128, channels_last=True),
+    Layer("channels-last stem 7x7/2 3->64 224 b4", 4, 3, (224, 224), 64, 7, 2, 3, first=True, channels_last=True),
+)
+
+ALSO_EVALUATED = (
+    "ResNet 3x3 64->64 56 b8",
+    "ResNet 3x3 256->256 14 b8",
+    "ResNet 1x1 64->256 56 b8",
+    "ResNet stem 7x7/2 3->64 224 b4",
 )
 
 ALSO_BFLOAT16 = (
@@ -139,10 +149,29 @@ ALSO_BFLOAT16 = (
 )
 
 
+def _evaluated(layer: Layer) -> Row:
+    """The layer, batch normalisation and ReLU in evaluation, as neighbours in a Sequential."""
+
+    def setup(T: Any, x: Inputs) -> Step:
+        nn = T.nn
+        net = nn.Sequential(
+            nn.Conv2d(layer.channels, layer.outputs, layer.kernel, layer.stride, layer.padding, bias=False),
+            nn.BatchNorm2d(layer.outputs),
+            nn.ReLU(),
+        )
+        net = x.load(net).eval().requires_grad_(False)
+        images = x.normal(layer.batch, layer.channels, *layer.size)
+        return lambda: net(images)
+
+    plain = layer.rows()[0]
+    return Row(f"{layer.name} + norm + ReLU eval", setup, plain.flops, plain.reads, plain.writes)
+
+
 def rows() -> list[Row]:
     narrow = [
         replace(layer, name=f"{layer.name} bfloat16", dtype="bfloat16")
         for layer in LAYERS
         if layer.name in ALSO_BFLOAT16
     ]
-    return [row for layer in (*LAYERS, *narrow) for row in layer.rows()]
+    evaluated = [_evaluated(layer) for layer in LAYERS if layer.name in ALSO_EVALUATED]
+    return [*(row for layer in (*LAYERS, *narrow) for row in layer.rows()), *evaluated]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..inputs import Inputs
-from ..rows import Row, forward, training
+from ..rows import Row, Step, forward, training
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
@@ -50,6 +50,18 @@ def _linear(rows: int, features: int, outputs: int, note: str = "", train: bool 
     sweeps = 3 if train else 1
     flops, read, written = _cost(1, rows, features, outputs, _BYTES[dtype])
     return Row(name, make(linear, inputs), sweeps * flops, sweeps * read, sweeps * written)
+
+
+def _activated(rows: int, features: int, outputs: int, activation: str) -> Row:
+    """A linear layer and its activation, as neighbours in a Sequential."""
+
+    def setup(T: Any, x: Inputs) -> Step:
+        net = x.load(T.nn.Sequential(T.nn.Linear(features, outputs), getattr(T.nn, activation)()))
+        net.requires_grad_(False)
+        batch = x.normal(rows, features)
+        return lambda: net(batch)
+
+    return Row(f"linear {rows}x{features}->{outputs} + {activation}", setup, *_cost(1, rows, features, outputs, 4))
 
 
 def _bmm(batch: tuple[int, ...], m: int, k: int, n: int, layout: str = "nn") -> Row:
@@ -122,6 +134,8 @@ def rows() -> list[Row]:
         _linear(1024, 3072, 768, "GPT-2 mlp down"),
         _linear(128, 768, 50257, "GPT-2 head"),
         _linear(197, 768, 3072, "ViT-B mlp"),
+        _activated(2048, 384, 1536, "GELU"),
+        _activated(256, 1024, 1024, "ReLU"),
         _linear(32, 784, 512, train=True),
         _linear(128, 1024, 4096, train=True),
         _linear(1024, 768, 3072, "GPT-2 mlp up", train=True),

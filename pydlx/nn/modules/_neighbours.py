@@ -66,7 +66,8 @@ _NORM_OF: dict[type, type] = {Conv1d: BatchNorm1d, Conv2d: BatchNorm2d, Conv3d: 
 
 def _folds(norm: Any, conv: Any, x: Any) -> bool:
     """Whether the normalisation is a fixed scale and shift per channel, of which no gradient is recorded."""
-    if type(norm) is not _NORM_OF[type(conv)] or not _plain(norm) or norm.training or norm.running_mean is None:
+    kind: type = type(norm)
+    if kind is not _NORM_OF[type(conv)] or not _plain(norm) or norm.training or norm.running_mean is None:
         return False
     tensors = [x, conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var]
     given = [t for t in tensors if t is not None]
