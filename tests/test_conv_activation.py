@@ -12,14 +12,6 @@ import pydlx
 
 F = pydlx.nn.functional
 CONV = (F.conv1d, F.conv2d, F.conv3d)
-ISAS = pydlx._C.build_info()["cpu_isas"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    pydlx._C._set_cpu_isa(request.param)
-    yield request.param
-    pydlx._C._set_cpu_isa(ISAS[-1])
 
 
 def guarded(array, dtype=pydlx.float32):

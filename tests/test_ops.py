@@ -104,13 +104,9 @@ def test_values(case, dtype):
 
 
 @by(lambda c: True)
-@pytest.mark.parametrize("isa", OTHER_ISAS)
+@pytest.mark.parametrize("isa", OTHER_ISAS, indirect=True)
 def test_other_instruction_sets(case, isa):
-    pydlx._C._set_cpu_isa(isa)
-    try:
-        check_values(case, case.dtypes[0], salt=1)
-    finally:
-        pydlx._C._set_cpu_isa(ISAS[-1])
+    check_values(case, case.dtypes[0], salt=1)
 
 
 def grad_positions(case, tensors):
