@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cpu/gemm/vec.h"
+#include "cpu/gemm/words.h"
 #include "cpu/pointwise/transpose.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
@@ -37,6 +37,10 @@ struct Format {
   void (*transpose)(char* to, const char* from, std::int64_t from_col, std::int64_t rows, std::int64_t cols);
 };
 
+// float16 has instructions of its own, which the compiler does not find in the portable conversion.
+template <class C, class T>
+inline constexpr bool kConvertsByVector = kVectorBytes >= 32 && std::is_same_v<C, float> && std::is_same_v<T, Half>;
+
 template <class C, class T>
 void load(std::int64_t n, char* to, const char* from, std::int64_t stride) {
   C* o = reinterpret_cast<C*>(to);
@@ -45,8 +49,17 @@ void load(std::int64_t n, char* to, const char* from, std::int64_t stride) {
     const C v = static_cast<C>(a[0]);
     for (std::int64_t i = 0; i < n; ++i) o[i] = v;
   } else if (stride == 1) {
+    if constexpr (kConvertsByVector<C, T>) {
+      std::int64_t i = 0;
+      for (; i + kWords <= n; i += kWords) store<float>(o + i, widen_load(a + i, kWords));
+      if (i < n) {
+        const int rest = static_cast<int>(n - i);
+        store_part(o + i, widen_load(a + i, rest), Lanes(rest));
+      }
+    } else {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i]);
+      for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i]);
+    }
   } else {
     for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i * stride]);
   }
@@ -63,8 +76,18 @@ void store(std::int64_t n, char* to, std::int64_t stride, const char* from) {
   word_t<T>* o = reinterpret_cast<word_t<T>*>(to);
   const C* a = reinterpret_cast<const C*>(from);
   if (stride == 1) {
+    if constexpr (kConvertsByVector<C, T>) {
+      T* h = reinterpret_cast<T*>(to);
+      std::int64_t i = 0;
+      for (; i + kWords <= n; i += kWords) narrow_store(h + i, load(a + i), kWords);
+      if (i < n) {
+        const int rest = static_cast<int>(n - i);
+        narrow_store(h + i, load_part(a + i, Lanes(rest)), rest);
+      }
+    } else {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = bits_of(static_cast<T>(a[i]));
+      for (std::int64_t i = 0; i < n; ++i) o[i] = bits_of(static_cast<T>(a[i]));
+    }
   } else {
     for (std::int64_t i = 0; i < n; ++i) o[i * stride] = bits_of(static_cast<T>(a[i]));
   }
