@@ -144,6 +144,26 @@ def test_objects_made_without_init_do_no_harm(bound):
     assert (T.ones(2) + 1).tolist() == [2.0, 2.0]  # the process stays usable
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
+def test_integers_wrap_around(dtype, isa):
+    """Sums and products beyond the range, as in NumPy; under the sanitizers signed overflow would end the process."""
+    info = np.iinfo(dtype)
+    values = np.array([info.min, info.min + 1, info.max, info.max - 1, 0, 1, 2, 3], dtype)
+    a, b = np.repeat(values, len(values)), np.tile(values, len(values))
+    x, y = T.from_numpy(a), T.from_numpy(b)
+    with np.errstate(all="ignore"):
+        for got, want in (
+            (x + y, a + b),
+            (x - y, a - b),
+            (x * y, a * b),
+            (T.addcmul(x, y, x, value=3), a + np.array(3, dtype) * b * a),
+            (-x, np.negative(a)),
+            (x.abs(), np.abs(a)),
+            (x.square(), a * a),
+        ):
+            np.testing.assert_array_equal(got.numpy(), want)
+
+
 def test_bases_of_bound_classes_cannot_be_instantiated():
     for cls in (T.Generator, T.device, T.dtype, T._C.Node):
         with pytest.raises(TypeError):

@@ -18,7 +18,8 @@ struct Binary<BinaryOp::add> {
   static constexpr unsigned types = kAny;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    return static_cast<T>(a + b);
+    using W = wrapping_t<T>;
+    return static_cast<T>(static_cast<W>(a) + static_cast<W>(b));
   }
 };
 
@@ -36,7 +37,8 @@ struct Binary<BinaryOp::sub> {
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    return static_cast<T>(a - b);
+    using W = wrapping_t<T>;
+    return static_cast<T>(static_cast<W>(a) - static_cast<W>(b));
   }
 };
 
@@ -45,7 +47,8 @@ struct Binary<BinaryOp::mul> {
   static constexpr unsigned types = kAny;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    return static_cast<T>(a * b);
+    using W = wrapping_t<T>;
+    return static_cast<T>(static_cast<W>(a) * static_cast<W>(b));
   }
 };
 
@@ -301,7 +304,9 @@ struct Ternary<TernaryOp::addcmul> {  // param: value
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, T c, const double* param) {
-    return static_cast<T>(a + static_cast<T>(param[0]) * b * c);
+    using W = wrapping_t<T>;
+    return static_cast<T>(static_cast<W>(a) +
+                          static_cast<W>(static_cast<T>(param[0])) * static_cast<W>(b) * static_cast<W>(c));
   }
 };
 

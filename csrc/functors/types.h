@@ -1,5 +1,7 @@
 // Which dtypes a functor serves, and the type it computes in. Shared by the CPU and CUDA backends.
 #pragma once
+#include <type_traits>
+
 #include "core/dtype.h"
 
 namespace pydlx::functors {
@@ -26,6 +28,18 @@ struct ComputeOf<BFloat16> {
 };
 template <class T>
 using compute_t = typename ComputeOf<T>::type;
+
+// Integers wrap around, as in PyTorch: sums and products are formed in unsigned words, where overflow is defined.
+template <class T, bool integer = type_bit<T> == kInt>
+struct WrappingOf {
+  using type = T;
+};
+template <class T>
+struct WrappingOf<T, true> {
+  using type = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+};
+template <class T>
+using wrapping_t = typename WrappingOf<T>::type;
 
 // bool elements are read as bytes: memory from elsewhere, or not written yet, may hold other values than 0 and 1.
 template <class T>
