@@ -3,33 +3,13 @@
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/claim.cuh"
+#include "functors/pool_window.h"
 #include "kernels/pool.h"
 
 namespace pydlx::cuda {
 namespace {
 
-__device__ __forceinline__ std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-__device__ __forceinline__ std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-__device__ __forceinline__ std::int64_t up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// The clipped window of output o along an axis: positions first, first + step, ..., `count` of them.
-struct Window {
-  std::int64_t first, count, step;
-  std::int64_t span;  // what an average counts along this axis
-};
-__device__ __forceinline__ Window window_of(const Pool& p, int axis, std::int64_t o) {
-  const std::int64_t n = p.in[axis];
-  if (p.adaptive) {
-    const std::int64_t lo = o * n / p.out[axis], hi = up((o + 1) * n, p.out[axis]);
-    return {lo, hi - lo, 1, hi - lo};
-  }
-  const std::int64_t start = o * p.stride[axis] - p.pad[axis], d = p.dilation[axis];
-  const std::int64_t skip = start >= 0 ? 0 : d == 1 ? -start : up(-start, d);
-  const std::int64_t last = smaller(p.kernel[axis], d == 1 ? n - start : up(n - start, d));
-  const std::int64_t count = larger(0, last - skip);
-  const std::int64_t padded = smaller(start + p.kernel[axis], n + p.pad[axis]) - start;
-  return {start + skip * d, count, d, p.count_include_pad ? padded : count};
-}
+using namespace functors;
 
 // Position -> plane and place along the three axes of `size`.
 struct Place {
@@ -103,9 +83,9 @@ struct Reach {
 };
 __device__ __forceinline__ Reach reach_of(const Pool& p, int axis, std::int64_t i) {
   const std::int64_t n = p.in[axis], m = p.out[axis];
-  if (p.adaptive) return {i * m / n, smaller(m, up((i + 1) * m, n))};
+  if (p.adaptive) return {i * m / n, smaller(m, quotient_up((i + 1) * m, n))};
   const std::int64_t at = i + p.pad[axis], reach = (p.kernel[axis] - 1) * p.dilation[axis], s = p.stride[axis];
-  return {at > reach ? up(at - reach, s) : 0, smaller(m, at / s + 1)};
+  return {at > reach ? quotient_up(at - reach, s) : 0, smaller(m, at / s + 1)};
 }
 __device__ __forceinline__ bool covers(const Pool& p, int axis, std::int64_t i, const Window& w) {
   return i >= w.first && i < w.first + w.count * w.step &&

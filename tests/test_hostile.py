@@ -413,6 +413,7 @@ def test_indices_that_change_while_they_are_read():
     finally:
         stop.set()
         thread.join()
+    assert x.sum().item() == 3000  # nothing was written where it does not belong
 
 
 def test_threads_with_little_stack():

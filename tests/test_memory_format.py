@@ -16,7 +16,7 @@ IMAGE = (2, 3, 4, 5)
 VOLUME = (2, 3, 4, 5, 2)
 
 
-def both(make: Callable[[Any], Any]) -> None:
+def assert_same_strides(make: Callable[[Any], Any]) -> None:
     """The tensors that ``make`` returns have the same strides in both libraries."""
     want, got = make(torch), make(pydlx)
     want, got = (want, got) if isinstance(want, (tuple, list)) else ([want], [got])
@@ -80,7 +80,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_strides(name: str) -> None:
-    both(MAKERS[name])
+    assert_same_strides(MAKERS[name])
 
 
 def test_is_contiguous() -> None:

@@ -414,3 +414,4 @@ def test_no_warnings_in_plain_use():
         net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
         loss = nn.CrossEntropyLoss()(net(pydlx.ones(2, 1, 4, 4)), ours(np.array([0, 2])))
         loss.backward()
+    assert all(p.grad is not None for p in net.parameters())

@@ -106,6 +106,7 @@ PyObject* call_op(const char* name, PyObject* const* args, Py_ssize_t n);
 // ---- argument conversion
 // ---------------------------------------------------------------------------------------------------------
 
+bool is_int_tensor(PyObject* o);  // of one element
 [[noreturn]] void argument_error(const Call& c, std::size_t i, const char* expected);
 DType parse_dtype(const Call& c, std::size_t i);
 Device parse_device(const Call& c, std::size_t i);
@@ -188,8 +189,6 @@ inline PyObject* to_python(const Call&, const std::string& v) {
   return PyUnicode_FromStringAndSize(v.data(), static_cast<Py_ssize_t>(v.size()));
 }
 inline PyObject* to_python(const Call&, Object v) { return v.release(); }
-PyObject* to_python(const Call&, Scalar v);
-PyObject* to_python(const Call&, const Dims& v);
 PyObject* to_python(const Call&, DType v);
 PyObject* to_python(const Call& c, const TensorList& ts);  // tuple, or the row's named tuple
 template <class... Ts>

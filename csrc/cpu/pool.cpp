@@ -3,11 +3,13 @@
 #include "kernels/pool.h"
 
 #include "cpu/pool_max.h"
-#include "cpu/pool_window.h"
+#include "functors/pool_window.h"
 #include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
+
+using namespace functors;
 
 constexpr int kSpan = 128;  // outputs of a row handled together
 
@@ -18,7 +20,7 @@ struct Range {
 };
 inline __attribute__((always_inline)) Range range_of(const Pool& p, std::int64_t w0, std::int64_t n, std::int64_t tw) {
   const std::int64_t s = p.stride[2], at = w0 * s - p.pad[2] + tw * p.dilation[2];
-  return {at >= 0 ? 0 : ceil_div(-at, s), at >= p.in[2] ? 0 : smaller(n, ceil_div(p.in[2] - at, s)), at};
+  return {at >= 0 ? 0 : quotient_up(-at, s), at >= p.in[2] ? 0 : smaller(n, quotient_up(p.in[2] - at, s)), at};
 }
 
 // What all rows share about a span of output columns: computed once per chunk of rows, because it takes divisions.
@@ -60,7 +62,7 @@ struct Taps {
 };
 inline __attribute__((always_inline)) Taps taps_of(const Pool& p, const Span& s) {
   const std::int64_t d = p.dilation[2], low = s.w0 * p.stride[2] - p.pad[2], high = low + (s.n - 1) * p.stride[2];
-  return {high >= 0 ? 0 : ceil_div(-high, d), smaller(p.kernel[2], ceil_div(larger(p.in[2] - low, 0), d))};
+  return {high >= 0 ? 0 : quotient_up(-high, d), smaller(p.kernel[2], quotient_up(larger(p.in[2] - low, 0), d))};
 }
 
 template <int S, class T>

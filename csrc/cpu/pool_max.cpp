@@ -4,10 +4,12 @@
 #include "cpu/pool_max.h"
 
 #include "cpu/gemm/vec.h"
-#include "cpu/pool_window.h"
+#include "functors/pool_window.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
+
+using namespace functors;
 
 constexpr int kLane = kLanesOf<float>;
 using V = Vector<float>;
@@ -27,15 +29,15 @@ struct Layout {
 
 Layout layout_of(const Pool& p) {
   Layout l;
-  l.part = ceil_div((p.out[2] - 1) * p.stride[2] + p.kernel[2], p.stride[2]) + kLane;
+  l.part = quotient_up((p.out[2] - 1) * p.stride[2] + p.kernel[2], p.stride[2]) + kLane;
   l.pitch = l.part * p.stride[2];
   l.rows = 1;
   while (l.rows < p.out[1] && (l.rows * p.stride[1] + p.kernel[1]) * l.pitch <= kBuffer) ++l.rows;
-  l.bands = ceil_div(p.out[1], l.rows);
+  l.bands = quotient_up(p.out[1], l.rows);
   const std::int64_t s = p.stride[2], last = smaller((p.out[2] - 1) * s + p.kernel[2], p.pad[2] + p.in[2]);
   for (std::int64_t f = 0; f < s; ++f) {  // columns f - pad, f - pad + s, ...
-    l.lo[f] = p.pad[2] <= f ? 0 : ceil_div(p.pad[2] - f, s);
-    l.hi[f] = last <= f ? 0 : ceil_div(last - f, s);
+    l.lo[f] = p.pad[2] <= f ? 0 : quotient_up(p.pad[2] - f, s);
+    l.hi[f] = last <= f ? 0 : quotient_up(last - f, s);
   }
   for (std::int64_t j = 0; j < p.kernel[2]; ++j) l.tap[j] = j % s * l.part + j / s;
   return l;
