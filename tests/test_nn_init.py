@@ -157,7 +157,8 @@ def test_modules_start_from_the_same_distribution(name):
             np.testing.assert_array_equal(a, b, err_msg=key)
         elif a.size >= 30:
             assert stats.ks_2samp(a, b).pvalue > 1e-4, key
-            assert a.size < 200 or abs(np.abs(a).max() - np.abs(b).max()) < 0.35 * np.abs(b).max(), key
+            if a.size >= 200 and "Embedding" not in name:  # uniform: the bounds agree too
+                np.testing.assert_allclose(np.abs(a).max(), np.abs(b).max(), rtol=0.1, err_msg=key)
 
 
 def test_same_seed_same_weights():
