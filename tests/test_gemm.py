@@ -104,6 +104,43 @@ def test_few_rows_times_a_large_matrix(isa, rows):
     check((tb.T @ ta[0])[None], a[:1], b, "float32")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [4, 6, 7, 8, 10, 11, 13, 15, 16, 17, 21, 22, 31, 32, 33, 47, 48, 64, 65, 80, 128])
+def test_columns_broadcast_as_they_lie(isa, dtype, rows):
+    """Tiles of the transposed product: edges of vectors, chunks of columns and blocks of K; A either way round."""
+    rng = np.random.default_rng(14)
+    for n, k in [(31, 64), (32, 64), (95, 65), (96, 191), (97, 193), (200, 383), (193, 385), (113, 800)]:
+        for transposed in (False, True):
+            a, ta = operand(rng, rows, k, dtype, transposed)
+            b, tb = operand(rng, k, n, dtype, True)
+            check(ta @ tb, a, b, dtype)
+            c = pydlx.full((rows + 2, n + 2), 7.0, dtype=tb.dtype)
+            c[1:-1, 1:-1].addmm_(ta, tb, beta=0.5, alpha=2)
+            got = c.numpy().copy()
+            want = 3.5 + 2 * (a.astype(np.float64) @ b)
+            np.testing.assert_allclose(got[1:-1, 1:-1], want, rtol=1e-4, atol=4e-4)
+            got[1:-1, 1:-1] = 7
+            assert (got == 7).all(), (n, k, transposed)
+
+
+@pytest.mark.parametrize("rows", [16, 24, 64])
+def test_columns_broadcast_from_memory(isa, rows):
+    """Beyond 8 MB the columns of the next tile are fetched ahead; bias and activation are applied on the way back."""
+    rng = np.random.default_rng(15)
+    a, ta = operand(rng, rows, 1201, "float32", False)
+    b, tb = operand(rng, 1201, 1777, "float32", True)
+    bias = rng.standard_normal(1777).astype(np.float32)
+    linear = pydlx.nn.functional.linear_activation
+    want = pydlx.from_numpy(a.astype(np.float64) @ b + bias)
+    for activation in ("relu", "gelu", "tanh"):
+        got = linear(ta, tb.T, pydlx.from_numpy(bias), activation=activation)
+        expected = getattr(pydlx.nn.functional, activation)(want)
+        np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-4, atol=5e-4)
+    ta[3, 5] = float("nan")
+    got = linear(ta, tb.T, pydlx.from_numpy(bias), activation="relu").numpy()
+    assert np.isnan(got[3]).all() and not np.isnan(np.delete(got, 3, 0)).any()
+
+
 def test_few_rows_in_batches_with_bias(isa):
     rng = np.random.default_rng(13)
     a = rng.standard_normal((5, 2, 400)).astype(np.float32)
@@ -123,7 +160,7 @@ def test_thread_counts_agree(layout):
     before = pydlx.get_num_threads()
     try:
         shapes = [(200, 300, 500), (1, 4000, 600), (4000, 1, 600), (4000, 10, 64), (31, 900, 1200), (700, 64, 64)]
-        shapes += [(3, 4001, 600), (4001, 4, 600), (300, 950, 800)]
+        shapes += [(3, 4001, 600), (4001, 4, 600), (300, 950, 800), (13, 1500, 600), (64, 1111, 999)]
         for m, n, k in shapes:
             _, a = operand(rng, m, k, "float32", layout[0] == "t")
             _, b = operand(rng, k, n, "float32", layout[1] == "t")

@@ -10,14 +10,16 @@
 #include "cpu/gemm/finish.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/strip.h"
+#include "cpu/gemm/turned.h"
 #include "kernels/gemm.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
 struct Plan {
-  bool inner = false;  // inner products along K instead of register tiles
-  bool strip = false;  // a few rows against long rows of B
+  bool inner = false;   // inner products along K instead of register tiles
+  bool strip = false;   // a few rows against long rows of B
+  bool turned = false;  // tiles of the transposed product
   bool pack_a = false, pack_b = false;
   std::int64_t kc = 0;
 };
@@ -27,7 +29,6 @@ inline constexpr std::int64_t kBlockK = tuning::kBlockKBytes / static_cast<std::
 template <class T>
 inline constexpr std::int64_t kBlockN =
     tuning::kBlockNBytes / static_cast<std::int64_t>(sizeof(T)) / kTileColumns<T> * kTileColumns<T>;
-using tuning::kBlockM;
 using tuning::kInnerRows;
 
 // Rows a multiple of 1 KB apart share few cache sets, so walking down a column of the block evicts itself.
@@ -47,6 +48,12 @@ template <class T>
 Plan make_plan(const Gemm& g) {
   Plan p;
   p.kc = g.k;
+  if (turned<T>(g)) {
+    p.turned = true;
+    const std::int64_t blocks = ceil_div(g.k, kBlockK<T>);
+    p.kc = ceil_div(ceil_div(g.k, blocks), 8) * 8;
+    return p;
+  }
   if (g.k >= 2 * kLanesOf<T> && g.b_row == 1 && (g.b_col != 1 || g.n == 1) && g.m <= kInnerRows) {
     p.inner = true;
     p.pack_a = g.a_col != 1;
@@ -215,6 +222,9 @@ __attribute__((cold, noinline)) void describe_plan(const Gemm& g, const Plan& pl
   } else if (plan.strip) {
     verbose_note(": %lld row%s, sums of %d columns in the first-level cache%s", static_cast<long long>(g.m),
                  g.m == 1 ? "" : "s", kStripColumns<T>, flipped ? ", operands exchanged" : "");
+  } else if (plan.turned) {
+    verbose_note(": %d x %d register tiles of the transposed product, A turned, B in place, K blocks of %lld",
+                 kTileRows, kTileColumns<T>, static_cast<long long>(plan.kc));
   } else {
     verbose_note(": %d x %d register tiles, %s, %s, K blocks of %lld; ", kTileRows, kTileColumns<T>,
                  plan.pack_a ? "A packed" : "A in place", plan.pack_b ? "B packed" : "B in place",
@@ -257,7 +267,7 @@ void gemm_typed(const Gemm& given) {
     plan.pack_a = g.a_col != 1;
   }
 
-  const bool few = plan.inner || plan.strip;  // all rows at once; only columns are cut
+  const bool few = plan.inner || plan.strip || plan.turned;  // all rows at once; only columns are cut
   const std::int64_t unit = plan.inner ? 16 : kTileColumns<T>;
   const Cuts cuts = choose_cuts(g, sizeof(T), 1e6, few ? 1 : ceil_div(g.m, kTileRows), ceil_div(g.n, unit));
   if (verbose_on) [[unlikely]]
@@ -273,9 +283,12 @@ void gemm_typed(const Gemm& given) {
         inner_region<T>(g, plan, a, b, c, c_i, c_j, bias, bias_i, bias_j, p.j0, p.j1);
       else if (plan.strip)
         strip_region<T>(g, a, b, c, c_i, c_j, bias, bias_i, bias_j, p.j0, p.j1);
-      else
+      else if (!plan.turned)
         tiles_region<T>(g, plan, a, b, c, bias, p.i0, p.i1, p.j0, p.j1);
-      if (few && by_rows(g.activation)) activate_region(g.activation, c, c_i, c_j, 0, g.m, p.j0, p.j1);
+      else if (!turned_region<T>(g, plan.kc, a, b, c, bias, p.j0, p.j1))
+        plain_region<T>(g, a, b, c, bias, 0, g.m, p.j0, p.j1);
+      if ((plan.inner || plan.strip) && by_rows(g.activation))
+        activate_region(g.activation, c, c_i, c_j, 0, g.m, p.j0, p.j1);
     }
   });
 }
