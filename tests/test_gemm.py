@@ -141,6 +141,20 @@ def test_columns_broadcast_from_memory(isa, rows):
     assert np.isnan(got[3]).all() and not np.isnan(np.delete(got, 3, 0)).any()
 
 
+@pytest.mark.parametrize(("rows", "n", "width"), [(2085, 3024, 3024), (2085, 3025, 3040), (1030, 6400, 6400)])
+def test_results_larger_than_the_caches(isa, rows, n, width):
+    """Whole cache lines of such results pass the caches; the ends of rows, and what lies behind them, do not."""
+    rng = np.random.default_rng(16)
+    a, ta = operand(rng, rows, 19, "float32", False)
+    b, tb = operand(rng, 19, n, "float32", True)
+    bias = rng.standard_normal(n).astype(np.float32)
+    frame = pydlx.full((rows, width), 7.0)
+    pydlx.addmm(pydlx.from_numpy(bias), ta, tb, out=frame[:, :n])
+    got = frame.numpy()
+    np.testing.assert_allclose(got[:, :n], a.astype(np.float64) @ b + bias, rtol=1e-5, atol=1e-4)
+    assert (got[:, n:] == 7).all()
+
+
 def test_few_rows_in_batches_with_bias(isa):
     rng = np.random.default_rng(13)
     a = rng.standard_normal((5, 2, 400)).astype(np.float32)

@@ -92,6 +92,15 @@ void plain_region(const Gemm& g, const T* a, const T* b, T* c, const T* bias, st
   if (by_rows(g.activation)) activate_region(g.activation, c, g.c_row, 1, i0, i1, j0, j1);
 }
 
+// Whether C is written once, in whole cache lines, and too large to be found in a cache afterwards.
+template <class T>
+PYDLX_INLINE bool writes_past_caches(const Gemm& g, const Plan& plan) {
+  constexpr std::int64_t kLarge = 24 << 20, kLine = 64, kSize = sizeof(T);
+  return plan.kc >= g.k && g.beta == 0 && !by_rows(g.activation) && g.m * g.n * kSize >= kLarge &&
+         g.c_row * kSize % kLine == 0 && reinterpret_cast<std::uintptr_t>(g.c) % kLine == 0 &&
+         g.c_batch * kSize % kLine == 0;
+}
+
 // Rows i0..i1 and columns j0..j1 of one matrix of the batch, in register tiles.
 template <class T>
 void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* c0, const T* bias, std::int64_t i0,
@@ -108,6 +117,7 @@ void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* 
     if (!packed_b) return plain_region(g, a0, b0, c0, bias, i0, i1, j0, j1);
   }
   T* packed_a = packed_b + need_b;
+  const bool past_caches = writes_past_caches<T>(g, plan);
   for (std::int64_t jc = j0; jc < j1; jc += nc_max) {
     const std::int64_t nc = min_of(nc_max, j1 - jc);
     std::int64_t pc = 0;
@@ -131,7 +141,8 @@ void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* 
         auto tile = [&](std::int64_t rt, std::int64_t ct) __attribute__((always_inline)) {
           const std::int64_t r0 = mc * rt / row_tiles, r1 = mc * (rt + 1) / row_tiles, j = ct * W;
           const Epilogue<T> e{static_cast<T>(g.alpha), first ? static_cast<T>(g.beta) : T(1),
-                              last && bias ? bias + jc + j : nullptr, last && g.activation == Activation::relu};
+                              last && bias ? bias + jc + j : nullptr, last && g.activation == Activation::relu,
+                              past_caches};
           run_tile<T>(static_cast<int>(r1 - r0), static_cast<int>(min_of(W, nc - j)), kc, a + r0 * a_row, a_row, a_col,
                       plan.pack_b ? packed_b + j * kc : b + j, plan.pack_b ? W : g.b_row,
                       c0 + (ic + r0) * g.c_row + jc + j, g.c_row, e);
@@ -149,6 +160,7 @@ void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* 
       pc += plan.kc;
     } while (pc < g.k);
   }
+  if (past_caches) past_caches_done();
 }
 
 // C(i, j) at c[i * c_i + j * c_j] as inner products of contiguous rows of A (row stride lda) and columns of B (stride

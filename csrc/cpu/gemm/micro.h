@@ -13,7 +13,26 @@ struct Epilogue {
   T alpha, beta;  // beta 0: c is not read
   const T* bias;  // at the tile's first column, or null
   bool relu;
+  bool past_caches = false;  // c's rows begin at whole cache lines and are larger than any cache: not read into one
 };
+
+// Whole vectors at multiples of their size, written without reading the cache line first. past_caches_done() before
+// other threads are told that they are there.
+template <class T>
+PYDLX_INLINE void store_past_caches(T* p, Vector<T> v) {
+#if defined(PYDLX_ISA_avx512)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(PYDLX_ISA_avx2)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+  store<T>(p, v);
+#endif
+}
+PYDLX_INLINE void past_caches_done() {
+#if defined(PYDLX_ISA_avx512) || defined(PYDLX_ISA_avx2)
+  _mm_sfence();
+#endif
+}
 
 using tuning::kTileRows;
 using tuning::kTileVectors;
@@ -36,8 +55,8 @@ __attribute__((noinline)) void micro(std::int64_t k, const T* a, std::int64_t a_
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) acc[i][j] = V{};
-  // A tile this long (1500 cycles) gives its part of C time to arrive.
-  if (k >= 128) {
+  // A tile this long (768 cycles) gives its part of C time to arrive.
+  if (k >= 64 && !e.past_caches) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
@@ -86,6 +105,13 @@ __attribute__((noinline)) void micro(std::int64_t k, const T* a, std::int64_t a_
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] < V{} ? V{} : acc[i][j];  // NaN stays NaN
+  }
+  if (!kPart && e.past_caches) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) store_past_caches<T>(c + i * c_row + j * L, acc[i][j]);
+    return;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
