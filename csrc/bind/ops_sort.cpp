@@ -7,8 +7,6 @@ namespace pydlx::bind {
 
 namespace {
 
-using UniqueOp = std::tuple<Tensor, Tensor, Tensor> (*)(const Tensor&, std::optional<std::int64_t>);
-
 // PyTorch's return: the values alone, or a tuple with what else was asked for.
 PyObject* unique_result(const Call& c, std::tuple<Tensor, Tensor, Tensor> all, bool inverse, bool counts) {
   TensorList out{std::get<0>(all)};
@@ -17,8 +15,9 @@ PyObject* unique_result(const Call& c, std::tuple<Tensor, Tensor, Tensor> all, b
   return out.size() == 1 ? to_python(c, out[0]) : to_python(c, out);
 }
 PyObject* unique(const Call& c) {
-  return unique_result(c, ops::unique(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 4)),
-                       parse_bool(c, 2), parse_bool(c, 3));
+  const bool inverse = parse_bool(c, 2), counts = parse_bool(c, 3);
+  return unique_result(c, ops::unique(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 4), inverse),
+                       inverse, counts);
 }
 PyObject* unique_consecutive(const Call& c) {
   return unique_result(c, ops::unique_consecutive(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 3)),

@@ -429,19 +429,6 @@ void search(const SearchSorted& s) {
   });
 }
 
-// Sequential: bins are few and random, and weights must be added in input order.
-template <class W>
-std::int64_t bincount(const Bincount& b) {
-  for (std::int64_t i = 0; i < b.n; ++i) {
-    if (b.in[i] < 0 || b.in[i] >= b.bins) return i;
-    if constexpr (__is_same(W, void))
-      ++static_cast<std::int64_t*>(b.out)[b.in[i]];
-    else
-      static_cast<W*>(b.out)[b.in[i]] += static_cast<const W*>(b.weights)[i];
-  }
-  return -1;
-}
-
 }  // namespace
 
 void register_sort(KernelTable& t) {
@@ -454,9 +441,6 @@ void register_sort(KernelTable& t) {
     s.kth[idx<T>] = kth_rows<U>;
     s.search[idx<T>] = search<U>;
   });
-  s.count = bincount<void>;
-  s.weigh[static_cast<int>(DType::Float32)] = bincount<float>;
-  s.weigh[static_cast<int>(DType::Float64)] = bincount<double>;
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -37,6 +37,16 @@ struct Bincount {
   std::int64_t n = 0, bins = 0;
 };
 
+// Least and greatest of n > 0 integers, and how often each occurs where all of them lie in [from, from + bins).
+struct Tally {
+  const void* in = nullptr;
+  std::int64_t n = 0, from = 0, bins = 0;
+  std::int64_t* out = nullptr;           // [bins]
+  void* workspace = nullptr;             // tally_bytes(bins)
+  std::int64_t least = 0, greatest = 0;  // result
+  bool counted = false;                  // result; if not, `out` is worthless
+};
+
 struct SortKernels {
   // Bytes of workspace one thread needs for rows of n elements.
   std::int64_t (*workspace_bytes)(std::int64_t n) = nullptr;
@@ -47,6 +57,9 @@ struct SortKernels {
   // First negative or too large position, or -1. [0]: counts; otherwise weights of the dtype.
   std::int64_t (*count)(const Bincount&) = nullptr;
   std::int64_t (*weigh[kDTypeCount])(const Bincount&) = {};
+  // Integers but bool; null where a device has none. n < 2^32.
+  void (*tally[kDTypeCount])(Tally&) = {};
+  std::int64_t (*tally_bytes)(std::int64_t bins) = nullptr;  // workspace for num_threads() threads
 };
 
 }  // namespace pydlx

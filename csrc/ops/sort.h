@@ -28,8 +28,8 @@ Tensor quantile(const Tensor& x, const Tensor& q, std::optional<std::int64_t> ax
                 const std::string& interpolation);
 
 // Sorted distinct values, where each input element is among them, and how often each occurs. With an axis: distinct
-// slices along it.
-std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& x, std::optional<std::int64_t> axis);
+// slices along it. Without `inverse` the second result may be undefined.
+std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& x, std::optional<std::int64_t> axis, bool inverse);
 // Runs of equal neighbours collapsed.
 std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& x, std::optional<std::int64_t> axis);
 
