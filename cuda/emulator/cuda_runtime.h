@@ -1,7 +1,8 @@
 // The part of the CUDA runtime that the backend uses, on the host: PYDLX_CUDA=EMULATE compiles the very sources of the
 // backend as C++ against this header, so that every kernel's results are tested on machines without a GPU. Threads of a
-// block are fibers that switch at barriers and warp collectives; blocks run one after another. Device memory cannot be
-// touched outside kernels and copies, so that code which mistakes it for host memory dies in the tests.
+// block are fibers that switch at barriers and warp collectives; blocks run one after another, those of a cooperative
+// launch in turns. Device memory cannot be touched outside kernels and copies, so that code which mistakes it for host
+// memory dies in the tests.
 //
 // It checks: barriers that some threads miss, warp collectives without their lanes, missing barriers (threads run in
 // alternating order), work launched with impossible sizes. It says nothing about speed, memory ordering or numerics of
@@ -21,7 +22,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static  // one block runs at a time
+#define __shared__ static  // one block runs at a time; not for kernels that are launched together
 #define __align__(n) alignas(n)
 
 struct uint3 {
@@ -52,6 +53,7 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
+  cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
@@ -131,6 +133,11 @@ template <class T>
 cudaError_t cudaFuncSetAttribute(T*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
+cudaError_t emulated_occupancy(int* blocks, int threads, std::size_t shared_bytes);
+template <class T>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T*, int threads, std::size_t shared_bytes) {
+  return emulated_occupancy(blocks, threads, shared_bytes);
+}
 
 // ---- inside kernels -------------------------------------------------------------------------------------------------
 
@@ -145,6 +152,9 @@ extern Thread* current;
 
 // Runs the kernel, or adds it to the graph that the stream captures.
 cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);
+// The same for a cooperative launch: all blocks are alive, and take turns.
+cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+                            std::function<void()> kernel);
 void* shared_memory();
 void barrier();
 // Waits for the lanes of `mask`; then every lane's bytes can be read with `slot`. At most 16 bytes.
@@ -227,6 +237,10 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 }
 template <class T>
 T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
   return *p;
 }
 

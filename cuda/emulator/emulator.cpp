@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -105,9 +106,18 @@ struct WarpSlots {
   alignas(16) unsigned char value[2][32][16];
 };
 
-Fiber* g_fibers = nullptr;
-WarpSlots g_warps[kMaxThreads / 32];
-unsigned g_threads = 0;
+alignas(1024) unsigned char g_shared[kSharedLimit];
+
+// Blocks keep their fibers' stacks for the next launch.
+struct Block {
+  std::vector<Fiber> fibers = std::vector<Fiber>(kMaxThreads);
+  WarpSlots warps[kMaxThreads / 32];
+  unsigned threads = 0, round = 0;
+  bool finished = false;
+  unsigned char* shared = g_shared;
+};
+Block* g_block = nullptr;  // the one whose turn it is
+bool g_together = false;   // of a cooperative launch
 void* g_scheduler = nullptr;
 struct Later {
   unsigned turn;
@@ -115,7 +125,6 @@ struct Later {
 };
 std::vector<Later> g_later;
 const std::function<void()>* g_kernel = nullptr;
-alignas(1024) unsigned char g_shared[kSharedLimit];
 
 Fiber* self() { return static_cast<Fiber*>(emulator::current); }
 void to_scheduler() {
@@ -146,27 +155,29 @@ void prepare(Fiber& f) {
 
 // Lanes of one warp whose masks are complete go on together.
 bool release_warp(unsigned warp) {
-  const unsigned first = warp * 32, end = std::min(first + 32, g_threads);
+  const unsigned first = warp * 32, end = std::min(first + 32, g_block->threads);
   bool any = false;
   for (unsigned i = first; i < end; ++i) {
-    Fiber& f = g_fibers[i];
+    Fiber& f = g_block->fibers[i];
     if (f.state != Fiber::at_warp) continue;
     bool complete = true;
     for (unsigned l = 0; l < 32 && complete; ++l) {
       if (!(f.mask >> l & 1)) continue;
       if (first + l >= end) continue;  // lanes that a short block does not have
-      const Fiber& other = g_fibers[first + l];
+      const Fiber& other = g_block->fibers[first + l];
       if (other.state == Fiber::done) emulator::current = &f, die("a warp collective names a lane that has returned");
       complete = other.state == Fiber::at_warp && other.mask == f.mask && other.exchanges == f.exchanges;
     }
     if (!complete) continue;
     const unsigned mask = f.mask;
     for (unsigned l = 0; l < 32; ++l)
-      if (mask >> l & 1 && first + l < end) g_fibers[first + l].state = Fiber::ready;
+      if (mask >> l & 1 && first + l < end) g_block->fibers[first + l].state = Fiber::ready;
     any = true;
   }
   return any;
 }
+
+unsigned g_turn = 0;
 
 // Work of other units whose turn has come, the newest first; if nothing else can go on, whatever is there.
 bool run_later(unsigned turn, bool all) {
@@ -184,8 +195,8 @@ bool run_later(unsigned turn, bool all) {
 // Threads whose conditions are met go on.
 bool release_conditions() {
   bool any = false;
-  for (unsigned i = 0; i < g_threads; ++i) {
-    Fiber& f = g_fibers[i];
+  for (unsigned i = 0; i < g_block->threads; ++i) {
+    Fiber& f = g_block->fibers[i];
     if (f.state != Fiber::at_condition || !f.condition->met()) continue;
     f.state = Fiber::ready;
     any = true;
@@ -194,17 +205,24 @@ bool release_conditions() {
 }
 
 [[noreturn]] void deadlock() {
-  for (unsigned i = 0; i < g_threads; ++i)
-    if (g_fibers[i].state == Fiber::at_condition) emulator::current = &g_fibers[i], die(g_fibers[i].condition->text());
+  for (unsigned i = 0; i < g_block->threads; ++i)
+    if (g_block->fibers[i].state == Fiber::at_condition)
+      emulator::current = &g_block->fibers[i], die(g_block->fibers[i].condition->text());
   die("deadlock: some threads wait at __syncthreads(), others in a warp collective");
 }
 
-unsigned g_turn = 0;
+Block& block_at(std::size_t i) {
+  static auto* blocks = new std::vector<std::unique_ptr<Block>>;
+  while (blocks->size() <= i) blocks->push_back(std::make_unique<Block>());
+  return *(*blocks)[i];
+}
 
-void run_block(dim3 grid, dim3 block, uint3 at) {
-  g_threads = block.x * block.y * block.z;
-  for (unsigned i = 0; i < g_threads; ++i) {
-    Fiber& f = g_fibers[i];
+void prepare(Block& b, dim3 grid, dim3 block, uint3 at) {
+  b.threads = block.x * block.y * block.z;
+  b.round = 0;
+  b.finished = false;
+  for (unsigned i = 0; i < b.threads; ++i) {
+    Fiber& f = b.fibers[i];
     prepare(f);
     f.thread = {i % block.x, i / block.x % block.y, i / block.x / block.y};
     f.block = at;
@@ -212,45 +230,98 @@ void run_block(dim3 grid, dim3 block, uint3 at) {
     f.grid_size = grid;
     f.lane = i % 32;
   }
-  for (unsigned round = 0;; ++round, ++g_turn) {
-    unsigned finished = 0, waiting = 0;
-    bool progress = false;
-    for (unsigned k = 0; k < g_threads; ++k) {
-      Fiber& f = g_fibers[round % 2 ? g_threads - 1 - k : k];  // alternating: a missing barrier shows
-      if (f.state == Fiber::ready) {
-        emulator::current = &f;
-        pydlx_emulator_switch(&g_scheduler, f.stack_pointer);
-        progress = true;
-      }
+}
+
+// Every thread of the block that can go on does so once. False when none could.
+bool take_turn(Block& b) {
+  g_block = &b;
+  const unsigned round = b.round++;
+  unsigned finished = 0, waiting = 0;
+  bool progress = false;
+  for (unsigned k = 0; k < b.threads; ++k) {
+    Fiber& f = b.fibers[round % 2 ? b.threads - 1 - k : k];  // alternating: a missing barrier shows
+    if (f.state == Fiber::ready) {
+      emulator::current = &f;
+      pydlx_emulator_switch(&g_scheduler, f.stack_pointer);
+      progress = true;
     }
-    for (unsigned w = 0; w * 32 < g_threads; ++w) progress |= release_warp(w);
-    if (!g_later.empty()) progress |= run_later(g_turn, !progress);
-    progress |= release_conditions();
-    for (unsigned i = 0; i < g_threads; ++i) {
-      finished += g_fibers[i].state == Fiber::done;
-      waiting += g_fibers[i].state == Fiber::at_barrier;
-    }
-    if (finished == g_threads) break;
-    if (waiting == g_threads) {
-      for (unsigned i = 0; i < g_threads; ++i) g_fibers[i].state = Fiber::ready;
-      continue;
-    }
-    if (waiting + finished == g_threads) die("threads have returned while others wait at __syncthreads()");
-    if (!progress) deadlock();
   }
-  if (!g_later.empty()) die("a block has ended while copies into its shared memory were under way");
+  for (unsigned w = 0; w * 32 < b.threads; ++w) progress |= release_warp(w);
+  if (!g_later.empty()) progress |= run_later(g_turn, !progress);
+  progress |= release_conditions();
+  ++g_turn;
+  for (unsigned i = 0; i < b.threads; ++i) {
+    finished += b.fibers[i].state == Fiber::done;
+    waiting += b.fibers[i].state == Fiber::at_barrier;
+  }
+  if (finished == b.threads) {
+    b.finished = true;
+    if (!g_later.empty()) die("a block has ended while copies into its shared memory were under way");
+  } else if (waiting == b.threads) {
+    for (unsigned i = 0; i < b.threads; ++i) b.fibers[i].state = Fiber::ready;
+    return true;
+  } else if (waiting + finished == b.threads) {
+    die("threads have returned while others wait at __syncthreads()");
+  }
   emulator::current = nullptr;
+  return progress;
 }
 
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
-  if (!g_fibers) g_fibers = new Fiber[kMaxThreads];
   g_kernel = &kernel;
+  Block& b = block_at(0);
+  b.shared = g_shared;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
         std::memset(g_shared, 0xa5, shared_bytes);  // reads before writes give nonsense
-        run_block(grid, block, {x, y, z});
+        prepare(b, grid, block, {x, y, z});
+        while (!b.finished)
+          if (!take_turn(b)) deadlock();
       }
+}
+
+// All blocks. Another one in each sweep runs ahead as far as it can: a missing barrier between blocks shows.
+void run_grid_together(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
+  g_kernel = &kernel;
+  const std::size_t count = std::size_t{grid.x} * grid.y * grid.z;
+  std::vector<unsigned char> shared(count * shared_bytes + 1024, 0xa5);
+  unsigned char* first = shared.data() + (1024 - reinterpret_cast<std::uintptr_t>(shared.data()) % 1024) % 1024;
+  for (std::size_t i = 0; i < count; ++i) {
+    Block& b = block_at(i);
+    b.shared = first + i * shared_bytes;
+    const auto at = static_cast<unsigned>(i);
+    prepare(b, grid, block, {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y});
+  }
+  g_together = true;
+  std::size_t finished = 0;
+  for (std::size_t sweep = 0; finished < count; ++sweep) {
+    bool progress = false;
+    const std::size_t ahead = (sweep * 5 + count / 2) % count;
+    for (std::size_t k = 0; k < count; ++k) {
+      Block& b = block_at(sweep % 2 ? count - 1 - k : k);
+      if (b.finished) continue;
+      bool goes_on = take_turn(b);
+      progress |= goes_on;
+      while (&b == &block_at(ahead) && goes_on && !b.finished) goes_on = take_turn(b);
+      finished += b.finished;
+    }
+    if (!progress)
+      for (std::size_t k = 0; k < count; ++k)
+        if (!block_at(k).finished) g_block = &block_at(k), deadlock();
+  }
+  g_together = false;
+}
+
+// Few, so that grids stride and share; PYDLX_EMULATED_MULTIPROCESSORS changes it, for tests of what must not depend on
+// it.
+unsigned multiprocessors() {
+  static const unsigned count = [] {
+    const char* v = std::getenv("PYDLX_EMULATED_MULTIPROCESSORS");
+    const int n = v ? std::atoi(v) : 0;
+    return n > 0 ? static_cast<unsigned>(n) : 4u;
+  }();
+  return count;
 }
 
 double now_ms() {
@@ -265,12 +336,13 @@ namespace emulator {
 
 Thread* current = nullptr;
 
-void* shared_memory() { return g_shared; }
+void* shared_memory() { return g_block->shared; }
 
 constexpr std::uint32_t kSharedStart = 1024;  // what comes before is the system's
 
 std::uint32_t shared_address(const void* p) {
   const auto* at = static_cast<const unsigned char*>(p);
+  if (g_together) die("barriers and copies of sm_90 are not modelled in cooperative launches");
   if (at < g_shared || at >= g_shared + kSharedLimit) die("an address outside dynamic shared memory");
   return kSharedStart + static_cast<std::uint32_t>(at - g_shared);
 }
@@ -284,7 +356,7 @@ void die(const char* what) {
                current ? current->thread.x : 0);
   std::abort();
 }
-unsigned thread_number() { return static_cast<unsigned>(self() - g_fibers); }
+unsigned thread_number() { return static_cast<unsigned>(self() - g_block->fibers.data()); }
 void wait_for(const Condition& c) {
   self()->condition = &c;
   self()->state = Fiber::at_condition;
@@ -304,8 +376,8 @@ void exchange(unsigned mask, const void* value, std::size_t bytes) {
   Fiber* f = self();
   if (bytes > 16) die("a warp collective of more than 16 bytes");
   if (!(mask >> f->lane & 1)) die("a warp collective whose mask leaves out the calling lane");
-  const auto index = static_cast<unsigned>(f - g_fibers);
-  std::memcpy(g_warps[index / 32].value[f->exchanges % 2][f->lane], value, bytes);
+  const auto index = thread_number();
+  std::memcpy(g_block->warps[index / 32].value[f->exchanges % 2][f->lane], value, bytes);
   f->mask = mask;
   f->state = Fiber::at_warp;
   to_scheduler();
@@ -314,21 +386,38 @@ void exchange(unsigned mask, const void* value, std::size_t bytes) {
 
 const void* slot(unsigned lane) {
   const Fiber* f = self();
-  return g_warps[static_cast<unsigned>(f - g_fibers) / 32].value[(f->exchanges - 1) % 2][lane];
+  return g_block->warps[thread_number() / 32].value[(f->exchanges - 1) % 2][lane];
 }
 
 bool lane_in(unsigned mask, unsigned lane) {
-  const auto first = static_cast<unsigned>(self() - g_fibers) / 32 * 32;
-  return lane < 32 && (mask >> lane & 1) && first + lane < g_threads;
+  const auto first = thread_number() / 32 * 32;
+  return lane < 32 && (mask >> lane & 1) && first + lane < g_block->threads;
 }
 
-cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
+namespace {
+cudaError_t check_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     return error(cudaErrorInvalidConfiguration);
-  if (shared_bytes > kSharedLimit) return error(cudaErrorInvalidValue);
+  return shared_bytes > kSharedLimit ? error(cudaErrorInvalidValue) : cudaSuccess;
+}
+}  // namespace
+
+cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
+  if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
   return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, kernel); });
+}
+
+cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+                            std::function<void()> kernel) {
+  if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
+  int each = 0;
+  emulated_occupancy(&each, static_cast<int>(block.x * block.y * block.z), shared_bytes);
+  if (std::size_t{grid.x} * grid.y * grid.z > static_cast<std::size_t>(each) * multiprocessors())
+    return error(cudaErrorCooperativeLaunchTooLarge);
+  return run_or_record(stream,
+                       [=, kernel = std::move(kernel)] { run_grid_together(grid, block, shared_bytes, kernel); });
 }
 
 }  // namespace emulator
@@ -364,12 +453,19 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {};
   std::strcpy(p->name, "CUDA emulator");
   p->major = 9;
-  p->multiProcessorCount = 4;
+  p->multiProcessorCount = static_cast<int>(multiprocessors());
   p->warpSize = 32;
   p->maxThreadsPerBlock = kMaxThreads;
   p->l2CacheSize = 1 << 20;
   p->totalGlobalMem = kMemory;
   p->sharedMemPerBlockOptin = kSharedLimit;
+  return cudaSuccess;
+}
+cudaError_t emulated_occupancy(int* blocks, int threads, std::size_t shared_bytes) {
+  constexpr std::size_t kThreads = 2048, kReserved = 1 << 10,
+                        kShared = kSharedLimit + kReserved;  // of a multiprocessor
+  *blocks =
+      static_cast<int>(std::min(kThreads / static_cast<std::size_t>(threads), kShared / (shared_bytes + kReserved)));
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {

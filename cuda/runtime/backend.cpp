@@ -297,6 +297,7 @@ namespace {
 // Properties that kernels are chosen by, asked for once per device.
 struct Known {
   std::atomic<int> multiprocessors{0}, compute_capability{0};
+  std::atomic<std::size_t> shared_memory{0};
 };
 const Known& known() {
   static Known all[kMaxDevices];
@@ -306,6 +307,7 @@ const Known& known() {
     cudaDeviceProp p;
     check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
     k.multiprocessors.store(p.multiProcessorCount, std::memory_order_relaxed);
+    k.shared_memory.store(p.sharedMemPerBlockOptin, std::memory_order_relaxed);
     k.compute_capability.store(p.major * 10 + p.minor, std::memory_order_release);
   }
   return k;
@@ -315,5 +317,6 @@ const Known& known() {
 
 int multiprocessors() { return known().multiprocessors.load(std::memory_order_relaxed); }
 int compute_capability() { return known().compute_capability.load(std::memory_order_relaxed); }
+std::size_t shared_memory_limit() { return known().shared_memory.load(std::memory_order_relaxed); }
 
 }  // namespace pydlx::cuda

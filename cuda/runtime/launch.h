@@ -15,6 +15,8 @@ int current_device();
 // Multiprocessors of the current device, and its compute capability: 90 for 9.0.
 int multiprocessors();
 int compute_capability();
+// Bytes of shared memory that a block can have there.
+std::size_t shared_memory_limit();
 
 inline unsigned ceil_div(std::int64_t a, std::int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
 

@@ -1,0 +1,201 @@
+"""Recurrent layers on ``device="cuda"`` whose weights stay on chip: against float64 on the CPU, the same bits however the layer is laid
+over the multiprocessors, and (compiled apart, cuda_recurrent.cpp) plans and the emulator's cooperative launches."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pydlx
+from pydlx import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_device = pytest.mark.skipif(not pydlx.cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
+CELLS = ["lstm", "gru", "tanh", "relu"]
+# Largest difference, relative to the largest value: float32 carries sums of some hundred terms through the steps, 16-bit floats round the
+# state in every step and the result.
+LIMITS = {pydlx.float32: 2e-6, pydlx.float16: 4e-3, pydlx.bfloat16: 3e-2}
+
+# time, batch, input, hidden, both directions, lengths
+SHAPES = {
+    "one sequence": (6, 1, 3, 7, False, None),
+    "whole vectors": (5, 3, 4, 64, True, None),
+    "several tiles of rows": (4, 21, 5, 40, False, None),
+    "several groups": (4, 40, 2, 24, False, None),
+    "several panels": (4, 2, 3, 272, False, None),
+    "lengths": (7, 5, 3, 33, True, [7, 5, 5, 2, 1]),
+    "lengths over groups": (6, 20, 3, 16, True, [6] * 3 + [5] * 6 + [2] * 10 + [1]),
+}
+
+
+def build(cell, inputs, hidden, both, bias=True):
+    pydlx.manual_seed(0)
+    if cell in ("lstm", "gru"):
+        return getattr(nn, cell.upper())(inputs, hidden, bias=bias, bidirectional=both)
+    return nn.RNN(inputs, hidden, bias=bias, nonlinearity=cell, bidirectional=both)
+
+
+def train(cell, shape, device, dtype, rounded):
+    """Outputs, last states and all gradients, of values that were rounded to ``rounded`` and are computed in ``dtype``."""
+    time, batch, inputs, hidden, both, lengths = shape
+    rng = np.random.default_rng(time * batch + hidden)
+
+    def make(*size):
+        return pydlx.from_numpy(rng.standard_normal(size).astype(np.float32)).to(rounded).to(dtype).to(device)
+
+    layer = build(cell, inputs, hidden, both).to(rounded).to(dtype).to(device)
+    x = make(time, batch, inputs).requires_grad_()
+    states = [make(2 if both else 1, batch, hidden).requires_grad_() for _ in range(2 if cell == "lstm" else 1)]
+    data = x if lengths is None else nn.utils.rnn.pack_padded_sequence(x, pydlx.tensor(lengths))
+    y, last = layer(data, tuple(states) if cell == "lstm" else states[0])
+    outputs = [y if lengths is None else y.data, *(last if cell == "lstm" else [last])]
+    for t in outputs:
+        assert t.dtype == dtype
+    factors = [make(*t.shape) for t in outputs]
+    pydlx.autograd.backward(outputs, factors)
+    return [t.detach() for t in outputs] + [t.grad for t in (x, *states, *layer.parameters())]
+
+
+@needs_device
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_against_float64(dtype, cell, name):
+    got = train(cell, SHAPES[name], "cuda", dtype, dtype)
+    want = train(cell, SHAPES[name], "cpu", pydlx.float64, dtype)
+    for a, b in zip(got, want):
+        a, b = a.cpu().double().numpy(), b.numpy()
+        assert np.abs(a - b).max() <= LIMITS[dtype] * max(np.abs(b).max(), 1.0)
+
+
+@needs_device
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("biases", [False, True])
+def test_without_states_and_gradients(cell, biases):
+    rng = np.random.default_rng(4)
+    x = pydlx.from_numpy(rng.standard_normal((6, 3, 5)).astype(np.float32))
+    layer = build(cell, 5, 12, False, bias=biases)
+    with pydlx.no_grad():
+        want = layer.double()(x.double())[0].numpy()
+        got = layer.float().cuda()(x.cuda())[0].cpu().double().numpy()
+        assert np.abs(got - want).max() < 1e-6
+        half = layer.half()(x.cuda().half())[0].cpu().double().numpy()
+        assert np.abs(half - want).max() < 4e-3
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_same_bits_every_time(dtype):
+    shape = SHAPES["lengths over groups"]
+    first = train("lstm", shape, "cuda", dtype, dtype)
+    for _ in range(2):
+        for a, b in zip(train("lstm", shape, "cuda", dtype, dtype), first):
+            assert (a == b).all().item()
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_recorded(dtype):
+    """Counters start anew and lengths are there in every replay."""
+    rng = np.random.default_rng(2)
+    layer = build("gru", 4, 24, True).to(dtype).cuda()
+    x = pydlx.from_numpy(rng.standard_normal((5, 6, 4)).astype(np.float32)).to(dtype).cuda()
+    packed = nn.utils.rnn.pack_padded_sequence(x, pydlx.tensor([5, 5, 4, 2, 2, 1]))
+    with pydlx.no_grad():
+        layer(packed)
+        graph = pydlx.cuda.CUDAGraph()
+        with pydlx.cuda.graph(graph):
+            y = layer(packed)[0].data
+        for factor in (1.0, -0.5):
+            packed.data.mul_(factor)
+            graph.replay()
+            assert (y == layer(packed)[0].data).all().item()
+
+
+PROGRAM = """
+import sys, numpy as np, pydlx
+from test_cuda_rnn import SHAPES, train
+digest = 0
+for cell, dtype in [("lstm", "float32"), ("gru", "float32"), ("tanh", "float32"), ("lstm", "bfloat16"), ("gru", "float16")]:
+    for name in ("several tiles of rows", "lengths"):
+        t = getattr(pydlx, dtype)
+        for out in train(cell, SHAPES[name], "cuda", t, t):
+            digest = hash((digest, out.cpu().float().numpy().tobytes()))
+print(digest)
+"""
+SIZES = """
+import pydlx
+for dtype, hidden in ((pydlx.float32, 40), (pydlx.float32, 4096), (pydlx.bfloat16, 40), (pydlx.float16, 4096)):
+    with pydlx.no_grad():
+        pydlx.nn.LSTM(2, hidden, device="cuda", dtype=dtype)(pydlx.ones(4, 1, 2, device="cuda", dtype=dtype))
+"""
+
+
+def in_process(program, **environment):
+    # The very extension that runs here: under an emulated build it need not be the installed one.
+    paths = [str(Path(pydlx.__file__).parent.parent), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    full = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p), **environment}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=full, timeout=300, cwd=tempfile.gettempdir())
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.skipif(
+    not pydlx.cuda.is_available() or "emulat" not in pydlx.cuda.get_device_properties().name.lower(),
+    reason="needs the emulator, whose number of multiprocessors can be chosen",
+)
+def test_same_bits_on_any_number_of_multiprocessors():
+    assert len({in_process(PROGRAM, PYDLX_EMULATED_MULTIPROCESSORS=n).stdout for n in ("2", "4", "9")}) == 1
+
+
+@needs_device
+def test_choice():
+    """PYDLX_VERBOSE says how a layer is laid out; PYDLX_CUDA_PERSISTENT=0 goes step by step."""
+
+    def lines(**environment):
+        said = in_process(SIZES, PYDLX_VERBOSE="1", **environment).stderr.splitlines()
+        return [line for line in said if line.startswith("pydlx: lstm") and ("chip" in line or "step by step" in line)]
+
+    assert ["chip" in line for line in lines()] == [True, False, True, False]
+    assert ["chip" in line for line in lines(PYDLX_CUDA_PERSISTENT="0")] == [False] * 4
+
+
+# A sanitizer that is loaded into every process knows nothing of this one, nor of the emulator's stacks.
+PLAIN = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None or platform.machine() != "x86_64" or not (ROOT / "cuda").is_dir():
+        pytest.skip("needs a C++ compiler, an x86-64 processor and the sources")
+    target = tmp_path_factory.mktemp("recurrent") / "cuda_recurrent"
+    include = [f"-I{ROOT / folder}" for folder in ("cuda/emulator", ".", "csrc")]
+    sources = [ROOT / "tests/cuda_recurrent.cpp", *sorted((ROOT / "cuda/emulator").glob("*.cpp"))]
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command = [compiler, *flags, *include, *map(str, sources), "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=PLAIN)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.parametrize("part", ["plans", "together"])
+def test_parts(program, part):
+    done = subprocess.run([program, part], capture_output=True, text=True, timeout=120, env=PLAIN)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mistake", ["missing_arrival", "alone"])
+def test_blocks_that_wait_in_vain_end_the_process(program, mistake):
+    done = subprocess.run([program, mistake], capture_output=True, text=True, timeout=120, env=PLAIN)
+    assert done.returncode < 0
+    assert "waits for others that never arrive" in done.stderr
