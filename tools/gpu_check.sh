@@ -54,16 +54,21 @@ workers=(-p no:cacheprovider)
 "$python" -c 'import xdist' 2>/dev/null && workers+=(-n "$((jobs < 8 ? jobs : 8))")
 
 if [[ $steps == *test* ]]; then
-  # A kernel that hangs or faults takes the process with it. The products of sm_90a, which wait for barriers of their own, go first and
-  # alone; if they fail, everything else is tested and measured without them.
+  # A kernel that hangs or faults takes the process with it. Those that wait for barriers of their own go first and alone: the products of
+  # sm_90a, and recurrent layers whose blocks wait for each other. If one fails, everything else is tested and measured without it.
   before=$status
-  status=0
-  part test-hopper 200 "$python" -m pytest -q -x -rsf --rootdir "$root" -c "$root/pyproject.toml" -p no:cacheprovider "$root/tests/test_cuda_hopper.py"
-  if [[ $status != 0 ]]; then
-    say "from here on without wgmma (PYDLX_CUDA_WGMMA=0)"
-    export PYDLX_CUDA_WGMMA=0
-  fi
-  [[ $before == 0 ]] || status=$before
+  alone() { # alone FAMILY VARIABLE
+    status=0
+    part "test-$1" 200 "$python" -m pytest -q -x -rsf --rootdir "$root" -c "$root/pyproject.toml" -p no:cacheprovider "$root/tests/test_cuda_$1.py"
+    if [[ $status != 0 ]]; then
+      say "from here on $2=0"
+      export "$2=0"
+      before=$status
+    fi
+  }
+  alone hopper PYDLX_CUDA_WGMMA
+  alone rnn PYDLX_CUDA_PERSISTENT
+  status=$before
   part test-cuda 400 "$python" -m pytest -q -rsf --rootdir "$root" -c "$root/pyproject.toml" "${workers[@]}" "$root"/tests/test_cuda*.py "$root/tests/test_amp.py"
 fi
 if [[ $steps == *sanitize* ]] && command -v compute-sanitizer >/dev/null; then

@@ -71,26 +71,28 @@ struct SequenceBackward {
   void* drecurrent = nullptr;  // GRU
 };
 
-// The same for bfloat16 with float32 inside: sums, gates, cell states and the gradients that are carried from step to
-// step are not rounded between steps; outputs, states that are multiplied and gradients of gates are. The input product
-// is part of it. Kernels that serve this have a layout of gates of their own: `gates` is only passed on, and read as
-// narrow_gates() says.
+// The same for 16-bit floats with float32 inside: sums, gates, cell states and the gradients that are carried from step
+// to step are not rounded between steps; outputs, states that are multiplied and gradients of gates are. The input
+// product is part of it. Kernels that serve this have a layout of gates of their own: `gates` is only passed on, and
+// read as narrow_gates() says.
 struct NarrowForward {
+  DType dtype = DType::BFloat16;
   std::int64_t steps = 0, hidden = 0, batch = 0, input = 0, total = 0;
   const std::int64_t* rows = nullptr;
   const std::int64_t* offset = nullptr;
   bool reverse = false;
-  const void *x = nullptr, *w_ih = nullptr, *w_hh = nullptr;  // bfloat16; x [total, input]
+  const void *x = nullptr, *w_ih = nullptr, *w_hh = nullptr;  // of that type; x [total, input]
   const void *b_ih = nullptr, *b_hh = nullptr;                // or both null
   const void *h0 = nullptr, *c0 = nullptr;                    // [batch, hidden]; c0: LSTM
   void *y = nullptr, *h = nullptr, *c = nullptr;              // [total, hidden] and the last states
   float* gates = nullptr;                                     // [total, narrow_columns]: activations out
-  void* h_prev = nullptr;   // for the backward pass, or null: bfloat16 [total, hidden], the state before each step
+  void* h_prev = nullptr;   // for the backward pass, or null: [total, hidden], the state before each step
   float* c_prev = nullptr;  // LSTM: [total, narrow_units]
   void* scratch = nullptr;  // narrow_forward_scratch() bytes, aligned to 64
 };
 
 struct NarrowBackward {
+  DType dtype = DType::BFloat16;
   std::int64_t steps = 0, hidden = 0, batch = 0;
   const std::int64_t* rows = nullptr;
   const std::int64_t* offset = nullptr;
@@ -118,7 +120,9 @@ struct CellKernels {
   // Whole sequences, optional. False, with nothing written, when there is no memory for the packed weights.
   bool (*forward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceForward&) = {};
   bool (*backward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceBackward&) = {};
-  // bfloat16, optional; all four or none.
+  // 16-bit floats, optional; all four or none. narrow_serves: whether for layers of this type and size; null: for
+  // bfloat16 of any size.
+  bool (*narrow_serves)(CellKind, DType, std::int64_t hidden, std::int64_t batch, std::int64_t steps) = nullptr;
   void (*narrow_forward[static_cast<int>(CellKind::COUNT)])(const NarrowForward&) = {};
   void (*narrow_backward[static_cast<int>(CellKind::COUNT)])(const NarrowBackward&) = {};
   std::int64_t (*narrow_forward_scratch)(CellKind, const NarrowForward&) = nullptr;

@@ -51,6 +51,8 @@ void multiply(const char* op, const Tensor& a, const Tensor& b, const Tensor& c,
   run_gemm(op, g, c.dtype(), c.device());
 }
 
+bool is_narrow(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
+
 // Packing the recurrent weights pays from this many steps on.
 constexpr std::size_t kPackSteps = 4;
 
@@ -275,8 +277,7 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
   TensorList out;
   {
     const GradModeGuard off(false);
-    out = (plain[kX].dtype() == DType::BFloat16 ? forward_narrow : forward_layer)(kind, steps, plain,
-                                                                                  wanted ? &tape : nullptr);
+    out = (is_narrow(plain[kX].dtype()) ? forward_narrow : forward_layer)(kind, steps, plain, wanted ? &tape : nullptr);
   }
   if (!wanted) return out;
   std::vector<const Tensor*> inputs;
@@ -356,16 +357,18 @@ void check_matrix(const char* op, const char* argument, const Tensor& t, const D
 // Whether every layer is one for forward_narrow. Shapes are not checked yet.
 bool narrow_serves(CellKind kind, const Tensor& data, const std::vector<std::int64_t>& sizes, const TensorList& state,
                    const TensorList& weights, const RnnOptions& o) {
+  const CellKernels& table = kernels<CellKernels>(data.device());
   const std::size_t runs = static_cast<std::size_t>(o.num_layers) * (o.bidirectional ? 2 : 1);
-  bool serves = kernels<CellKernels>(data.device()).narrow_forward[static_cast<int>(kind)] && !sizes.empty() &&
-                data.numel() > 0 && weights.size() == runs * (o.has_biases ? 4 : 2) && weights[1].numel() > 0;
-  serves &= data.dtype() == DType::BFloat16;
+  if (!table.narrow_forward[static_cast<int>(kind)] || sizes.empty() || data.numel() == 0 ||
+      weights.size() != runs * (o.has_biases ? 4 : 2) || weights[1].numel() == 0 || weights[1].ndim() != 2)
+    return false;
+  const DType dtype = data.dtype();
   for (const TensorList* list : {&state, &weights})
-    for (const Tensor& t : *list) serves &= t.dtype() == DType::BFloat16;
-  return serves;
+    for (const Tensor& t : *list)
+      if (t.dtype() != dtype) return false;
+  if (!table.narrow_serves) return dtype == DType::BFloat16;
+  return table.narrow_serves(kind, dtype, weights[1].size(1), sizes[0], static_cast<std::int64_t>(sizes.size()));
 }
-
-bool half_like(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
 
 // data (rows, I) in packed order -> output rows, h_n, c_n.
 TensorList run_network(CellKind kind, const Tensor& data, const std::vector<std::int64_t>& sizes,
@@ -380,7 +383,7 @@ TensorList run_network(CellKind kind, const Tensor& data, const std::vector<std:
           ", got ", given_state.size(), " tensors");
   for (const auto& t : given_state) common_device(op, {&data, &t});
   for (const auto& t : given_weights) common_device(op, {&data, &t});
-  if (half_like(data.dtype()) && !narrow_serves(kind, data, sizes, given_state, given_weights, o)) {
+  if (is_narrow(data.dtype()) && !narrow_serves(kind, data, sizes, given_state, given_weights, o)) {
     auto wide = [](const TensorList& ts) {
       TensorList r;
       for (const auto& t : ts) r.push_back(to_dtype(t, DType::Float32));

@@ -44,7 +44,7 @@ void describe(Sequence& q, const Steps& steps, std::int64_t hidden, std::int64_t
   q.reverse = steps.reverse;
 }
 
-// bfloat16 by kernels that keep float32 inside, where the processor has them: see NarrowForward.
+// 16-bit floats by kernels that keep float32 inside, where the device has them: see NarrowForward.
 TensorList forward_narrow(CellKind kind, const Steps& steps, const Layer& in, Tape* tape);
 // Gradients of all slots. dy, dh_n, dc_n may be undefined.
 Layer backward_narrow(CellKind kind, const Steps& steps, const Layer& in, const Tape& tape, const Tensor& dy,

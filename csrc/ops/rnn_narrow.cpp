@@ -1,4 +1,4 @@
-// One direction of one recurrent layer in bfloat16.
+// One direction of one recurrent layer in 16-bit floats.
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/rnn_layer.h"
@@ -13,13 +13,15 @@ std::int64_t hidden_of(CellKind kind, const Layer& in) { return in[kWhh].size(0)
 
 TensorList forward_narrow(CellKind kind, const Steps& steps, const Layer& in, Tape* tape) {
   const Device device = in[kX].device();
+  const DType type = in[kX].dtype();
   const bool lstm = kind == CellKind::lstm;
   const std::int64_t hidden = hidden_of(kind, in), batch = in[kH0].size(0);
   auto matrix = [&](std::int64_t rows, std::int64_t cols, DType dtype) { return empty({rows, cols}, dtype, device); };
   const Tensor gates = matrix(steps.total, narrow_columns(kind, hidden), DType::Float32),
-               y = matrix(steps.total, hidden, DType::BFloat16), h = matrix(batch, hidden, DType::BFloat16),
-               c = lstm ? matrix(batch, hidden, DType::BFloat16) : Tensor();
+               y = matrix(steps.total, hidden, type), h = matrix(batch, hidden, type),
+               c = lstm ? matrix(batch, hidden, type) : Tensor();
   NarrowForward q;
+  q.dtype = type;
   describe(q, steps, hidden, batch);
   q.input = in[kX].size(1);
   q.total = steps.total;
@@ -37,7 +39,7 @@ TensorList forward_narrow(CellKind kind, const Steps& steps, const Layer& in, Ta
   if (tape) {
     tape->narrow = true;
     tape->gates = gates;
-    tape->h_prev = matrix(steps.total, hidden, DType::BFloat16);
+    tape->h_prev = matrix(steps.total, hidden, type);
     q.h_prev = tape->h_prev.data();
     if (lstm) {
       tape->c_prev = matrix(steps.total, narrow_units(hidden), DType::Float32);
@@ -56,9 +58,10 @@ TensorList forward_narrow(CellKind kind, const Steps& steps, const Layer& in, Ta
 Layer backward_narrow(CellKind kind, const Steps& steps, const Layer& in, const Tape& tape, const Tensor& dy,
                       const Tensor& dh_n, const Tensor& dc_n) {
   const Device device = in[kX].device();
+  const DType type = in[kX].dtype();
   const bool gru = kind == CellKind::gru, lstm = kind == CellKind::lstm;
   const std::int64_t hidden = hidden_of(kind, in), batch = in[kH0].size(0), columns = gates_of(kind) * hidden;
-  auto matrix = [&](std::int64_t rows, std::int64_t cols) { return empty({rows, cols}, DType::BFloat16, device); };
+  auto matrix = [&](std::int64_t rows, std::int64_t cols) { return empty({rows, cols}, type, device); };
   auto rows = [](const Tensor& t) { return t.defined() ? contiguous(t) : Tensor(); };
   const Tensor dy_rows = rows(dy), dh_rows = rows(dh_n), dc_rows = rows(dc_n);
   const Tensor dgates = matrix(steps.total, columns), drecurrent = gru ? matrix(steps.total, columns) : dgates;
@@ -66,6 +69,7 @@ Layer backward_narrow(CellKind kind, const Steps& steps, const Layer& in, const 
   d[kH0] = matrix(batch, hidden);
   if (lstm) d[kC0] = matrix(batch, hidden);
   NarrowBackward q;
+  q.dtype = type;
   describe(q, steps, hidden, batch);
   q.w_hh = in[kWhh].data();
   q.gates = static_cast<const float*>(tape.gates.data());

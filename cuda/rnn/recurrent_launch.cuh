@@ -78,8 +78,8 @@ inline bool whole_vectors(const void* p) { return reinterpret_cast<std::uintptr_
 template <auto kernel, class Work>
 bool start_steps(const RecurrentPlan& plan, const Work& work) {
   allow_shared<kernel>(plan.shared);
-  if (!fits_together<kernel>(plan.grid(), kThreads, plan.shared)) return false;
-  launch_together(kernel, static_cast<unsigned>(plan.grid()), kThreads, plan.shared, work);
+  if (!fits_together<kernel>(plan.grid(), kStepThreads, plan.shared)) return false;
+  launch_together(kernel, static_cast<unsigned>(plan.grid()), kStepThreads, plan.shared, work);
   return true;
 }
 

@@ -72,18 +72,18 @@ struct RecurrentPlace {
 // A thread's items: rows of a tile times units of a tile, units first. Always the same rows and units, so that what one
 // step leaves in memory for the next one needs no barrier.
 template <class Tile, int kTileUnits>
-constexpr int kItemsOf = (Tile::kTile.rows * kTileUnits + kThreads - 1) / kThreads;
+constexpr int kItemsOf = (Tile::kTile.rows * kTileUnits + kStepThreads - 1) / kStepThreads;
 
 template <class Tile, int kTileUnits, class Work>
 __device__ __forceinline__ void each_item(int units, const Work& work) {
 #pragma unroll
   for (int i = 0; i < kItemsOf<Tile, kTileUnits>; ++i) {
-    const int e = static_cast<int>(threadIdx.x) + i * kThreads, row = e / kTileUnits, unit = e % kTileUnits;
+    const int e = static_cast<int>(threadIdx.x) + i * kStepThreads, row = e / kTileUnits, unit = e % kTileUnits;
     if (row < Tile::kTile.rows && unit < units) work(i, row, unit);
   }
 }
 template <class Tile, CellKind kind>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kStepThreads, 1)
     recurrent_forward(const __grid_constant__ RecurrentForward<typename Tile::Element> p) {
   using T = typename Tile::Element;
   constexpr int G = static_cast<int>(gates_of(kind)), kTileUnits = Tile::kTile.columns / G;
@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Column unit * G + gate.
   for (int c = 0; c < place.units * G; ++c) {
     const T* from = p.weight + (c % G * n + place.first_unit + c / G) * n;
-    for (std::int64_t k = threadIdx.x; k < line; k += kThreads) memory.weights[c * line + k] = k < n ? from[k] : T{};
+    for (std::int64_t k = threadIdx.x; k < line; k += kStepThreads)
+      memory.weights[c * line + k] = k < n ? from[k] : T{};
   }
   __syncthreads();
 
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 // A step first finishes the gradient of its units of the state, which needs all gate gradients of the step after, then
 // applies the cell's formulas to them. One more pass than steps: the last only finishes that of the first state.
 template <class Tile, CellKind kind>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kStepThreads, 1)
     recurrent_backward(const __grid_constant__ RecurrentBackward<typename Tile::Element> p) {
   using T = typename Tile::Element;
   constexpr int G = static_cast<int>(gates_of(kind)), kTileUnits = Tile::kTile.columns, kRows = Tile::kTile.rows;
@@ -184,7 +185,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const RecurrentPlace place(p);
   const std::int64_t n = p.hidden, depth = G * n, line = weight_line(depth, sizeof(T));
   const RecurrentMemory<Tile> memory(place.units * line);
-  for (std::int64_t e = threadIdx.x; e < line * place.units; e += kThreads) {
+  for (std::int64_t e = threadIdx.x; e < line * place.units; e += kStepThreads) {
     const std::int64_t k = e / place.units, u = e % place.units;
     memory.weights[u * line + k] = k < depth ? p.weight[k * n + place.first_unit + u] : T{};
   }

@@ -7,7 +7,7 @@
 namespace pydlx::cuda {
 namespace {
 
-constexpr int kThreads = RecurrentPlan::kThreads, kWarps = kThreads / kWarp, kDepth = RecurrentPlan::kDepth,
+constexpr int kStepThreads = RecurrentPlan::kThreads, kStepWarps = kStepThreads / kWarp, kDepth = RecurrentPlan::kDepth,
               kStages = RecurrentPlan::kStages;
 
 // Sums over the warp's lanes of kCount values each. A lane gives half of its values away and keeps the sums of the
@@ -34,7 +34,7 @@ template <int kNumber>
 struct FloatTile {
   using Element = float;
   static constexpr RecurrentTile kTile = RecurrentPlan::kFloat[kNumber];
-  static constexpr int kEach = kTile.columns / kWarps, kSums = kTile.rows * kEach;
+  static constexpr int kEach = kTile.columns / kStepWarps, kSums = kTile.rows * kEach;
   static_assert((kSums & (kSums - 1)) == 0);
   float sum[kSums] = {};
 
@@ -85,7 +85,7 @@ struct HalfTile {
   using Element = T;
   static constexpr RecurrentTile kTile = RecurrentPlan::kHalf;
   static constexpr int kBlocks = kTile.columns / 16;
-  static_assert(kTile.rows == 16 && kTile.parts == kWarps && kDepth == kWarps * 32);
+  static_assert(kTile.rows == 16 && kTile.parts == kStepWarps && kDepth == kStepWarps * 32);
   float sum[kBlocks][2][4] = {};
 
   __device__ __forceinline__ void add(const T* panel, const T* weights, std::int64_t line, int columns, int depth) {
@@ -172,14 +172,14 @@ __device__ __forceinline__ void multiply(const RecurrentMemory<Tile>& m, const t
       T* const to = m.ring + panel % kStages * kPanel;
       const int k0 = panel * kDepth;
       if (vectors) {
-        for (int e = static_cast<int>(threadIdx.x); e < Tile::kTile.rows * kRowVectors; e += kThreads) {
+        for (int e = static_cast<int>(threadIdx.x); e < Tile::kTile.rows * kRowVectors; e += kStepThreads) {
           const int i = e / kRowVectors, k = e % kRowVectors * kVector;
           const T* from = row(i);
           const bool valid = from && k0 + k < depth;
           cp_async_16(to + i * kLine + k, valid ? from + k0 + k : static_cast<const void*>(m.weights), valid);
         }
       } else {
-        for (int e = static_cast<int>(threadIdx.x); e < Tile::kTile.rows * kDepth; e += kThreads) {
+        for (int e = static_cast<int>(threadIdx.x); e < Tile::kTile.rows * kDepth; e += kStepThreads) {
           const int i = e / kDepth, k = e % kDepth;
           const T* from = row(i);
           to[i * kLine + k] = from && k0 + k < depth ? load_shared_result(from + k0 + k) : T{};
