@@ -81,6 +81,12 @@ def assert_passes_agree(n, cin, cout, size, kernel, groups=1, seed=0, **how):
         (1, 16, 260, (6, 6), (3, 3), {"padding": 1}),  # the same in the input gradient
         (2, 20, 16, (20, 20), (3, 3), {"padding": 1}),  # left to Winograd
         (33, 16, 16, (4, 4), (3, 3), {}),  # more pixels than a block of the weight gradient
+        (70, 16, 9, (1, 1), (1, 1), {}),  # every pixel of a tile in an image of its own
+        (3, 130, 256, (7, 7), (3, 3), {"padding": 1}),  # two panels of pixels, two blocks of K
+        (2, 9, 8, (5, 90), (3, 3), {"stride": 2, "padding": 1}),  # pixels further apart than a permutation reaches
+        (2, 10, 11, (40, 6), (3, 3), {"stride": (1, 2), "dilation": (1, 2)}),
+        (2, 8, 8, (3, 33), (1, 4), {"stride": 20, "padding": (0, 3)}),
+        (1, 16, 600, (5, 5), (3, 3), {"padding": 1}),  # more channels than sums of a weight gradient
     ],
 )
 def test_shapes(isa, n, cin, cout, size, kernel, how):

@@ -1,106 +1,147 @@
 // Weight gradient of bfloat16 convolutions as implicit products of pairs: dw[k][r] = sum over images and pixels of
-// dy[k][pixel] x[r][pixel], r running over channels and taps. K runs over pixels, which are pairs in both operands.
+// dy[k][pixel] x[r][pixel], r running over channels and taps. K runs over pixels, which are pairs in both operands: dy
+// is transposed once, into panels of 64 channels, and every r is a line of x.
 #include "cpu/conv/pairs_pixels.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-std::int64_t joined_bytes(const ConvShape& c) { return rounded(c.batch * c.groups * c.cout * plane_of(c.out) * 2); }
-constexpr std::int64_t kGradPixels = 512;                        // of a block of sums
-constexpr std::int64_t kRowElements = kGradPixels + 2 * kWords;  // off the cache-set period
+constexpr std::int64_t kViews = 8, kGradPixels = kViews * kColumns;  // of a block of sums
+constexpr std::int64_t kRowElements = kGradPixels + 2 * kWords;      // off the cache-set period
+
 struct GradPlan {
-  std::int64_t rows, blocks;   // of 64 rows
-  std::int64_t share, shares;  // of the output channels
-  std::int64_t together;       // blocks that use a piece of dy while it is in the second-level cache: 256 KB of sums
+  std::int64_t rows, total, panels;  // of dy
+  std::int64_t share, shares;        // rows at a time: 256 KB of lines or sums
   explicit GradPlan(const ConvShape& c)
       : rows(c.cin * plane_of(c.kernel)),
-        blocks(ceil_div(rows, kColumns)),
-        share(share_of(c.cout, c.groups * blocks)),
-        shares(ceil_div(c.cout, share)),
-        together(max_of(1, min_of(1024 / share, c.groups * blocks * shares / (4 * num_threads())))) {}
-  std::int64_t bytes() const {
-    return rounded(kGradPixels / 2 * kColumns * 4) + rounded(kColumns * kRowElements * 2) +
-           rounded(together * share * kColumns * 4);
+        total(c.batch * plane_of(c.out)),
+        panels(ceil_div(c.cout, kColumns)),
+        share(min_of(share_of(rows, c.groups), max_of(kTileRows, min_of(192, 1024 / panels) / kTileRows * kTileRows))),
+        shares(ceil_div(rows, share)) {}
+  std::int64_t words() const { return ceil_div(total, 2); }
+  std::int64_t width() const { return panels * kColumns; }
+  std::int64_t packed_bytes(std::int64_t groups) const { return rounded(groups * width() * words() * 4); }
+  std::int64_t bytes(std::int64_t taps) const {
+    return rounded(share * kRowElements * 2) + rounded(share * width() * 4) + kViews * View::bytes(taps);
   }
 };
+
+// Pixels [first, first + 32) of a channel, counted over all images; zeros past the last.
+PYDLX_INLINE Words pixels_along(const T* channel, std::int64_t plane, std::int64_t image, std::int64_t first,
+                                std::int64_t total) {
+  std::int64_t n = first / plane, done = 0;
+  const std::int64_t count = min_of(2 * kWords, total - first);
+  Words sum{};
+  while (done < count) {
+    const std::int64_t at = first + done - n * plane, run = min_of(count - done, plane - at);
+    const std::uint64_t lanes = ((std::uint64_t{1} << run) - 1) << done;
+    sum = (Words)_mm512_or_si512(
+        (__m512i)sum, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(lanes), channel + n * image + at - done));
+    done += run;
+    ++n;
+  }
+  return sum;
+}
+
+// dy -> [group][block of pixels][panel][word][64 channels].
+void pack_gradient(const ConvShape& c, const GradPlan& plan, const T* dy, float* out) {
+  const std::int64_t plane = plane_of(c.out), image = c.groups * c.cout * plane,
+                     blocks = ceil_div(plan.words(), kWords);
+  parallel_for(c.groups * blocks, 65536 / (c.cout * 2 * kWords) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t u = begin; u < end; ++u) {
+      const std::int64_t group = u / blocks, s = u % blocks * kWords, block = s * 2 / kGradPixels * (kGradPixels / 2),
+                         steps = min_of(kGradPixels / 2, plan.words() - block);
+      for (std::int64_t k = 0; k < c.cout; k += kWords) {
+        const T* from = dy + (group * c.cout + k) * plane;
+        Words r[kWords];
+#pragma GCC unroll 16
+        for (int l = 0; l < kWords; ++l)
+          r[l] = k + l < c.cout ? pixels_along(from + l * plane, plane, image, s * 2, plan.total) : Words{};
+        transpose_square<float>(r);
+        float* to = out + group * plan.width() * plan.words() + block * plan.width() + k / kColumns * steps * kColumns +
+                    (s - block) * kColumns + k % kColumns;
+#pragma GCC unroll 16
+        for (int l = 0; l < kWords; ++l)
+          if (s + l < plan.words()) store<float>(to + l * kColumns, r[l]);
+      }
+    }
+  });
+}
+
+// Sums [row][channel] -> w[channel][row].
+void store_turned(const float* sums, std::int64_t width, std::int64_t rows, std::int64_t channels, T* w,
+                  std::int64_t w_channel) {
+  for (std::int64_t i = 0; i < rows; i += kWords)
+    for (std::int64_t k = 0; k < channels; k += kWords) {
+      const int count = static_cast<int>(min_of(kWords, rows - i));
+      Words r[kWords];
+#pragma GCC unroll 16
+      for (int l = 0; l < kWords; ++l) r[l] = l < count ? load(sums + (i + l) * width + k) : Words{};
+      transpose_square<float>(r);
+#pragma GCC unroll 16
+      for (int l = 0; l < kWords; ++l)
+        if (k + l < channels) narrow_store(w + (k + l) * w_channel + i, r[l], count);
+    }
+}
 
 void weight_grad(const Conv& conv) {
   const ConvShape& c = conv.shape;
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
-  char* memory = aligned(conv.scratch);
-  const Bordered b = forward_borders(c);
-  const T* x = with_borders(c, b, conv.x, c.cin, c.in, memory);
-  // dy with the images side by side: pixels in pairs, whatever the size of an image.
-  const std::int64_t out = plane_of(c.out), total = c.batch * out, channels = c.groups * c.cout;
-  const T* dy = static_cast<const T*>(conv.y);
-  if (c.batch > 1) {
-    T* joined = reinterpret_cast<T*>(memory);
-    parallel_for(channels, 32768 / (total + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t k = begin; k < end; ++k)
-        for (std::int64_t n = 0; n < c.batch; ++n)
-          std::memcpy(joined + k * total + n * out, dy + (n * channels + k) * out,
-                      static_cast<std::size_t>(out) * sizeof(T));
-    });
-    dy = joined;
-  }
-  memory += joined_bytes(c);
-  Pixels s;
-  forward_pixels(c, b, x, s);
   const GradPlan plan(c);
-  const std::int64_t sets = ceil_div(plan.blocks, plan.together);
-  parallel_for(c.groups * sets * plan.shares, 1, [&](std::int64_t begin, std::int64_t end) {
-    char* at = memory + thread_index() * plan.bytes();
-    float* panel = reinterpret_cast<float*>(at);
-    at += rounded(kGradPixels / 2 * kColumns * 4);
+  char* memory = aligned(conv.scratch);
+  float* packed = reinterpret_cast<float*>(memory);
+  memory += plan.packed_bytes(c.groups);
+  pack_gradient(c, plan, static_cast<const T*>(conv.y), packed);
+  Pixels s;
+  forward_pixels(c, conv.x, s);
+  const std::int64_t taps = s.all_taps(), bytes = plan.bytes(taps), width = plan.width();
+  parallel_for(c.groups * plan.shares, 1, [&](std::int64_t begin, std::int64_t end) {
+    char* at = memory + thread_index() * bytes;
     T* lines = reinterpret_cast<T*>(at);
-    float* sums = reinterpret_cast<float*>(at + rounded(kColumns * kRowElements * 2));
-    Run runs[kGradPixels];
+    at += rounded(plan.share * kRowElements * 2);
+    float* sums = reinterpret_cast<float*>(at);
+    at += rounded(plan.share * width * 4);
     for (std::int64_t u = begin; u < end; ++u) {
-      const std::int64_t k0 = u % plan.shares * plan.share, set = u / plan.shares % sets,
-                         group = u / plan.shares / sets, first = set * plan.together * kColumns,
-                         last = min_of(plan.rows, first + plan.together * kColumns);
-      for (std::int64_t p0 = 0; p0 < total; p0 += kGradPixels) {
-        const std::int64_t run = min_of(kGradPixels, total - p0);
-        const int n = runs_of(s, p0, run, 2 * kWords, runs);
-        for (std::int64_t r0 = first; r0 < last; r0 += kColumns) {
-          const std::int64_t rows = min_of(kColumns, last - r0);
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const T* from = s.x + group * s.group + (r0 + r) / s.taps * s.channel + s.shift[(r0 + r) % s.taps];
-            T* to = lines + r * kRowElements;  // a run may pass its end, where the next one follows
-            if (from + runs[n - 1].at + 2 * kWords <= s.end)
-              for (int i = 0; i < n; ++i)
-                _mm512_storeu_si512(to + runs[i].first, _mm512_loadu_si512(from + runs[i].at));
-            else
-              for (int i = 0; i < n; ++i)
-                _mm512_storeu_si512(to + runs[i].first, _mm512_maskz_loadu_epi16(runs[i].lanes, from + runs[i].at));
-          }
-          pack_words_b<Pairs>(lines, 1, kRowElements, run, rows, panel);
-          WordBlock<T> w;
-          w.m = min_of(plan.share, c.cout - k0);
-          w.n = rows;
-          w.steps = ceil_div(run, 2);
-          w.a = reinterpret_cast<const char*>(dy + (group * c.cout + k0) * total + p0);
-          w.a_row = total * 2;
-          w.a_step = 4;
-          w.ragged = run % 2 != 0;
-          w.b = panel;
-          w.sums = sums + (r0 - first) * plan.share;
-          w.sums_row = kColumns;
-          w.first = p0 == 0;
-          w.last = p0 + run == total;
-          w.c = static_cast<T*>(conv.w) + (group * c.cout + k0) * plan.rows + r0;
-          w.c_row = plan.rows;
-          w.end = {1, 0, nullptr, false};
-          Pairs::block(w);
+      const std::int64_t group = u / plan.shares, r0 = u % plan.shares * plan.share,
+                         rows = min_of(plan.share, plan.rows - r0);
+      for (std::int64_t p0 = 0; p0 < plan.total; p0 += kGradPixels) {
+        const std::int64_t run = min_of(kGradPixels, plan.total - p0), views = ceil_div(run, kColumns);
+        const View* view[kViews];
+        for (std::int64_t i = 0; i < views; ++i)
+          view[i] =
+              view_of<false>(s, p0 + i * kColumns, min_of(kColumns, run - i * kColumns), at + i * View::bytes(taps));
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const std::int64_t tap = (r0 + r) % taps, from = group * s.group + (r0 + r) / taps * s.channel + s.at[tap];
+          for (std::int64_t i = 0; i < views; ++i)
+            gather_line(s, *view[i], from, tap, lines + r * kRowElements + i * kColumns);
         }
+        WordBlock<T> w;
+        w.m = rows;
+        w.n = c.cout;
+        w.steps = ceil_div(run, 2);
+        w.a = reinterpret_cast<const char*>(lines);
+        w.a_row = kRowElements * 2;
+        w.a_step = 4;
+        w.ragged = false;  // lines and panels end in zeros
+        w.b = packed + group * width * plan.words() + p0 / 2 * width;
+        w.sums = sums;
+        w.sums_row = width;
+        w.first = p0 == 0;
+        w.last = false;
+        w.c = nullptr;
+        w.c_row = 0;
+        w.end = {1, 0, nullptr, false};
+        Pairs::block(w);
       }
+      store_turned(sums, width, rows, c.cout, static_cast<T*>(conv.w) + group * c.cout * plan.rows + r0, plan.rows);
     }
   });
 }
 
 std::int64_t weight_grad_scratch(const ConvShape& c) {
   if (!fits(c) || c.cout < 8 || c.cin * plane_of(c.kernel) < 16 || leave_to_winograd(c)) return -1;
-  return 64 + bordered_bytes(c, forward_borders(c), c.cin) + joined_bytes(c) + num_threads() * GradPlan(c).bytes();
+  const GradPlan plan(c);
+  return 64 + plan.packed_bytes(c.groups) + num_threads() * plan.bytes(plane_of(c.kernel));
 }
 
 }  // namespace

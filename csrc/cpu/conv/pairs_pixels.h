@@ -1,4 +1,6 @@
-// What the passes of a bfloat16 convolution share: which shapes they take, the copy with borders, and runs of pixels.
+// What the passes of a bfloat16 convolution share: which shapes they take, and how the elements that pixels see are
+// brought side by side. Planes are read as they lie: sixteen pixels of a grid mostly lie within 32 elements of memory,
+// from where one permutation takes them, and a mask clears those that a tap sees outside of the plane.
 #pragma once
 #include "core/verbose.h"
 #include "cpu/gemm/pairs.h"
@@ -11,131 +13,213 @@ using T = BFloat16;
 
 constexpr int kMostTaps = 128;
 constexpr std::int64_t kColumns = kPanel;  // pixels in a tile
+constexpr std::int64_t kWindow = 32;       // elements that one permutation reaches
+constexpr std::int64_t kAhead = 4;         // channels: hardware does not foresee where the next one's rows are
 
 std::int64_t rounded(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 std::int64_t plane_of(const std::int64_t* n) { return n[1] * n[2]; }
 
-// A copy with borders: rows of `phases` runs of `run` elements, run f holding the columns that are f modulo the stride.
-struct Bordered {
-  bool copied = false;
-  std::int64_t front[2] = {0, 0}, rows = 0, phases = 1, run = 0;
-  std::int64_t row() const { return phases * run; }
-  std::int64_t channel() const { return rows * row(); }
-};
-
-void fill_bordered(const Bordered& b, const T* x, std::int64_t planes, std::int64_t height, std::int64_t width,
-                   T* out) {
-  parallel_for(planes, 32768 / (b.channel() + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p)
-      for (std::int64_t i = 0; i < b.rows; ++i) {
-        T* to = out + p * b.channel() + i * b.row();
-        const std::int64_t y = i - b.front[0];
-        std::memset(to, 0, static_cast<std::size_t>(b.row()) * sizeof(T));
-        if (y < 0 || y >= height) continue;
-        const T* from = x + (p * height + y) * width;
-        for (std::int64_t f = 0; f < b.phases; ++f) {  // column q * phases + f - front
-          const std::int64_t shift = f - b.front[1], first = shift < 0 ? ceil_div(-shift, b.phases) : 0,
-                             last = min_of(b.run, width > shift ? ceil_div(width - shift, b.phases) : 0);
-          if (b.phases == 1 && last > first)
-            std::memcpy(to + first, from + first + shift, static_cast<std::size_t>(last - first) * sizeof(T));
-          else if (b.phases == 2)  // a constant stride is vectorised
-            for (std::int64_t q = first; q < last; ++q) to[f * b.run + q].bits = from[q * 2 + shift].bits;
-          else
-            for (std::int64_t q = first; q < last; ++q) to[f * b.run + q] = from[q * b.phases + shift];
-        }
-      }
-  });
-}
-
-// The pixels read by a forward pass (and by the weight gradient).
-Bordered forward_borders(const ConvShape& c) {
-  Bordered b;
-  const std::int64_t width = (c.out[2] - 1) * c.stride[2] + (c.kernel[2] - 1) * c.dilation[2] + 1;
-  b.copied = c.pad[1] || c.pad[2] || c.stride[2] != 1 ||
-             (c.out[1] - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] >= c.in[1] || width > c.in[2];
-  if (!b.copied) {
-    b.rows = c.in[1];
-    b.run = c.in[2];
-    return b;
-  }
-  b.front[0] = c.pad[1];
-  b.front[1] = c.pad[2];
-  b.rows = (c.out[1] - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
-  b.phases = c.stride[2];
-  b.run = ceil_div(width, c.stride[2]);
-  return b;
-}
-
-// A pixel and tap are at x + image + channel + h * row + w + shift[tap].
+// Pixel (h, w) of a grid of height x width sees, through tap (i, j), element (h step[0] + shift[0][i],
+// w step[1] + shift[1][j]) of a plane, or zero outside of it.
 struct Pixels {
-  const T *x = nullptr, *end = nullptr;  // of the whole operand
-  std::int64_t image = 0, group = 0, channel = 0, row = 0, channels = 0, taps = 0;
-  std::int64_t height = 0, width = 0;  // of the pixels that are columns
-  std::int64_t shift[kMostTaps];
+  const T* x = nullptr;
+  std::int64_t size = 0;  // elements of the whole operand
+  std::int64_t image = 0, group = 0, channel = 0, channels = 0;
+  std::int64_t height = 0, width = 0;
+  std::int64_t rows = 0, columns = 0;  // of a plane
+  std::int64_t step[2] = {1, 1};
+  int taps[2] = {0, 0};
+  int shift[2][kMostTaps];
+  std::int64_t at[kMostTaps];  // of tap (i, j), counted row by row, from an element's place
+  void place_taps() {
+    for (int t = 0; t < all_taps(); ++t) at[t] = shift[0][t / taps[1]] * columns + shift[1][t % taps[1]];
+  }
   std::int64_t plane() const { return height * width; }
+  std::int64_t all_taps() const { return taps[0] * taps[1]; }
+  // Neighbours in the grid are neighbours in the plane, over the ends of rows too.
+  bool dense() const { return step[1] == 1 && (height == 1 || (step[0] == 1 && columns == width)); }
 };
 
-void forward_pixels(const ConvShape& c, const Bordered& b, const T* x, Pixels& p) {
-  p.x = x;
-  p.channel = b.channel();
-  p.group = c.cin * p.channel;
-  p.image = c.groups * p.group;
-  p.end = x + c.batch * p.image;
-  p.row = c.stride[1] * b.row();
-  p.channels = c.cin;
-  p.taps = 0;
-  for (std::int64_t h = 0; h < c.kernel[1]; ++h)
-    for (std::int64_t w = 0; w < c.kernel[2]; ++w) {
-      const std::int64_t column = w * c.dilation[2];
-      p.shift[p.taps++] = h * c.dilation[1] * b.row() + column % b.phases * b.run + column / b.phases;
-    }
+void set_planes(Pixels& p, const void* x, std::int64_t batch, std::int64_t groups, std::int64_t channels,
+                const std::int64_t (&size)[3]) {
+  p.x = static_cast<const T*>(x);
+  p.rows = size[1];
+  p.columns = size[2];
+  p.channels = channels;
+  p.channel = plane_of(size);
+  p.group = channels * p.channel;
+  p.image = groups * p.group;
+  p.size = batch * p.image;
+}
+
+// What the outputs see of the input.
+void forward_pixels(const ConvShape& c, const void* x, Pixels& p) {
+  set_planes(p, x, c.batch, c.groups, c.cin, c.in);
   p.height = c.out[1];
   p.width = c.out[2];
-  if (p.row == p.width) {  // rows follow one another: one long row
-    p.width *= p.height;
-    p.height = 1;
+  for (int i = 0; i < 2; ++i) {
+    p.step[i] = c.stride[1 + i];
+    p.taps[i] = static_cast<int>(c.kernel[1 + i]);
+    for (int k = 0; k < p.taps[i]; ++k) p.shift[i][k] = static_cast<int>(k * c.dilation[1 + i] - c.pad[1 + i]);
   }
+  p.place_taps();
 }
 
-// Consecutive pixels, counted over all images, as runs of rows of at most `most` pixels.
-struct Run {
-  std::int64_t at;  // from the group's first channel
-  int first;        // column
-  __mmask32 lanes;
+// Some pixels of a vector of sixteen that lie within a window.
+struct Part {
+  __m512i order;    // elements of two windows that alternate in the result: one permutation joins pairs
+  std::int64_t at;  // of the window, from the group's first channel and tap shift 0
+  int vector;
+  bool more;  // lanes of the vector of the part before it
 };
-int runs_of(const Pixels& p, std::int64_t first, std::int64_t count, std::int64_t most, Run* out) {
-  int n = 0;
-  std::int64_t image = first / p.plane(), h = first % p.plane() / p.width, w = first % p.width;
-  for (std::int64_t j = 0; j < count;) {
-    const std::int64_t run = min_of(min_of(most, count - j), p.width - w);
-    out[n++] = {image * p.image + h * p.row + w, static_cast<int>(j),
-                static_cast<__mmask32>((std::uint64_t{1} << run) - 1)};
-    j += run;
-    w += run;
-    if (w < p.width) continue;
-    w = 0;
-    if (++h < p.height) continue;
-    h = 0;
-    ++image;
+// Consecutive pixels, counted over all images.
+struct View {
+  static constexpr int kMost = 64;  // pixels, and pieces
+  int parts;
+  bool dense;
+  std::int64_t low, high;  // of all windows
+  std::uint32_t* masks;    // [tap, and one that sees nothing][kMost]: which lanes see an element
+  std::uint32_t* tap(std::int64_t t) const { return masks + t * kMost; }
+  Part part[kMost];
+  static std::int64_t bytes(std::int64_t taps) {
+    return rounded(sizeof(View)) + rounded((taps + 1) * kMost * static_cast<std::int64_t>(sizeof(std::uint32_t)));
   }
-  return n;
+};
+
+// At `memory`, for at most View::kMost pixels. For pairs the masks are in even bits.
+template <bool kPairs>
+View* view_of(const Pixels& p, std::int64_t first, std::int64_t count, char* memory) {
+  View& v = *reinterpret_cast<View*>(memory);
+  const auto all = [](std::int64_t x) __attribute__((always_inline)) { return _mm512_set1_epi32(static_cast<int>(x)); };
+  const __m512i width = all(p.width), height = all(p.height), one = all(1),
+                lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const auto spread = [](__mmask16 m) __attribute__((always_inline)) -> std::uint32_t {
+    return kPairs ? _pdep_u32(m, 0x55555555u) : m;
+  };
+  const std::int64_t row = p.step[0] * p.columns;
+  v.masks = reinterpret_cast<std::uint32_t*>(memory + rounded(sizeof(View)));
+  v.dense = p.dense();
+  v.parts = 0;
+  v.low = v.high = 0;
+  std::int64_t image = first / p.plane(), h0 = first % p.plane() / p.width, w0 = first % p.width;
+  for (std::int64_t j = 0; j < count; j += kWords) {
+    const int lanes = static_cast<int>(min_of(kWords, count - j));
+    __m512i w = _mm512_add_epi32(all(w0), lane), h = all(h0), n = _mm512_setzero_si512();
+    for (__mmask16 m; (m = _mm512_cmpge_epi32_mask(w, width)) != 0;) {
+      w = _mm512_mask_sub_epi32(w, m, w, width);
+      h = _mm512_mask_add_epi32(h, m, h, one);
+      m = _mm512_cmpge_epi32_mask(h, height);
+      h = _mm512_mask_sub_epi32(h, m, h, height);
+      n = _mm512_mask_add_epi32(n, m, n, one);
+    }
+    alignas(64) int all_w[kWords], all_h[kWords], all_n[kWords];
+    _mm512_store_si512(all_w, w);
+    _mm512_store_si512(all_h, h);
+    _mm512_store_si512(all_n, n);
+    const __m512i y = _mm512_mullo_epi32(h, all(p.step[0])), x = _mm512_mullo_epi32(w, all(p.step[1]));
+    bool more = false;
+    for (__mmask16 left = first_lanes(lanes); left != 0; more = true) {
+      const int l = __builtin_ctz(left);
+      const __m512i down = _mm512_sub_epi32(h, all(all_h[l])), right = _mm512_sub_epi32(x, all(all_w[l] * p.step[1])),
+                    distance = _mm512_add_epi32(_mm512_mullo_epi32(down, all(row)), right);
+      const __mmask16 same = _mm512_mask_cmpeq_epi32_mask(left, n, all(all_n[l])),
+                      here = _mm512_mask_cmplt_epu32_mask(same, distance, all(kWindow));
+      Part& part = v.part[v.parts];
+      part.at = (image + all_n[l]) * p.image + all_h[l] * row + all_w[l] * p.step[1] - (v.dense ? l : 0);
+      part.vector = static_cast<int>(j / kWords);
+      part.more = more;
+      const __m512i from = v.dense ? lane : _mm512_maskz_mov_epi32(here, distance);
+      part.order = _mm512_add_epi32(_mm512_mullo_epi32(from, all(65537)), all(kWindow << 16));
+      if (v.parts == 0 || part.at < v.low) v.low = part.at;
+      v.high = max_of(v.high, part.at + (v.dense ? kWords : kWindow));
+      std::uint32_t column[kMostTaps];
+      for (int t = 0; t < p.taps[1]; ++t)
+        column[t] = spread(_mm512_mask_cmplt_epu32_mask(here, _mm512_add_epi32(x, all(p.shift[1][t])), all(p.columns)));
+      std::uint32_t* to = v.masks + v.parts;
+      for (int i = 0; i < p.taps[0]; ++i) {
+        const std::uint32_t sees =
+            spread(_mm512_cmplt_epu32_mask(_mm512_add_epi32(y, all(p.shift[0][i])), all(p.rows)));
+        for (int t = 0; t < p.taps[1]; ++t, to += View::kMost) *to = sees & column[t];
+      }
+      *to = 0;
+      ++v.parts;
+      left = static_cast<__mmask16>(left & ~here);
+    }
+    for (w0 += lanes; w0 >= p.width;) {
+      w0 -= p.width;
+      if (++h0 == p.height) {
+        h0 = 0;
+        ++image;
+      }
+    }
+  }
+  return &v;
 }
 
-std::int64_t bordered_bytes(const ConvShape& c, const Bordered& b, std::int64_t channels) {
-  return b.copied ? rounded(c.batch * c.groups * channels * b.channel() * 2) : 0;
-}
-// The planes as the products read them: where they stand, or with borders at `memory`, which is moved past them.
-const T* with_borders(const ConvShape& c, const Bordered& b, const void* planes, std::int64_t channels,
-                      const std::int64_t (&size)[3], char*& memory) {
-  const T* x = static_cast<const T*>(planes);
-  if (!b.copied) return x;
-  T* copy = reinterpret_cast<T*>(memory);
-  fill_bordered(b, x, c.batch * c.groups * channels, size[1], size[2], copy);
-  memory += bordered_bytes(c, b, channels);
-  return copy;
+// Elements of a window, of which some are outside of the operand.
+PYDLX_INLINE __m512i window_part(const Pixels& p, std::int64_t at) {
+  const std::uint64_t before = at < 0 ? min_of(-at, kWindow) : 0,
+                      inside = at < p.size ? min_of(p.size - at, kWindow) : 0;
+  const std::uint64_t bits = ((std::uint64_t{1} << inside) - 1) & ~((std::uint64_t{1} << before) - 1);
+  return _mm512_maskz_loadu_epi16(static_cast<__mmask32>(bits), p.x + at);
 }
 
-// Rows that a piece of work takes: all, unless threads would wait. No sum depends on it.
+// The words of all pixels for a pair of elements: tap a at offset `from_a`, tap b at `from_b`.
+PYDLX_INLINE void gather_pair(const Pixels& p, const View& v, std::int64_t from_a, std::int64_t tap_a,
+                              std::int64_t from_b, std::int64_t tap_b, float* to) {
+  const std::uint32_t *masks_a = v.tap(tap_a), *masks_b = v.tap(tap_b);
+  Words last{};
+  const T* ahead = p.x + from_a + kAhead * p.channel;
+  const auto each = [&](auto load_pair) __attribute__((always_inline)) {
+    for (int i = 0; i < v.parts; ++i) {
+      const Part& part = v.part[i];
+      __builtin_prefetch(ahead + part.at);
+      Words words = (Words)load_pair(part, static_cast<__mmask32>(masks_a[i] | masks_b[i] << 1));
+      if (part.more) words = (Words)_mm512_or_si512((__m512i)words, (__m512i)last);
+      store<float>(to + part.vector * kWords, words);
+      last = words;
+    }
+  };
+  const bool inside = min_of(from_a, from_b) + v.low >= 0 && max_of(from_a, from_b) + v.high <= p.size;
+  const T *a = p.x + from_a, *b = p.x + from_b;
+  if (!inside)
+    each([&](const Part& part, __mmask32 mask) __attribute__((always_inline)) {
+      return _mm512_maskz_permutex2var_epi16(mask, window_part(p, from_a + part.at), part.order,
+                                             window_part(p, from_b + part.at));
+    });
+  else if (v.dense)
+    each([&](const Part& part, __mmask32 mask) __attribute__((always_inline)) {
+      return _mm512_maskz_mov_epi16(mask, (__m512i)Pairs::join(load_16(a + part.at), load_16(b + part.at)));
+    });
+  else
+    each([&](const Part& part, __mmask32 mask) __attribute__((always_inline)) {
+      return _mm512_maskz_permutex2var_epi16(mask, _mm512_loadu_si512(a + part.at), part.order,
+                                             _mm512_loadu_si512(b + part.at));
+    });
+}
+
+// The elements that a tap of all pixels sees.
+PYDLX_INLINE void gather_line(const Pixels& p, const View& v, std::int64_t from, std::int64_t tap, T* to) {
+  const std::uint32_t* masks = v.tap(tap);
+  const bool inside = from + v.low >= 0 && from + v.high <= p.size;
+  __m256i last = _mm256_setzero_si256();
+  for (int i = 0; i < v.parts; ++i) {
+    const Part& part = v.part[i];
+    const __mmask16 mask = static_cast<__mmask16>(masks[i]);
+    __m256i line;
+    if (v.dense) {
+      line = _mm256_maskz_loadu_epi16(mask, p.x + from + part.at);
+    } else {
+      const __m512i window = inside ? _mm512_loadu_si512(p.x + from + part.at) : window_part(p, from + part.at);
+      line = _mm512_maskz_cvtepi32_epi16(mask, _mm512_maskz_permutexvar_epi16(0x55555555u, part.order, window));
+    }
+    if (part.more) line = _mm256_or_si256(line, last);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + part.vector * kWords), line);
+    last = line;
+  }
+}
+
+// Rows that a part of work takes: all, unless threads would wait. No sum depends on it.
 std::int64_t share_of(std::int64_t m, std::int64_t units) {
   const std::int64_t wanted = in_parallel_region() || num_threads() == 1 ? 1 : 4 * num_threads(),
                      shares = units >= wanted ? 1 : min_of(ceil_div(m, 24), ceil_div(wanted, units));
@@ -148,15 +232,20 @@ char* aligned(void* p) {
 
 // Which shapes the kernels take.
 bool fits(const ConvShape& c) {
-  return c.in[0] == 1 && c.out[0] == 1 && c.kernel[0] == 1 && c.stride[0] == 1 && c.pad[0] == 0 && c.batch > 0 &&
-         plane_of(c.kernel) <= kMostTaps && c.out[1] > 0 && c.out[2] > 0;
+  constexpr std::int64_t kMost = 1 << 26;  // positions are counted in 32 bits
+  bool small = true;
+  for (int i = 1; i < 3; ++i)
+    small = small && c.pad[i] < kMost && c.stride[i] < kMost && c.dilation[i] < kMost / kMostTaps;
+  return small && c.in[0] == 1 && c.out[0] == 1 && c.kernel[0] == 1 && c.stride[0] == 1 && c.pad[0] == 0 &&
+         c.batch > 0 && plane_of(c.kernel) <= kMostTaps && c.out[1] > 0 && c.out[2] > 0 && c.in[1] < kMost &&
+         c.in[2] < kMost && plane_of(c.in) < kMost && plane_of(c.out) < kMost;
 }
 
 // Winograd's algorithm does a quarter of the multiplications, in float32 at half the speed; its transforms are made
 // good by large planes only.
 bool leave_to_winograd(const ConvShape& c) {
   return !c.exact && c.kernel[1] == 3 && c.kernel[2] == 3 && c.stride[1] == 1 && c.stride[2] == 1 &&
-         c.dilation[1] == 1 && c.dilation[2] == 1 && c.cin >= 16 && c.cout >= 16 && plane_of(c.out) >= 196;
+         c.dilation[1] == 1 && c.dilation[2] == 1 && c.cin >= 16 && c.cout >= 16 && plane_of(c.out) >= 225;
 }
 
 }  // namespace
