@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/attention/hopper.h"
 #include "cuda/gemm/hopper_plan.h"
 #include "cuda/runtime/tma.cuh"
 #include "cuda/runtime/wgmma.cuh"
@@ -71,7 +72,30 @@ void plan_covers(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t ba
   require_that(end >= k && end < k + HopperPlan::kDepth, "parts end with k");
 }
 
+// Every tile of every head once, the heads of one group of keys together, the last tiles first where that is asked for.
+void attention_order(std::int64_t tiles, std::int64_t heads, std::int64_t kv_heads, std::int64_t batch,
+                     bool descending) {
+  const AttentionOrder order = {tiles, heads, kv_heads, batch, descending};
+  std::set<std::tuple<std::int64_t, std::int64_t, std::int64_t>> seen;
+  std::int64_t group = -1, last_tile = 0;
+  for (std::int64_t i = 0; i < order.work(); ++i) {
+    const AttentionOrder::Place at = order.place(i);
+    require_that(at.tile >= 0 && at.tile < tiles && at.head < heads && at.batch < batch, "a tile's place");
+    require_that(at.kv_head == at.head / (heads / kv_heads), "the keys of a head");
+    require_that(seen.insert({at.tile, at.head, at.batch}).second, "no tile twice");
+    if (at.batch * kv_heads + at.kv_head != group)
+      require_that(++group == at.batch * kv_heads + at.kv_head, "groups one after the other");
+    else
+      require_that(descending ? at.tile <= last_tile : at.tile >= last_tile, "the order of tiles");
+    last_tile = at.tile;
+  }
+  require_that(static_cast<std::int64_t>(seen.size()) == tiles * heads * batch, "every tile");
+}
+
 void plans() {
+  for (const bool descending : {false, true})
+    for (const std::int64_t kv_heads : {1, 2, 6})
+      for (const std::int64_t tiles : {1, 2, 17}) attention_order(tiles, 6, kv_heads, 3, descending);
   for (const std::int64_t m : {64, 127, 128, 129, 2000, 2177, 4096})
     for (const std::int64_t n : {64, 128, 129, 256, 257, 1100, 4096})
       for (const std::int64_t k : {64, 65, 511, 1024, 5000})
@@ -213,6 +237,51 @@ double product_error(const Mistake& mistake) {
   return worst;
 }
 
+// The same with A in registers and lines of B along k's positions: 64 x 16 by 16 x 64.
+double register_product_error(bool change_registers) {
+  std::vector<std::uint16_t> b(16 * 64);
+  for (std::size_t i = 0; i < b.size(); ++i) b[i] = static_cast<Half>(static_cast<float>(i * 7 % 13) - 6).bits;
+  CUtensorMap map;
+  require_that(encode_map<Half, 4>(map, {device_memory(b), {64, 16, 1, 1}, {1, 64, 8, 8}, {64, 16, 1, 1}}), "a map");
+  const auto value = [](int row, int k) { return static_cast<float>((row * 3 + k * 5) % 11 - 5); };
+  double worst = 0;
+  run_kernel(kWarpgroup, [&] {
+    auto* const shared = static_cast<unsigned char*>(emulator::shared_memory());
+    auto* const barrier = reinterpret_cast<Barrier*>(shared + kPanelBytes);
+    if (threadIdx.x == 0) init_barrier(barrier, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      arrive_expecting(barrier, 16 * 64 * 2);
+      load_box(shared, map, 0, 0, 0, 0, barrier);
+    }
+    wait(barrier, 0);
+    std::uint32_t a[4];
+    for (int r = 0; r < 4; ++r) {
+      const int row = sum_row(r % 2 * 2), k = sum_column(0) + r / 2 * 8;
+      a[r] = static_cast<Half>(value(row, k)).bits |
+             static_cast<std::uint32_t>(static_cast<Half>(value(row, k + 1)).bits) << 16;
+    }
+    float sum[32];
+    for (int i = 0; i < 32; ++i) sum[i] = static_cast<float>(i);
+    wgmma_fence();
+    add_wgmma<Half, true>(sum, a, operand_descriptor(shared_address(shared), false));
+    wgmma_commit();
+    if (change_registers) a[0] ^= 1;
+    wgmma_wait<0>();
+    for (int i = 0; i < 32; ++i) {
+      double want = i;
+      for (int k = 0; k < 16; ++k) {
+        Half v;
+        v.bits = b[static_cast<std::size_t>(k * 64 + sum_column(i))];
+        want += value(sum_row(i), k) * static_cast<float>(v);
+      }
+      const double error = want > sum[i] ? want - sum[i] : sum[i] - want;
+      if (!(error <= worst)) worst = error;
+    }
+  });
+  return worst;
+}
+
 // Small integers: a right product has no error at all.
 void products() {
   require_that(product_error<true>({}) == 0 && product_error<false>({}) == 0, "products");
@@ -227,6 +296,7 @@ void products() {
   Mistake early;
   early.early = true;
   require_that(product_error<true>(early) != 0, "operands read before they came show");
+  require_that(register_product_error(false) == 0, "a product with A in registers");
 }
 
 // ---- mistakes -------------------------------------------------------------------------------------------------------
@@ -266,6 +336,7 @@ int main(int argc, char** argv) {
   if (part == "missing_arrival") return missing_arrival(), 0;
   if (part == "next_phase") return too_many_arrivals_later(), 0;
   if (part == "no_barrier") return no_barrier(), 0;
+  if (part == "changed_registers") return register_product_error(true) == 0 ? 0 : 1;
   if (part == "missing_bytes") m.short_bytes = true;
   if (part == "unfenced") m.unfenced = true;
   if (part == "unwaited") m.unwaited = true;

@@ -120,3 +120,73 @@ def test_16_bit_second_derivatives_and_unaligned_rows():
     (hh,) = pydlx.autograd.grad(h.sum(), wide[1])
     for x, y in ((out, want), (g, h), (gg, hh)):
         assert (x.detach().cpu().float() - y.detach()).abs().max().item() < 1e-2 * y.abs().max().item()
+
+
+# ---- the instructions of sm_90a: 64 queries and keys or more, without mask, slopes and dropout ----
+
+
+def heads_between(t):
+    """The same values with the heads of a position beside each other, as projections leave them."""
+    return t.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def check_forward(shape, dtype, **arguments):
+    q, k, v = (t.to(dtype) for t in make(*shape))
+    with pydlx.no_grad():
+        got = F.scaled_dot_product_attention(*(heads_between(t.cuda()) for t in (q, k, v)), **arguments).cpu().float()
+        want = F.scaled_dot_product_attention(*(t.float() for t in (q, k, v)), **arguments)
+    assert got.shape == want.shape
+    error = (got - want).abs().max().item() / max(want.abs().max().item(), 1e-3)
+    assert error < 3 * pydlx.finfo(dtype).eps, f"relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (72, 40), (8, 120)], ids=str)
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize(("q_len", "k_len"), [(64, 64), (127, 129), (128, 128), (129, 257), (65, 300), (300, 65)])
+def test_large_tiles(q_len, k_len, dims, causal):
+    check_forward((1, 2, 2, q_len, k_len, *dims), pydlx.bfloat16, is_causal=causal)
+
+
+@pytest.mark.parametrize("window", [(0, 0), (100, 20), (5, 200), (300, 0)], ids=str)
+def test_large_tiles_behind_a_window(window):
+    check_forward((1, 2, 2, 280, 330, 64, 64), pydlx.float16, window_size=window)
+
+
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(3, 1, 1), (2, 6, 2), (5, 4, 1)])
+def test_large_tiles_of_many_heads(batch, heads, kv_heads):
+    """More tiles than a block takes at once, some heads with the same keys."""
+    check_forward((batch, heads, kv_heads, 130, 140, 16, 24), pydlx.float16, enable_gqa=True, is_causal=True)
+
+
+def test_large_tiles_of_rows_without_a_key():
+    """Queries before the first key that a causal band with fewer keys shows: zeros."""
+    q, k, v = (t.bfloat16().cuda() for t in make(1, 1, 1, 300, 70, 64, 64))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True).cpu().float()
+    want = F.scaled_dot_product_attention(*(t.cpu().float() for t in (q, k, v)), is_causal=True)
+    assert ((want == 0).all(-1) == (out == 0).all(-1)).all().item()
+
+
+@pytest.mark.parametrize("place", [0, 100, 150, 255])
+def test_large_tiles_with_values_that_only_some_queries_see(place):
+    """An infinite value reaches the queries that see it, and no other."""
+    q, k, v = (t.half() for t in make(1, 2, 2, 256, 256, 64, 64))
+    v[:, :, place, 3] = float("inf")
+    v[:, 1, place, 5] = float("nan")
+    got = F.scaled_dot_product_attention(q.cuda(), k.cuda(), v.cuda(), is_causal=True).cpu().float()
+    want = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True)
+    assert (got.isnan() == want.isnan()).all().item()
+    assert (got.isinf() == want.isinf()).all().item()
+    finite = want.isfinite()
+    assert (got - want)[finite].abs().max().item() < 4e-3
+
+
+@pytest.mark.parametrize("dims", [(64, 64), (96, 128)], ids=str)
+def test_gradients_after_large_tiles(dims):
+    """The backward pass reads the statistics that the forward pass left."""
+    arguments = {"is_causal": True}
+    shape = (1, 2, 2, 140, 200, *dims)
+    got = run("cuda", shape, arguments, pydlx.bfloat16, pydlx.bfloat16)
+    want = run("cpu", shape, arguments, pydlx.float32, pydlx.bfloat16)
+    for what, x, y in zip(("output", "dq", "dk", "dv"), got, want):
+        error = (x - y).abs().max().item() / y.abs().max().item()
+        assert error < 3 * pydlx.finfo(pydlx.bfloat16).eps, f"{what}: relative error {error:.2e}"

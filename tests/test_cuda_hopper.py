@@ -238,6 +238,7 @@ def test_parts(program, part):
         ("no_barrier", "not initialised"),
         ("unfenced", "without a wgmma.fence"),
         ("unwaited", "never waited for"),
+        ("changed_registers", "changed before it was waited for"),
         ("missing_warp", "some of the warpgroup's 128 threads miss"),
     ],
 )

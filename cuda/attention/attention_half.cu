@@ -5,6 +5,7 @@
 //
 // The backward pass is two kernels of one shape, one whose rows are queries (dq) and one whose rows are keys (dk, dv).
 // Each sum belongs to one warp: no atomics, and one order.
+#include "cuda/attention/hopper.h"
 #include "cuda/attention/scores.cuh"
 #include "cuda/runtime/mma.cuh"
 #include "cuda/runtime/scratch.h"
@@ -89,12 +90,6 @@ __device__ __forceinline__ void row_products(float (&s)[kLines / 8][4], const Ti
   }
 }
 
-template <class T>
-__device__ __forceinline__ std::uint32_t packed(float low, float high) {
-  return static_cast<std::uint32_t>(static_cast<T>(low).bits) | static_cast<std::uint32_t>(static_cast<T>(high).bits)
-                                                                    << 16;
-}
-
 // sum += w b over the lines of b.
 template <class T, int D, int kLines>
 __device__ __forceinline__ void add_weighted(float (&sum)[D / 8][4], const float (&w)[kLines / 8][4],
@@ -102,8 +97,8 @@ __device__ __forceinline__ void add_weighted(float (&sum)[D / 8][4], const float
 #pragma unroll
   for (int k = 0; k < kLines / 16; ++k) {
     const float (&u)[4] = w[2 * k], (&v)[4] = w[2 * k + 1];
-    const std::uint32_t x[4] = {packed<T>(u[0], u[1]), packed<T>(u[2], u[3]), packed<T>(v[0], v[1]),
-                                packed<T>(v[2], v[3])};
+    const std::uint32_t x[4] = {pair_of<T>(u[0], u[1]), pair_of<T>(u[2], u[3]), pair_of<T>(v[0], v[1]),
+                                pair_of<T>(v[2], v[3])};
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
       std::uint32_t y[4];
@@ -166,7 +161,7 @@ __device__ __forceinline__ void store(const float (&sum)[D / 8][4], const HeadRo
     for (int n = 0; n < D / 8; ++n)
       if (n * 8 + column_of(0) < features)
         *reinterpret_cast<std::uint32_t*>(y + row * to.row + n * 8 + column_of(0)) =
-            packed<T>(sum[n][2 * half] * scale, sum[n][2 * half + 1] * scale);
+            pair_of<T>(sum[n][2 * half] * scale, sum[n][2 * half + 1] * scale);
   }
 }
 
@@ -222,16 +217,6 @@ __device__ __forceinline__ std::uint32_t dropped_bits(const Attention& a, std::i
   }
   return bits;
 }
-
-// The four threads that share a row are neighbours.
-template <class Combine>
-__device__ __forceinline__ float across(float v, Combine combine) {
-  v = combine(v, __shfl_xor_sync(kFullMask, v, 1));
-  return combine(v, __shfl_xor_sync(kFullMask, v, 2));
-}
-struct Sum {
-  __device__ float operator()(float a, float b) const { return a + b; }
-};
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
@@ -291,7 +276,7 @@ __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_const
         for (int e = 0; e < 4; ++e) largest[e / 2] = p[n][e] > largest[e / 2] ? p[n][e] : largest[e / 2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        largest[half] = across(largest[half], Larger());
+        largest[half] = across_four(largest[half], Larger());
         shift[half] = largest[half] == -math::kInfinity<float> ? 0.0f : largest[half];
       }
 #pragma unroll
@@ -306,7 +291,7 @@ __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_const
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float fade = math::exp2(top[half] - shift[half]);
-        total[half] = total[half] * fade + across(sum[half], Sum());
+        total[half] = total[half] * fade + across_four(sum[half], Sum());
         top[half] = largest[half];
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
@@ -517,7 +502,7 @@ void forward_with(const Attention& a) {
 }
 template <class T>
 bool forward(const Attention& a) {
-  if (a.batch * a.heads * a.q_len > 0) {
+  if (a.batch * a.heads * a.q_len > 0 && !attention_forward_hopper<T>(a)) {
     if (a.head_dim <= 64 && a.value_dim <= 64)
       forward_with<T, 64>(a);
     else

@@ -69,6 +69,22 @@ struct Larger {
   __device__ float operator()(float a, float b) const { return b > a ? b : a; }
 };
 
+struct Sum {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+// In the results of matrix instructions the four threads that share a row are neighbours.
+template <class Combine>
+__device__ __forceinline__ float across_four(float v, Combine combine) {
+  v = combine(v, __shfl_xor_sync(kFullMask, v, 1));
+  return combine(v, __shfl_xor_sync(kFullMask, v, 2));
+}
+// Two 16-bit floats in the order of memory.
+template <class T>
+__device__ __forceinline__ std::uint32_t pair_of(float low, float high) {
+  return static_cast<std::uint32_t>(static_cast<T>(low).bits) | static_cast<std::uint32_t>(static_cast<T>(high).bits)
+                                                                    << 16;
+}
+
 constexpr int kDeltaThreads = 256;
 
 // delta[row] = dot(dout, out); one warp per row.

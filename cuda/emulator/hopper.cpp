@@ -89,43 +89,46 @@ constexpr std::uint64_t kMagic = 0x70616d726f736e65;
 struct Map {
   std::uint64_t magic;
   const char* data;
-  std::uint64_t sizes[3], strides[2];  // bytes between lines and planes
-  std::uint32_t box[3];
-  int swizzle;  // bits
+  std::uint64_t strides[kMostAxes];             // bytes; of the first axis 2
+  std::uint32_t sizes[kMostAxes];               // 0 stands for 2^32
+  std::uint16_t box[kMostAxes], rank, swizzle;  // swizzle in bits
 };
 static_assert(sizeof(Map) <= sizeof(CUtensorMap));
 
 }  // namespace
 
-void tensor_load(std::uint32_t to, const CUtensorMap& opaque, std::array<int, 3> at, std::uint32_t barrier) {
+void tensor_load(std::uint32_t to, const CUtensorMap& opaque, std::initializer_list<int> at, std::uint32_t barrier) {
   Map map;
   std::memcpy(&map, &opaque, sizeof map);
   if (map.magic != kMagic) die("a tensor map that was never encoded");
   if (reinterpret_cast<std::uintptr_t>(&opaque) % 64 != 0) die("a tensor map that is not at a multiple of 64 bytes");
+  if (at.size() != map.rank) die("a bulk copy with another number of coordinates than its tensor has axes");
   if (to % 128 != 0) die("a bulk copy to shared memory that is not at a multiple of 128 bytes");
-  const std::uint32_t bytes = map.box[0] * map.box[1] * map.box[2] * 2;
-  shared_pointer(to, bytes);
+  std::uint32_t count = 1;
+  for (int axis = 0; axis < map.rank; ++axis) count *= map.box[axis];
+  std::array<int, kMostAxes> first = {};
+  std::copy(at.begin(), at.end(), first.begin());
+  shared_pointer(to, count * 2);
   state(barrier);
   later([=] {
-    std::uint32_t from_start = 0;
-    for (std::uint32_t z = 0; z < map.box[2]; ++z)
-      for (std::uint32_t y = 0; y < map.box[1]; ++y)
-        for (std::uint32_t x = 0; x < map.box[0]; ++x, from_start += 2) {
-          const std::int64_t i[3] = {std::int64_t{at[0]} + x, std::int64_t{at[1]} + y, std::int64_t{at[2]} + z};
-          bool inside = true;
-          for (int axis = 0; axis < 3; ++axis)
-            inside = inside && i[axis] >= 0 && i[axis] < static_cast<std::int64_t>(map.sizes[axis]);
-          void* place = shared_pointer(swizzled(to + from_start, map.swizzle), 2);
-          if (inside)
-            std::memcpy(place,
-                        map.data + i[0] * 2 + i[1] * static_cast<std::int64_t>(map.strides[0]) +
-                            i[2] * static_cast<std::int64_t>(map.strides[1]),
-                        2);
-          else
-            std::memset(place, 0, 2);
-        }
+    for (std::uint32_t element = 0; element < count; ++element) {
+      bool inside = true;
+      std::int64_t from = 0;
+      std::uint32_t rest = element;
+      for (std::size_t axis = 0; axis < map.rank; ++axis) {
+        const std::int64_t i = std::int64_t{first[axis]} + rest % map.box[axis];
+        rest /= map.box[axis];
+        inside = inside && i >= 0 && (map.sizes[axis] == 0 || i < std::int64_t{map.sizes[axis]});
+        from += i * static_cast<std::int64_t>(map.strides[axis]);
+      }
+      void* place = shared_pointer(swizzled(to + element * 2, map.swizzle), 2);
+      if (inside)
+        std::memcpy(place, map.data + from, 2);
+      else
+        std::memset(place, 0, 2);
+    }
     State& s = state(barrier);
-    add_bytes(s, -static_cast<int>(bytes));
+    add_bytes(s, -static_cast<int>(count * 2));
     end_phase_if_complete(s);
   });
 }
@@ -134,9 +137,13 @@ void tensor_load(std::uint32_t to, const CUtensorMap& opaque, std::array<int, 3>
 
 namespace {
 
+constexpr unsigned kDepth = 16;  // of one product
+
 struct Pending {
   float* d;
   Product product;
+  std::array<std::uint32_t, 4> registers = {};  // as they were
+  float rows[2][kDepth] = {};                   // of A, with its registers gathered
 };
 struct ThreadState {
   bool fenced = false;
@@ -149,6 +156,8 @@ ThreadState g_threads[kMaxThreads];
 struct Meeting {
   unsigned here = 0, number = 0;
   Product product;
+  // For two meetings: the first to arrive at the next one may be ahead of those that still read from this one.
+  std::array<std::uint32_t, 4> registers[2][kGroup];
 };
 Meeting g_meetings[kMaxThreads / kGroup];
 
@@ -171,13 +180,15 @@ std::uint16_t element(const Operand& o, bool mn_major, unsigned outer, unsigned 
 
 // This thread's part.
 void compute(const Pending& p) {
-  constexpr unsigned kDepth = 16;
   const Product& product = p.product;
   const Operand a = operand(product.a), b = operand(product.b);
+  if (product.registers && !std::equal(p.registers.begin(), p.registers.end(), product.registers))
+    die("registers of a wgmma have changed before it was waited for");
   const unsigned t = thread_number() % kGroup, row = t / 32 * 16 + t % 32 / 4, column = t % 4 * 2;
   float x[2][kDepth];
   for (unsigned i = 0; i < 2; ++i)
-    for (unsigned k = 0; k < kDepth; ++k) x[i][k] = product.value(element(a, product.a_mn_major, row + 8 * i, k));
+    for (unsigned k = 0; k < kDepth; ++k)
+      x[i][k] = product.registers ? p.rows[i][k] : product.value(element(a, product.a_mn_major, row + 8 * i, k));
   for (int block = 0; block < product.n / 8; ++block)
     for (unsigned j = 0; j < 2; ++j) {
       float sum[2] = {};
@@ -190,6 +201,17 @@ void compute(const Pending& p) {
         float& d = p.d[static_cast<unsigned>(block) * 4 + i * 2 + j];
         d = product.add ? d + sum[i] : sum[i];
       }
+    }
+}
+
+// The two rows of A that this thread multiplies: registers 0 and 2 of its neighbours hold columns 2 i, 2 i + 1 and
+// those eight further of the first row, 1 and 3 of the second one.
+void gather_rows(Pending& p, const std::array<std::uint32_t, 4> (&registers)[kGroup]) {
+  const unsigned first = thread_number() % kGroup / 4 * 4;
+  for (unsigned row = 0; row < 2; ++row)
+    for (unsigned k = 0; k < kDepth; ++k) {
+      const std::uint32_t pair = registers[first + k % 8 / 2][row + k / 8 * 2];
+      p.rows[row][k] = p.product.value(static_cast<std::uint16_t>(k % 2 ? pair >> 16 : pair));
     }
 }
 
@@ -210,20 +232,29 @@ void wgmma(float* d, const Product& product) {
   ThreadState& mine = g_threads[thread_number()];
   if (!mine.fenced) die("a wgmma without a wgmma.fence after ordinary code had the sums");
   if (product.n < 8 || product.n > 256 || product.n % 8 != 0) die("a wgmma of an impossible width");
-  check_operand(product.a, "a wgmma descriptor of A with stray bits or at an impossible address");
+  if (!product.registers)
+    check_operand(product.a, "a wgmma descriptor of A with stray bits or at an impossible address");
   check_operand(product.b, "a wgmma descriptor of B with stray bits or at an impossible address");
   Meeting& meeting = g_meetings[thread_number() / kGroup];
   if (meeting.here == 0) meeting.product = product;
   const Product& first = meeting.product;
-  if (first.a != product.a || first.b != product.b || first.add != product.add || first.n != product.n)
+  if (first.a != product.a || first.b != product.b || first.add != product.add || first.n != product.n ||
+      !first.registers != !product.registers)
     die("a wgmma with different operands in the threads of a warpgroup");
-  mine.open.push_back({d, product});
+  Pending pending = {d, product};
+  const unsigned number = meeting.number;
+  if (product.registers) {
+    std::copy_n(product.registers, 4, pending.registers.begin());
+    meeting.registers[number % 2][thread_number() % kGroup] = pending.registers;
+  }
   if (++meeting.here == kGroup) {
     meeting.here = 0;
     ++meeting.number;
-    return;
+  } else {
+    wait_for(Met(meeting));
   }
-  wait_for(Met(meeting));
+  if (product.registers) gather_rows(pending, meeting.registers[number % 2]);
+  mine.open.push_back(pending);
 }
 
 void wgmma_commit() {
@@ -258,17 +289,23 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* out, CUtensorMapDataType, cuuint32_
   using emulator::kMagic, emulator::Map;
   constexpr std::uint64_t kMostStride = std::uint64_t{1} << 40, kMostSize = std::uint64_t{1} << 32;
   const bool placed = reinterpret_cast<std::uintptr_t>(out) % 64 == 0;
-  if (!placed || rank != 3 || reinterpret_cast<std::uintptr_t>(address) % 16 != 0) return CUDA_ERROR_INVALID_VALUE;
-  Map map = {kMagic, static_cast<const char*>(address), {}, {}, {}, static_cast<int>(swizzle)};
-  for (int i = 0; i < 3; ++i) {
+  if (!placed || rank < 3 || rank > emulator::kMostAxes || reinterpret_cast<std::uintptr_t>(address) % 16 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  Map map = {};
+  map.magic = kMagic;
+  map.data = static_cast<const char*>(address);
+  map.rank = static_cast<std::uint16_t>(rank);
+  map.swizzle = static_cast<std::uint16_t>(swizzle);
+  for (cuuint32_t i = 0; i < rank; ++i) {
     if (sizes[i] == 0 || sizes[i] > kMostSize || box[i] == 0 || box[i] > 256 || every[i] != 1)
       return CUDA_ERROR_INVALID_VALUE;
-    map.sizes[i] = sizes[i];
-    map.box[i] = box[i];
+    map.sizes[i] = static_cast<std::uint32_t>(sizes[i]);
+    map.box[i] = static_cast<std::uint16_t>(box[i]);
   }
-  for (int i = 0; i < 2; ++i) {
+  map.strides[0] = 2;
+  for (cuuint32_t i = 0; i + 1 < rank; ++i) {
     if (strides[i] % 16 != 0 || strides[i] >= kMostStride || strides[i] == 0) return CUDA_ERROR_INVALID_VALUE;
-    map.strides[i] = strides[i];
+    map.strides[i + 1] = strides[i];
   }
   const std::uint32_t line = box[0] * 2;
   if (line % 16 != 0 || (map.swizzle > 0 && line > 16u << map.swizzle)) return CUDA_ERROR_INVALID_VALUE;

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <initializer_list>
 
 namespace emulator {
 
@@ -57,13 +58,16 @@ void mbarrier_init(std::uint32_t barrier, std::uint32_t arrivals);
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes);
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity);
 
-void tensor_load(std::uint32_t to, const CUtensorMap& map, std::array<int, 3> at, std::uint32_t barrier);
+constexpr int kMostAxes = 4;
+// `at`: as many coordinates as the map has axes.
+void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier);
 
 struct Product {
   int n;
   std::uint64_t a, b;
   bool a_mn_major, b_mn_major, add;
   float (*value)(std::uint16_t bits);
+  const std::uint32_t* registers = nullptr;  // A in four registers of every thread instead
 };
 void wgmma_fence();
 void wgmma(float* d, const Product&);

@@ -2,9 +2,6 @@
 // thread of a producing warpgroup lets the copy engine fill a ring of panels in shared memory, which two consuming
 // warpgroups multiply, 64 rows of the tile each. A barrier per stage says that its panels are there, another that both
 // have done with them. Sums over long k with few tiles are split, and the parts are added in order.
-#include <cstdlib>
-#include <cstring>
-
 #include "core/verbose.h"
 #include "cuda/gemm/hopper_plan.h"
 #include "cuda/gemm/strided.cuh"
@@ -176,14 +173,6 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant_
 
 // ---- choice ---------------------------------------------------------------------------------------------------------
 
-bool switched_off() {
-  static const bool off = [] {
-    const char* v = std::getenv("PYDLX_CUDA_WGMMA");
-    return v && std::strcmp(v, "0") == 0;
-  }();
-  return off;
-}
-
 // An operand in memory: `outer` is the row of A or the column of B.
 struct Memory {
   const void* data;
@@ -221,11 +210,7 @@ struct Memory {
 
 const char* obstacle(const Gemm& g, const Memory& a, const Memory& b) {
   constexpr std::int64_t kMostSize = std::int64_t{1} << 30;
-#if !defined(PYDLX_CUDA_EMULATED) && !defined(PYDLX_CUDA_SM90A)
-  return "the library has no code for sm_90a";
-#endif
-  if (switched_off()) return "PYDLX_CUDA_WGMMA is 0";
-  if (compute_capability() / 10 != 9) return "the GPU's compute capability is not 9.x";
+  if (const char* why = no_wgmma()) return why;
   // Small tiles are for smaller products.
   if (g.m < 64 || g.n < 64 || g.k < 64) return "fewer than 64 rows, columns or terms";
   if (g.m > kMostSize || g.n > kMostSize || g.k > kMostSize || g.batch > kMostSize) return "too large";

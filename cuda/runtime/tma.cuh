@@ -15,12 +15,13 @@ namespace {
 // from an address that is a multiple of this.
 constexpr int kSwizzlePeriod = 1024;
 
-// A tensor of 16-bit floats with three axes, the first contiguous.
+// A tensor of 16-bit floats with three or four axes, the first contiguous.
+template <int rank>
 struct BoxSource {
-  const void* data;         // a multiple of 16
-  std::int64_t sizes[3];    // 1 .. 2^31 - 1
-  std::int64_t strides[3];  // in elements; [0] is 1, the others multiples of 8, below 2^39
-  int box[3];               // elements per copy, [0] 64
+  const void* data;            // a multiple of 16
+  std::int64_t sizes[rank];    // 1 .. 2^31 - 1
+  std::int64_t strides[rank];  // in elements; [0] is 1, the others multiples of 8, below 2^39
+  int box[rank];               // elements per copy, [0] 64
 };
 
 // The driver's function that encodes maps; null where the driver is too old. Nothing is linked against the driver.
@@ -38,19 +39,21 @@ inline decltype(&cuTensorMapEncodeTiled) map_encoder() {
 }
 
 // The map for copies with the swizzle above. False when the driver refuses.
-template <class T>
-bool encode_map(CUtensorMap& map, const BoxSource& s) {
+template <class T, int rank = 3>
+bool encode_map(CUtensorMap& map, const BoxSource<rank>& s) {
+  static_assert(rank == 3 || rank == 4);
   const auto encode = map_encoder();
   if (!encode) return false;
-  cuuint64_t sizes[3], strides[2];  // bytes; the first axis has none
-  cuuint32_t box[3], every[3] = {1, 1, 1};
-  for (int i = 0; i < 3; ++i) {
+  cuuint64_t sizes[rank], strides[rank - 1];  // bytes; the first axis has none
+  cuuint32_t box[rank], every[rank];
+  for (int i = 0; i < rank; ++i) {
+    every[i] = 1;
     sizes[i] = static_cast<cuuint64_t>(s.sizes[i]);
     box[i] = static_cast<cuuint32_t>(s.box[i]);
     if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(s.strides[i]) * 2;
   }
   constexpr auto kType = std::is_same_v<T, Half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  return encode(&map, kType, 3, const_cast<void*>(s.data), sizes, strides, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+  return encode(&map, kType, rank, const_cast<void*>(s.data), sizes, strides, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -64,6 +67,18 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
       "[%2];" ::"r"(shared_address(to)),
       "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(shared_address(done)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+#endif
+}
+// The same from a tensor with four axes.
+__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x, int y, int z, int w, Barrier* done) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::tensor_load(shared_address(to), map, {x, y, z, w}, shared_address(done));
+#else
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared_address(to)),
+      "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(shared_address(done)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 #endif
 }

@@ -4,6 +4,9 @@
 // of wgmma(), wgmma_commit(), and wgmma_wait<0>() before the sums are read or the operands' memory is overwritten.
 // `hold` keeps the compiler from moving ordinary code on the sums across these.
 #pragma once
+#include <cstdlib>
+#include <cstring>
+
 #include "cuda/runtime/mbarrier.cuh"
 
 namespace pydlx::cuda {
@@ -29,6 +32,21 @@ constexpr std::uint64_t operand_descriptor(std::uint32_t shared_address, bool al
 // The same operand `k` elements (a multiple of 16) further along k, inside one panel.
 constexpr std::uint64_t advance_k(std::uint64_t descriptor, int k, bool along_k) {
   return descriptor + static_cast<std::uint64_t>((along_k ? k * 2 : k * kPanelSide * 2) >> 4);
+}
+
+// ---- where it runs --------------------------------------------------------------------------------------------------
+
+// Why these instructions are not used here, or null.
+inline const char* no_wgmma() {
+  static const char* const why = []() -> const char* {
+#if !defined(PYDLX_CUDA_EMULATED) && !defined(PYDLX_CUDA_SM90A)
+    return "the library has no code for sm_90a";
+#endif
+    const char* v = std::getenv("PYDLX_CUDA_WGMMA");
+    return v && std::strcmp(v, "0") == 0 ? "PYDLX_CUDA_WGMMA is 0" : nullptr;
+  }();
+  if (why) return why;
+  return compute_capability() / 10 == 9 ? nullptr : "the GPU's compute capability is not 9.x";
 }
 
 // ---- order ----------------------------------------------------------------------------------------------------------
@@ -82,6 +100,15 @@ __device__ __forceinline__ void more_registers() {
 
 // ---- product --------------------------------------------------------------------------------------------------------
 
+#if defined(PYDLX_CUDA_EMULATED)
+template <class T>
+float value_of(std::uint16_t bits) {
+  T v;
+  v.bits = bits;
+  return static_cast<float>(v);
+}
+#endif
+
 // Place of d[i] in the result of 64 rows: rows 16 w .. 16 w + 15 belong to warp w of the group.
 __device__ __forceinline__ int sum_row(int i) {
   const int t = static_cast<int>(threadIdx.x) % kWarpgroup;
@@ -89,12 +116,15 @@ __device__ __forceinline__ int sum_row(int i) {
 }
 __device__ __forceinline__ int sum_column(int i) { return i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2; }
 
-// The instruction names every register: what the text and the operands of the four variants below have in common.
-#define PYDLX_PLACES_64                                                              \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// The instruction names every register: what the text and the operands of its variants have in common.
+#define PYDLX_PLACES_32                                                    \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PYDLX_PLACES_64                                                                  \
+  PYDLX_PLACES_32                                                                        \
+      ", "                                                                               \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define PYDLX_PLACES_128                                                                             \
   PYDLX_PLACES_64                                                                                    \
       ", "                                                                                           \
@@ -105,16 +135,17 @@ __device__ __forceinline__ int sum_column(int i) { return i / 4 * 8 + static_cas
 #define PYDLX_SUMS_8(i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
-#define PYDLX_SUMS_32(i) PYDLX_SUMS_8(i), PYDLX_SUMS_8(i + 8), PYDLX_SUMS_8(i + 16), PYDLX_SUMS_8(i + 24)
-#define PYDLX_SUMS_64 PYDLX_SUMS_32(0), PYDLX_SUMS_32(32)
-#define PYDLX_SUMS_128 PYDLX_SUMS_64, PYDLX_SUMS_32(64), PYDLX_SUMS_32(96)
-#define PYDLX_WGMMA(width, type, places, sums, a_place, b_place, add_place, a_turned, b_turned)               \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_place                                              \
-               ", 0;\n"                                                                                       \
-               "wgmma.mma_async.sync.aligned.m64" #width "k16.f32." #type "." #type " {" places "}, " a_place \
-               ", " b_place ", add, 1, 1, " a_turned ", " b_turned ";\n}"                                     \
-               : sums                                                                                         \
-               : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_transposed), "n"(b_transposed))
+#define PYDLX_SUMS_32_FROM(i) PYDLX_SUMS_8(i), PYDLX_SUMS_8(i + 8), PYDLX_SUMS_8(i + 16), PYDLX_SUMS_8(i + 24)
+#define PYDLX_SUMS_32 PYDLX_SUMS_32_FROM(0)
+#define PYDLX_SUMS_64 PYDLX_SUMS_32, PYDLX_SUMS_32_FROM(32)
+#define PYDLX_SUMS_128 PYDLX_SUMS_64, PYDLX_SUMS_32_FROM(64), PYDLX_SUMS_32_FROM(96)
+#define PYDLX_WGMMA(width, type, sums, add_place, operands, transposed, ...)                                 \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_place                                             \
+               ", 0;\n"                                                                                      \
+               "wgmma.mma_async.sync.aligned.m64" #width "k16.f32." #type "." #type " {" PYDLX_PLACES_##sums \
+               "}, " operands ", add, 1, 1, " transposed ";\n}"                                              \
+               : PYDLX_SUMS_##sums                                                                           \
+               : __VA_ARGS__)
 
 // d = a b, or d += a b with `add`: a 64 x 16, b 16 x 2 count of 16-bit floats T. transposed: the operand's lines are
 // positions of k.
@@ -122,30 +153,50 @@ template <class T, bool a_transposed, bool b_transposed, int count>
 __device__ __forceinline__ void wgmma(float (&d)[count], std::uint64_t a, std::uint64_t b, bool add) {
   static_assert(count == 64 || count == 128);
 #if defined(PYDLX_CUDA_EMULATED)
-  const auto value = [](std::uint16_t bits) {
-    T v;
-    v.bits = bits;
-    return static_cast<float>(v);
-  };
-  emulator::wgmma(d, {2 * count, a, b, a_transposed, b_transposed, add, value});
+  emulator::wgmma(d, {2 * count, a, b, a_transposed, b_transposed, add, value_of<T>});
 #else
+#define PYDLX_OPERANDS "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_transposed), "n"(b_transposed)
   if constexpr (count == 64 && std::is_same_v<T, Half>)
-    PYDLX_WGMMA(n128, f16, PYDLX_PLACES_64, PYDLX_SUMS_64, "%64", "%65", "%66", "%67", "%68");
+    PYDLX_WGMMA(n128, f16, 64, "%66", "%64, %65", "%67, %68", PYDLX_OPERANDS);
   else if constexpr (count == 64)
-    PYDLX_WGMMA(n128, bf16, PYDLX_PLACES_64, PYDLX_SUMS_64, "%64", "%65", "%66", "%67", "%68");
+    PYDLX_WGMMA(n128, bf16, 64, "%66", "%64, %65", "%67, %68", PYDLX_OPERANDS);
   else if constexpr (std::is_same_v<T, Half>)
-    PYDLX_WGMMA(n256, f16, PYDLX_PLACES_128, PYDLX_SUMS_128, "%128", "%129", "%130", "%131", "%132");
+    PYDLX_WGMMA(n256, f16, 128, "%130", "%128, %129", "%131, %132", PYDLX_OPERANDS);
   else
-    PYDLX_WGMMA(n256, bf16, PYDLX_PLACES_128, PYDLX_SUMS_128, "%128", "%129", "%130", "%131", "%132");
+    PYDLX_WGMMA(n256, bf16, 128, "%130", "%128, %129", "%131, %132", PYDLX_OPERANDS);
+#undef PYDLX_OPERANDS
+#endif
+}
+
+// d += a b with a in registers, which stay as they are until the product is waited for: a thread has of its two rows
+// (sum_row) columns sum_column(0) and the next one in a[0] and a[1], those eight further in a[2] and a[3].
+template <class T, bool b_transposed, int count>
+__device__ __forceinline__ void add_wgmma(float (&d)[count], const std::uint32_t (&a)[4], std::uint64_t b) {
+  static_assert(count == 32 || count == 64);
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::wgmma(d, {2 * count, 0, b, false, b_transposed, true, value_of<T>, a});
+#else
+#define PYDLX_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1), "n"(b_transposed)
+  if constexpr (count == 32 && std::is_same_v<T, Half>)
+    PYDLX_WGMMA(n64, f16, 32, "%37", "{%32, %33, %34, %35}, %36", "%38", PYDLX_OPERANDS);
+  else if constexpr (count == 32)
+    PYDLX_WGMMA(n64, bf16, 32, "%37", "{%32, %33, %34, %35}, %36", "%38", PYDLX_OPERANDS);
+  else if constexpr (std::is_same_v<T, Half>)
+    PYDLX_WGMMA(n128, f16, 64, "%69", "{%64, %65, %66, %67}, %68", "%70", PYDLX_OPERANDS);
+  else
+    PYDLX_WGMMA(n128, bf16, 64, "%69", "{%64, %65, %66, %67}, %68", "%70", PYDLX_OPERANDS);
+#undef PYDLX_OPERANDS
 #endif
 }
 #undef PYDLX_WGMMA
 #undef PYDLX_SUMS_128
 #undef PYDLX_SUMS_64
 #undef PYDLX_SUMS_32
+#undef PYDLX_SUMS_32_FROM
 #undef PYDLX_SUMS_8
 #undef PYDLX_PLACES_128
 #undef PYDLX_PLACES_64
+#undef PYDLX_PLACES_32
 
 }  // namespace
 }  // namespace pydlx::cuda
