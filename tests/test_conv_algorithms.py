@@ -266,23 +266,40 @@ def test_direct(isa):
     )
 
 
+STEMS = [
+    *((2, 3, k, 9, w, 3, 1, {"padding": 1}) for k, w in itertools.product((16, 17, 32, 48, 64, 65), (5, 6, 7, 10))),
+    *(
+        (1, 2, 33, 5, w, 3, 1, {})
+        for w in (3, 5, 6, 9, 10, 11, 13, 14, 15, 16, 17, 30, 31, 50, 51, 82, 83, 114, 115, 130)
+    ),
+    *((1, 7, k, 13, 11, 5, 1, {"padding": 2}) for k in (16, 31, 49, 130)),
+    (2, 3, 64, 33, 41, 7, 1, {"padding": 3, "stride": 2}),
+    (1, 3, 64, 61, 67, 11, 1, {"padding": 2, "stride": 4}),
+    (2, 6, 40, 12, 13, (3, 5), 2, {"padding": (0, 4), "dilation": (2, 1), "stride": (1, 3)}),
+    (3, 1, 24, 7, 90, 5, 1, {"padding": 6}),
+    (1, 2, 20, 3, 3, 8, 1, {"padding": 3}),
+    (3, 3, 24, 50, 40, 3, 1, {"padding": 1}),
+]
+
+
 def test_stem(isa):
-    """Register tiles of 6, 8 and 10 pixels (4 to 8 with smaller vectors), passes over more than 80 taps, bands of rows, several groups,
-    panels of 64 output channels that are not full."""
-    check_rows(
-        [
-            *(
-                (2, 3, k, 9, w, 3, 1, {"padding": 1})
-                for k, w in itertools.product((16, 17, 32, 48, 64, 65), (5, 6, 7, 10))
-            ),
-            *((1, 7, k, 13, 11, 5, 1, {"padding": 2}) for k in (16, 31, 49, 130)),
-            (2, 3, 64, 33, 41, 7, 1, {"padding": 3, "stride": 2}),
-            (1, 3, 64, 61, 67, 11, 1, {"padding": 2, "stride": 4}),
-            (2, 6, 40, 12, 13, (3, 5), 2, {"padding": (0, 4), "dilation": (2, 1), "stride": (1, 3)}),
-            (3, 1, 24, 7, 90, 5, 1, {"padding": 6}),
-            (1, 2, 20, 3, 3, 8, 1, {"padding": 3}),
-        ]
-    )
+    """Row tiles of 4 to 14 pixels (4 and 6 with smaller vectors), rows one shorter than, as long as and one longer than whole tiles and
+    than the pieces that are transposed together, bands of rows, several groups, panels of output channels that are not full."""
+    check_rows(STEMS)
+
+
+def test_stem_channels_last(isa):
+    """The layout decides where the sums are stored, not what they are; neither do the other images of a batch."""
+    for n, c, k, h, w, kernel, groups, geometry in STEMS:
+        arrays = operands(n, c, k, h, w, kernel, groups)
+        rows = passes(*map(guarded, arrays), groups=groups, **geometry)[0]
+        last = np.ascontiguousarray(arrays[0].transpose(0, 2, 3, 1))
+        x, weight, bias = (guarded(last).permute(0, 3, 1, 2), *map(guarded, arrays[1:]))
+        got = F.conv2d(x, weight, bias, groups=groups, **geometry)
+        assert got.is_contiguous(memory_format=pydlx.channels_last)
+        assert np.array_equal(got.numpy(), rows), (c, k, h, w)
+        alone = F.conv2d(x[n - 1 :], weight, bias, groups=groups, **geometry)
+        assert np.array_equal(alone.numpy(), rows[n - 1 :]), (c, k, h, w)
 
 
 VOLUMES = [

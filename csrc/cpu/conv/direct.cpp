@@ -215,7 +215,7 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
   const std::int64_t y_vector = (y1 - y0) * s.out[2] * kLane;  // results: [vector of channels][row][column][kLane]
   for (std::int64_t panel = panel0; panel < panel1; ++panel) {
     const std::int64_t k0 = panel * kPanel, k1 = smaller(s.cout, k0 + kPanel);
-    const PixelTile tile = choose_tile<kLane>(static_cast<int>(ceil_div(k1 - k0, kLane)));
+    const PixelTile tile = choose_tile(static_cast<int>(ceil_div(k1 - k0, kLane)));
     alignas(64) float start[kPanel];
     start_values(s.start, k0, s.cout, start);
     const float* w = packed + panel * panel_floats + before * p.plane_taps * s.groups() * step_floats;

@@ -10,9 +10,9 @@ constexpr int kPanelVectors = tuning::kTileVectors;
 constexpr std::int64_t kPanel = kPanelVectors * kLane;  // output channels per packed panel of weights
 constexpr int kMostRows = 12;                           // pixels of a tile
 
-// MR output pixels, NV vectors of channels: pixel i reads x[i] + step[t] and the N - 1 floats behind it. The sums start
-// from `start`, or from what y holds when that is null.
-template <int MR, int NV, int N>
+// MR output pixels, NV vectors of channels: pixel i reads kLane floats from x[i] + step[t]. The sums start from
+// `start`, or from what y holds when that is null.
+template <int MR, int NV>
 __attribute__((noinline)) void pixel_tile(const float* const* x, const std::int64_t* step, std::int64_t steps,
                                           const float* w, float* const* y, std::int64_t y_vector, int rows,
                                           const float* start) {
@@ -27,7 +27,7 @@ __attribute__((noinline)) void pixel_tile(const float* const* x, const std::int6
   for (std::int64_t t = 0; t < steps; ++t) {
     const std::int64_t at = step[t];
 #pragma GCC unroll 4
-    for (int c = 0; c < N; ++c) {
+    for (int c = 0; c < kLane; ++c) {
       V b[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) b[j] = load(w + j * kLane);
@@ -54,17 +54,15 @@ struct PixelTile {
   PixelTileFn fn;
   int rows;
 };
-template <int N>
-PixelTile choose_tile(int vectors) {
+inline PixelTile choose_tile(int vectors) {
   if constexpr (kPanelVectors == 4) {
-    if (vectors == 4) return {pixel_tile<6, 4, N>, 6};
-    if (vectors == 3) return {pixel_tile<8, 3, N>, 8};
-    // Steps of one float read a pointer per pixel and step: no more of them than there are registers for.
-    if (vectors == 2) return N > 1 ? PixelTile{pixel_tile<12, 2, N>, 12} : PixelTile{pixel_tile<10, 2, N>, 10};
-    return N > 1 ? PixelTile{pixel_tile<12, 1, N>, 12} : PixelTile{pixel_tile<8, 1, N>, 8};
+    if (vectors == 4) return {pixel_tile<6, 4>, 6};
+    if (vectors == 3) return {pixel_tile<8, 3>, 8};
+    if (vectors == 2) return {pixel_tile<12, 2>, 12};
+    return {pixel_tile<12, 1>, 12};
   } else {
-    if (vectors == 2) return {pixel_tile<4, 2, N>, 4};
-    return {pixel_tile<8, 1, N>, 8};
+    if (vectors == 2) return {pixel_tile<4, 2>, 4};
+    return {pixel_tile<8, 1>, 8};
   }
 }
 

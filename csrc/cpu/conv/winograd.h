@@ -275,6 +275,7 @@ inline void gather_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std
   for (std::int64_t run = 0; run < runs; ++run) {
     const float* src = p.x + (top + run) * p.width + left;
     float* dst = out + ((top + run - r0) * pitch + left - c0) * kLane;
+    const std::int64_t gap = (pitch - wide) * kLane;
     std::int64_t in_row = 0;
     for (std::int64_t i = 0; i < length; i += kLane) {
       const int n = static_cast<int>(length - i < kLane ? length - i : kLane);
@@ -284,15 +285,26 @@ inline void gather_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std
         for (int l = 0; l < kLane; ++l) r[l] = load(src + l * p.channel + i);
       } else {
         const Lanes lanes(n);
+#pragma GCC unroll 16
         for (int l = 0; l < kLane; ++l) r[l] = l < p.channels ? load_part(src + l * p.channel + i, lanes) : V{};
       }
       transpose_square<float>(r);
-      for (int l = 0; l < n; ++l) {
+      if (n == kLane && (gap == 0 || in_row + kLane < wide)) {
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) store<float>(dst + l * kLane, r[l]);
+        dst += kLane * kLane;
+        in_row += kLane;
+        continue;
+      }
+// Unrolled, so that the vectors stay in registers.
+#pragma GCC unroll 16
+      for (int l = 0; l < kLane; ++l) {
+        if (l >= n) break;
         store<float>(dst, r[l]);
         dst += kLane;
         if (++in_row == wide) {
           in_row = 0;
-          dst += (pitch - wide) * kLane;
+          dst += gap;
         }
       }
     }
@@ -322,17 +334,28 @@ void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std::int6
   for (std::int64_t run = 0; run < runs; ++run) {
     float* dst = p.x + (r0 + run) * p.width + c0;
     const float* src = in + run * pitch * kLane;
+    const std::int64_t gap = (pitch - wide) * kLane;
     std::int64_t in_row = 0;
     for (std::int64_t i = 0; i < length; i += kLane) {
       const int n = static_cast<int>(length - i < kLane ? length - i : kLane);
       V r[kLane];
-      for (int l = 0; l < kLane; ++l) r[l] = V{};
-      for (int l = 0; l < n; ++l) {
-        r[l] = end(load(src));
-        src += kLane;
-        if (++in_row == wide) {
-          in_row = 0;
-          src += (pitch - wide) * kLane;
+      if (n == kLane && (gap == 0 || in_row + kLane < wide)) {
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) r[l] = end(load(src + l * kLane));
+        src += kLane * kLane;
+        in_row += kLane;
+      } else {
+// Unrolled, so that the vectors stay in registers.
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) {
+          r[l] = V{};
+          if (l >= n) continue;
+          r[l] = end(load(src));
+          src += kLane;
+          if (++in_row == wide) {
+            in_row = 0;
+            src += gap;
+          }
         }
       }
       transpose_square<float>(r);
@@ -341,7 +364,11 @@ void scatter_pixels(const Planes& p, std::int64_t r0, std::int64_t r1, std::int6
         for (int l = 0; l < kLane; ++l) store<float>(dst + l * p.channel + i, r[l]);
       } else {
         const Lanes lanes(n);
-        for (int l = 0; l < p.channels; ++l) store_part(dst + l * p.channel + i, r[l], lanes);
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) {
+          if (l >= p.channels) break;
+          store_part(dst + l * p.channel + i, r[l], lanes);
+        }
       }
     }
   }

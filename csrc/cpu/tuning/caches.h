@@ -48,9 +48,9 @@ inline constexpr std::int64_t kPointDepth = 512, kPointGradPixels = 256, kPointR
 // Implicit products: bytes of a panel's row, so that 128 KB of panel stay in the second level beside the weights;
 // pixels per chunk of the weight gradient, so that panel and slice take a third of it.
 inline constexpr std::int64_t kPanelDepthBytes = 2048, kGradChunkBytes = 4096;
-// First layers: floats of the gradient, pixel-major, in most of the first level; floats of input and output of a band
-// in the second; products per pass whose weights stay in the first.
-inline constexpr std::int64_t kStemBand = 8192, kStemInput = 24 << 10, kStemOutput = 64 << 10, kStemPass = 80;
+// First layers: floats of the gradient, pixel-major, in most of the first level; floats of a band of input in the
+// second.
+inline constexpr std::int64_t kStemBand = 8192, kStemInput = 24 << 10;
 // Depthwise over channels-last images: floats of the input in half of the first level.
 inline constexpr std::int64_t kDepthwiseBand = 6144;
 
