@@ -3,20 +3,12 @@ it refuses, and (compiled apart, cuda_hopper.cpp) the arithmetic it rests on and
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
+from cuda_program import compiled, python, run_part
 
 import pydlx
 
-ROOT = Path(__file__).resolve().parent.parent
 needs_device = pytest.mark.skipif(not pydlx.cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
 needs_hopper = pytest.mark.skipif(
     not pydlx.cuda.is_available() or pydlx.cuda.get_device_capability()[0] != 9,
@@ -167,13 +159,7 @@ def test_choice():
     """PYDLX_VERBOSE names the kernel, or why it was not taken; PYDLX_CUDA_WGMMA=0 turns it off."""
 
     def lines(**environment):
-        # The very extension that runs here: under an emulated build it need not be the installed one.
-        paths = [str(Path(pydlx.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        full = {**os.environ, "PYDLX_VERBOSE": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p), **environment}
-        away = tempfile.gettempdir()  # from a source tree without an extension
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=full, timeout=300, cwd=away
-        )
+        done = python(PROGRAM, PYDLX_VERBOSE="1", **environment)
         assert done.returncode == 0, done.stderr
         return [line for line in done.stderr.splitlines() if "matmul" in line]
 
@@ -195,37 +181,14 @@ def test_choice():
     assert "mma.sync" in off[0]
 
 
-# A sanitizer that is loaded into every process knows nothing of this one, nor of the emulator's stacks.
-PLAIN = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None or platform.machine() != "x86_64" or not (ROOT / "cuda").is_dir():
-        pytest.skip("needs a C++ compiler, an x86-64 processor and the sources")
-    target = tmp_path_factory.mktemp("hopper") / "cuda_hopper"
-    include = [f"-I{ROOT / folder}" for folder in ("cuda/emulator", ".", "csrc")]
-    sources = [ROOT / "tests/cuda_hopper.cpp", *sorted((ROOT / "cuda/emulator").glob("*.cpp"))]
-    command = [
-        compiler,
-        "-std=c++20",
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-unknown-pragmas",
-        *include,
-        *map(str, sources),
-    ]
-    done = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, timeout=300, env=PLAIN)
-    assert done.returncode == 0, done.stderr
-    return target
+    return compiled(tmp_path_factory.mktemp("hopper") / "cuda_hopper", "tests/cuda_hopper.cpp")
 
 
 @pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "products"])
 def test_parts(program, part):
-    done = subprocess.run([program, part], capture_output=True, text=True, timeout=120, env=PLAIN)
+    done = run_part(program, part)
     assert done.returncode == 0, done.stderr
 
 
@@ -243,6 +206,6 @@ def test_parts(program, part):
     ],
 )
 def test_mistakes_end_the_process(program, mistake, message):
-    done = subprocess.run([program, mistake], capture_output=True, text=True, timeout=120, env=PLAIN)
+    done = run_part(program, mistake)
     assert done.returncode < 0
     assert message in done.stderr

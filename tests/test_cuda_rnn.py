@@ -3,21 +3,13 @@ over the multiprocessors, and (compiled apart, cuda_recurrent.cpp) plans and the
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
+from cuda_program import compiled, python, run_part
 
 import pydlx
 from pydlx import nn
 
-ROOT = Path(__file__).resolve().parent.parent
 needs_device = pytest.mark.skipif(not pydlx.cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
 CELLS = ["lstm", "gru", "tanh", "relu"]
 # Largest difference, relative to the largest value: float32 carries sums of some hundred terms through the steps, 16-bit floats round the
@@ -142,11 +134,7 @@ for dtype, hidden in ((pydlx.float32, 40), (pydlx.float32, 4096), (pydlx.bfloat1
 
 
 def in_process(program, **environment):
-    # The very extension that runs here: under an emulated build it need not be the installed one.
-    paths = [str(Path(pydlx.__file__).parent.parent), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    full = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p), **environment}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=full, timeout=300, cwd=tempfile.gettempdir())
+    done = python(program, PYTHONHASHSEED="1", **environment)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -171,33 +159,19 @@ def test_choice():
     assert ["chip" in line for line in lines(PYDLX_CUDA_PERSISTENT="0")] == [False] * 4
 
 
-# A sanitizer that is loaded into every process knows nothing of this one, nor of the emulator's stacks.
-PLAIN = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None or platform.machine() != "x86_64" or not (ROOT / "cuda").is_dir():
-        pytest.skip("needs a C++ compiler, an x86-64 processor and the sources")
-    target = tmp_path_factory.mktemp("recurrent") / "cuda_recurrent"
-    include = [f"-I{ROOT / folder}" for folder in ("cuda/emulator", ".", "csrc")]
-    sources = [ROOT / "tests/cuda_recurrent.cpp", *sorted((ROOT / "cuda/emulator").glob("*.cpp"))]
-    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    command = [compiler, *flags, *include, *map(str, sources), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=PLAIN)
-    assert done.returncode == 0, done.stderr
-    return target
+    return compiled(tmp_path_factory.mktemp("recurrent") / "cuda_recurrent", "tests/cuda_recurrent.cpp")
 
 
 @pytest.mark.parametrize("part", ["plans", "together"])
 def test_parts(program, part):
-    done = subprocess.run([program, part], capture_output=True, text=True, timeout=120, env=PLAIN)
+    done = run_part(program, part)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("mistake", ["missing_arrival", "alone"])
 def test_blocks_that_wait_in_vain_end_the_process(program, mistake):
-    done = subprocess.run([program, mistake], capture_output=True, text=True, timeout=120, env=PLAIN)
+    done = run_part(program, mistake)
     assert done.returncode < 0
     assert "waits for others that never arrive" in done.stderr

@@ -1,4 +1,5 @@
 // Matrix products on the ordinary arithmetic units: every dtype, every stride.
+#include "cuda/gemm/library.h"
 #include "cuda/gemm/strided.cuh"
 #include "kernels.h"
 
@@ -16,6 +17,8 @@ void register_gemm_simt(KernelTable& t) {
   GemmKernels& k = family<GemmKernels>(t);
   add<float, float>(k);
   add<double, double>(k);
+  k.external[static_cast<int>(DType::Float32)] = [](const Gemm& g) { return library_product(g, DType::Float32); };
+  k.external[static_cast<int>(DType::Float64)] = [](const Gemm& g) { return library_product(g, DType::Float64); };
   // Unsigned arithmetic wraps where signed overflow would be undefined; the bits are the same.
   add<std::uint8_t, std::uint32_t>(k);
   add<std::int8_t, std::uint32_t>(k);
