@@ -1,6 +1,7 @@
 // Cross-entropy and negative log-likelihood on [outer, classes, inner]. Cross-entropy keeps one log-sum-exp per row;
 // probabilities are never stored: backward writes (p - onehot) g in one pass.
 #include "cuda/online.cuh"
+#include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/runtime/rows.cuh"
 #include "functors/types.h"
@@ -121,7 +122,8 @@ __global__ void __launch_bounds__(kRowThreads) nll_kernel(const __grid_constant_
   for (std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x; r < rows; r += step) {
     const Target t = target_of(k, r, faults);
     const A weight = t.ignored ? A(0) : w ? w[t.index] : A(1);
-    const std::int64_t at = (r / k.inner * k.classes + t.index) * k.inner + r % k.inner;
+    const auto [outer, inner] = divide(r, k.inner);
+    const std::int64_t at = (outer * k.classes + t.index) * k.inner + inner;
     static_cast<T*>(k.loss)[r] =
         static_cast<T>(t.ignored ? A(0) : -weight * static_cast<A>(static_cast<const T*>(k.x)[at]));
     static_cast<A*>(k.row_weight)[r] = weight;
@@ -134,7 +136,9 @@ __global__ void __launch_bounds__(kRowThreads) nll_backward_kernel(const __grid_
   const A* w = static_cast<const A*>(k.weight);
   const std::int64_t n = k.outer * k.classes * k.inner, step = static_cast<std::int64_t>(gridDim.x) * kRowThreads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x; i < n; i += step) {
-    const std::int64_t c = i / k.inner % k.classes, r = i / k.inner / k.classes * k.inner + i % k.inner;
+    const auto [line, inner] = divide(i, k.inner);
+    const auto [outer, c] = divide(line, k.classes);
+    const std::int64_t r = outer * k.inner + inner;
     const Target t = target_of(k, r, nullptr);
     const bool hit = !t.ignored && t.index == c;
     static_cast<T*>(k.dx)[i] =

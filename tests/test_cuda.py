@@ -70,6 +70,16 @@ class TestPlacement:
         (x.cuda() * 2).cpu().backward(pydlx.ones(3, 4))
         assert x.grad.device.type == "cpu" and x.grad.tolist() == [[2.0] * 4] * 3
 
+    def test_scalars_join_the_other_operand(self):
+        """A 0-d host value, on either side of a 0-d tensor of the device."""
+        t = pydlx.tensor(3.0, device="cuda", requires_grad=True)
+        host = pydlx.tensor(2.0)
+        results = [0 + t, t + 0, 2 - t, host * t, t * host, pydlx.maximum(host, t), host < t, sum([t, t])]
+        assert [r.device.type for r in results] == ["cuda"] * len(results)
+        assert [r.item() for r in results] == [3, 3, -1, 6, 6, 3, True, 6]
+        (0 + host * t).backward()
+        assert t.grad.is_cuda and t.grad.item() == 2
+
     def test_copies_between_devices_convert_and_broadcast(self):
         x = pydlx.zeros(2, 3).cuda()
         x.copy_(pydlx.tensor([1, 2, 3]))

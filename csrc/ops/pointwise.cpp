@@ -147,7 +147,7 @@ void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<
 
 Tensor elementwise_output(const Dims& sizes, DType dtype, Device device, std::initializer_list<const Tensor*> inputs) {
   for (const Tensor* t : inputs) {
-    if (t->sizes() != sizes) continue;
+    if (t->sizes() != sizes || !(t->device() == device)) continue;  // a 0-d host value beside a 0-d result elsewhere
     if (t->contiguous_layout()) return empty_like(*t, dtype);
     bool broadcast = false;  // strides of 0 say nothing about order
     for (int i = 0; i < t->ndim(); ++i) broadcast |= t->strides()[i] == 0 && sizes[i] > 1;
