@@ -96,12 +96,28 @@ def __dlpack_device__(self: Tensor) -> tuple[int, int]:
     return (2, self.device.index) if self.is_cuda else (1, 0)
 
 
-def _rebuild(cls: type[Tensor], data: bytes, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Tensor:
+def _rebuild(
+    cls: type[Tensor],
+    data: bytes,
+    dtype: Any,
+    shape: tuple[int, ...],
+    requires_grad: bool,
+    device: str = "cpu",
+) -> Tensor:
     import numpy as np
+
+    import pydlx
 
     array = np.frombuffer(bytearray(data), dtype=np.uint8)
     flat = _C.from_numpy(array)
     made = _C.empty(shape, dtype=dtype) if 0 in shape else flat.view(dtype).reshape(shape)
+    if device != "cpu":
+        if not pydlx.cuda.is_available() or int(device.partition(":")[2]) >= pydlx.cuda.device_count():
+            raise RuntimeError(
+                f"[pickle] device: the tensor was pickled on {device}, which is not here; pickle its .cpu(), or use "
+                "pydlx.save and pydlx.load, which has a map_location"
+            )
+        made = made.to(device)
     rebuilt: Tensor = Tensor._make_subclass(cls, made, requires_grad)
     return rebuilt
 
@@ -116,7 +132,7 @@ def __reduce_ex__(self: Tensor, protocol: int) -> Any:
         raise RuntimeError(
             "[pickle] only leaf tensors can be pickled: this one is the result of an operation; use detach() first"
         )
-    state = (type(self), _bytes_of(self), self.dtype, tuple(self.shape), self.requires_grad)
+    state = (type(self), _bytes_of(self), self.dtype, tuple(self.shape), self.requires_grad, str(self.device))
     return (_rebuild, state, self.__dict__ or None)
 
 
