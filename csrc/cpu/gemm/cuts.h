@@ -43,14 +43,20 @@ struct Cuts {
   const std::int64_t threads = in_parallel_region() ? 1 : num_threads();
   if (threads > 1 && g.batch < 4 * threads && g.batch % threads != 0 && weight > 1) {
     const std::int64_t pieces = weight < static_cast<double>(threads) ? static_cast<std::int64_t>(weight) + 1 : threads;
+    // What one piece costs: its products, and copies of the rows of A and columns of B that it shares with others.
+    // Turning an element takes as long as a dozen products, copying it as two.
+    const auto copying = [](std::int64_t stride) { return stride == 1 ? 2.0 : 12.0; };
+    const double copying_a = copying(g.a_col), copying_b = copying(g.b_col),
+                 tile_rows = m / static_cast<double>(row_units), tile_cols = n / static_cast<double>(col_units);
     double best = 1e300;
     for (std::int64_t cols = 1; cols <= pieces; ++cols) {
       const std::int64_t rows = row_units > 1 ? pieces / cols : 1;
       if (cols > col_units || rows > row_units) continue;
-      const double area =
-          static_cast<double>(ceil_div(col_units, cols)) * static_cast<double>(ceil_div(row_units, rows));
-      if (area <= best) {
-        best = area;
+      const double height = static_cast<double>(ceil_div(row_units, rows)) * tile_rows,
+                   width = static_cast<double>(ceil_div(col_units, cols)) * tile_cols,
+                   cost = height * width + copying_a * height + copying_b * width;
+      if (cost <= best) {
+        best = cost;
         cuts.rows = rows;
         cuts.cols = cols;
       }
