@@ -14,12 +14,11 @@ inline constexpr int kWords = kLanesOf<float>;
 PYDLX_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 PYDLX_INLINE __m256i load_16(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 PYDLX_INLINE __m256i load_16(const void* p, int count) { return _mm256_maskz_loadu_epi16(first_lanes(count), p); }
-// The vector extension, or a mask of all lanes, where GCC 12 takes the plain intrinsic's result for uninitialized.
+// A mask of all lanes, where GCC 12 takes the plain intrinsic's result for uninitialized.
 typedef std::uint32_t WideBits __attribute__((vector_size(64)));
-typedef std::uint16_t NarrowBits __attribute__((vector_size(32)));
 PYDLX_INLINE Words widen(__m256i x, const Half*) { return (Words)_mm512_maskz_cvtph_ps(0xffff, x); }
 PYDLX_INLINE Words widen(__m256i x, const BFloat16*) {
-  return (Words)(__builtin_convertvector((NarrowBits)x, WideBits) << 16);
+  return (Words)((WideBits)_mm512_maskz_cvtepu16_epi32(0xffff, x) << 16);
 }
 template <class T>
 PYDLX_INLINE Words widen_load(const T* p, int count) {
@@ -33,7 +32,7 @@ PYDLX_INLINE __m256i narrow(Words v, const BFloat16*) {
   return (__m256i)_mm512_cvtneps_pbh((__m512)v);
 #else
   const WideBits w = (WideBits)v, rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
-  return (__m256i) __builtin_convertvector(v == v ? rounded : WideBits{} + 0x7fc0u, NarrowBits);
+  return _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)(v == v ? rounded : WideBits{} + 0x7fc0u));
 #endif
 }
 template <class T>

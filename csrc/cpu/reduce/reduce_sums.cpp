@@ -1,6 +1,6 @@
 // Sums, products, norms and moments. Whatever the input's precision, floating sums are carried in double. Plain sums of
-// float32 first add four neighbours in float32 (see fours.h).
-#include "cpu/reduce/fours.h"
+// float32 first add four neighbours in float32 (see fours.h), those of 16-bit floats more (see narrow_sums.h).
+#include "cpu/reduce/narrow_sums.h"
 #include "functors/math.h"
 #include "kernels/reduce.h"
 

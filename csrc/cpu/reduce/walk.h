@@ -390,6 +390,8 @@ struct EngineOf {
     if constexpr (direct) {
       return O::row(x, n, stride, pos);
     } else {
+      if constexpr (requires { O::narrow_row(x, n); })
+        if (stride == 1) return O::narrow_row(x, n);
       In buffer[kChunk];
       widen(buffer, x, n, stride);
       return O::row(buffer, n, 1, pos);
@@ -407,6 +409,8 @@ struct EngineOf {
     if constexpr (direct) {
       O::cols(p, rows, row_stride, width, lane_stride, pos, static_cast<State*>(s));
     } else {
+      if constexpr (requires { O::narrow_cols(p, rows, row_stride, width, static_cast<State*>(s)); })
+        if (lane_stride == 1) return O::narrow_cols(p, rows, row_stride, width, static_cast<State*>(s));
       constexpr std::int64_t kGroup = 16;
       In buffer[kGroup * kColumns];
       for (std::int64_t i = 0; i < rows; i += kGroup) {
@@ -455,6 +459,20 @@ struct Fold {
                                              std::int64_t lane_stride, std::int64_t, State* s) {
     A part[kColumns];
     fold_cols<F>(x, rows, row_stride, width, lane_stride, part);
+    for (int l = 0; l < width; ++l) s[l] = F::combine(s[l], part[l]);
+  }
+  // Elements of another type that the fold has a form for, without a widened copy of them.
+  template <class X>
+    requires requires(const X* x) { RowForm<F, A, X>::fold(x, 0); }
+  static State narrow_row(const X* x, std::int64_t n) {
+    return RowForm<F, A, X>::fold(x, n);
+  }
+  template <class X>
+    requires requires(const X* x, A* part) { ColumnForm<F, A, X>::fold(x, 0, 0, 0, part); }
+  __attribute__((noinline)) static void narrow_cols(const X* x, std::int64_t rows, std::int64_t row_stride, int width,
+                                                    State* s) {
+    A part[kColumns];
+    ColumnForm<F, A, X>::fold(x, rows, row_stride, width, part);
     for (int l = 0; l < width; ++l) s[l] = F::combine(s[l], part[l]);
   }
   template <class Out>

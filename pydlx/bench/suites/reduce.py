@@ -10,13 +10,20 @@ from ..rows import Row, forward, training
 
 
 def _row(
-    name: str, shape: tuple[int, ...], fn: Callable[[Any, Any], Any], written: float = 0.0, train: bool = False
+    name: str,
+    shape: tuple[int, ...],
+    fn: Callable[[Any, Any], Any],
+    written: float = 0.0,
+    train: bool = False,
+    dtype: str | None = None,
 ) -> Row:
-    size = 4.0 * math.prod(shape)
-    title = f"{name} {'x'.join(map(str, shape))}" + (" fwd+bwd" if train else "")
+    """``written`` results; ``dtype`` is a 16-bit one or None for float32."""
+    width = 2.0 if dtype else 4.0
+    size = width * math.prod(shape)
+    title = f"{name} {'x'.join(map(str, shape))}" + (f" {dtype}" if dtype else "") + (" fwd+bwd" if train else "")
     if train:
-        return Row(title, training(fn, lambda x: [x.normal(*shape)]), 0.0, size, size)
-    return Row(title, forward(fn, lambda x: [x.normal(*shape)]), 0.0, size, 4.0 * written)
+        return Row(title, training(fn, lambda x: [x.normal(*shape, dtype=dtype)]), 0.0, size, size)
+    return Row(title, forward(fn, lambda x: [x.normal(*shape, dtype=dtype)]), 0.0, size, width * written)
 
 
 def rows() -> list[Row]:
@@ -42,5 +49,11 @@ def rows() -> list[Row]:
         _row("prod dim 1", (10000, 64), lambda T, x: (x * 0.01 + 1).prod(1), 10000),
         _row("cumsum dim 1", (1024, 4096), lambda T, x: x.cumsum(1), 1024 * 4096),
         _row("cumsum dim 0", (1024, 4096), lambda T, x: x.cumsum(0), 1024 * 4096),
+        _row("sum dim 0", (4096, 1024), lambda T, x: x.sum(0), 1024, dtype="bfloat16"),
+        _row("sum dim 0", (8192, 256), lambda T, x: x.sum(0), 256, dtype="bfloat16"),
+        _row("sum dim 1", (4096, 1024), lambda T, x: x.sum(1), 4096, dtype="bfloat16"),
+        _row("sum dims 0,2,3", (32, 64, 28, 28), lambda T, x: x.sum((0, 2, 3)), 64, dtype="bfloat16"),
+        _row("mean dims 2,3", (32, 512, 7, 7), lambda T, x: x.mean((2, 3)), 32 * 512, dtype="bfloat16"),
+        _row("sum dim 0", (4096, 1024), lambda T, x: x.sum(0), 1024, dtype="float16"),
         _row("all", (2048, 2048), lambda T, x: (x < 100).all()),
     ]
