@@ -35,7 +35,7 @@ endif()
 
 if(_build)
   file(GLOB PYDLX_CUDA_KERNELS CONFIGURE_DEPENDS cuda/*.cu cuda/*/*.cu)
-  file(GLOB PYDLX_CUDA_RUNTIME CONFIGURE_DEPENDS cuda/runtime/*.cpp cuda/gemm/*.cpp)
+  file(GLOB PYDLX_CUDA_RUNTIME CONFIGURE_DEPENDS cuda/runtime/*.cpp cuda/libraries/*.cpp)
   set(_declare "")
   set(_calls "")
   foreach(source IN LISTS PYDLX_CUDA_KERNELS)

@@ -2,6 +2,7 @@
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
 // the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
 #include "cuda/gemm/warp_tile.cuh"
+#include "cuda/libraries/cudnn.h"
 #include "cuda/runtime/divisor.cuh"
 #include "functors/types.h"
 #include "kernels.h"
@@ -174,8 +175,9 @@ struct WeightGrad : Problem<T> {
 };
 
 // 16-bit operands go to the tensor cores where their tiles are filled.
-template <class P>
+template <class P, ConvPass pass>
 void run_conv(const Conv& c) {
+  if (library_conv(c, pass, DTypeOf<typename P::Element>::value)) return;
   const P p(c);
   if constexpr (sizeof(typename P::Element) == 2)
     if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0) return run_tensor_tiles("conv", p);
@@ -187,9 +189,9 @@ void run_conv(const Conv& c) {
 void register_conv(KernelTable& t) {
   ConvKernels& k = family<ConvKernels>(t);
   each_type(FloatTypes{}, [&]<class T>() {
-    k.run[static_cast<int>(ConvPass::forward)][idx<T>] = run_conv<Forward<T>>;
-    k.run[static_cast<int>(ConvPass::input_grad)][idx<T>] = run_conv<InputGrad<T>>;
-    k.run[static_cast<int>(ConvPass::weight_grad)][idx<T>] = run_conv<WeightGrad<T>>;
+    k.run[static_cast<int>(ConvPass::forward)][idx<T>] = run_conv<Forward<T>, ConvPass::forward>;
+    k.run[static_cast<int>(ConvPass::input_grad)][idx<T>] = run_conv<InputGrad<T>, ConvPass::input_grad>;
+    k.run[static_cast<int>(ConvPass::weight_grad)][idx<T>] = run_conv<WeightGrad<T>, ConvPass::weight_grad>;
     for (auto& pass : k.scratch_size) pass[idx<T>] = [](const ConvShape&) { return std::int64_t{0}; };
   });
 }

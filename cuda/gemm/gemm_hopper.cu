@@ -4,8 +4,8 @@
 // have done with them. Sums over long k with few tiles are split, and the parts are added in order.
 #include "core/verbose.h"
 #include "cuda/gemm/hopper_plan.h"
-#include "cuda/gemm/library.h"
 #include "cuda/gemm/strided.cuh"
+#include "cuda/libraries/cublas_lt.h"
 #include "cuda/runtime/tma.cuh"
 #include "cuda/runtime/wgmma.cuh"
 #include "kernels.h"
@@ -238,7 +238,7 @@ void run(const HopperProduct<T>& p, bool a_along_k, bool b_along_k) {
 template <class T>
 bool gemm(const Gemm& g) {
   constexpr DType dtype = DTypeOf<T>::value;
-  if (products_by() == ProductsBy::cublas && library_product(g, dtype)) return true;
+  if (products_by_library() == UseLibrary::always && library_product(g, dtype)) return true;
   const Memory a{g.a, g.m, g.k, g.batch, g.a_row, g.a_col, g.a_batch};
   const Memory b{g.b, g.n, g.k, g.batch, g.b_col, g.b_row, g.b_batch};
   const char* why = g.batch == 0 ? "no matrices" : obstacle(g, a, b);
@@ -253,7 +253,7 @@ bool gemm(const Gemm& g) {
   }
   if (why) {
     if (verbose_on) verbose_note("; not wgmma: %s", why);
-    return products_by() == ProductsBy::automatic && library_product(g, dtype);
+    return products_by_library() == UseLibrary::automatic && library_product(g, dtype);
   }
   if (verbose_on)
     verbose_note(": wgmma, 128 x %d tiles, lines of A along %s, of B along %s; %u piece%s of k", p.plan.columns,

@@ -1,6 +1,6 @@
 // Matrix products on the ordinary arithmetic units: every dtype, every stride.
-#include "cuda/gemm/library.h"
 #include "cuda/gemm/strided.cuh"
+#include "cuda/libraries/cublas_lt.h"
 #include "kernels.h"
 
 namespace pydlx::cuda {

@@ -1,14 +1,9 @@
-#include "cuda/gemm/library.h"
-
-#include <dlfcn.h>
+#include "cuda/libraries/cublas_lt.h"
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <mutex>
-#include <string>
 
 #include "core/verbose.h"
 #include "cuda/runtime/launch.h"
@@ -17,6 +12,8 @@
 namespace pydlx::cuda {
 
 namespace {
+
+constexpr const char *kVariable = "PYDLX_CUDA_GEMM", *kName = "cublas";
 
 // ---- the library's interface ----------------------------------------------------------------------------------------
 // What is used of it, by the names and numbers of the public manual (cuBLAS 12 and 13), so that no header is needed to
@@ -60,39 +57,22 @@ struct Library {
                    int* found);
   int (*matmul)(Handle, Operation, const void* alpha, const void* a, Layout, const void* b, Layout, const void* beta,
                 const void* c, Layout, void* d, Layout, const Algorithm*, void* workspace, std::size_t, cudaStream_t);
-  std::string problem;  // why it is not there; empty: it is
+  SharedLibrary file{"PYDLX_CUBLAS_LT", {"libcublasLt.so.13", "libcublasLt.so.12"}};
 
   Library() {
-    void* file = nullptr;
-    if (const char* named = std::getenv("PYDLX_CUBLAS_LT")) {
-      file = dlopen(named, RTLD_LAZY | RTLD_LOCAL);
-      if (!file) problem = dlerror();
-    } else {
-      for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-        if ((file = dlopen(name, RTLD_LAZY | RTLD_LOCAL))) break;
-        if (problem.empty()) problem = dlerror();
-      }
-      if (file) problem.clear();
-    }
-    if (!file) return;
-    const auto find = [&](auto& function, const char* name) {
-      using Function = std::remove_reference_t<decltype(function)>;
-      function = reinterpret_cast<Function>(dlsym(file, name));
-      if (!function && problem.empty()) problem = std::string("it has no ") + name;
-    };
-    find(create, "cublasLtCreate");
-    find(version, "cublasLtGetVersion");
-    find(operation_create, "cublasLtMatmulDescCreate");
-    find(operation_destroy, "cublasLtMatmulDescDestroy");
-    find(operation_set, "cublasLtMatmulDescSetAttribute");
-    find(layout_create, "cublasLtMatrixLayoutCreate");
-    find(layout_destroy, "cublasLtMatrixLayoutDestroy");
-    find(layout_set, "cublasLtMatrixLayoutSetAttribute");
-    find(preference_create, "cublasLtMatmulPreferenceCreate");
-    find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
-    find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
-    find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
-    find(matmul, "cublasLtMatmul");
+    file.find(create, "cublasLtCreate");
+    file.find(version, "cublasLtGetVersion");
+    file.find(operation_create, "cublasLtMatmulDescCreate");
+    file.find(operation_destroy, "cublasLtMatmulDescDestroy");
+    file.find(operation_set, "cublasLtMatmulDescSetAttribute");
+    file.find(layout_create, "cublasLtMatrixLayoutCreate");
+    file.find(layout_destroy, "cublasLtMatrixLayoutDestroy");
+    file.find(layout_set, "cublasLtMatrixLayoutSetAttribute");
+    file.find(preference_create, "cublasLtMatmulPreferenceCreate");
+    file.find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
+    file.find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
+    file.find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
+    file.find(matmul, "cublasLtMatmul");
   }
 };
 
@@ -292,33 +272,22 @@ Choices& choices() {
 
 }  // namespace
 
-ProductsBy products_by() {
-  static const ProductsBy chosen = [] {
-    const char* v = std::getenv("PYDLX_CUDA_GEMM");
-    if (!v || !*v || std::strcmp(v, "own") == 0) return ProductsBy::own;
-    if (std::strcmp(v, "cublas") == 0) return ProductsBy::cublas;
-    if (std::strcmp(v, "auto") == 0) return ProductsBy::automatic;
-    fail("matmul", "PYDLX_CUDA_GEMM", ErrorKind::Value, "expected own, cublas or auto, got '", v, "'");
-  }();
-  return chosen;
+UseLibrary products_by_library() {
+  static const UseLibrary use = library_use("matmul", kVariable, kName);
+  return use;
 }
 
 bool library_product(const Gemm& g, DType dtype) {
-  const ProductsBy by = products_by();
-  if (by == ProductsBy::own) return false;
+  const UseLibrary use = products_by_library();
+  if (use == UseLibrary::never) return false;
   const Library& l = library();
-  if (!l.problem.empty()) {
-    require(by == ProductsBy::automatic, "matmul", "PYDLX_CUDA_GEMM", ErrorKind::Device,
-            "expected cuBLASLt, because it is set to cublas; got: ", l.problem,
-            ". Install the libraries of the CUDA toolkit, name the file in PYDLX_CUBLAS_LT, or set it to own or auto");
-    return false;
-  }
+  if (!l.file.ready(use, "matmul", kVariable, kName)) return false;
   // Small products are over before another library's launch pays.
   constexpr double kLeast = 1 << 18;
   const double work =
       static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k) * static_cast<double>(g.batch);
   const Product p(g, dtype);
-  const char* why = by == ProductsBy::automatic && work < kLeast ? "few terms" : p.obstacle();
+  const char* why = use == UseLibrary::automatic && work < kLeast ? "few terms" : p.obstacle();
   if (!why && !choices().run(l, p)) why = "it has no algorithm";
   if (verbose_on) {
     if (why)
