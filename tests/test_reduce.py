@@ -87,6 +87,43 @@ def test_float32_sums_over_planes():
     assert (np.abs(on_every_path(lambda: t.sum(axes)) - exact) <= bound).all()
 
 
+# Kept channels between reduced axes, which advance several at a time from 33 results on and for planes of 64 to 2048
+# elements: on both sides of each limit, with a last block that is not full, and with more reduced or kept axes.
+PLANES = [
+    ((3, 32, 8, 8), (0, 2, 3)),
+    ((3, 33, 8, 8), (0, 2, 3)),
+    ((1, 40, 9, 9), (0, 2, 3)),
+    ((7, 41, 7, 9), (0, 2, 3)),
+    ((70, 34, 5, 13), (0, 2, 3)),
+    ((5, 35, 2048), (0, 2)),
+    ((5, 35, 2049), (0, 2)),
+    ((2, 3, 36, 65), (0, 1, 3)),
+    ((4, 2, 3, 20, 70), (1, 2, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(("shape", "axes"), PLANES)
+def test_results_between_reduced_axes(shape, axes, dtype):
+    x = np.random.default_rng(2).integers(-50, 50, shape).astype(dtype)
+    exact, t = x.astype(np.float64), pydlx.from_numpy(x)
+    for view, wanted in ((t, exact), (t[..., : shape[-1] - 1], exact[..., :-1])):
+        rtol = 2e-3 if dtype == "float16" else 1e-6
+        assert np.allclose(view.sum(axes).numpy(), wanted.sum(axes), rtol, 0)
+        assert np.array_equal(view.amax(axes).numpy(), wanted.max(axes))
+        if dtype != "int16":
+            assert np.allclose(view.var(axes).numpy(), wanted.var(axes, ddof=1), rtol)
+    if dtype == "float32":
+        t[0, 0, ..., 0] = float("nan")
+        assert np.array_equal(t.sum(axes).isnan().numpy(), np.isnan(t.numpy().sum(axes)))
+
+
+def test_results_between_reduced_axes_on_every_path():
+    x = np.random.default_rng(3).normal(size=(37, 50, 17, 19)).astype(np.float32)
+    got = on_every_path(lambda: pydlx.from_numpy(x).sum((0, 2, 3)))
+    assert np.allclose(got, x.sum((0, 2, 3), dtype=np.float64), 1e-5, 1e-4)
+
+
 @pytest.mark.parametrize("n", [4, 64, 129, 255, 256, 400, 1000, 5000])
 def test_float32_sums_err_no_more_than_the_oracle(n):
     rng = np.random.default_rng(n)

@@ -26,6 +26,7 @@ inline __attribute__((always_inline)) vec_t<double> widened_sum(vec_t<float> v) 
          widened(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
+constexpr std::int64_t kAhead = 512;                     // elements asked for before they are needed
 constexpr std::int64_t kShortRow = 256, kFewRows = 128;  // shorter sums are carried in double altogether
 
 inline __attribute__((always_inline)) bool finite(double x) { return x - x == 0; }
@@ -52,7 +53,11 @@ struct RowForm<F, double, float> {
     if (n >= kVector) {
       vec_t<double> a{}, b{};
       if (n >= kShortRow) {
-        for (; i + 2 * kGroup <= n; i += 2 * kGroup) a += four(x + i), b += four(x + i + kGroup);
+        for (; i + 2 * kGroup <= n; i += 2 * kGroup) {
+          // The hardware's prefetchers begin anew in every row and page.
+          for (int k = 0; k < 2 * kGroup; k += kVector) __builtin_prefetch(x + i + kAhead + k);
+          a += four(x + i), b += four(x + i + kGroup);
+        }
         if (i + kGroup <= n) a += four(x + i), i += kGroup;
       }
       for (; i + 2 * kVector <= n; i += 2 * kVector) {

@@ -139,6 +139,44 @@ constexpr std::int64_t kShortBlock = 128;  // rows turned into columns at a time
   });
 }
 
+constexpr int kPlanes = 8;  // 16 were no faster, 4 lose a tenth; fewer leave more to share
+
+// Several reduced axes with a kept one between them (channels of images): each row is short and the next of the same
+// result is far away. Neighbouring results therefore advance together, so that memory is read in long runs.
+[[maybe_unused]] void reduce_planes(const Reduce& r, const Engine& e) {
+  const std::int64_t n = r.inner_size[0], rows = r.inner_numel / n, step = r.outer_stride[0], axis = r.outer_size[0];
+  const std::int64_t blocks = (axis + kPlanes - 1) / kPlanes, at_a_time = kChunk / n;
+  parallel_for(
+      r.outer_numel / axis * blocks, most(kGrainElements / (r.inner_numel * kPlanes), 1),
+      [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t b = begin; b < end; ++b) {
+          const std::int64_t group = b / blocks, c0 = b % blocks * kPlanes, width = least(axis - c0, kPlanes);
+          const char* x =
+              static_cast<const char*>(r.in) +
+              (offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.outer_stride + 1) + c0 * step) * e.in_size;
+          Tree tree[kPlanes];
+          alignas(16) char state[kPlanes][kMaxState];
+          for (std::int64_t i = 0; i < rows; i += at_a_time) {
+            for (int c = 0; c < width; ++c) e.init(state[c], 1);
+            for (std::int64_t j = i; j < least(i + at_a_time, rows); ++j) {
+              const std::int64_t from = r.inner_ndim == 2
+                                            ? j * r.inner_stride[1]
+                                            : offset_of(j, r.inner_ndim - 1, r.inner_size + 1, r.inner_stride + 1);
+              for (int c = 0; c < width; ++c)
+                e.row(x + (from + c * step) * e.in_size, n, r.inner_stride[0], j * n, state[c]);
+            }
+            for (int c = 0; c < width; ++c) tree_push(e, tree[c], state[c]);
+          }
+          const std::int64_t out =
+              offset_of(group, r.outer_ndim - 1, r.outer_size + 1, r.out_stride + 1) + c0 * r.out_stride[0];
+          for (int c = 0; c < width; ++c) {
+            tree_total(e, tree[c], state[c]);
+            e.finish(r, state[c], 1, out + c * r.out_stride[0], 0);
+          }
+        }
+      });
+}
+
 [[maybe_unused]] void reduce_rows(const Reduce& r, const Engine& e) {
   const char* in = static_cast<const char*>(r.in);
   const std::int64_t n = r.inner_numel;
@@ -158,6 +196,9 @@ constexpr std::int64_t kShortBlock = 128;  // rows turned into columns at a time
     });
     return;
   }
+  if (r.inner_ndim >= 2 && r.outer_ndim > 0 && r.outer_numel > kMaxSegments && r.inner_size[0] >= 64 &&
+      r.inner_size[0] <= kChunk / 2 && r.outer_stride[0] == r.inner_size[0] * r.inner_stride[0])
+    return reduce_planes(r, e);
   // Segments give threads something to share when there are few rows.
   std::int64_t segments = most(1, least(kMaxSegments / r.outer_numel, n / (8 * kChunk)));
   const std::int64_t length = ((n + segments - 1) / segments + kChunk - 1) / kChunk * kChunk;
