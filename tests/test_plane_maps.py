@@ -32,6 +32,18 @@ def test_rows_of_every_width(width, mode, isa):
             np.testing.assert_array_equal(got.numpy(), padded(x, pads, mode))
 
 
+@pytest.mark.parametrize("width", [8, 9, 16, 20, 48, 49, 500, 950, 1020, 1030])
+def test_borders_of_whole_vectors(width, isa):
+    """Ends of rows that take one vector or several, are nothing but border, or are longer than any input vector."""
+    for dtype in ("int32", "float32"):
+        x = filled((2, 3, width), dtype)
+        for pads in [(1, 0), (7, 9), (16, 0), (0, 17), (40, 33), (64, 80)]:
+            for mode in MODES:
+                if max(pads) < width or mode in ("constant", "edge"):
+                    got = F.pad(pydlx.from_numpy(x), pads, mode=MODES[mode])
+                    np.testing.assert_array_equal(got.numpy(), padded(x, pads, mode))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pads", [(2, 1, 3, 0), (0, 0, 1, 2), (1, 0, 0, 0, 2, 2), (1, 1, 1, 1, 1, 1)])
 def test_axes(pads, mode, isa):

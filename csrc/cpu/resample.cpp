@@ -126,6 +126,79 @@ inline __attribute__((always_inline)) void copy_run(W* to, const W* from, std::i
   if (n % kStep != 0) std::memcpy(to + n - kStep, from + n - kStep, kVectorBytes);
 }
 
+// A short row of words as whole vectors (the last may overlap the one before): those at the ends pick their elements
+// from one vector of the input each, or are the value; those between copy. Pieces of a few elements would cost more
+// than the rest of the row.
+constexpr int kMaxEdges = 4;
+struct Weave {
+  static constexpr int kLanes = kVectorBytes / 4;
+  typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
+  struct Edge {
+    Words pick, fill;
+    std::int64_t to, from;
+  };
+  int vectors = 0, head = 0, edges = 0;  // no vectors: the row is not of this kind
+  std::int64_t n = 0, shift = 0;
+  Edge edge[kMaxEdges];
+
+  std::int64_t start(int v) const { return v * kLanes < n - kLanes ? v * kLanes : n - kLanes; }
+  // Whether vector v copies neighbours, and how far.
+  bool copies(const std::int64_t* index, int v, std::int64_t* by) const {
+    const std::int64_t to = start(v);
+    for (int l = 0; l < kLanes; ++l)
+      if (index[to + l] < 0 || index[to + l] != index[to] + l) return false;
+    *by = index[to] - to;
+    return true;
+  }
+  bool add_edge(const std::int64_t* index, int v, std::int64_t in) {
+    if (edges == kMaxEdges) return false;
+    Edge& e = edge[edges++];
+    e.to = start(v);
+    std::int64_t low = in - kLanes, high = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      const std::int64_t k = index[e.to + l];
+      if (k < 0) continue;
+      low = k < low ? k : low;
+      high = k > high ? k : high;
+    }
+    e.from = low;
+    for (int l = 0; l < kLanes; ++l) {
+      const std::int64_t k = index[e.to + l];
+      e.pick[l] = k < 0 ? 0 : static_cast<std::uint32_t>(k - low);
+      e.fill[l] = k < 0 ? ~0u : 0;
+    }
+    return high - low < kLanes;
+  }
+  void plan(const std::int64_t* index, std::int64_t out, std::int64_t in) {
+    if (kVectorBytes < 32 || out < kLanes || in < kLanes || out > 64 * kLanes) return;
+    n = out;
+    const int all = static_cast<int>(ceil_div(n, kLanes));
+    std::int64_t by = 0;
+    int v = 0;
+    for (; v < all && !copies(index, v, &shift); ++v)
+      if (!add_edge(index, v, in)) return;
+    head = v;
+    for (; v < all && copies(index, v, &by) && by == shift; ++v) {}
+    const int tail = v;
+    for (; v < all; ++v)
+      if (!add_edge(index, v, in)) return;
+    vectors = tail;
+  }
+  inline __attribute__((always_inline)) void write_edge(const Edge& e, std::uint32_t* y, const std::uint32_t* x,
+                                                        std::uint32_t value) const {
+    Words v;
+    std::memcpy(&v, x + e.from, sizeof v);
+    v = (__builtin_shuffle(v, e.pick) & ~e.fill) | (e.fill & value);
+    std::memcpy(y + e.to, &v, sizeof v);
+  }
+  inline __attribute__((always_inline)) void write(std::uint32_t* y, const std::uint32_t* x,
+                                                   std::uint32_t value) const {
+    for (int k = 0; k < head; ++k) write_edge(edge[k], y, x, value);
+    for (int v = head; v < vectors; ++v) std::memcpy(y + start(v), x + start(v) + shift, sizeof(Words));
+    for (int k = head; k < edges; ++k) write_edge(edge[k], y, x, value);
+  }
+};
+
 template <class W>
 inline __attribute__((always_inline)) void write_row(const RowPlan& p, const std::int64_t* index, W* y, const W* x,
                                                      std::int64_t n, W value) {
@@ -162,6 +235,12 @@ inline __attribute__((always_inline)) void write_row(const RowPlan& p, const std
 template <class W>
 void plane_map(const PlaneMap& m) {
   const RowPlan plan = plan_row(m.index[2], m.out[2]);
+  Weave weave;
+  bool woven = false;
+  if constexpr (sizeof(W) == 4) {
+    if (plan.kind == RowPlan::pieces && plan.count > 1) weave.plan(m.index[2], m.out[2], m.in[2]);
+    woven = weave.vectors > 0;
+  }
   const std::int64_t n = m.out[2], rows = m.out[0] * m.out[1];
   W value;
   std::memcpy(&value, m.value, sizeof value);
@@ -174,6 +253,8 @@ void plane_map(const PlaneMap& m) {
                          row = p < 0 || q < 0 ? -1 : (o * m.in[0] + p) * m.in[1] + q;
       if (row < 0) {
         for (std::int64_t k = 0; k < n; ++k) y[k] = value;
+      } else if (woven) {
+        if constexpr (sizeof(W) == 4) weave.write(y, all + row * m.in[2], value);
       } else if (row == before && plan.kind != RowPlan::pieces) {
         copy_run(y, y - n, n);  // the row just written
       } else {
