@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "autograd/mode.h"
 #include "autograd/node.h"
 #include "core/parallel.h"
 #include "kernels/sort.h"
