@@ -57,6 +57,7 @@ struct Max {
       }
     static_cast<T*>(p.y)[e] = best;
     if (p.index) p.index[e] = at;
+    if (p.pixel) p.pixel[e] = at / p.in[2];
   }
 };
 

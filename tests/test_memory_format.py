@@ -295,6 +295,26 @@ def test_pool_positions() -> None:
     np.testing.assert_array_equal(a.grad.numpy(), b.grad.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("channels", [15, 16, 17, 64, 81])
+def test_pool_positions_of_every_kernel(channels: int, dtype: str) -> None:
+    """Vectors of channels and what is left of them, windows with gaps, adaptive ones, and nothing but minus infinity."""
+    x = np.random.default_rng(channels).integers(-9, 9, (2, channels, 9, 7)).astype(np.float32)
+    x[0, 1] = -np.inf
+    x[1, :, 4, 4] = np.nan
+    for f in (
+        lambda M, x: M.nn.functional.max_pool2d(x, 3, 2, 1, return_indices=True),
+        lambda M, x: M.nn.functional.max_pool2d(x, (2, 3), (1, 2), (1, 0), (2, 1), True, return_indices=True),
+        lambda M, x: M.nn.functional.adaptive_max_pool2d(x, (4, 3), return_indices=True),
+    ):
+        want = f(torch, last(torch, torch.tensor(x)).to(getattr(torch, dtype)))
+        for grad in (False, True):
+            t = last(pydlx, pydlx.tensor(x)).to(getattr(pydlx, dtype)).requires_grad_(grad)
+            got = f(pydlx, t)
+            np.testing.assert_array_equal(got[0].detach().float().numpy(), want[0].float().numpy())
+            np.testing.assert_array_equal(got[1].numpy(), want[1].numpy())
+
+
 def test_dropout_gradient() -> None:
     x = last(pydlx, pydlx.ones(2, 3, 8, 8)).requires_grad_()
     y = pydlx.nn.functional.dropout(x, 0.5)

@@ -224,8 +224,10 @@ void max_kernel(const Pool& p) {
       const std::int64_t plane = u / lines, line = u % lines;
       const Window d = window_of(p, 0, line / p.out[1]), h = window_of(p, 1, line % p.out[1]);
       const std::int64_t at = plane * out + line * p.out[2];
-      max_row(p, cols, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + at,
-              p.index ? p.index + at : nullptr, d, h);
+      std::int64_t* const index = p.index ? p.index + at : p.pixel ? p.pixel + at : nullptr;
+      max_row(p, cols, static_cast<const T*>(p.x) + plane * in, static_cast<T*>(p.y) + at, index, d, h);
+      if (p.pixel)
+        for (std::int64_t i = 0; i < p.out[2]; ++i) p.pixel[at + i] = index[i] / p.in[2];
     }
   });
 }

@@ -101,29 +101,37 @@ void output_row(const Pool& p, const Layout& l, const float* x, std::int64_t top
 
 // ---- windows one channel deep ---------------------------------------------------------------------------------------
 
+// Where the positions of a group of channels go, or null.
+struct Found {
+  std::int64_t *index, *pixel;
+  PYDLX_INLINE Found operator+(std::int64_t c) const {
+    return {index ? index + c : nullptr, pixel ? pixel + c : nullptr};
+  }
+};
+
 // n <= kLane * kVectors channels of one output pixel from `x`, their first channel in the plane's first pixel. The
-// winners of all taps stay in registers.
+// winners of all taps stay in registers: values, and the pixels they came from.
 template <bool kIndex, int kVectors>
 PYDLX_INLINE void pixel_channels(const Pool& p, const Window& h, const Window& w, const float* x, std::int64_t channel,
-                                 int n, float* y, std::int64_t* index) {
+                                 int n, float* y, const Found& found) {
   const std::int64_t width = p.in[1], channels = p.in[2];
   V best[kVectors];
-  I lane[kVectors], where[kVectors];
+  I where[kVectors];
   for (int g = 0; g < kVectors; ++g) {
     best[g] = splat<float>(-__builtin_inff());
-    for (int i = 0; i < kLane; ++i) lane[g][i] = g * kLane + i;
-    lane[g] += static_cast<int>(channel);
-    where[g] = lane[g] + static_cast<int>((h.first * width + w.first) * channels);
+    where[g] = I{} + static_cast<int>(h.first * width + w.first);
   }
   const bool part = n < kLane * kVectors;
   for (std::int64_t i = 0; i < h.count; ++i)
     for (std::int64_t j = 0; j < w.count; ++j) {
-      const std::int64_t at = ((h.first + i * h.step) * width + w.first + j * w.step) * channels;
+      const std::int64_t at = (h.first + i * h.step) * width + w.first + j * w.step;
+      const I here = I{} + static_cast<int>(at);
       for (int g = 0; g < kVectors; ++g) {
-        const V v = part ? load_part(x + at, Lanes(n)) : load(x + at + g * kLane);
+        const float* from = x + at * channels;
+        const V v = part ? load_part(from, Lanes(n)) : load(from + g * kLane);
         const I take = (v > best[g]) | (v != v);  // NaN wins, the last one of several
         best[g] = take ? v : best[g];
-        if constexpr (kIndex) where[g] = take ? lane[g] + static_cast<int>(at) : where[g];
+        if constexpr (kIndex) where[g] = take ? here : where[g];
       }
     }
   for (int g = 0; g < kVectors; ++g) {
@@ -134,20 +142,24 @@ PYDLX_INLINE void pixel_channels(const Pool& p, const Window& h, const Window& w
     if constexpr (kIndex) {
       alignas(64) int at[kLane];
       std::memcpy(at, &where[g], sizeof at);
-      for (int l = 0; l < (part ? n : kLane); ++l) index[g * kLane + l] = at[l];
+      const int lanes = part ? n : kLane, first = g * kLane;
+      if (found.pixel)
+        for (int l = 0; l < lanes; ++l) found.pixel[first + l] = at[l];
+      if (found.index)
+        for (int l = 0; l < lanes; ++l)
+          found.index[first + l] = at[l] * static_cast<int>(channels) + static_cast<int>(channel) + first + l;
     }
   }
 }
 
 template <bool kIndex>
-void pixel(const Pool& p, const Window& h, const Window& w, const float* x, float* y, std::int64_t* index) {
+void pixel(const Pool& p, const Window& h, const Window& w, const float* x, float* y, const Found& found) {
   constexpr int kGroup = 4;
   std::int64_t c = 0;
   for (; c + kGroup * kLane <= p.in[2]; c += kGroup * kLane)
-    pixel_channels<kIndex, kGroup>(p, h, w, x + c, c, kGroup * kLane, y + c, kIndex ? index + c : nullptr);
+    pixel_channels<kIndex, kGroup>(p, h, w, x + c, c, kGroup * kLane, y + c, found + c);
   for (; c < p.in[2]; c += kLane)
-    pixel_channels<kIndex, 1>(p, h, w, x + c, c, static_cast<int>(smaller(kLane, p.in[2] - c)), y + c,
-                              kIndex ? index + c : nullptr);
+    pixel_channels<kIndex, 1>(p, h, w, x + c, c, static_cast<int>(smaller(kLane, p.in[2] - c)), y + c, found + c);
 }
 
 }  // namespace
@@ -163,17 +175,18 @@ bool max_pool_channels_f32(const Pool& p) {
       const Window h = window_of(p, 0, u % pixels / p.out[1]), w = window_of(p, 1, u % p.out[1]);
       const float* x = static_cast<const float*>(p.x) + u / pixels * in;
       float* y = static_cast<float*>(p.y) + u * p.in[2];
-      if (p.index)
-        pixel<true>(p, h, w, x, y, p.index + u * p.in[2]);
+      const Found found = Found{p.index, p.pixel} + u * p.in[2];
+      if (p.index || p.pixel)
+        pixel<true>(p, h, w, x, y, found);
       else
-        pixel<false>(p, h, w, x, y, nullptr);
+        pixel<false>(p, h, w, x, y, found);
     }
   });
   return true;
 }
 
 bool max_pool_f32(const Pool& p) {
-  if (p.adaptive || p.in[0] != 1 || p.out[0] != 1 || p.kernel[0] != 1 || p.stride[0] != 1 || p.pad[0] != 0)
+  if (p.adaptive || p.pixel || p.in[0] != 1 || p.out[0] != 1 || p.kernel[0] != 1 || p.stride[0] != 1 || p.pad[0] != 0)
     return false;
   if (p.dilation[1] != 1 || p.dilation[2] != 1 || p.in[1] * p.in[2] >= (std::int64_t{1} << 30)) return false;
   // A window of every output row must fit the buffer, and a copy of the input is worth it only if most of it is used.

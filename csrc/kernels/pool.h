@@ -19,6 +19,7 @@ struct Pool {
   void* x = nullptr;              // [planes, in]; written by average_grad
   void* y = nullptr;              // [planes, out]; written by the others
   std::int64_t* index = nullptr;  // [planes, out]: flat position of the maximum in its plane, or null when not wanted
+  std::int64_t* pixel = nullptr;  // [planes, out]: the same over the first two axes alone, or null when not wanted
 };
 
 // wide [planes, wide_size] and narrow [planes, narrow_size], linked by index [planes, narrow_size] into the wide plane.

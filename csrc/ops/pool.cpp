@@ -213,18 +213,21 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
     const GradModeGuard off(false);
     const Tensor in = wide_operand(x, seen.format);
     Tensor out = empty(sizes, in.dtype(), in.device(), seen.format);
-    if (grad || want_index) place = empty(sizes, DType::Int64, in.device(), seen.format);
+    const bool within = want_index && seen.behind;
+    if (grad || (want_index && !within)) place = empty(sizes, DType::Int64, in.device(), seen.format);
+    if (within) index = empty(sizes, DType::Int64, in.device(), seen.format);
     if (out.numel() > 0) {
       if (seen.behind) p = turned(p, x.sizes()[1]);
       p.x = in.data();
       p.y = out.data();
       p.index = place.defined() ? place.data_as<std::int64_t>() : nullptr;
+      p.pixel = within ? index.data_as<std::int64_t>() : nullptr;
       kernel_or_fail(kernels<PoolKernels>(in.device()).max[static_cast<int>(in.dtype())], op, in.device(),
                      x.dtype())(p);
     }
     y = to_dtype(out, x.dtype());
     if (want_index) {
-      index = seen.behind ? floor_divide(place, wrap_scalar(x.sizes()[1])) : place;
+      if (!within) index = place;
       if (seen.result != seen.format) index = to_format(index, seen.result);
     }
     if (seen.result != seen.format) y = to_format(y, seen.result);

@@ -41,6 +41,16 @@ def rows() -> list[Row]:
         *_rows("avg_pool2d", (8, 64, 112, 112), 2, 0.25),
         *_rows("avg_pool2d", (8, 128, 28, 28), 3, 1.0, 1, 1),
         *_rows("max_pool1d", (16, 64, 4000), 2, 0.5),
+        Row(
+            "channels-last max_pool2d 3/2 with indices 8x64x112x112",
+            forward(
+                lambda T, x: T.nn.functional.max_pool2d(x, 3, 2, 1, return_indices=True)[1],
+                lambda x: [x.normal(8, 112, 112, 64).permute(0, 3, 1, 2)],
+            ),
+            0.0,
+            4.0 * 8 * 64 * 112 * 112,
+            12.0 * 8 * 64 * 56 * 56,
+        ),
         *_both(
             "adaptive_avg_pool2d 1", (32, 512, 7, 7), lambda T, x: T.nn.functional.adaptive_avg_pool2d(x, 1), 1 / 49
         ),
