@@ -266,6 +266,26 @@ def test_direct(isa):
     )
 
 
+def test_depthwise_channels_last(isa):
+    """Rows of 1 to 9 outputs (four pass together), kernels with and without their own code, channels around the vector."""
+    rows = [
+        *((2, c, 6, w, 3, {"padding": 1}) for c in (15, 16, 17, 33) for w in (1, 3, 4, 5, 9)),
+        *((2, 20, 9, w, 3, {"padding": 1, "stride": 2}) for w in (7, 8, 9, 16, 17)),
+        *((2, 20, 8, 10, k, {"padding": k // 2, "stride": s}) for k in (5, 7, 2) for s in (1, 2, 3)),
+        (1, 24, 9, 11, 3, {"padding": 2, "dilation": 2}),
+        (1, 24, 9, 11, (3, 5), {"padding": (0, 3)}),
+        (2, 18, 40, 44, 3, {"padding": 1}),
+    ]
+    for n, c, h, w, kernel, geometry in rows:
+        x, weight, bias = operands(n, c, c, h, w, kernel, c)
+        want = passes(*(pydlx.from_numpy(a.astype(np.float64)) for a in (x, weight, bias)), groups=c, **geometry)
+        last = guarded(np.ascontiguousarray(x.transpose(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        got = passes(last, guarded(weight), guarded(bias), groups=c, **geometry)
+        for a, b in zip(got, want, strict=True):
+            scale = np.sqrt(np.mean(b * b))
+            assert a.shape == b.shape and np.abs(a - b).max() < 2e-5 * scale, (c, h, w, kernel, geometry)
+
+
 STEMS = [
     *((2, 3, k, 9, w, 3, 1, {"padding": 1}) for k, w in itertools.product((16, 17, 32, 48, 64, 65), (5, 6, 7, 10))),
     *(

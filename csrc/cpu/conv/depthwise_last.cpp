@@ -71,40 +71,24 @@ void copy_band(const Layer& s, const float* x, int channels, std::int64_t y0, st
                    load_part(x + (y * s.in[1] + i) * s.channels, lanes));
 }
 
-// Outputs of a row. `T` taps, or any number when it is 0.
-template <int T>
-__attribute__((noinline)) void output_row(const Layer& s, const float* band, const float* w, const std::int64_t* offset,
-                                          V start, const Ending<float>* end, float* y, int channels) {
-  const int taps = T > 0 ? T : static_cast<int>(s.all_taps());
-  const std::int64_t step = s.step[1] * kLane;
+// Outputs of a row, kPixels or one at a time: sum(x, acc) adds the taps to acc, the outputs from x on. Vectors lie a
+// pixel's channels apart, which the hardware does not see coming: the lines of the next row are asked for.
+template <class Sum>
+PYDLX_INLINE void row_of(const Layer& s, V start, const Ending<float>* end, float* y, int channels, const Sum& sum) {
   const Lanes lanes(channels);
-  V kept[T > 0 ? T : 1];
-  if constexpr (T > 0)
-#pragma GCC unroll 25
-    for (int t = 0; t < T; ++t) kept[t] = load(w + t * kLane);
+  const std::int64_t pixel = s.channels, next = pixel * s.out[1], wide = s.out[1];
   const auto some = [&]<int P>(std::int64_t x) __attribute__((always_inline)) {
-    const float* from = band + x * step;
     V acc[P];
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) acc[p] = start;
-    if constexpr (T > 0) {
-#pragma GCC unroll 25
-      for (int t = 0; t < T; ++t)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) acc[p] += kept[t] * load(from + p * step + offset[t]);
-    } else {
-      for (int t = 0; t < taps; ++t) {
-        const V v = load(w + t * kLane);
-#pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) acc[p] += v * load(from + p * step + offset[t]);
-      }
-    }
+    sum(x, acc);
     if (end)
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[p] = (*end)(acc[p]);
+    float* to = y + x * pixel;
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      float* to = y + (x + p) * s.channels;
+    for (int p = 0; p < P; ++p, to += pixel) {
+      __builtin_prefetch(to + next, 1);
       if (channels == kLane)
         store<float>(to, acc[p]);
       else
@@ -112,8 +96,62 @@ __attribute__((noinline)) void output_row(const Layer& s, const float* band, con
     }
   };
   std::int64_t x = 0;
-  for (; x + kPixels <= s.out[1]; x += kPixels) some.template operator()<kPixels>(x);
-  for (; x < s.out[1]; ++x) some.template operator()<1>(x);
+  for (; x + kPixels <= wide; x += kPixels) some.template operator()<kPixels>(x);
+  for (; x < wide; ++x) some.template operator()<1>(x);
+}
+
+// Into the second level: the input rows that belong to output row i, of the group of channels whose turn is next.
+PYDLX_INLINE void ask_for_rows(const Layer& s, const float* x, std::int64_t i) {
+  const std::int64_t first = i * s.step[0] / s.spread[0], last = smaller(s.in[0], (i + 1) * s.step[0] / s.spread[0]);
+  for (std::int64_t q = first * s.in[1]; q < last * s.in[1]; ++q) __builtin_prefetch(x + q * s.channels, 0, 2);
+}
+
+// Any kernel.
+__attribute__((noinline)) void output_row(const Layer& s, const float* band, const float* w, const std::int64_t* offset,
+                                          V start, const Ending<float>* end, float* y, int channels) {
+  const int taps = static_cast<int>(s.all_taps());
+  const std::int64_t step = s.step[1] * kLane;
+  row_of(s, start, end, y, channels, [&]<int P>(std::int64_t x, V(&acc)[P]) __attribute__((always_inline)) {
+    const float* from = band + x * step;
+    for (int t = 0; t < taps; ++t) {
+      const V v = load(w + t * kLane);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) acc[p] += v * load(from + p * step + offset[t]);
+    }
+  });
+}
+
+// K x K taps without dilation, S columns between outputs: all distances are known, so that no address is computed, and
+// a value is loaded once for all the outputs side by side that see it. The same sums in the same order.
+template <int K, int S>
+__attribute__((noinline)) void output_row_of(const Layer& s, const float* band, const float* w, const std::int64_t*,
+                                             V start, const Ending<float>* end, float* y, int channels) {
+  V kept[K * K];
+#pragma GCC unroll 25
+  for (int t = 0; t < K * K; ++t) kept[t] = load(w + t * kLane);
+  const std::int64_t pitch = s.pitch * kLane;
+  row_of(s, start, end, y, channels, [&]<int P>(std::int64_t x, V(&acc)[P]) __attribute__((always_inline)) {
+    const float* from = band + x * S * kLane;
+#pragma GCC unroll 5
+    for (int i = 0; i < K; ++i, from += pitch)
+#pragma GCC unroll 16
+      for (int j = 0; j < (P - 1) * S + K; ++j) {
+        const V v = load(from + j * kLane);
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p)
+          if (j >= p * S && j < p * S + K) acc[p] += kept[i * K + j - p * S] * v;
+      }
+  });
+}
+
+using RowFn = void (*)(const Layer&, const float*, const float*, const std::int64_t*, V, const Ending<float>*, float*,
+                       int);
+RowFn choose_row(const Layer& s) {
+  const std::int64_t k = s.taps[0], step = s.step[1];
+  if (s.taps[1] != k || s.dilation[0] * s.dilation[1] != 1 || step > 2) return output_row;
+  if (k == 3) return step == 1 ? output_row_of<3, 1> : output_row_of<3, 2>;
+  if (k == 5) return step == 1 ? output_row_of<5, 1> : output_row_of<5, 2>;
+  return output_row;
 }
 
 // sums[t] += dy times the input that the tap sees, over output rows of a band and kGradTaps taps.
@@ -178,7 +216,7 @@ void depthwise_last_data(const Conv& conv, ConvPass pass) {
           c < s.channels ? w[c * taps + (forward ? t : taps - 1 - t)] : 0.0f;
   std::int64_t offset[kMostTaps];
   tap_offsets(s, offset);
-  const auto row = taps == 9 ? output_row<9> : taps == 25 ? output_row<25> : output_row<0>;
+  const RowFn row = choose_row(s);
   const std::int64_t work = s.rows * s.pitch * kLane * (taps + 4);
   parallel_for(s.batch * s.bands * s.groups, 65536 * 4 / work + 1, [&](std::int64_t b, std::int64_t e) {
     float* band = buffers + thread_index() * s.band_floats;
@@ -189,9 +227,11 @@ void depthwise_last_data(const Conv& conv, ConvPass pass) {
       copy_band(s, x + n * in_image + c, channels, y0, y1, band);
       const V start = bias ? load_part(bias + c, Lanes(channels)) : V{};
       const Ending<float> end = all_ends.lanes(c, channels);
-      for (std::int64_t i = y0; i < y1; ++i)
+      for (std::int64_t i = y0; i < y1; ++i) {
+        if (c + kLane < s.channels) ask_for_rows(s, x + n * in_image + c + kLane, i);
         row(s, band + (i - y0) * s.step[0] * s.pitch * kLane, packed + c * taps, offset, start,
             all_ends.active() ? &end : nullptr, y + n * out_image + i * s.out[1] * s.channels + c, channels);
+      }
     }
   });
 }

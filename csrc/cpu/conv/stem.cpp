@@ -89,31 +89,44 @@ struct Border {
   }
 };
 
+// Rows are short: a call of the library would take longer than the copy.
+PYDLX_INLINE void copy_floats(const float* from, std::int64_t n, float* to) {
+  std::int64_t i = 0;
+  for (; i + kLane <= n; i += kLane) store<float>(to + i, load(from + i));
+  if (i < n) store_part(to + i, load_part(from + i, Lanes(static_cast<int>(n - i))), Lanes(static_cast<int>(n - i)));
+}
+PYDLX_INLINE void zero_floats(float* to, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + kLane <= n; i += kLane) store<float>(to + i, V{});
+  if (i < n) store_part(to + i, V{}, Lanes(static_cast<int>(n - i)));
+}
+
 // Rows [first, first + rows) and columns [-pad, pitch - pad) of the channels of a group, zero outside of the image.
 void copy_rows(const ConvShape& c, const Border& to, const float* x, const ImageLayout& at, std::int64_t first,
                std::int64_t rows, float* out) {
   const std::int64_t pitch = to.row / to.pixel;
   const std::int64_t lo = smaller(pitch, c.pad[2]), hi = larger(lo, smaller(pitch, c.pad[2] + c.in[2]));
-  const auto zero = [](float* p, std::int64_t n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); };
-  const auto copy = [](float* p, const float* from, std::int64_t n) {
-    std::memcpy(p, from, static_cast<std::size_t>(n) * sizeof(float));
-  };
   for (std::int64_t plane = 0; plane < (c.channels_last ? 1 : c.cin); ++plane, x += at.channel, out += to.plane)
     for (std::int64_t r = 0; r < rows; ++r) {
       float* row = out + r * to.row;
       const std::int64_t iy = first + r;
       if (iy < 0 || iy >= c.in[1]) {
-        zero(row, to.row);
+        zero_floats(row, to.row);
         continue;
       }
       const float* from = x + (iy * c.in[2] + lo - c.pad[2]) * at.pixel;
-      zero(row, lo * to.pixel);
+      if (at.pixel == to.pixel && pitch == c.in[2] && lo == 0 && hi == pitch) {  // whole rows follow each other
+        const std::int64_t run = smaller(rows - r, c.in[1] - iy);
+        copy_floats(from, run * to.row, row);
+        r += run - 1;
+        continue;
+      }
+      zero_floats(row, lo * to.pixel);
       if (at.pixel == to.pixel)
-        copy(row + lo * to.pixel, from, (hi - lo) * to.pixel);
+        copy_floats(from, (hi - lo) * to.pixel, row + lo * to.pixel);
       else
-        for (std::int64_t i = lo; i < hi; ++i, from += at.pixel)
-          for (std::int64_t k = 0; k < c.cin; ++k) row[i * c.cin + k] = from[k];
-      zero(row + hi * to.pixel, (pitch - hi) * to.pixel);
+        for (std::int64_t i = lo; i < hi; ++i, from += at.pixel) copy_floats(from, c.cin, row + i * c.cin);
+      zero_floats(row + hi * to.pixel, (pitch - hi) * to.pixel);
     }
 }
 
@@ -235,10 +248,22 @@ void pack_elements(const Conv& conv, const DataPlan& p, float* packed, std::int6
   const ConvShape& c = conv.shape;
   const float* w = static_cast<const float*>(conv.w);
   for (std::int64_t g = 0; g < c.groups; ++g)
-    for (std::int64_t k = 0; k < round_up(c.cout, kLane); ++k) {  // tiles read no further
-      const float* row = w + (g * c.cout + k) * p.elements;
+    for (std::int64_t k = 0; k < c.cout; k += kLane) {  // tiles read no further than the last vector
+      const float* rows = w + (g * c.cout + k) * p.elements;
       float* to = packed + (g * p.panels + k / kPanel) * p.elements * kPanel + k % kPanel;
-      for (std::int64_t i = 0; i < p.elements; ++i) to[i * kPanel] = k < c.cout ? row[i] : 0.0f;
+      for (std::int64_t i = 0; i < p.elements; i += kLane) {
+        const int n = static_cast<int>(smaller(kLane, p.elements - i));
+        const Lanes lanes(n);
+        V r[kLane];
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) r[l] = k + l < c.cout ? load_part(rows + l * p.elements + i, lanes) : V{};
+        transpose_square<float>(r);
+#pragma GCC unroll 16
+        for (int l = 0; l < kLane; ++l) {
+          if (l >= n) break;
+          store<float>(to + (i + l) * kPanel, r[l]);
+        }
+      }
     }
   const Border border(c, p.input_rows, p.pitch);
   for (std::int64_t i = 0; i < p.elements; ++i) offset[i] = border.offset(c, i);
@@ -258,8 +283,8 @@ void data_band(const Conv& conv, const DataPlan& p, std::int64_t image, std::int
   const ChannelEnd<float> end = end_of<float>(conv).from(g * c.cout);
   const TileChoice choice = choose_row_tile(wide);
   // Planes are written in pieces: some rows, or a part of one row whose length whole vectors divide.
-  const std::int64_t most = kResults * choice.rows, rows = c.channels_last || wide > most ? 1 : most / wide,
-                     columns = c.channels_last ? wide : smaller(wide, most);
+  const std::int64_t rows = c.channels_last ? 1 : larger(1, kResults * kMostPixels / wide),
+                     columns = c.channels_last || rows > 1 ? wide : smaller(wide, kResults * choice.rows);
   for (std::int64_t k0 = 0; k0 < c.cout; k0 += kPanel) {
     const std::int64_t k1 = smaller(c.cout, k0 + kPanel);
     const int vectors = static_cast<int>(ceil_div(k1 - k0, kLane)),
