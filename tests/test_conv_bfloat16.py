@@ -35,11 +35,21 @@ def check(got, want, scale, terms):
     assert (error <= limit).all(), f"error {float(error.max())}"
 
 
-def assert_passes_agree(n, cin, cout, size, kernel, groups=1, seed=0, **how):
+def channels_last(t):
+    """The values in channels-last order, between NaNs."""
+    n = t.numel()
+    buffer = pydlx.full((n + 70,), float("nan"), dtype=t.dtype)
+    buffer[33 : 33 + n] = t.permute(0, 2, 3, 1).reshape(-1)
+    return buffer[33 : 33 + n].reshape(t.shape[0], *t.shape[2:], t.shape[1]).permute(0, 3, 1, 2)
+
+
+def assert_passes_agree(n, cin, cout, size, kernel, groups=1, seed=0, last=(), **how):
+    """``last``: which of "x", "w" (channels-last operands) there are."""
     rng = np.random.default_rng(seed)
     x64, x = guarded(rng, (n, cin * groups, *size))
     w64, w = guarded(rng, (cout * groups, cin, *kernel))
     b64, b = guarded(rng, (cout * groups,))
+    x, w = channels_last(x) if "x" in last else x, channels_last(w) if "w" in last else w
     conv = torch.nn.functional.conv2d
     y64 = conv(x64.requires_grad_(), w64.requires_grad_(), b64, groups=groups, **how)
     for t in (x, w):
@@ -50,6 +60,9 @@ def assert_passes_agree(n, cin, cout, size, kernel, groups=1, seed=0, **how):
     scale = conv(ax, aw, b64.abs(), groups=groups, **how)
     check(y.detach(), y64.detach(), scale.detach(), terms)
     g64, g = guarded(rng, tuple(y.shape))
+    if "x" in last:
+        assert y.is_contiguous(memory_format=pydlx.channels_last)
+        g = channels_last(g)
     dx, dw = pydlx.autograd.grad([y], [x, w], [g])
     dx64, dw64 = torch.autograd.grad([y64], [x64, w64], [g64])
     dxs, dws = torch.autograd.grad([scale], [ax, aw], [g64.abs()])
@@ -93,6 +106,48 @@ def test_shapes(isa, n, cin, cout, size, kernel, how):
     assert_passes_agree(n, cin, cout, size, kernel, **how)
 
 
+@pytest.mark.parametrize("last", ["x", "xw"])
+@pytest.mark.parametrize(
+    ("n", "cin", "cout", "size", "kernel", "how"),
+    [
+        (2, 17, 13, (5, 7), (1, 1), {}),
+        (3, 64, 65, (7, 7), (1, 1), {}),  # read in place
+        (1, 70, 40, (9, 15), (1, 1), {"stride": 2}),
+        (2, 33, 24, (7, 7), (3, 3), {"padding": 1}),
+        (9, 40, 70, (7, 7), (3, 3), {"padding": 1}),
+        (2, 16, 24, (13, 11), (3, 3), {"padding": 1, "stride": 2}),
+        (2, 31, 24, (14, 12), (3, 3), {"padding": (1, 2), "stride": (2, 1)}),
+        (2, 19, 16, (14, 17), (3, 2), {"stride": (1, 3), "dilation": (2, 1)}),
+        (1, 16, 17, (6, 6), (2, 2), {"stride": 4}),  # pixels and taps that nothing sees
+        (3, 33, 18, (19, 2), (3, 3), {"stride": 3, "padding": (3, 2), "dilation": 2}),
+        (70, 16, 16, (1, 1), (3, 3), {"stride": 2, "padding": 1}),
+        (1, 300, 150, (6, 6), (3, 3), {"padding": 1}),  # blocks of K, several panels
+        (1, 16, 300, (6, 6), (3, 3), {"padding": 1, "groups": 2}),
+        (2, 20, 16, (20, 20), (3, 3), {"padding": 1}),  # left to Winograd
+        (11, 16, 16, (6, 6), (3, 3), {}),  # an odd rest of pixels in the weight gradient
+    ],
+)
+def test_channels_last(isa, last, n, cin, cout, size, kernel, how):
+    assert_passes_agree(n, cin, cout, size, kernel, last=last, **how)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("size", [(7, 5), (1, 13)])
+def test_channels_last_scale(isa, relu, size):
+    rng = np.random.default_rng(5)
+    x64, x = guarded(rng, (3, 34, *size))
+    w64, w = guarded(rng, (70, 34, 3, 3))
+    b64, b = guarded(rng, (70,))
+    s64, s = guarded(rng, (70,))
+    how = {"padding": 1, "stride": 2}
+    activation = "relu" if relu else "none"
+    got = pydlx.nn.functional.conv_activation(channels_last(x), w, b, activation=activation, scale=s, **how)
+    conv = torch.nn.functional.conv2d
+    want = conv(x64, w64, None, **how) * s64[:, None, None] + b64[:, None, None]
+    scale = conv(x64.abs(), w64.abs(), None, **how) * s64.abs()[:, None, None] + b64.abs()[:, None, None]
+    check(got, want.relu() if relu else want, scale, 34 * 9)
+
+
 def test_groups(isa):
     assert_passes_agree(2, 16, 12, (9, 9), (3, 3), groups=3, stride=2, padding=1)
     assert_passes_agree(3, 8, 8, (6, 7), (1, 1), groups=2)
@@ -109,10 +164,13 @@ def test_transposed(isa):
     check(got, conv(x64, w64, b64, **how), conv(x64.abs(), w64.abs(), b64.abs(), **how), 24 * 9)
 
 
-def test_thread_counts_agree(isa):
+@pytest.mark.parametrize("last", [False, True])
+def test_thread_counts_agree(isa, last):
     rng = np.random.default_rng(4)
     _, x = guarded(rng, (3, 40, 15, 15))
     _, w = guarded(rng, (50, 40, 3, 3))
+    if last:
+        x, w = channels_last(x), channels_last(w)
     x.requires_grad_()
     w.requires_grad_()
     before = pydlx.get_num_threads()

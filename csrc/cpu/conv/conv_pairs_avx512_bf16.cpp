@@ -3,6 +3,7 @@
 //
 // Two-dimensional layers only. Where Winograd's algorithm in float32 needs less time, and with few channels, the shape
 // is refused and the op widens its operands as on other processors.
+#include "cpu/conv/pairs_last.h"
 #include "cpu/conv/pairs_pixels.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -175,6 +176,7 @@ void run_product(const Product& p, std::int64_t groups, char* buffers) {
 
 void forward(const Conv& conv) {
   const ConvShape& c = conv.shape;
+  if (c.channels_last) return pairs_last_data(conv, ConvPass::forward);
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
   Product p;
@@ -249,6 +251,7 @@ void turn_weights(const T* w, std::int64_t lines, std::int64_t cout, float* out,
 
 void input_grad(const Conv& conv) {
   const ConvShape& c = conv.shape;
+  if (c.channels_last) return pairs_last_data(conv, ConvPass::input_grad);
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
   const Phases f = phases_of(c);
@@ -310,12 +313,14 @@ void input_grad(const Conv& conv) {
 // ---- which shapes
 
 std::int64_t forward_scratch(const ConvShape& c) {
+  if (c.channels_last) return pairs_last_scratch(c, ConvPass::forward);
   const std::int64_t rows = c.cin * plane_of(c.kernel);
   if (!fits(c) || c.cout < 8 || rows < 16 || leave_to_winograd(c)) return -1;
   return 64 + num_threads() * product_bytes(c.cout, ceil_div(rows, 2), plane_of(c.kernel));
 }
 
 std::int64_t input_grad_scratch(const ConvShape& c) {
+  if (c.channels_last) return pairs_last_scratch(c, ConvPass::input_grad);
   if (!fits(c) || (c.cin < 8 && (c.cin < 3 || c.cout < 32)) || c.cout < 8 || leave_to_winograd(c)) return -1;
   const std::int64_t taps = plane_of(c.kernel);
   return 64 + turned_bytes(c) + num_threads() * product_bytes(c.cin, taps * ceil_div(c.cout, 2), taps);

@@ -1,6 +1,7 @@
 // Weight gradient of bfloat16 convolutions as implicit products of pairs: dw[k][r] = sum over images and pixels of
 // dy[k][pixel] x[r][pixel], r running over channels and taps. K runs over pixels, which are pairs in both operands: dy
 // is transposed once, into panels of 64 channels, and every r is a line of x.
+#include "cpu/conv/pairs_last.h"
 #include "cpu/conv/pairs_pixels.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -86,6 +87,7 @@ void store_turned(const float* sums, std::int64_t width, std::int64_t rows, std:
 
 void weight_grad(const Conv& conv) {
   const ConvShape& c = conv.shape;
+  if (c.channels_last) return pairs_last_weight(conv);
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   const GradPlan plan(c);
   char* memory = aligned(conv.scratch);
@@ -139,6 +141,7 @@ void weight_grad(const Conv& conv) {
 }
 
 std::int64_t weight_grad_scratch(const ConvShape& c) {
+  if (c.channels_last) return pairs_last_scratch(c, ConvPass::weight_grad);
   if (!fits(c) || c.cout < 8 || c.cin * plane_of(c.kernel) < 16 || leave_to_winograd(c)) return -1;
   const GradPlan plan(c);
   return 64 + plan.packed_bytes(c.groups) + num_threads() * plan.bytes(plane_of(c.kernel));

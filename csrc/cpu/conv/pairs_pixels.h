@@ -243,7 +243,7 @@ bool fits(const ConvShape& c) {
 
 // Winograd's algorithm does a quarter of the multiplications, in float32 at half the speed; its transforms are made
 // good by large planes only.
-bool leave_to_winograd(const ConvShape& c) {
+[[maybe_unused]] bool leave_to_winograd(const ConvShape& c) {
   return !c.exact && c.kernel[1] == 3 && c.kernel[2] == 3 && c.stride[1] == 1 && c.stride[2] == 1 &&
          c.dilation[1] == 1 && c.dilation[2] == 1 && c.cin >= 16 && c.cout >= 16 && plane_of(c.out) >= 225;
 }

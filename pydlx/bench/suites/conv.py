@@ -127,6 +127,7 @@ LAYERS = (
     Layer("channels-last 3x3 64->64 56 b8", 8, 64, (56, 56), 64, 3, padding=1, bias=False, channels_last=True),
     Layer("channels-last 1x1 256->64 56 b8", 8, 256, (56, 56), 64, 1, bias=False, channels_last=True),
     Layer("channels-last 3x3/2 128->128 56 b8", 8, 128, (56, 56), 128, 3, 2, 1, bias=False, channels_last=True),
+    Layer("channels-last 3x3 512->512 7 b16", 16, 512, (7, 7), 512, 3, padding=1, bias=False, channels_last=True),
     Layer("channels-last depthwise 3x3 128 28 b8", 8, 128, (28, 28), 128, 3, padding=1, groups=128, channels_last=True),
     Layer("channels-last stem 7x7/2 3->64 224 b4", 4, 3, (224, 224), 64, 7, 2, 3, first=True, channels_last=True),
 )
@@ -146,6 +147,11 @@ ALSO_BFLOAT16 = (
     "ResNet 3x3/2 128->128 56 b8",
     "ResNet 1x1 256->64 56 b8",
     "ResNet 1x1 512->2048 7 b8",
+    "channels-last 3x3 64->64 56 b8",
+    "channels-last 1x1 256->64 56 b8",
+    "channels-last 3x3/2 128->128 56 b8",
+    "channels-last 3x3 512->512 7 b16",
+    "channels-last stem 7x7/2 3->64 224 b4",
 )
 
 
