@@ -75,6 +75,7 @@ if [[ $steps == *sanitize* ]] && command -v compute-sanitizer >/dev/null; then
   subset=${SANITIZE:-"values and float32 and (sum or matmul or softmax or norm or conv2d or cat or gather or sort or embedding or cross_entropy)"}
   part memcheck 200 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest -q -x -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" "$root/tests/test_cuda_ops.py" -k "$subset"
   PYDLX_VERBOSE=1 part memcheck-hopper 120 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest -q -x -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" "$root/tests/test_cuda_hopper.py" -k "batches or split or beside"
+  part memcheck-rnn 120 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest -q -x -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" "$root/tests/test_cuda_rnn.py" -k "float64 and lstm and (lengths or panels)"
   part racecheck 200 compute-sanitizer --tool racecheck --error-exitcode 9 "$python" -m pytest -q -x -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" "$root/tests/test_cuda_ops.py" -k "values and float32 and (sum/ or matmul/2d or softmax/ or layer_norm)"
 fi
 if [[ $steps == *bench* ]]; then
