@@ -15,6 +15,10 @@ template <>
 inline constexpr bool kTakesSingle<Binary<BinaryOp::mul>> = true;
 template <>
 inline constexpr bool kTakesSingle<Binary<BinaryOp::div>> = true;
+template <>
+inline constexpr bool kCommutes<Binary<BinaryOp::add>> = true;
+template <>
+inline constexpr bool kCommutes<Binary<BinaryOp::mul>> = true;
 
 }  // namespace
 

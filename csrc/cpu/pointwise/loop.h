@@ -331,6 +331,8 @@ void dense2_single(std::int64_t n, char* const* p, const double* param) {
 // Functors for which that is worth an instantiation.
 template <class F>
 inline constexpr bool kTakesSingle = false;
+template <class F>
+inline constexpr bool kCommutes = false;  // whichever of two NaNs comes out
 
 template <class F, class Out, class A, class B, class C>
 void dense3(std::int64_t n, char* const* p, const double* param) {
@@ -353,6 +355,16 @@ void map2(const Elementwise& e) {
   if constexpr (kTakesSingle<F> && std::is_same_v<Out, A> && std::is_same_v<A, B> &&
                 (std::is_same_v<A, float> || std::is_same_v<A, double>)) {
     if (e.stride[2][0] == 0) return walk(e, kFormats<Out, A, B>, dense2_single<F, A>, 2);
+    if (kCommutes<F> && e.stride[1][0] == 0) {
+      Elementwise swapped = e;
+      swapped.data[1] = e.data[2];
+      swapped.data[2] = e.data[1];
+      for (int d = 0; d < e.ndim; ++d) {
+        swapped.stride[1][d] = e.stride[2][d];
+        swapped.stride[2][d] = e.stride[1][d];
+      }
+      return walk(swapped, kFormats<Out, A, B>, dense2_single<F, A>, 2);
+    }
   }
   walk(e, kFormats<Out, A, B>, dense2<F, compute_t<Out>, compute_t<A>, compute_t<B>>);
 }
