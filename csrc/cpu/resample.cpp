@@ -126,8 +126,8 @@ inline __attribute__((always_inline)) void copy_run(W* to, const W* from, std::i
   if (n % kStep != 0) std::memcpy(to + n - kStep, from + n - kStep, kVectorBytes);
 }
 
-// A short row of words as whole vectors (the last may overlap the one before): those at the ends pick their elements
-// from one vector of the input each, or are the value; those between copy. Pieces of a few elements would cost more
+// A short row of words as whole vectors: those between copy, those at the ends pick their elements from one vector of
+// the input each, or are the value. The last one may overlap the one before. Pieces of a few elements would cost more
 // than the rest of the row.
 constexpr int kMaxEdges = 4;
 struct Weave {
@@ -137,33 +137,25 @@ struct Weave {
     Words pick, fill;
     std::int64_t to, from;
   };
-  int vectors = 0, head = 0, edges = 0;  // no vectors: the row is not of this kind
-  std::int64_t n = 0, shift = 0;
+  bool fits = false;  // the row is of this kind
+  int edges = 0;
+  std::int64_t first = 0, last = 0, shift = 0;  // vectors from `first` to before `last` copy, from `shift` further
   Edge edge[kMaxEdges];
 
-  std::int64_t start(int v) const { return v * kLanes < n - kLanes ? v * kLanes : n - kLanes; }
-  // Whether vector v copies neighbours, and how far.
-  bool copies(const std::int64_t* index, int v, std::int64_t* by) const {
-    const std::int64_t to = start(v);
-    for (int l = 0; l < kLanes; ++l)
-      if (index[to + l] < 0 || index[to + l] != index[to] + l) return false;
-    *by = index[to] - to;
-    return true;
-  }
-  bool add_edge(const std::int64_t* index, int v, std::int64_t in) {
+  bool add_edge(const std::int64_t* index, std::int64_t to, std::int64_t in) {
     if (edges == kMaxEdges) return false;
     Edge& e = edge[edges++];
-    e.to = start(v);
+    e.to = to;
     std::int64_t low = in - kLanes, high = 0;
     for (int l = 0; l < kLanes; ++l) {
-      const std::int64_t k = index[e.to + l];
+      const std::int64_t k = index[to + l];
       if (k < 0) continue;
       low = k < low ? k : low;
       high = k > high ? k : high;
     }
     e.from = low;
     for (int l = 0; l < kLanes; ++l) {
-      const std::int64_t k = index[e.to + l];
+      const std::int64_t k = index[to + l];
       e.pick[l] = k < 0 ? 0 : static_cast<std::uint32_t>(k - low);
       e.fill[l] = k < 0 ? ~0u : 0;
     }
@@ -171,33 +163,61 @@ struct Weave {
   }
   void plan(const std::int64_t* index, std::int64_t out, std::int64_t in) {
     if (kVectorBytes < 32 || out < kLanes || in < kLanes || out > 64 * kLanes) return;
-    n = out;
-    const int all = static_cast<int>(ceil_div(n, kLanes));
-    std::int64_t by = 0;
-    int v = 0;
-    for (; v < all && !copies(index, v, &shift); ++v)
-      if (!add_edge(index, v, in)) return;
-    head = v;
-    for (; v < all && copies(index, v, &by) && by == shift; ++v) {}
-    const int tail = v;
-    for (; v < all; ++v)
-      if (!add_edge(index, v, in)) return;
-    vectors = tail;
-  }
-  inline __attribute__((always_inline)) void write_edge(const Edge& e, std::uint32_t* y, const std::uint32_t* x,
-                                                        std::uint32_t value) const {
-    Words v;
-    std::memcpy(&v, x + e.from, sizeof v);
-    v = (__builtin_shuffle(v, e.pick) & ~e.fill) | (e.fill & value);
-    std::memcpy(y + e.to, &v, sizeof v);
-  }
-  inline __attribute__((always_inline)) void write(std::uint32_t* y, const std::uint32_t* x,
-                                                   std::uint32_t value) const {
-    for (int k = 0; k < head; ++k) write_edge(edge[k], y, x, value);
-    for (int v = head; v < vectors; ++v) std::memcpy(y + start(v), x + start(v) + shift, sizeof(Words));
-    for (int k = head; k < edges; ++k) write_edge(edge[k], y, x, value);
+    const auto copies = [&](std::int64_t to) {
+      for (int l = 0; l < kLanes; ++l)
+        if (index[to + l] < 0 || index[to + l] != index[to] + l) return false;
+      return true;
+    };
+    std::int64_t to = 0;
+    for (; to + kLanes <= out && !copies(to); to += kLanes)
+      if (!add_edge(index, to, in)) return;
+    first = to;
+    shift = to + kLanes <= out ? index[to] - to : 0;
+    for (; to + kLanes <= out && copies(to) && index[to] == to + shift; to += kLanes) {}
+    last = to;
+    for (; to < out; to += kLanes)
+      if (!add_edge(index, to + kLanes <= out ? to : out - kLanes, in)) return;
+    fits = edges > 0;
   }
 };
+
+template <int kEdges>
+inline __attribute__((always_inline)) void weave_row(const Weave& w, std::uint32_t* y, const std::uint32_t* x,
+                                                     std::uint32_t value) {
+  for (int k = 0; k < kEdges; ++k) {
+    Weave::Words v;
+    std::memcpy(&v, x + w.edge[k].from, sizeof v);
+    v = (__builtin_shuffle(v, w.edge[k].pick) & ~w.edge[k].fill) | (w.edge[k].fill & value);
+    std::memcpy(y + w.edge[k].to, &v, sizeof v);
+  }
+  for (std::int64_t c = w.first; c < w.last; c += Weave::kLanes)
+    std::memcpy(y + c, x + c + w.shift, sizeof(Weave::Words));
+}
+
+// Output rows [b, e).
+template <int kEdges>
+void weave_rows(const PlaneMap& m, const Weave& shared, std::int64_t b, std::int64_t e) {
+  const Weave w = shared;  // a copy that stores to y cannot change, and registers may hold
+  std::uint32_t value;
+  std::memcpy(&value, m.value, sizeof value);
+  const std::int64_t n = m.out[2], in_row = m.in[2], rows = m.out[0] * m.out[1];
+  std::int64_t o = b / rows, i = b % rows / m.out[1], j = b % m.out[1];
+  std::uint32_t* y = static_cast<std::uint32_t*>(m.y) + b * n;
+  while (b < e) {
+    const std::int64_t p = m.index[0][i], run = m.out[1] - j < e - b ? m.out[1] - j : e - b;
+    const std::int64_t* const row = m.index[1] + j;
+    const std::uint32_t* const volume = static_cast<const std::uint32_t*>(m.x) + o * m.in[0] * m.in[1] * in_row;
+    for (std::int64_t k = 0; k < run; ++k, y += n) {
+      if (p < 0 || row[k] < 0)
+        for (std::int64_t c = 0; c < n; ++c) y[c] = value;
+      else
+        weave_row<kEdges>(w, y, volume + (p * m.in[1] + row[k]) * in_row, value);
+    }
+    b += run;
+    j = 0;
+    if (++i == m.out[0]) i = 0, ++o;
+  }
+}
 
 template <class W>
 inline __attribute__((always_inline)) void write_row(const RowPlan& p, const std::int64_t* index, W* y, const W* x,
@@ -234,14 +254,21 @@ inline __attribute__((always_inline)) void write_row(const RowPlan& p, const std
 
 template <class W>
 void plane_map(const PlaneMap& m) {
-  const RowPlan plan = plan_row(m.index[2], m.out[2]);
-  Weave weave;
-  bool woven = false;
-  if constexpr (sizeof(W) == 4) {
-    if (plan.kind == RowPlan::pieces && plan.count > 1) weave.plan(m.index[2], m.out[2], m.in[2]);
-    woven = weave.vectors > 0;
-  }
   const std::int64_t n = m.out[2], rows = m.out[0] * m.out[1];
+  const RowPlan plan = plan_row(m.index[2], n);
+  if constexpr (sizeof(W) == 4) {
+    Weave weave;
+    if (plan.kind == RowPlan::pieces && plan.count > 1) weave.plan(m.index[2], n, m.in[2]);
+    if (weave.fits) {
+      const auto fn = weave.edges <= 1   ? weave_rows<1>
+                      : weave.edges == 2 ? weave_rows<2>
+                      : weave.edges == 3 ? weave_rows<3>
+                                         : weave_rows<4>;
+      parallel_for(m.outer * rows, kWork / (n + 1) + 1,
+                   [&](std::int64_t begin, std::int64_t end) { fn(m, weave, begin, end); });
+      return;
+    }
+  }
   W value;
   std::memcpy(&value, m.value, sizeof value);
   parallel_for(m.outer * rows, kWork / (n + 1) + 1, [&](std::int64_t b, std::int64_t e) {
@@ -253,8 +280,6 @@ void plane_map(const PlaneMap& m) {
                          row = p < 0 || q < 0 ? -1 : (o * m.in[0] + p) * m.in[1] + q;
       if (row < 0) {
         for (std::int64_t k = 0; k < n; ++k) y[k] = value;
-      } else if (woven) {
-        if constexpr (sizeof(W) == 4) weave.write(y, all + row * m.in[2], value);
       } else if (row == before && plan.kind != RowPlan::pieces) {
         copy_run(y, y - n, n);  // the row just written
       } else {
