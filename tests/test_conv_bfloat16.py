@@ -125,6 +125,10 @@ def test_shapes(isa, n, cin, cout, size, kernel, how):
         (1, 16, 300, (6, 6), (3, 3), {"padding": 1, "groups": 2}),
         (2, 20, 16, (20, 20), (3, 3), {"padding": 1}),  # left to Winograd
         (11, 16, 16, (6, 6), (3, 3), {}),  # an odd rest of pixels in the weight gradient
+        (2, 3, 16, (37, 41), (7, 7), {"padding": 3, "stride": 2}),  # few channels: rows of the kernel are taps
+        (2, 5, 9, (9, 8), (3, 2), {"padding": (2, 1), "dilation": (2, 1)}),
+        (3, 15, 70, (4, 9), (1, 5), {"padding": (0, 4), "stride": (3, 1)}),
+        (1, 4, 8, (11, 3), (5, 2), {"padding": (0, 9)}),  # taps that see borders only
     ],
 )
 def test_channels_last(isa, last, n, cin, cout, size, kernel, how):

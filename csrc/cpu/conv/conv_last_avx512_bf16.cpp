@@ -1,7 +1,8 @@
 // Convolutions of bfloat16 on channels-last images as products of pairs of channels (see cpu/gemm/pairs.h). Forward and
 // input gradient: rows are pixels, whose channels under every tap are copied side by side, or read in place for 1x1
 // kernels; weights are packed once per call. Weight gradient: K runs over pairs of pixels, of which dy is transposed
-// once and x is joined per tap.
+// once and x is joined per tap. With few channels, a row of the kernel is one tap: its elements are neighbours in a
+// copy of x with borders.
 #include "cpu/conv/pairs_last.h"
 #include "cpu/conv/pairs_pixels.h"
 
@@ -16,6 +17,7 @@ struct LastProduct {
   Pixels pixels;       // planes without channels: offsets count pixels
   int tap[kMostTaps];  // of the kernel, for every tap of `pixels`
   std::int64_t batch = 0, groups = 1, channels = 0, outputs = 0;
+  std::int64_t x_pixel = 0;  // elements between pixels
   const T* x = nullptr;
   const T* w = nullptr;
   std::int64_t w_group = 0, w_tap = 0, w_channel = 0, w_output = 0;
@@ -30,8 +32,8 @@ struct LastProduct {
   std::int64_t total() const { return batch * pixels.plane(); }
   // Rows of the product are one run of x.
   bool in_place() const {
-    return pixels.all_taps() == 1 && pixels.at[0] == 0 && channels % 2 == 0 && pixels.dense() &&
-           pixels.plane() == pixels.rows * pixels.columns;
+    return pixels.all_taps() == 1 && pixels.at[0] == 0 && x_pixel == groups * channels && channels % 2 == 0 &&
+           pixels.dense() && pixels.plane() == pixels.rows * pixels.columns;
   }
 };
 
@@ -39,6 +41,56 @@ void set_grid(LastProduct& p, const std::int64_t (&size)[3]) {
   p.pixels.rows = size[1];
   p.pixels.columns = size[2];
   p.pixels.image = plane_of(size);
+}
+
+// Few channels under each tap, and a row of taps that lies side by side.
+bool by_rows(const ConvShape& c) {
+  return c.groups == 1 && c.cin < 16 && c.kernel[2] > 1 && c.dilation[2] == 1 && c.kernel[2] * c.cin >= 8;
+}
+std::int64_t seen_rows(const ConvShape& c) {
+  return (c.out[1] - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
+}
+std::int64_t seen_columns(const ConvShape& c) { return (c.out[2] - 1) * c.stride[2] + c.kernel[2]; }
+std::int64_t bordered_bytes(const ConvShape& c) {
+  return by_rows(c) ? rounded(c.batch * seen_rows(c) * seen_columns(c) * c.cin * 2) : 0;
+}
+std::int64_t ordered_bytes(const ConvShape& c) {
+  return by_rows(c) ? rounded(c.cout * c.cin * plane_of(c.kernel) * 2) : 0;
+}
+
+const T* with_borders(const ConvShape& c, const void* images, char*& memory) {
+  const T* x = static_cast<const T*>(images);
+  if (!by_rows(c)) return x;
+  T* out = reinterpret_cast<T*>(memory);
+  memory += bordered_bytes(c);
+  const std::int64_t rows = seen_rows(c), row = seen_columns(c) * c.cin, front = min_of(c.pad[2] * c.cin, row),
+                     have = min_of(c.in[2] * c.cin, row - front);
+  const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
+  parallel_for(c.batch * rows, 32768 / (row + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t y = i % rows - c.pad[1];
+      const bool inside = y >= 0 && y < c.in[1];
+      T* to = out + i * row;
+      std::memset(to, 0, bytes(inside ? front : row));
+      if (!inside) continue;
+      std::memcpy(to + front, x + (i / rows * c.in[1] + y) * c.in[2] * c.cin, bytes(have));
+      std::memset(to + front + have, 0, bytes(row - front - have));
+    }
+  });
+  return out;
+}
+
+// Weights as [output][tap][channel], of few channels.
+const T* in_order(const ConvShape& c, const void* weights, char*& memory) {
+  const T* w = static_cast<const T*>(weights);
+  if (!by_rows(c) || c.weights_last) return w;
+  T* out = reinterpret_cast<T*>(memory);
+  memory += ordered_bytes(c);
+  const std::int64_t taps = plane_of(c.kernel);
+  for (std::int64_t k = 0; k < c.cout; ++k)
+    for (std::int64_t t = 0; t < taps; ++t)
+      for (std::int64_t i = 0; i < c.cin; ++i) out[(k * taps + t) * c.cin + i] = w[(k * c.cin + i) * taps + t];
+  return out;
 }
 
 LastProduct forward_product(const ConvShape& c) {
@@ -49,6 +101,7 @@ LastProduct forward_product(const ConvShape& c) {
   p.batch = c.batch;
   p.groups = c.groups;
   p.channels = c.cin;
+  p.x_pixel = c.groups * c.cin;
   p.outputs = c.cout;
   const std::int64_t taps = plane_of(c.kernel);
   p.w_group = c.cout * c.cin * taps;
@@ -58,6 +111,18 @@ LastProduct forward_product(const ConvShape& c) {
   p.y_pixel = c.groups * c.cout;
   p.y_row = c.out[2] * p.y_pixel;
   p.y_image = c.out[1] * p.y_row;
+  if (!by_rows(c)) return p;
+  Pixels& s = p.pixels;
+  s.rows = seen_rows(c);
+  s.columns = seen_columns(c);
+  s.image = s.rows * s.columns;
+  s.taps[1] = 1;
+  s.shift[1][0] = 0;
+  for (int k = 0; k < s.taps[0]; ++k) s.shift[0][k] = static_cast<int>(k * c.dilation[1]);
+  s.place_taps();
+  p.channels = c.kernel[2] * c.cin;
+  p.w_tap = p.channels;
+  p.w_channel = 1;
   return p;
 }
 
@@ -83,6 +148,7 @@ LastProduct gradient_product(const ConvShape& c, std::int64_t fh, std::int64_t f
   p.batch = c.batch;
   p.groups = c.groups;
   p.channels = c.cout;
+  p.x_pixel = c.groups * c.cout;
   p.outputs = c.cin;
   const std::int64_t taps = plane_of(c.kernel);
   p.w_group = c.cout * c.cin * taps;
@@ -112,29 +178,27 @@ void pack_weights(const LastProduct& p, float* out) {
 
 constexpr std::int64_t kPixelsAhead = 8;  // rows of images are far apart, and their lines come from the third level
 
-// n elements, and a zero when that is odd; nothing where `from` is null.
+// n elements (zeros where `from` is null) and zeros up to a whole vector, which the next ones overwrite.
 PYDLX_INLINE void copy_channels(const T* from, std::int64_t n, T* to) {
-  const std::int64_t words = ceil_div(n, 2);
   std::int64_t l = 0;
-  if (from)
-    for (; l + 2 * kWords <= n; l += 2 * kWords) _mm512_storeu_si512(to + l, _mm512_loadu_si512(from + l));
-  else
-    for (; l + 2 * kWords <= n; l += 2 * kWords) _mm512_storeu_si512(to + l, _mm512_setzero_si512());
-  if (l == n) return;
-  const __m512i rest = from ? _mm512_maskz_loadu_epi16((1u << (n - l)) - 1, from + l) : _mm512_setzero_si512();
-  _mm512_mask_storeu_epi32(to + l, first_lanes(static_cast<int>(words - l / 2)), rest);
+  for (; l + 2 * kWords <= n; l += 2 * kWords)
+    _mm512_storeu_si512(to + l, from ? _mm512_loadu_si512(from + l) : _mm512_setzero_si512());
+  if (l < n)
+    _mm512_storeu_si512(to + l,
+                        from ? _mm512_maskz_loadu_epi16((1u << (n - l)) - 1, from + l) : _mm512_setzero_si512());
 }
 
 // Words [s0, s1) of pixels; `place` has, for every pixel and tap, the pixel that it sees or -1.
 void gather_lines(const LastProduct& p, std::int64_t group, const std::int32_t* place, std::int64_t count,
                   std::int64_t s0, std::int64_t s1, T* lines) {
-  const std::int64_t taps = p.pixels.all_taps(), half = p.half(), pixel = p.groups * p.channels;
+  const std::int64_t taps = p.pixels.all_taps(), half = max_of(1, p.half()), pixel = p.x_pixel, t0 = s0 / half;
   const T* x = p.x + group * p.channels;
   for (std::int64_t i = 0; i < count; ++i) {
     T* to = lines + i * kLineElements;
     const std::int32_t *seen = place + i * taps, *later = place + min_of(i + kPixelsAhead, count - 1) * taps;
-    for (std::int64_t s = s0; s < s1;) {
-      const std::int64_t t = s / half, first = (s - t * half) * 2, words = min_of(s1 - s, (t + 1) * half - s),
+    std::int64_t skip = s0 - t0 * half;
+    for (std::int64_t s = s0, t = t0; s < s1; ++t, skip = 0) {
+      const std::int64_t first = skip * 2, words = min_of(s1 - s, half - skip),
                          n = min_of(2 * words, p.channels - first);
       for (std::int64_t l = 0; l < n; l += 2 * kWords) __builtin_prefetch(x + later[t] * pixel + first + l);
       copy_channels(seen[t] < 0 ? nullptr : x + seen[t] * pixel + first, n, to);
@@ -148,13 +212,14 @@ void gather_lines(const LastProduct& p, std::int64_t group, const std::int32_t* 
 void place_pixels(const Pixels& s, std::int64_t first, std::int64_t count, std::int32_t* place) {
   std::int64_t image = first / s.plane(), h = first % s.plane() / s.width, w = first % s.width;
   for (std::int64_t i = 0; i < count; ++i) {
+    const auto below = [](std::int64_t v, std::int64_t limit) {
+      return static_cast<std::uint64_t>(v) < static_cast<std::uint64_t>(limit);
+    };
     for (int a = 0; a < s.taps[0]; ++a) {
-      const std::int64_t y = h * s.step[0] + s.shift[0][a];
-      for (int b = 0; b < s.taps[1]; ++b) {
-        const std::int64_t x = w * s.step[1] + s.shift[1][b];
-        const bool inside = y >= 0 && y < s.rows && x >= 0 && x < s.columns;
-        *place++ = static_cast<std::int32_t>(inside ? image * s.image + y * s.columns + x : -1);
-      }
+      const std::int64_t y = h * s.step[0] + s.shift[0][a], row = image * s.image + y * s.columns, x = w * s.step[1];
+      const std::int64_t columns = below(y, s.rows) ? s.columns : 0;
+      for (int b = 0; b < s.taps[1]; ++b)
+        *place++ = static_cast<std::int32_t>(below(x + s.shift[1][b], columns) ? row + x + s.shift[1][b] : -1);
     }
     if (++w < s.width) continue;
     w = 0;
@@ -269,11 +334,11 @@ constexpr std::int64_t kTurnedWords = kGradWords + kWords;               // of a
 
 struct WeightPlan {
   std::int64_t total, blocks, panels, share, shares;
-  explicit WeightPlan(const ConvShape& c)
-      : total(c.batch * plane_of(c.out)),
+  explicit WeightPlan(const ConvShape& c, const LastProduct& p)
+      : total(p.total()),
         blocks(ceil_div(total, kGradPixels)),
-        panels(ceil_div(c.cin, kColumns)),
-        share(share_of(c.cout, c.groups * plane_of(c.kernel) * panels)),
+        panels(ceil_div(p.channels, kColumns)),
+        share(share_of(c.cout, c.groups * p.pixels.all_taps() * panels)),
         shares(ceil_div(c.cout, share)) {}
   std::int64_t turned_bytes(const ConvShape& c) const { return rounded(c.groups * blocks * c.cout * kTurnedWords * 4); }
   std::int64_t bytes() const {
@@ -312,12 +377,14 @@ void join_pixels(const T* x, std::int64_t x_pixel, const std::int32_t* place, st
 void pairs_last_weight(const Conv& conv) {
   const ConvShape& c = conv.shape;
   if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
-  const WeightPlan plan(c);
+  LastProduct p = forward_product(c);
+  const WeightPlan plan(c, p);
   char* memory = aligned(conv.scratch);
+  const T* x = with_borders(c, conv.x, memory);
   float* turned = reinterpret_cast<float*>(memory);  // [group][block][channel][pair of pixels]
   memory += plan.turned_bytes(c);
-  const std::int64_t y_pixel = c.groups * c.cout, x_pixel = c.groups * c.cin, taps = plane_of(c.kernel);
-  const T *dy = static_cast<const T*>(conv.y), *x = static_cast<const T*>(conv.x);
+  const std::int64_t y_pixel = c.groups * c.cout, taps = p.pixels.all_taps();
+  const T* dy = static_cast<const T*>(conv.y);
   parallel_for(c.groups * plan.blocks, 65536 / (kGradPixels * c.cout) + 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t group = u / plan.blocks, first = u % plan.blocks * kGradPixels;
@@ -325,7 +392,6 @@ void pairs_last_weight(const Conv& conv) {
                              min_of(kGradPixels, plan.total - first), kTurnedWords, turned + u * c.cout * kTurnedWords);
     }
   });
-  LastProduct p = forward_product(c);
   const Pixels& s = p.pixels;
   parallel_for(c.groups * taps * plan.panels * plan.shares, 1, [&](std::int64_t begin, std::int64_t end) {
     char* at = memory + thread_index() * plan.bytes();
@@ -336,7 +402,7 @@ void pairs_last_weight(const Conv& conv) {
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t k0 = u % plan.shares * plan.share, c0 = u / plan.shares % plan.panels * kColumns,
                          t = u / plan.shares / plan.panels % taps, group = u / plan.shares / plan.panels / taps,
-                         columns = min_of(kColumns, c.cin - c0);
+                         columns = min_of(kColumns, p.channels - c0);
       Pixels one = s;  // of this tap alone
       one.taps[0] = one.taps[1] = 1;
       one.shift[0][0] = s.shift[0][t / s.taps[1]];
@@ -345,7 +411,7 @@ void pairs_last_weight(const Conv& conv) {
         const std::int64_t first = b * kGradPixels, run = min_of(kGradPixels, plan.total - first);
         place_pixels(one, first, run, place);
         if (run % 2 != 0) place[run] = -1;
-        join_pixels(x + group * c.cin + c0, x_pixel, place, run, columns, panel);
+        join_pixels(x + group * p.channels + c0, p.x_pixel, place, run, columns, panel);
         WordBlock<T> w;
         w.m = min_of(plan.share, c.cout - k0);
         w.n = columns;
@@ -359,8 +425,8 @@ void pairs_last_weight(const Conv& conv) {
         w.sums_row = kColumns;
         w.first = b == 0;
         w.last = b + 1 == plan.blocks;
-        w.c = static_cast<T*>(conv.w) + ((group * c.cout + k0) * taps + t) * c.cin + c0;
-        w.c_row = taps * c.cin;
+        w.c = static_cast<T*>(conv.w) + ((group * c.cout + k0) * taps + t) * p.channels + c0;
+        w.c_row = taps * p.channels;
         w.end = {1, 0, nullptr, false};
         Pairs::block(w);
       }
@@ -372,15 +438,17 @@ void pairs_last_data(const Conv& conv, ConvPass pass) {
   const ConvShape& c = conv.shape;
   if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
-  float* packed = reinterpret_cast<float*>(memory);
   const bool forward = pass == ConvPass::forward;
+  const T* x = forward ? with_borders(c, conv.x, memory) : static_cast<const T*>(conv.y);
+  const T* w = forward ? in_order(c, conv.w, memory) : static_cast<const T*>(conv.w);
+  float* packed = reinterpret_cast<float*>(memory);
   const std::int64_t phases[2] = {forward ? 1 : min_of(c.stride[1], c.in[1]),
                                   forward ? 1 : min_of(c.stride[2], c.in[2])};
   for (std::int64_t i = 0; i < phases[0] * phases[1]; ++i) {
     const std::int64_t fh = i / phases[1], fw = i % phases[1];
     LastProduct p = forward ? forward_product(c) : gradient_product(c, fh, fw);
-    p.w = static_cast<const T*>(conv.w);
-    p.x = static_cast<const T*>(forward ? conv.x : conv.y);
+    p.w = w;
+    p.x = x;
     p.y = static_cast<T*>(forward ? conv.y : conv.x) + (fh * c.in[2] + fw) * c.groups * (forward ? 0 : c.cin);
     p.bias = static_cast<const T*>(conv.bias);
     p.scale = static_cast<const T*>(conv.scale);
@@ -392,15 +460,16 @@ void pairs_last_data(const Conv& conv, ConvPass pass) {
 
 bool pairs_last_fits(const ConvShape& c, ConvPass pass) {
   return fits(c) && c.batch * max_of(plane_of(c.in), plane_of(c.out)) < std::int64_t{1} << 31 &&
-         (pass == ConvPass::input_grad ? c.cout : c.cin) >= 16 && c.cout >= 8;
+         ((pass == ConvPass::input_grad ? c.cout : c.cin) >= 16 || (pass != ConvPass::input_grad && by_rows(c))) &&
+         c.cout >= 8;
 }
 
 std::int64_t pairs_last_scratch(const ConvShape& c, ConvPass pass) {
   if (pass == ConvPass::weight_grad) {
-    const WeightPlan plan(c);
-    return 64 + plan.turned_bytes(c) + num_threads() * plan.bytes();
+    const WeightPlan plan(c, forward_product(c));
+    return 64 + bordered_bytes(c) + plan.turned_bytes(c) + num_threads() * plan.bytes();
   }
-  if (pass == ConvPass::forward) return 64 + scratch_of(forward_product(c));
+  if (pass == ConvPass::forward) return 64 + bordered_bytes(c) + ordered_bytes(c) + scratch_of(forward_product(c));
   std::int64_t most = 0;
   for (std::int64_t fh = 0; fh < min_of(c.stride[1], c.in[1]); ++fh)
     for (std::int64_t fw = 0; fw < min_of(c.stride[2], c.in[2]); ++fw)
