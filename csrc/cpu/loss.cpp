@@ -5,6 +5,7 @@
 
 #include "cpu/first_bad.h"
 #include "cpu/isa.h"
+#include "cpu/past_caches.h"
 #include "cpu/vector_rows.h"
 #include "functors/math.h"
 #include "functors/types.h"
@@ -209,19 +210,17 @@ inline __attribute__((always_inline)) RowSlopes<A> slopes_of(const CrossEntropy&
 // dx = p e^(x - lse) - w over a row. `past_caches`: the result is too large to be read from a cache, so it need not go
 // through them.
 inline __attribute__((always_inline)) void gradient_row(const float* x, float* dx, std::int64_t n, float p, float lse,
-                                                        float w, [[maybe_unused]] bool past_caches) {
+                                                        float w, bool past_caches) {
   const auto at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
     return p * vmath::exp(vmath::load_count(x + i, count) - lse) - w;
   };
   std::int64_t i = 0;
-#if defined(PYDLX_ISA_avx512)
   if (past_caches) {
     const int head = static_cast<int>(-(reinterpret_cast<std::uintptr_t>(dx) / sizeof(float)) % vmath::kWidth);
     if (head > 0 && head < n) vmath::store_count(dx, at(0, head), head), i = head;
-    for (; i + vmath::kWidth <= n; i += vmath::kWidth) _mm512_stream_ps(dx + i, (__m512)at(i, vmath::kWidth));
-    _mm_sfence();  // before other threads are told that the row is there
+    for (; i + vmath::kWidth <= n; i += vmath::kWidth) store_past_caches<float>(dx + i, at(i, vmath::kWidth));
+    past_caches_done();
   }
-#endif
   for (; i + vmath::kWidth <= n; i += vmath::kWidth) store<float>(dx + i, at(i, vmath::kWidth));
   if (i < n) vmath::store_count(dx + i, at(i, static_cast<int>(n - i)), static_cast<int>(n - i));
 }

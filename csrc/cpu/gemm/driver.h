@@ -95,10 +95,10 @@ void plain_region(const Gemm& g, const T* a, const T* b, T* c, const T* bias, st
 // Whether C is written once, in whole cache lines, and too large to be found in a cache afterwards.
 template <class T>
 PYDLX_INLINE bool writes_past_caches(const Gemm& g, const Plan& plan) {
-  constexpr std::int64_t kLarge = 24 << 20, kLine = 64, kSize = sizeof(T);
-  return plan.kc >= g.k && g.beta == 0 && !by_rows(g.activation) && g.m * g.n * kSize >= kLarge &&
-         g.c_row * kSize % kLine == 0 && reinterpret_cast<std::uintptr_t>(g.c) % kLine == 0 &&
-         g.c_batch * kSize % kLine == 0;
+  constexpr std::int64_t kSize = sizeof(T);
+  return plan.kc >= g.k && g.beta == 0 && !by_rows(g.activation) && g.m * g.n * kSize >= kPastCaches &&
+         g.c_row * kSize % kCacheLine == 0 && reinterpret_cast<std::uintptr_t>(g.c) % kCacheLine == 0 &&
+         g.c_batch * kSize % kCacheLine == 0;
 }
 
 // Rows i0..i1 and columns j0..j1 of one matrix of the batch, in register tiles.

@@ -2,6 +2,7 @@
 // rows, A is broadcast element by element. A may have any strides, so transposed and packed operands use the same code.
 #pragma once
 #include "cpu/gemm/vec.h"
+#include "cpu/past_caches.h"
 #include "cpu/tuning/tuning.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -15,24 +16,6 @@ struct Epilogue {
   bool relu;
   bool past_caches = false;  // c's rows begin at whole cache lines and are larger than any cache: not read into one
 };
-
-// Whole vectors at multiples of their size, written without reading the cache line first. past_caches_done() before
-// other threads are told that they are there.
-template <class T>
-PYDLX_INLINE void store_past_caches(T* p, Vector<T> v) {
-#if defined(PYDLX_ISA_avx512)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
-#elif defined(PYDLX_ISA_avx2)
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
-#else
-  store<T>(p, v);
-#endif
-}
-PYDLX_INLINE void past_caches_done() {
-#if defined(PYDLX_ISA_avx512) || defined(PYDLX_ISA_avx2)
-  _mm_sfence();
-#endif
-}
 
 using tuning::kTileRows;
 using tuning::kTileVectors;

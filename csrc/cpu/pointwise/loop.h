@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "cpu/gemm/words.h"
+#include "cpu/past_caches.h"
 #include "cpu/pointwise/transpose.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
@@ -116,11 +117,25 @@ constexpr Format kFormats[] = {format_of<Ts>()...};
 // n elements of contiguous compute-type arrays, output first.
 using DenseFn = void (*)(std::int64_t n, char* const* p, const double* param);
 
+// Whether the result is written only, and operands are so large that threads wait for memory. One thread alone cannot
+// use all of its bandwidth, and is the slower for writing in bursts.
+inline bool leaves_past_caches(const Elementwise& e, const Format* format) {
+  constexpr std::int64_t kTraffic = 64 << 20;
+  if (e.size[0] < 4 * kBlock || e.stride[0][0] != 1 || format[0].converts || num_threads() < 2) return false;
+  std::int64_t bytes = 0;
+  for (int k = 0; k < e.operands; ++k) {
+    if (k > 0 && e.data[k] == e.data[0]) return false;
+    const bool whole = e.stride[k][0] != 0 && (e.ndim == 1 || e.stride[k][e.ndim - 1] != 0);  // not one row for all
+    bytes += whole ? e.numel * static_cast<std::int64_t>(format[k].size) : 0;
+  }
+  return bytes >= kTraffic && e.numel * static_cast<std::int64_t>(format[0].size) >= kPastCaches;
+}
+
 // One row: directly when every operand is contiguous in its compute type, else block by block through buffers. `dense`
 // takes the operand number `single`, if any, as one value.
 inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const Format* format, int operands,
-                    DenseFn dense, const double* param, int single = -1) {
-  bool staged[kMaxOperands], any = false;
+                    DenseFn dense, const double* param, int single = -1, bool past_caches = false) {
+  bool staged[kMaxOperands], any = past_caches;
   for (int k = 0; k < operands; ++k) any |= staged[k] = k != single && (s[k] != 1 || format[k].converts);
   if (!any) {
     dense(n, p, param);
@@ -128,16 +143,30 @@ inline void run_row(std::int64_t n, char* const* p, const std::int64_t* s, const
   }
   alignas(64) char buffer[kMaxOperands][kBlock * 8];
   char* q[kMaxOperands];
-  for (std::int64_t b = 0; b < n; b += kBlock) {
-    const std::int64_t m = n - b < kBlock ? n - b : kBlock;
+  staged[0] |= past_caches;
+  const std::int64_t longest = n < kBlock ? n : kBlock;
+  std::int64_t m = 0;
+  for (std::int64_t b = 0; b < n; b += m) {
+    m = n - b < kBlock ? n - b : kBlock;
+    if (past_caches && b == 0) {  // from here on blocks begin at cache lines
+      const auto size = static_cast<std::int64_t>(format[0].size);
+      const auto ahead = static_cast<std::int64_t>(-reinterpret_cast<std::uintptr_t>(p[0]) % kCacheLine) / size;
+      if (ahead > 0 && ahead < m) m = ahead;
+    }
     for (int k = 0; k < operands; ++k) {
       char* at = p[k] + b * s[k] * static_cast<std::int64_t>(format[k].size);
       q[k] = staged[k] ? buffer[k] : at;
-      if (k > 0 && staged[k] && (s[k] != 0 || b == 0)) format[k].load(m, buffer[k], at, s[k]);
+      if (k > 0 && staged[k] && (s[k] != 0 || b == 0)) format[k].load(s[k] == 0 ? longest : m, buffer[k], at, s[k]);
     }
     dense(m, q, param);
-    if (staged[0]) format[0].store(m, p[0] + b * s[0] * static_cast<std::int64_t>(format[0].size), s[0], buffer[0]);
+    if (!staged[0]) continue;
+    char* const to = p[0] + b * s[0] * static_cast<std::int64_t>(format[0].size);
+    if (past_caches && reinterpret_cast<std::uintptr_t>(to) % kCacheLine == 0)
+      copy_past_caches(to, buffer[0], m * static_cast<std::int64_t>(format[0].size));
+    else
+      format[0].store(m, to, s[0], buffer[0]);
   }
+  if (past_caches) past_caches_done();
 }
 
 // The axis along which an input lies dense while the output runs along axis 0, or 0.
@@ -209,11 +238,12 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
     inner_stride[k] = e.stride[k][0];
     for (int d = 0; d < e.ndim; ++d) step[k][d] = e.stride[k][d] * static_cast<std::int64_t>(format[k].size);
   }
+  const bool past_caches = leaves_past_caches(e, format);
   if (e.ndim == 1) {
     parallel_for(e.numel, kGrain, [&](std::int64_t b, std::int64_t end) {
       char* p[kMaxOperands];
       for (int k = 0; k < e.operands; ++k) p[k] = static_cast<char*>(e.data[k]) + b * step[k][0];
-      run_row(end - b, p, inner_stride, format, e.operands, dense, e.param, single);
+      run_row(end - b, p, inner_stride, format, e.operands, dense, e.param, single, past_caches);
     });
     return;
   }
@@ -230,7 +260,7 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
       for (int k = 0; k < e.operands; ++k) p[k] += index[d] * step[k][d];
     }
     for (std::int64_t r = b; r < end; ++r) {
-      run_row(inner, p, inner_stride, format, e.operands, dense, e.param, single);
+      run_row(inner, p, inner_stride, format, e.operands, dense, e.param, single, past_caches);
       for (int d = 1; d < e.ndim; ++d) {
         for (int k = 0; k < e.operands; ++k) p[k] += step[k][d];
         if (++index[d] < e.size[d]) break;

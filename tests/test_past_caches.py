@@ -1,0 +1,78 @@
+"""Elementwise results that are too large for caches leave past them: whole cache lines only, wherever they begin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pydlx
+
+ROWS, COLUMNS = 2100, 4099  # 34 MB, rows that begin anywhere in a cache line
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = pydlx.get_num_threads()
+    pydlx.set_num_threads(2)
+    yield
+    pydlx.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((ROWS, COLUMNS), dtype=np.float32) for _ in range(2)]
+
+
+OPERANDS = {
+    "two tensors": lambda b: b,
+    "a number": lambda b: np.float32(0.7),
+    "a row": lambda b: b[:1],
+    "a column": lambda b: b[:, :1],
+    "every other column": lambda b: np.concatenate([b, b], 1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_frames_stay_untouched(isa, arrays, name):
+    a, b = arrays[0], OPERANDS[name](arrays[1])
+    frame = pydlx.full((ROWS + 2, COLUMNS + 3), 7.0)
+    right = pydlx.tensor(b) if b.ndim == 0 else pydlx.from_numpy(b)
+    pydlx.mul(pydlx.from_numpy(a), right, out=frame[1:-1, 2:-1])
+    got = frame.numpy()
+    np.testing.assert_array_equal(got[1:-1, 2:-1], a * b)
+    got[1:-1, 2:-1] = 7
+    assert (got == 7).all()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 15, 16])
+def test_every_start(isa, arrays, offset):
+    """A contiguous result that begins `offset` elements behind a cache line, beside operands that begin elsewhere."""
+    a, b = (x.reshape(-1) for x in arrays)
+    n = a.size - 20
+    memory = pydlx.full((a.size,), 7.0)
+    pydlx.add(pydlx.from_numpy(a)[3 : 3 + n], pydlx.from_numpy(b)[:n], out=memory[offset : offset + n])
+    got = memory.numpy()
+    np.testing.assert_array_equal(got[offset : offset + n], a[3 : 3 + n] + b[:n])
+    assert (got[:offset] == 7).all() and (got[offset + n :] == 7).all()
+
+
+def test_other_types_and_in_place(arrays):
+    a, b = (pydlx.from_numpy(x) for x in arrays)
+    ints = (a * 1000).to(pydlx.int32)
+    np.testing.assert_array_equal((ints - 3).numpy(), (arrays[0] * np.float32(1000)).astype(np.int32) - 3)
+    np.testing.assert_array_equal(pydlx.where(a > 0, a, b).numpy(), np.where(arrays[0] > 0, *arrays))
+    wide = a.double()
+    np.testing.assert_array_equal(wide.neg().numpy(), -arrays[0].astype(np.float64))
+    wide.mul_(2.0)
+    np.testing.assert_array_equal(wide.numpy(), arrays[0].astype(np.float64) * 2)
+
+
+def test_one_and_more_threads_agree(arrays):
+    a, b = (pydlx.from_numpy(x) for x in arrays)
+    results = []
+    for threads in (1, 2, 3):
+        pydlx.set_num_threads(threads)
+        results.append(pydlx.atan2(a, b).numpy())
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
