@@ -286,6 +286,51 @@ def test_depthwise_channels_last(isa):
             assert a.shape == b.shape and np.abs(a - b).max() < 2e-5 * scale, (c, h, w, kernel, geometry)
 
 
+def test_direct_channels_last(isa):
+    """Pixels copied with all their channels (as many as fill vectors) or group by group, results stored in place or through a buffer: the
+    layout moves the sums, it does not change them, and neither do the other images."""
+    rows = [
+        *(
+            (2, c, k, 9, 10, 3, 1, {"padding": 1, "stride": 2})
+            for c in (8, 16, 17, 32, 48)
+            for k in (8, 16, 31, 64, 80)
+        ),
+        *((1, 32, 24, h, w, 3, 1, {"stride": 2}) for h, w in itertools.product((3, 4, 5), (3, 12, 13, 14, 27))),
+        (1, 16, 32, 12, 15, (3, 2), 1, {"padding": (0, 3), "dilation": (3, 2), "stride": (2, 3)}),
+        (2, 64, 32, 9, 9, 3, 2, {"stride": 2, "padding": 2}),
+        (1, 32, 16, 70, 90, 3, 1, {"padding": 1, "stride": 2}),
+        (1, 160, 16, 7, 6, 5, 1, {"padding": 2, "stride": 2}),
+    ]
+    for n, c, k, h, w, kernel, groups, geometry in rows:
+        arrays = operands(n, c, k, h, w, kernel, groups)
+        want = passes(*map(guarded, arrays), groups=groups, **geometry)[:2]
+        last = np.ascontiguousarray(arrays[0].transpose(0, 2, 3, 1))
+        x, weight, bias = (guarded(last).permute(0, 3, 1, 2), *map(guarded, arrays[1:]))
+        got = passes(x, weight, bias, groups=groups, **geometry)[:2]
+        for a, b in zip(got, want, strict=True):
+            assert np.array_equal(a, b), (c, k, h, w, geometry)
+        alone = F.conv2d(x[n - 1 :], weight, bias, groups=groups, **geometry)
+        assert np.array_equal(alone.detach().numpy(), want[0][n - 1 :]), (c, k, h, w, geometry)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"stride": 2, "padding": 1},
+        {"stride": (2, 1, 2), "padding": (1, 0, 1)},
+        {"stride": 2, "dilation": (2, 1, 1), "padding": 2},
+    ],
+    ids=str,
+)
+def test_direct_channels_last_with_three_axes(isa, geometry):
+    for c, k in ((16, 16), (32, 24), (17, 16)):
+        arrays = operands_of(2, c, k, (5, 7, 8), (3, 3, 3))
+        want = passes(*map(guarded, arrays), **geometry)[:2]
+        last = guarded(np.ascontiguousarray(arrays[0].transpose(0, 2, 3, 4, 1))).permute(0, 4, 1, 2, 3)
+        got = passes(last, *map(guarded, arrays[1:]), **geometry)[:2]
+        assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True)), (c, k)
+
+
 STEMS = [
     *((2, 3, k, 9, w, 3, 1, {"padding": 1}) for k, w in itertools.product((16, 17, 32, 48, 64, 65), (5, 6, 7, 10))),
     *(

@@ -34,6 +34,12 @@ struct Layer {
   std::int64_t groups() const { return ceil_div(cin, kLane); }
   std::int64_t panels() const { return ceil_div(cout, kPanel); }
   std::int64_t taps() const { return shape->kernel[0] * shape->kernel[1] * shape->kernel[2]; }
+  // Channels-last pixels are copied with all their channels, at an odd number of vectors so that neighbours do not meet
+  // in the same sets of the first-level cache. Lanes without a channel would hold the next pixel's: then, and for
+  // planes, the band has its groups of channels one after the other.
+  bool whole_pixels() const { return shape->channels_last && cin % kLane == 0; }
+  std::int64_t pixel() const { return whole_pixels() ? (groups() | 1) * kLane : kLane; }
+  std::int64_t band_pixel() const { return whole_pixels() ? pixel() : groups() * kLane; }  // floats in all groups
   std::int64_t in_plane() const { return in[1] * in[2]; }
   std::int64_t out_plane() const { return out[1] * out[2]; }
 };
@@ -106,7 +112,7 @@ Plan make_plan(const Layer& s) {
   p.pitch = high[2] - low[2] + 1;
   p.low_y = low[1];
   p.high_y = high[1];
-  const std::int64_t per_row = p.pitch * s.groups() * kLane * p.depth, unit = s.out_step[1];
+  const std::int64_t per_row = p.pitch * s.band_pixel() * p.depth, unit = s.out_step[1];
   const auto input_rows = [&](std::int64_t rows) { return (rows / unit - 1) * s.in_step[1] + p.high_y - p.low_y + 1; };
   p.rows = unit;
   while (p.rows < s.out[1] && input_rows(p.rows + unit) * per_row <= kBandFloats &&
@@ -177,6 +183,21 @@ void pack_weights(const Layer& s, float* out) {
   });
 }
 
+// Rows and columns of an input plane with all channels of a pixel together, zero outside of it.
+void copy_pixels(const Layer& s, const float* x, std::int64_t r0, std::int64_t rows, std::int64_t c0,
+                 std::int64_t columns, float* out) {
+  const std::int64_t pixel = s.pixel(), n = s.cin;
+  for (std::int64_t r = r0; r < r0 + rows; ++r)
+    for (std::int64_t c = c0; c < c0 + columns; ++c, out += pixel) {
+      const bool inside = r >= 0 && r < s.in[1] && c >= 0 && c < s.in[2];
+      const float* from = x + (inside ? (r * s.in[2] + c) * s.x_at.pixel : 0);
+      if (inside)
+        for (std::int64_t i = 0; i < n; i += kLane) store<float>(out + i, load(from + i));
+      else
+        for (std::int64_t i = 0; i < n; i += kLane) store<float>(out + i, V{});
+    }
+}
+
 // Panels [panel0, panel1) of a band of one output plane.
 void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t plane, std::int64_t band,
               std::int64_t panel0, std::int64_t panel1, const float* packed, float* memory) {
@@ -184,7 +205,8 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
   const std::int64_t y0 = band * p.rows, y1 = smaller(s.out[1], y0 + p.rows);
   const std::int64_t first = y0 / s.out_step[1] * s.in_step[1] + p.low_y;
   const std::int64_t rows = ((y1 - y0 - 1) / s.out_step[1]) * s.in_step[1] + p.high_y - p.low_y + 1;
-  const std::int64_t group_floats = rows * p.pitch * kLane, step_floats = kLane * kPanel;
+  const std::int64_t pixel = s.pixel(), plane_floats = rows * p.pitch * s.band_pixel(),
+                     group_floats = s.whole_pixels() ? kLane : rows * p.pitch * kLane, step_floats = kLane * kPanel;
   Phase ph;
   make_axis(s, 0, plane % s.out_step[0], ph);
   // The depth taps whose input plane exists.
@@ -192,16 +214,13 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
   for (std::int64_t d = 0; d < ph.taps[0]; ++d) {
     const std::int64_t z = plane / s.out_step[0] * s.in_step[0] + ph.offset[0][d];
     if (z < 0 || z >= s.in[0]) continue;
-    for (std::int64_t g = 0; g < s.groups(); ++g) {
-      const Planes planes{
-          const_cast<float*>(s.x) + image * s.x_at.image + g * kLane * s.x_at.channel + z * s.in_plane() * s.x_at.pixel,
-          s.x_at.channel,
-          s.in[1],
-          s.in[2],
-          static_cast<int>(smaller(kLane, s.cin - g * kLane)),
-          s.x_at.pixel};
-      gather_pixels(planes, first, first + rows, p.first_x, p.first_x + p.pitch,
-                    pixels + (depths * s.groups() + g) * group_floats);
+    const float* x = s.x + image * s.x_at.image + z * s.in_plane() * s.x_at.pixel;
+    float* to = pixels + depths * plane_floats;
+    if (s.whole_pixels()) copy_pixels(s, x, first, rows, p.first_x, p.pitch, to);
+    for (std::int64_t g = 0; g < s.groups() && !s.whole_pixels(); ++g) {
+      const Planes planes{const_cast<float*>(x) + g * kLane * s.x_at.channel,  s.x_at.channel, s.in[1], s.in[2],
+                          static_cast<int>(smaller(kLane, s.cin - g * kLane)), s.x_at.pixel};
+      gather_pixels(planes, first, first + rows, p.first_x, p.first_x + p.pitch, to + g * group_floats);
     }
     depth[depths++] = d;
   }
@@ -212,9 +231,15 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
     before += other.taps[0];
   }
   const std::int64_t panel_floats = s.groups() * step_floats * s.taps();
-  const std::int64_t y_vector = (y1 - y0) * s.out[2] * kLane;  // results: [vector of channels][row][column][kLane]
   for (std::int64_t panel = panel0; panel < panel1; ++panel) {
     const std::int64_t k0 = panel * kPanel, k1 = smaller(s.cout, k0 + kPanel);
+    float* y = s.y + image * s.y_at.image + k0 * s.y_at.channel + plane * s.out_plane() * s.y_at.pixel;
+    // Whole vectors of channels-last pixels, final as summed, go where they belong; else to
+    // [vector of channels][row][column][kLane].
+    const bool in_place = s.shape->channels_last && (k1 - k0) % kLane == 0 && !s.end.active();
+    float* sums = in_place ? y + y0 * s.out[2] * s.y_at.pixel : results;
+    const std::int64_t y_pixel = in_place ? s.y_at.pixel : kLane,
+                       y_vector = in_place ? kLane : (y1 - y0) * s.out[2] * kLane;
     const PixelTile tile = choose_tile(static_cast<int>(ceil_div(k1 - k0, kLane)));
     alignas(64) float start[kPanel];
     start_values(s.start, k0, s.cout, start);
@@ -236,8 +261,8 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
         for (std::int64_t t = 0; t < n; ++t) {
           const std::int64_t g = (t0 + t) / taps, k = (t0 + t) % taps;
           step[t] =
-              g * group_floats +
-              ((ph.offset[1][k / ph.taps[2]] - p.low_y) * p.pitch + ph.offset[2][k % ph.taps[2]] - p.first_x) * kLane;
+              g / s.groups() * plane_floats + g % s.groups() * group_floats +
+              ((ph.offset[1][k / ph.taps[2]] - p.low_y) * p.pitch + ph.offset[2][k % ph.taps[2]] - p.first_x) * pixel;
         }
         const float* weights = w;
         if (n > 0) weights += (depth[d0] * steps + t0 - d0 * steps) * step_floats;
@@ -252,9 +277,9 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
               to[r] = to[r - 1];
               continue;
             }
-            from[r] = pixels + (ly * s.in_step[1] * p.pitch + lx * s.in_step[2]) * kLane;
-            to[r] = results +
-                    ((ph.out_first[1] + ly * s.out_step[1]) * s.out[2] + ph.out_first[2] + lx * s.out_step[2]) * kLane;
+            from[r] = pixels + (ly * s.in_step[1] * p.pitch + lx * s.in_step[2]) * pixel;
+            to[r] = sums + ((ph.out_first[1] + ly * s.out_step[1]) * s.out[2] + ph.out_first[2] + lx * s.out_step[2]) *
+                               y_pixel;
             if (++lx == ph.lattice[2]) {
               lx = 0;
               ++ly;
@@ -267,8 +292,8 @@ void run_unit(const Layer& s, const Plan& p, std::int64_t image, std::int64_t pl
       }
       w += ph.taps[0] * steps * step_floats;
     }
-    for (std::int64_t k = k0; k < k1; k += kLane) {
-      const Planes planes{s.y + image * s.y_at.image + k * s.y_at.channel + plane * s.out_plane() * s.y_at.pixel,
+    for (std::int64_t k = k0; k < k1 && !in_place; k += kLane) {
+      const Planes planes{y + (k - k0) * s.y_at.channel,
                           s.y_at.channel,
                           s.out[1],
                           s.out[2],
