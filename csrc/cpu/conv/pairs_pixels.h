@@ -169,11 +169,15 @@ PYDLX_INLINE void gather_pair(const Pixels& p, const View& v, std::int64_t from_
                               std::int64_t from_b, std::int64_t tap_b, float* to) {
   const std::uint32_t *masks_a = v.tap(tap_a), *masks_b = v.tap(tap_b);
   Words last{};
-  const T* ahead = p.x + from_a + kAhead * p.channel;
+  // Pairs of channels under one tap pass two channels in the time that others take for the taps of one.
+  const bool channels = tap_a == tap_b;
+  const std::int64_t ahead = (channels ? 8 * kAhead : kAhead) * p.channel;
+  const T *ahead_a = p.x + from_a + ahead, *ahead_b = p.x + (channels ? from_b : from_a) + ahead;
   const auto each = [&](auto load_pair) __attribute__((always_inline)) {
     for (int i = 0; i < v.parts; ++i) {
       const Part& part = v.part[i];
-      __builtin_prefetch(ahead + part.at);
+      __builtin_prefetch(ahead_a + part.at);
+      if (channels) __builtin_prefetch(ahead_b + part.at);
       Words words = (Words)load_pair(part, static_cast<__mmask32>(masks_a[i] | masks_b[i] << 1));
       if (part.more) words = (Words)_mm512_or_si512((__m512i)words, (__m512i)last);
       store<float>(to + part.vector * kWords, words);
@@ -202,9 +206,11 @@ PYDLX_INLINE void gather_pair(const Pixels& p, const View& v, std::int64_t from_
 PYDLX_INLINE void gather_line(const Pixels& p, const View& v, std::int64_t from, std::int64_t tap, T* to) {
   const std::uint32_t* masks = v.tap(tap);
   const bool inside = from + v.low >= 0 && from + v.high <= p.size;
+  const T* ahead = p.x + from + (p.all_taps() == 1 ? kAhead : 1) * p.channel;
   __m256i last = _mm256_setzero_si256();
   for (int i = 0; i < v.parts; ++i) {
     const Part& part = v.part[i];
+    __builtin_prefetch(ahead + part.at);
     const __mmask16 mask = static_cast<__mmask16>(masks[i]);
     __m256i line;
     if (v.dense) {
