@@ -12,12 +12,14 @@ constexpr std::int64_t kRowElements = kGradPixels + 2 * kWords;      // off the 
 
 struct GradPlan {
   std::int64_t rows, total, panels;  // of dy
-  std::int64_t share, shares;        // rows at a time: 256 KB of lines or sums
+  // Rows at a time: 256 KB of lines or sums. Every share finds out anew what its pixels see, at a cost per tap.
+  std::int64_t share, shares;
   explicit GradPlan(const ConvShape& c)
       : rows(c.cin * plane_of(c.kernel)),
         total(c.batch * plane_of(c.out)),
         panels(ceil_div(c.cout, kColumns)),
-        share(min_of(share_of(rows, c.groups), max_of(kTileRows, min_of(192, 1024 / panels) / kTileRows * kTileRows))),
+        share(min_of(share_of(rows, (plane_of(c.kernel) > 16 ? 4 : 2) * c.groups),
+                     max_of(kTileRows, min_of(192, 1024 / panels) / kTileRows * kTileRows))),
         shares(ceil_div(rows, share)) {}
   std::int64_t words() const { return ceil_div(total, 2); }
   std::int64_t width() const { return panels * kColumns; }
