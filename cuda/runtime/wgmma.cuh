@@ -116,6 +116,7 @@ __device__ __forceinline__ int sum_row(int i) {
 }
 __device__ __forceinline__ int sum_column(int i) { return i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2; }
 
+// clang-format off: it changes these lines at every run
 // The instruction names every register: what the text and the operands of its variants have in common.
 #define PYDLX_PLACES_32                                                    \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -146,6 +147,7 @@ __device__ __forceinline__ int sum_column(int i) { return i / 4 * 8 + static_cas
                "}, " operands ", add, 1, 1, " transposed ";\n}"                                              \
                : PYDLX_SUMS_##sums                                                                           \
                : __VA_ARGS__)
+// clang-format on
 
 // d = a b, or d += a b with `add`: a 64 x 16, b 16 x 2 count of 16-bit floats T. transposed: the operand's lines are
 // positions of k.
