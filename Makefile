@@ -34,13 +34,13 @@ lint: $(VENV)/tests $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*' 'bench/*.cpp' 'bench/*.h' 'tests/*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*' 'bench/*.cpp' 'bench/*.h' 'tests/*.cpp' 'tests/*.h')
 	$(BIN)/python tools/make_stubs.py --check
 
 format: $(VENV)/tools
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*' 'bench/*.cpp' 'bench/*.h' 'tests/*.cpp')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*' 'bench/*.cpp' 'bench/*.h' 'tests/*.cpp' 'tests/*.h')
 
 # Rewrites pydlx/_C.pyi from the op signatures of the installed build.
 stubs: $(VENV)/installed

@@ -14,17 +14,12 @@
 #include "cuda/gemm/hopper_plan.h"
 #include "cuda/runtime/tma.cuh"
 #include "cuda/runtime/wgmma.cuh"
+#include "tests/host_program.h"
 
 using namespace pydlx;
 using namespace pydlx::cuda;
 
 namespace {
-
-void require_that(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "failed: %s\n", what);
-  std::exit(1);
-}
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 

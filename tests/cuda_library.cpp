@@ -15,6 +15,8 @@
 #include "cuda/libraries/cublas_lt.h"
 #include "cuda/libraries/cudnn.h"
 #include "cuda/runtime/launch.h"
+#include "tests/host_program.h"
+#include "tests/host_runtime.h"
 
 extern "C" void run_on_device(const std::function<void()>& work) { emulator::launch(1, 1, 0, nullptr, work); }
 
@@ -23,14 +25,6 @@ const bool verbose_on = false;
 void verbose_note(const char*, ...) noexcept {}
 
 namespace cuda {
-void fail_call(const char* call, cudaError_t e) {
-  std::fprintf(stderr, "%s: error %d\n", call, e);
-  std::exit(1);
-}
-Stream& current_stream() {
-  static Stream s;
-  return s;
-}
 int current_device() { return 0; }
 }  // namespace cuda
 
@@ -58,12 +52,6 @@ using namespace pydlx;
 using namespace pydlx::cuda;
 
 namespace {
-
-void require_that(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "failed: %s\n", what);
-  std::exit(1);
-}
 
 // Device memory with host values.
 template <class T>

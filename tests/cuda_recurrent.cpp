@@ -8,29 +8,16 @@
 
 #include "cuda/rnn/recurrent_plan.h"
 #include "cuda/runtime/grid.cuh"
+#include "tests/host_program.h"
+#include "tests/host_runtime.h"
 
 namespace pydlx::cuda {
-// What the backend has in its own files.
-void fail_call(const char* call, cudaError_t e) {
-  std::fprintf(stderr, "%s: error %d\n", call, e);
-  std::exit(1);
-}
-Stream& current_stream() {
-  static Stream s;
-  return s;
-}
 int multiprocessors() { return 4; }
 }  // namespace pydlx::cuda
 
 using namespace pydlx::cuda;
 
 namespace {
-
-void require_that(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "failed: %s\n", what);
-  std::exit(1);
-}
 
 // ---- plans ----------------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,11 @@
 #include <dlfcn.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 
-#include "core/half.h"
+#include "tests/fake_library.h"
 
 namespace {
 
@@ -46,38 +45,6 @@ constexpr std::uint64_t kMark = 0x5eed;  // in an algorithm that came from here
 constexpr std::size_t kWorkspace = 1000;
 
 bool wanted(const char* variable) { return std::getenv(variable) != nullptr; }
-template <class... A>
-void say(const char* format, A... a) {
-  const char* path = std::getenv("FAKE_CUBLAS_LOG");
-  std::FILE* f = path ? std::fopen(path, "a") : nullptr;
-  if (!f) return;
-  std::fprintf(f, format, a...);
-  std::fputc('\n', f);
-  std::fclose(f);
-}
-
-double read(int type, const void* p, std::int64_t i) {
-  switch (type) {
-    case 0:
-      return static_cast<const float*>(p)[i];
-    case 1:
-      return static_cast<const double*>(p)[i];
-    case 2:
-      return static_cast<float>(static_cast<const pydlx::Half*>(p)[i]);
-    default:
-      return static_cast<float>(static_cast<const pydlx::BFloat16*>(p)[i]);
-  }
-}
-void write(int type, void* p, std::int64_t i, double v) {
-  if (type == 0)
-    static_cast<float*>(p)[i] = static_cast<float>(v);
-  else if (type == 1)
-    static_cast<double*>(p)[i] = v;
-  else if (type == 2)
-    static_cast<pydlx::Half*>(p)[i] = static_cast<pydlx::Half>(static_cast<float>(v));
-  else
-    static_cast<pydlx::BFloat16*>(p)[i] = static_cast<pydlx::BFloat16>(static_cast<float>(v));
-}
 bool aligned(const void* p, std::uint64_t bytes) { return reinterpret_cast<std::uintptr_t>(p) % bytes == 0; }
 
 }  // namespace
@@ -85,7 +52,7 @@ bool aligned(const void* p, std::uint64_t bytes) { return reinterpret_cast<std::
 extern "C" {
 
 int cublasLtCreate(void** h) {
-  say("create");
+  say("FAKE_CUBLAS_LOG", "create");
   *h = std::malloc(1);
   return kSuccess;
 }
@@ -133,7 +100,7 @@ int cublasLtMatmulPreferenceSetAttribute(Preference* p, int field, const void* v
 }
 int cublasLtMatmulAlgoGetHeuristic(void*, Operation* o, Layout* a, Layout* b, Layout* c, Layout* d, Preference* p,
                                    int wanted_count, Heuristic* out, int* found) {
-  say("heuristic %dx%dx%d", static_cast<int>(d->rows), static_cast<int>(d->columns),
+  say("FAKE_CUBLAS_LOG", "heuristic %dx%dx%d", static_cast<int>(d->rows), static_cast<int>(d->columns),
       static_cast<int>(o->transposed[0] ? a->rows : a->columns));
   *found = 0;
   if (wanted("FAKE_CUBLAS_NONE")) return kNotSupported;
@@ -151,7 +118,7 @@ int cublasLtMatmul(void*, Operation* op, const void* alpha, const void* a, Layou
   const Operation o = *op;
   const Layout x = *la, y = *lb, z = *ld;
   const double f = read(o.scale, alpha, 0), g = read(o.scale, beta, 0);
-  say("matmul %dx%d batch %d%s", static_cast<int>(z.rows), static_cast<int>(z.columns), z.batch,
+  say("FAKE_CUBLAS_LOG", "matmul %dx%d batch %d%s", static_cast<int>(z.rows), static_cast<int>(z.columns), z.batch,
       o.epilogue == 4 ? " bias" : "");
   if (wanted("FAKE_CUBLAS_FAILS")) return kExecutionFailed;
   const std::uint64_t rows = o.transposed[0] ? x.columns : x.rows, k = o.transposed[0] ? x.rows : x.columns;

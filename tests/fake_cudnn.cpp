@@ -5,12 +5,11 @@
 #include <dlfcn.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 
-#include "core/half.h"
+#include "tests/fake_library.h"
 
 namespace {
 
@@ -34,39 +33,6 @@ struct Algorithm {
   int deterministic, math, reserved[3];
 };
 
-template <class... V>
-void say(const char* format, V... v) {
-  const char* path = std::getenv("FAKE_CUDNN_LOG");
-  std::FILE* f = path ? std::fopen(path, "a") : nullptr;
-  if (!f) return;
-  std::fprintf(f, format, v...);
-  std::fputc('\n', f);
-  std::fclose(f);
-}
-
-double read(int type, const void* p, std::int64_t i) {
-  switch (type) {
-    case 0:
-      return static_cast<const float*>(p)[i];
-    case 1:
-      return static_cast<const double*>(p)[i];
-    case 2:
-      return static_cast<float>(static_cast<const pydlx::Half*>(p)[i]);
-    default:
-      return static_cast<float>(static_cast<const pydlx::BFloat16*>(p)[i]);
-  }
-}
-void write(int type, void* p, std::int64_t i, double v) {
-  if (type == 0)
-    static_cast<float*>(p)[i] = static_cast<float>(v);
-  else if (type == 1)
-    static_cast<double*>(p)[i] = v;
-  else if (type == 2)
-    static_cast<pydlx::Half*>(p)[i] = static_cast<pydlx::Half>(static_cast<float>(v));
-  else
-    static_cast<pydlx::BFloat16*>(p)[i] = static_cast<pydlx::BFloat16>(static_cast<float>(v));
-}
-
 // Whether the four fit together.
 bool consistent(const Tensor& x, const Filter& w, const Convolution& c, const Tensor& y) {
   bool fine = x.axes == c.axes + 2 && w.axes == x.axes && y.axes == x.axes && x.type == w.type && x.type == y.type;
@@ -79,7 +45,7 @@ bool consistent(const Tensor& x, const Filter& w, const Convolution& c, const Te
 }
 int choices(const char* pass, const Tensor& x, const Filter& w, const Convolution& c, const Tensor& y, int wanted,
             int* found, Algorithm* to) {
-  say("choose %s", pass);
+  say("FAKE_CUDNN_LOG", "choose %s", pass);
   *found = 0;
   if (!consistent(x, w, c, y) || wanted < 3) return kBadParameter;
   to[0] = {7, kNotSupported, 0, 0, 1, 0, {}};
@@ -117,7 +83,7 @@ void each_product(const Tensor& x, const Filter& w, const Convolution& c, const 
 }
 
 int run(const char* pass, int algorithm, const void* workspace, std::size_t bytes, const std::function<void()>& work) {
-  say("%s", pass);
+  say("FAKE_CUDNN_LOG", "%s", pass);
   if (algorithm != kAlgorithm || !workspace || bytes < kWorkspace) return kBadParameter;
   using Run = void (*)(const std::function<void()>&);
   if (const auto device = reinterpret_cast<Run>(dlsym(RTLD_DEFAULT, "run_on_device"))) device(work);
@@ -152,7 +118,7 @@ using P = const void*;
 extern "C" {
 
 int cudnnCreate(void** h) {
-  say("create");
+  say("FAKE_CUDNN_LOG", "create");
   *h = std::malloc(1);
   return kSuccess;
 }

@@ -10,7 +10,7 @@ import contextlib
 
 import pytest
 import test_ops
-from test_ops import CASES, by, check_values
+from test_ops import CASES, by, check_gradients, check_strided_inputs, check_values
 
 import pydlx
 
@@ -49,10 +49,10 @@ def test_values(case, dtype):
 @by(lambda c: c.grad)
 def test_gradients(case):
     with kernels_exist():
-        test_ops.test_gradients(case, "float32")
+        check_gradients(case, "float32")
 
 
 @by(lambda c: c.layouts)
 def test_strided_inputs(case):
     with kernels_exist():
-        test_ops.test_strided_inputs(case)
+        check_strided_inputs(case)

@@ -155,8 +155,10 @@ def test_order_warning():
     scheduler = pydlx.optim.lr_scheduler.StepLR(optimizer(pydlx), 2)
     with pytest.warns(UserWarning, match=r"\[StepLR.step\] expected optimizer.step\(\) first"):
         scheduler.step()
+    assert scheduler.last_epoch == 1
     with pytest.warns(UserWarning, match=r"get_last_lr"):
-        scheduler.get_lr()
+        rates = scheduler.get_lr()
+    assert rates == scheduler.get_last_lr()
 
 
 def test_plateau_counts_nan_as_bad():

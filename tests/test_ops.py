@@ -134,6 +134,10 @@ def gradients(T, case, arrays, dtype, create_graph=False):
 @by(lambda c: c.grad)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients(case, dtype):
+    check_gradients(case, dtype)
+
+
+def check_gradients(case, dtype):
     arrays = case.inputs(rng_for(case))
     _, got = gradients(pydlx, case, arrays, dtype)
     rounded = [to_torch(a, dtype).double().numpy() if a.dtype == np.float64 else a for a in arrays]
@@ -195,6 +199,10 @@ def strided_copy(a):
 
 @by(lambda c: c.layouts)
 def test_strided_inputs(case):
+    check_strided_inputs(case)
+
+
+def check_strided_inputs(case):
     arrays = case.inputs(rng_for(case))
     dtype = case.dtypes[0]
 

@@ -3,27 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from every_path import on_every_path
 
 import pydlx
-
-ISAS = pydlx._C.build_info()["cpu_isas"]
-
-
-def on_every_path(f):
-    """f() with every instruction set and with one thread and two: the same bits, or the test fails."""
-    results, threads = [], pydlx.get_num_threads()
-    try:
-        for isa in ISAS:
-            pydlx._C._set_cpu_isa(isa)
-            for count in (1, 2):
-                pydlx.set_num_threads(count)
-                results.append(f().numpy())
-    finally:
-        pydlx._C._set_cpu_isa(ISAS[-1])
-        pydlx.set_num_threads(threads)
-    for other in results[1:]:
-        np.testing.assert_array_equal(results[0].view(np.int32), other.view(np.int32))
-    return results[0]
 
 
 def layouts(rows, n):

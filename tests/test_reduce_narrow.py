@@ -3,29 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from every_path import on_every_path
 
 import pydlx
 
-ISAS = pydlx._C.build_info()["cpu_isas"]
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 DTYPES = sorted(UNIT)
 
 
-def on_every_path(f):
-    """f() in float64; every instruction set and one, two and three threads give the same bits."""
-    results, threads = [], pydlx.get_num_threads()
-    try:
-        for isa in ISAS:
-            pydlx._C._set_cpu_isa(isa)
-            for count in (1, 2, 3):
-                pydlx.set_num_threads(count)
-                results.append(f().double().numpy())
-    finally:
-        pydlx._C._set_cpu_isa(ISAS[-1])
-        pydlx.set_num_threads(threads)
-    for other in results[1:]:
-        np.testing.assert_array_equal(results[0].view(np.int64), other.view(np.int64))
-    return results[0]
+def wide_on_every_path(f):
+    return on_every_path(lambda: f().double())
 
 
 def rounded(x, dtype):
@@ -39,10 +26,10 @@ def check(t, x, axis):
     count = x.size // max(1, x.sum(axis).size)
     exact, magnitude = x.sum(axis), np.abs(x).sum(axis)
     limit = 1.001 * unit * np.abs(exact) + 2.0**-18 * magnitude + 2.0**-25
-    assert (np.abs(on_every_path(lambda: t.sum(axis)) - exact) <= limit).all()
-    assert (np.abs(on_every_path(lambda: t.mean(axis)) - exact / count) <= limit / count + 2.0**-25).all()
+    assert (np.abs(wide_on_every_path(lambda: t.sum(axis)) - exact) <= limit).all()
+    assert (np.abs(wide_on_every_path(lambda: t.mean(axis)) - exact / count) <= limit / count + 2.0**-25).all()
     limit = 1.001 * unit * magnitude + 2.0**-18 * magnitude
-    assert (np.abs(on_every_path(lambda: t.norm(1, axis)) - magnitude) <= limit).all()
+    assert (np.abs(wide_on_every_path(lambda: t.norm(1, axis)) - magnitude) <= limit).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -90,8 +77,8 @@ def test_magnitudes_that_overflow_float32_on_the_way(n):
     if n % 2:
         x[-1] = 0
     t, v = rounded(x, "bfloat16")
-    assert (on_every_path(lambda: t.sum(0)) == v.sum(0)).all()
-    assert (on_every_path(lambda: t.t().contiguous().sum(1)) == v.sum(0)).all()
+    assert (wide_on_every_path(lambda: t.sum(0)) == v.sum(0)).all()
+    assert (wide_on_every_path(lambda: t.t().contiguous().sum(1)) == v.sum(0)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,8 +87,8 @@ def test_infinities_and_nan(dtype, n):
     x = np.ones((n, 40))
     x[1, 3], x[2, 5], x[0, 7], x[2, 7] = np.inf, np.nan, np.inf, -np.inf
     t, v = rounded(x, dtype)
-    for got in (on_every_path(lambda: t.sum(0)), on_every_path(lambda: t.t().contiguous().sum(1))):
+    for got in (wide_on_every_path(lambda: t.sum(0)), wide_on_every_path(lambda: t.t().contiguous().sum(1))):
         with np.errstate(invalid="ignore"):
             np.testing.assert_array_equal(got, v.sum(0))
     v[np.isnan(v)] = 0
-    np.testing.assert_array_equal(on_every_path(lambda: t.nansum(0)), v.sum(0))
+    np.testing.assert_array_equal(wide_on_every_path(lambda: t.nansum(0)), v.sum(0))
