@@ -129,6 +129,10 @@ def test_shapes(isa, n, cin, cout, size, kernel, how):
         (2, 5, 9, (9, 8), (3, 2), {"padding": (2, 1), "dilation": (2, 1)}),
         (3, 15, 70, (4, 9), (1, 5), {"padding": (0, 4), "stride": (3, 1)}),
         (1, 4, 8, (11, 3), (5, 2), {"padding": (0, 9)}),  # taps that see borders only
+        (2, 1, 130, (9, 23), (2, 9), {"padding": (1, 0), "stride": (1, 4)}),  # three panels, outputs further apart
+        (3, 3, 64, (90, 87), (7, 7), {"padding": 3, "stride": 2}),  # sums in chunks, which share images
+        (1, 13, 40, (33, 30), (3, 3), {"stride": (2, 1), "dilation": (3, 1)}),
+        (1, 3, 8, (1, 260), (1, 3), {}),
     ],
 )
 def test_channels_last(isa, last, n, cin, cout, size, kernel, how):
@@ -168,11 +172,24 @@ def test_transposed(isa):
     check(got, conv(x64, w64, b64, **how), conv(x64.abs(), w64.abs(), b64.abs(), **how), 24 * 9)
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_thread_counts_agree(isa, last):
+@pytest.mark.parametrize("outputs", [6, 7])
+def test_infinity_stays_with_the_taps_that_see_it(isa, outputs):
+    """In the last column that anything sees, beside odd rows of taps and of outputs."""
+    x = pydlx.ones(1, 3, 9, outputs + 2, dtype=pydlx.bfloat16)
+    x[..., outputs + 1 :] = float("inf")
+    w = pydlx.ones(16, 3, 3, 3, dtype=pydlx.bfloat16)
+    x, w = channels_last(x), channels_last(w).requires_grad_()
+    y = pydlx.nn.functional.conv2d(x, w)
+    assert (y[..., : outputs - 1] == 27).all() and (y[..., outputs - 1] == float("inf")).all()
+    y.backward(pydlx.ones_like(y))
+    assert (w.grad[..., :2] == 7 * outputs).all() and (w.grad[..., 2] == float("inf")).all()
+
+
+@pytest.mark.parametrize(("last", "channels", "size"), [(False, 40, 15), (True, 40, 15), (True, 3, 77)])
+def test_thread_counts_agree(isa, last, channels, size):
     rng = np.random.default_rng(4)
-    _, x = guarded(rng, (3, 40, 15, 15))
-    _, w = guarded(rng, (50, 40, 3, 3))
+    _, x = guarded(rng, (3, channels, size, size))
+    _, w = guarded(rng, (50, channels, 5, 5) if channels == 3 else (50, channels, 3, 3))
     if last:
         x, w = channels_last(x), channels_last(w)
     x.requires_grad_()

@@ -1,8 +1,7 @@
 // Convolutions of bfloat16 on channels-last images as products of pairs of channels (see cpu/gemm/pairs.h). Forward and
 // input gradient: rows are pixels, whose channels under every tap are copied side by side, or read in place for 1x1
 // kernels; weights are packed once per call. Weight gradient: K runs over pairs of pixels, of which dy is transposed
-// once and x is joined per tap. With few channels, a row of the kernel is one tap: its elements are neighbours in a
-// copy of x with borders.
+// once and x is joined per tap. Layers with few channels are in conv_first_avx512_bf16.cpp.
 #include "cpu/conv/pairs_last.h"
 #include "cpu/conv/pairs_pixels.h"
 
@@ -43,56 +42,6 @@ void set_grid(LastProduct& p, const std::int64_t (&size)[3]) {
   p.pixels.image = plane_of(size);
 }
 
-// Few channels under each tap, and a row of taps that lies side by side.
-bool by_rows(const ConvShape& c) {
-  return c.groups == 1 && c.cin < 16 && c.kernel[2] > 1 && c.dilation[2] == 1 && c.kernel[2] * c.cin >= 8;
-}
-std::int64_t seen_rows(const ConvShape& c) {
-  return (c.out[1] - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
-}
-std::int64_t seen_columns(const ConvShape& c) { return (c.out[2] - 1) * c.stride[2] + c.kernel[2]; }
-std::int64_t bordered_bytes(const ConvShape& c) {
-  return by_rows(c) ? rounded(c.batch * seen_rows(c) * seen_columns(c) * c.cin * 2) : 0;
-}
-std::int64_t ordered_bytes(const ConvShape& c) {
-  return by_rows(c) ? rounded(c.cout * c.cin * plane_of(c.kernel) * 2) : 0;
-}
-
-const T* with_borders(const ConvShape& c, const void* images, char*& memory) {
-  const T* x = static_cast<const T*>(images);
-  if (!by_rows(c)) return x;
-  T* out = reinterpret_cast<T*>(memory);
-  memory += bordered_bytes(c);
-  const std::int64_t rows = seen_rows(c), row = seen_columns(c) * c.cin, front = min_of(c.pad[2] * c.cin, row),
-                     have = min_of(c.in[2] * c.cin, row - front);
-  const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
-  parallel_for(c.batch * rows, 32768 / (row + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t y = i % rows - c.pad[1];
-      const bool inside = y >= 0 && y < c.in[1];
-      T* to = out + i * row;
-      std::memset(to, 0, bytes(inside ? front : row));
-      if (!inside) continue;
-      std::memcpy(to + front, x + (i / rows * c.in[1] + y) * c.in[2] * c.cin, bytes(have));
-      std::memset(to + front + have, 0, bytes(row - front - have));
-    }
-  });
-  return out;
-}
-
-// Weights as [output][tap][channel], of few channels.
-const T* in_order(const ConvShape& c, const void* weights, char*& memory) {
-  const T* w = static_cast<const T*>(weights);
-  if (!by_rows(c) || c.weights_last) return w;
-  T* out = reinterpret_cast<T*>(memory);
-  memory += ordered_bytes(c);
-  const std::int64_t taps = plane_of(c.kernel);
-  for (std::int64_t k = 0; k < c.cout; ++k)
-    for (std::int64_t t = 0; t < taps; ++t)
-      for (std::int64_t i = 0; i < c.cin; ++i) out[(k * taps + t) * c.cin + i] = w[(k * c.cin + i) * taps + t];
-  return out;
-}
-
 LastProduct forward_product(const ConvShape& c) {
   LastProduct p;
   forward_pixels(c, nullptr, p.pixels);
@@ -111,18 +60,6 @@ LastProduct forward_product(const ConvShape& c) {
   p.y_pixel = c.groups * c.cout;
   p.y_row = c.out[2] * p.y_pixel;
   p.y_image = c.out[1] * p.y_row;
-  if (!by_rows(c)) return p;
-  Pixels& s = p.pixels;
-  s.rows = seen_rows(c);
-  s.columns = seen_columns(c);
-  s.image = s.rows * s.columns;
-  s.taps[1] = 1;
-  s.shift[1][0] = 0;
-  for (int k = 0; k < s.taps[0]; ++k) s.shift[0][k] = static_cast<int>(k * c.dilation[1]);
-  s.place_taps();
-  p.channels = c.kernel[2] * c.cin;
-  p.w_tap = p.channels;
-  p.w_channel = 1;
   return p;
 }
 
@@ -349,26 +286,14 @@ struct WeightPlan {
 // Pairs of pixels -> [pair][64 channels].
 void join_pixels(const T* x, std::int64_t x_pixel, const std::int32_t* place, std::int64_t count, std::int64_t channels,
                  float* panel) {
-  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
-                                       5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0),
-                high = _mm512_or_si512(low, _mm512_set1_epi16(16));
   for (std::int64_t i = 0; i < count; i += 2, panel += kColumns) {
-    const T *a = place[i] < 0 ? nullptr : x + place[i] * x_pixel,
-            *b = place[i + 1] < 0 ? nullptr : x + place[i + 1] * x_pixel;
     const std::int32_t* later = place + min_of(i + 2 * kPixelsAhead, count - 1);
     for (std::int64_t j = 0; j < channels; j += 2 * kWords) {
       __builtin_prefetch(x + later[0] * x_pixel + j);
       if (i + 2 * kPixelsAhead + 1 < count) __builtin_prefetch(x + later[1] * x_pixel + j);
-      const std::int64_t n = channels - j;
-      const auto half = [&](const T* from) __attribute__((always_inline)) {
-        return !from             ? _mm512_setzero_si512()
-               : n >= 2 * kWords ? _mm512_loadu_si512(from + j)
-                                 : _mm512_maskz_loadu_epi16((1u << n) - 1, from + j);
-      };
-      const __m512i u = half(a), v = half(b);
-      _mm512_storeu_si512(panel + j, _mm512_permutex2var_epi16(u, low, v));
-      _mm512_storeu_si512(panel + j + kWords, _mm512_permutex2var_epi16(u, high, v));
     }
+    join_two(place[i] < 0 ? nullptr : x + place[i] * x_pixel, place[i + 1] < 0 ? nullptr : x + place[i + 1] * x_pixel,
+             channels, panel);
   }
 }
 
@@ -376,11 +301,12 @@ void join_pixels(const T* x, std::int64_t x_pixel, const std::int32_t* place, st
 
 void pairs_last_weight(const Conv& conv) {
   const ConvShape& c = conv.shape;
+  if (first_last_fits(c)) return first_last_weight(conv);
   if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
   LastProduct p = forward_product(c);
   const WeightPlan plan(c, p);
   char* memory = aligned(conv.scratch);
-  const T* x = with_borders(c, conv.x, memory);
+  const T* x = static_cast<const T*>(conv.x);
   float* turned = reinterpret_cast<float*>(memory);  // [group][block][channel][pair of pixels]
   memory += plan.turned_bytes(c);
   const std::int64_t y_pixel = c.groups * c.cout, taps = p.pixels.all_taps();
@@ -436,19 +362,18 @@ void pairs_last_weight(const Conv& conv) {
 
 void pairs_last_data(const Conv& conv, ConvPass pass) {
   const ConvShape& c = conv.shape;
+  const bool forward = pass == ConvPass::forward;
+  if (forward && first_last_fits(c)) return first_last_forward(conv);
   if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
-  const bool forward = pass == ConvPass::forward;
-  const T* x = forward ? with_borders(c, conv.x, memory) : static_cast<const T*>(conv.y);
-  const T* w = forward ? in_order(c, conv.w, memory) : static_cast<const T*>(conv.w);
   float* packed = reinterpret_cast<float*>(memory);
   const std::int64_t phases[2] = {forward ? 1 : min_of(c.stride[1], c.in[1]),
                                   forward ? 1 : min_of(c.stride[2], c.in[2])};
   for (std::int64_t i = 0; i < phases[0] * phases[1]; ++i) {
     const std::int64_t fh = i / phases[1], fw = i % phases[1];
     LastProduct p = forward ? forward_product(c) : gradient_product(c, fh, fw);
-    p.w = w;
-    p.x = x;
+    p.w = static_cast<const T*>(conv.w);
+    p.x = static_cast<const T*>(forward ? conv.x : conv.y);
     p.y = static_cast<T*>(forward ? conv.y : conv.x) + (fh * c.in[2] + fw) * c.groups * (forward ? 0 : c.cin);
     p.bias = static_cast<const T*>(conv.bias);
     p.scale = static_cast<const T*>(conv.scale);
@@ -460,16 +385,18 @@ void pairs_last_data(const Conv& conv, ConvPass pass) {
 
 bool pairs_last_fits(const ConvShape& c, ConvPass pass) {
   return fits(c) && c.batch * max_of(plane_of(c.in), plane_of(c.out)) < std::int64_t{1} << 31 &&
-         ((pass == ConvPass::input_grad ? c.cout : c.cin) >= 16 || (pass != ConvPass::input_grad && by_rows(c))) &&
+         ((pass == ConvPass::input_grad ? c.cout : c.cin) >= 16 ||
+          (pass != ConvPass::input_grad && first_last_fits(c))) &&
          c.cout >= 8;
 }
 
 std::int64_t pairs_last_scratch(const ConvShape& c, ConvPass pass) {
+  if (pass != ConvPass::input_grad && first_last_fits(c)) return first_last_scratch(c, pass);
   if (pass == ConvPass::weight_grad) {
     const WeightPlan plan(c, forward_product(c));
-    return 64 + bordered_bytes(c) + plan.turned_bytes(c) + num_threads() * plan.bytes();
+    return 64 + plan.turned_bytes(c) + num_threads() * plan.bytes();
   }
-  if (pass == ConvPass::forward) return 64 + bordered_bytes(c) + ordered_bytes(c) + scratch_of(forward_product(c));
+  if (pass == ConvPass::forward) return 64 + scratch_of(forward_product(c));
   std::int64_t most = 0;
   for (std::int64_t fh = 0; fh < min_of(c.stride[1], c.in[1]); ++fh)
     for (std::int64_t fw = 0; fw < min_of(c.stride[2], c.in[2]); ++fw)

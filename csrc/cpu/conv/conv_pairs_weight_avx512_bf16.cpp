@@ -71,22 +71,6 @@ void pack_gradient(const ConvShape& c, const GradPlan& plan, const T* dy, float*
   });
 }
 
-// Sums [row][channel] -> w[channel][row].
-void store_turned(const float* sums, std::int64_t width, std::int64_t rows, std::int64_t channels, T* w,
-                  std::int64_t w_channel) {
-  for (std::int64_t i = 0; i < rows; i += kWords)
-    for (std::int64_t k = 0; k < channels; k += kWords) {
-      const int count = static_cast<int>(min_of(kWords, rows - i));
-      Words r[kWords];
-#pragma GCC unroll 16
-      for (int l = 0; l < kWords; ++l) r[l] = l < count ? load(sums + (i + l) * width + k) : Words{};
-      transpose_square<float>(r);
-#pragma GCC unroll 16
-      for (int l = 0; l < kWords; ++l)
-        if (k + l < channels) narrow_store(w + (k + l) * w_channel + i, r[l], count);
-    }
-}
-
 void weight_grad(const Conv& conv) {
   const ConvShape& c = conv.shape;
   if (c.channels_last) return pairs_last_weight(conv);

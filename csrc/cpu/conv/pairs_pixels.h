@@ -3,21 +3,14 @@
 // from where one permutation takes them, and a mask clears those that a tap sees outside of the plane.
 #pragma once
 #include "core/verbose.h"
-#include "cpu/gemm/pairs.h"
-#include "kernels/conv.h"
+#include "cpu/conv/pairs_memory.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-using T = BFloat16;
-
 constexpr int kMostTaps = 128;
-constexpr std::int64_t kColumns = kPanel;  // pixels in a tile
-constexpr std::int64_t kWindow = 32;       // elements that one permutation reaches
-constexpr std::int64_t kAhead = 4;         // channels: hardware does not foresee where the next one's rows are
-
-std::int64_t rounded(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
-std::int64_t plane_of(const std::int64_t* n) { return n[1] * n[2]; }
+constexpr std::int64_t kWindow = 32;  // elements that one permutation reaches
+constexpr std::int64_t kAhead = 4;    // channels: hardware does not foresee where the next one's rows are
 
 // Pixel (h, w) of a grid of height x width sees, through tap (i, j), element (h step[0] + shift[0][i],
 // w step[1] + shift[1][j]) of a plane, or zero outside of it.
@@ -230,10 +223,6 @@ std::int64_t share_of(std::int64_t m, std::int64_t units) {
   const std::int64_t wanted = in_parallel_region() || num_threads() == 1 ? 1 : 4 * num_threads(),
                      shares = units >= wanted ? 1 : min_of(ceil_div(m, 24), ceil_div(wanted, units));
   return ceil_div(ceil_div(m, shares), kTileRows) * kTileRows;
-}
-
-char* aligned(void* p) {
-  return reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(p) + 63) & ~std::uintptr_t{63});
 }
 
 // Which shapes the kernels take.

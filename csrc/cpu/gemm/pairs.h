@@ -11,6 +11,22 @@ PYDLX_INLINE Words pair_products(Words sum, Words a, Words b) {
   return (Words)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a, (__m512bh)(__m512i)b);
 }
 
+// Vectors of sums as bfloat16, `count` of the last one. Two make a cache line; halves of one would be stored one after
+// the other.
+template <int NV>
+PYDLX_INLINE void store_pairs(BFloat16* to, const Words (&sums)[NV], int count) {
+#pragma GCC unroll 8
+  for (int j = 0; j < NV; j += 2) {
+    BFloat16* c = to + j * kWords;
+    if (j + 2 < NV || (j + 2 == NV && count == kWords)) {
+      _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh((__m512)sums[j + 1], (__m512)sums[j]));
+    } else {
+      narrow_store(c, sums[j], j == NV - 1 ? count : kWords);
+      if (j + 1 < NV) narrow_store(c + kWords, sums[j + 1], count);
+    }
+  }
+}
+
 struct PairTile {
   std::int64_t steps;  // whole words along K
   const char* a;
@@ -116,19 +132,8 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] < Words{} ? Words{} : acc[i][j];  // NaN stays NaN
   }
-  // Two vectors make a cache line; halves of one would be stored one after the other.
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; j += 2) {
-      BFloat16* c = t.c + i * t.c_row + j * L;
-      if (j + 2 < NV || (j + 2 == NV && t.count == L)) {
-        _mm512_storeu_si512(c, (__m512i)_mm512_cvtne2ps_pbh((__m512)acc[i][j + 1], (__m512)acc[i][j]));
-      } else {
-        narrow_store(c, acc[i][j], j == NV - 1 ? t.count : L);
-        if (j + 1 < NV) narrow_store(c + L, acc[i][j + 1], t.count);
-      }
-    }
+  for (int i = 0; i < MR; ++i) store_pairs<NV>(t.c + i * t.c_row, acc[i], t.count);
 }
 
 using PairFn = void (*)(const PairTile&);

@@ -1,0 +1,366 @@
+// First layers of bfloat16 networks on channels-last images (see cpu/gemm/pairs.h). A row of the kernel is one run of
+// the image's elements, which are pairs as they lie: the forward pass broadcasts them out of rows with borders, for six
+// pixels by 64 outputs, and keeps the sums of all taps in registers. The weight gradient has pairs of neighbouring
+// pixels: an element of a row and the one that the next pixel sees in its place make a word, and one line of such words
+// serves every row and column of the kernel.
+#include "core/verbose.h"
+#include "cpu/conv/pairs_last.h"
+#include "cpu/conv/pairs_memory.h"
+
+namespace pydlx::PYDLX_ISA {
+namespace {
+
+constexpr std::int64_t kBandBytes = 24 << 10;  // of bordered rows
+constexpr std::int64_t kGradBand = 4;          // rows of outputs
+constexpr std::int64_t kChunkWork = 16 << 20;  // products
+constexpr std::int64_t kMostChunks = 32;       // of the outputs' rows, each with sums of its own
+constexpr std::int64_t kSumsBytes = 8 << 20;   // of all chunks
+constexpr std::int64_t kSpare = 2 * kWords;    // elements that loads pass the end of a row by
+
+// Six lines of words by NV vectors, held in registers over rows x (words, and half a word).
+struct Tile {
+  const char* line[kTileRows];
+  std::int64_t rows, row, words, step;  // of a line; bytes between them
+  bool ragged;                          // after the words of a row, the lower half of one more
+  const float* b;
+  float* sums;  // [line][kColumns], added to unless `first`; null: results go to y
+  bool first;
+  T* y;
+  std::int64_t y_line;
+  int live, count;  // lines that are stored, columns in the last vector
+  const T *bias, *scale;
+  bool relu;
+};
+
+template <int NV>
+PYDLX_INLINE void finish_tile(const Tile& t, Words (&acc)[kTileRows][NV]) {
+#pragma GCC unroll 8
+  for (int j = 0; j < NV; ++j) {
+    const int count = j == NV - 1 ? t.count : kWords;
+    if (t.scale) {
+      const Words scale = widen_load(t.scale + j * kWords, count);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTileRows; ++i) acc[i][j] *= scale;
+    }
+    if (t.bias) {
+      const Words bias = widen_load(t.bias + j * kWords, count);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTileRows; ++i) acc[i][j] += bias;
+    }
+    if (t.relu)
+#pragma GCC unroll 8
+      for (int i = 0; i < kTileRows; ++i) acc[i][j] = acc[i][j] < Words{} ? Words{} : acc[i][j];  // NaN stays NaN
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kTileRows; ++i) {
+    if (i >= t.live) break;
+    store_pairs<NV>(t.y + i * t.y_line, acc[i], t.count);
+  }
+}
+
+template <int MR, int NV>
+__attribute__((noinline)) void line_tile(const Tile& t) {
+  Words acc[kTileRows][NV];
+  const char* line[MR];
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    line[i] = t.line[i];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) acc[i][j] = t.first ? Words{} : load(t.sums + i * kColumns + j * kWords);
+  }
+  const float* b = t.b;
+  const std::int64_t words = t.words, step = t.step;
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    std::int64_t at = r * t.row;
+    for (std::int64_t s = 0; s < words; ++s, at += step, b += kColumns) {
+      Words v[NV];
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) v[j] = load(b + j * kWords);
+#pragma GCC unroll 8
+      for (int i = 0; i < MR; ++i) {
+        int word;
+        std::memcpy(&word, line[i] + at, sizeof word);
+        const Words a = (Words)_mm512_set1_epi32(word);
+#pragma GCC unroll 8
+        for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], a, v[j]);
+      }
+    }
+    if (!t.ragged) continue;
+    Words v[NV];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) v[j] = load(b + j * kWords);
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+      std::uint16_t element;
+      std::memcpy(&element, line[i] + at, sizeof element);
+      const Words a = (Words)_mm512_set1_epi32(element);
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], a, v[j]);
+    }
+    b += kColumns;
+  }
+  if (t.sums) {
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) store<float>(t.sums + i * kColumns + j * kWords, acc[i][j]);
+    return;
+  }
+  if constexpr (MR == kTileRows) finish_tile<NV>(t, acc);
+}
+
+constexpr int kHalfRows = kTileRows / 2;
+void run_tile(const Tile& t, std::int64_t columns, bool half) {
+  using Fn = void (*)(const Tile&);
+  constexpr Fn all[2][kTileVectors] = {
+      {line_tile<kTileRows, 1>, line_tile<kTileRows, 2>, line_tile<kTileRows, 3>, line_tile<kTileRows, 4>},
+      {line_tile<kHalfRows, 1>, line_tile<kHalfRows, 2>, line_tile<kHalfRows, 3>, line_tile<kHalfRows, 4>}};
+  all[half][ceil_div(columns, kWords) - 1](t);
+}
+
+int last_columns(std::int64_t columns) { return static_cast<int>((columns - 1) % kWords + 1); }
+
+// What both passes see of the geometry; elements are those of an image.
+struct Layer {
+  std::int64_t run, pixel;     // of a row of the kernel, and from one output to the next
+  std::int64_t length, pitch;  // of a row with borders, as far as outputs see it
+  std::int64_t panels;
+  explicit Layer(const ConvShape& c)
+      : run(c.kernel[2] * c.cin),
+        pixel(c.stride[2] * c.cin),
+        length((c.out[2] - 1) * pixel + run),
+        pitch(ceil_div(length + pixel + kSpare, 2 * kWords) * 2 * kWords),
+        panels(ceil_div(c.cout, kColumns)) {}
+};
+std::int64_t seen_rows(const ConvShape& c, std::int64_t outputs) {
+  return (outputs - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
+}
+
+// Row y of an image between its borders, which are zero.
+void bordered_row(const ConvShape& c, const Layer& l, const T* image, std::int64_t y, T* to) {
+  const std::int64_t front = y < 0 || y >= c.in[1] ? l.length : min_of(c.pad[2] * c.cin, l.length),
+                     have = min_of(c.in[2] * c.cin, l.length - front);
+  const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
+  std::memset(to, 0, bytes(front));
+  if (have > 0) std::memcpy(to + front, image + y * c.in[2] * c.cin, bytes(have));
+  std::memset(to + front + have, 0, bytes(l.length - front - have));
+}
+
+// ---- forward
+
+struct DataPlan {
+  std::int64_t words, rows, bands;  // of a row of the kernel; outputs' rows at a time
+  DataPlan(const ConvShape& c, const Layer& l)
+      : words(ceil_div(l.run, 2)),
+        rows(max_of(1, min_of(ceil_div(c.out[1], 4), kBandBytes / (l.pitch * 2 * c.stride[1])))),
+        bands(ceil_div(c.out[1], rows)) {
+    rows = ceil_div(c.out[1], bands);
+    bands = ceil_div(c.out[1], rows);
+  }
+  std::int64_t panel(const ConvShape& c) const { return c.kernel[1] * words * kColumns; }  // words
+  std::int64_t packed_bytes(const ConvShape& c, const Layer& l) const { return rounded(l.panels * panel(c) * 4); }
+  std::int64_t ordered_bytes(const ConvShape& c) const {
+    return c.weights_last ? 0 : rounded(c.cout * c.cin * plane_of(c.kernel) * 2);
+  }
+  std::int64_t bytes(const ConvShape& c, const Layer& l) const { return rounded(seen_rows(c, rows) * l.pitch * 2); }
+};
+
+// Weights as [output][tap][channel].
+void order_weights(const ConvShape& c, const T* w, T* out) {
+  const std::int64_t taps = plane_of(c.kernel);
+  for (std::int64_t k = 0; k < c.cout; ++k)
+    for (std::int64_t t = 0; t < taps; ++t)
+      for (std::int64_t i = 0; i < c.cin; ++i) out[(k * taps + t) * c.cin + i] = w[(k * c.cin + i) * taps + t];
+}
+
+}  // namespace
+
+void first_last_forward(const Conv& conv) {
+  const ConvShape& c = conv.shape;
+  if (verbose_on) verbose_note(", pairs of the rows of channels-last images (vdpbf16ps)");
+  const Layer l(c);
+  const DataPlan plan(c, l);
+  char* memory = aligned(conv.scratch);
+  const T* w = static_cast<const T*>(conv.w);
+  if (!c.weights_last) {
+    order_weights(c, w, reinterpret_cast<T*>(memory));
+    w = reinterpret_cast<const T*>(memory);
+    memory += plan.ordered_bytes(c);
+  }
+  float* packed = reinterpret_cast<float*>(memory);  // [panel][row of the kernel][word][64 outputs]
+  memory += plan.packed_bytes(c, l);
+  for (std::int64_t k = 0; k < c.cout; k += kColumns)
+    for (std::int64_t r = 0; r < c.kernel[1]; ++r)
+      pack_words_b<Pairs>(w + (k * c.kernel[1] + r) * l.run, 1, c.kernel[1] * l.run, l.run,
+                          min_of(kColumns, c.cout - k),
+                          packed + k / kColumns * plan.panel(c) + r * plan.words * kColumns);
+  const std::int64_t bytes = plan.bytes(c, l), plane = plane_of(c.out),
+                     work = plan.rows * c.out[2] * plan.panel(c) * l.panels;
+  parallel_for(c.batch * plan.bands, (1 << 19) / work + 1, [&](std::int64_t begin, std::int64_t end) {
+    T* band = reinterpret_cast<T*>(memory + thread_index() * bytes);
+    for (std::int64_t u = begin; u < end; ++u) {
+      const std::int64_t image = u / plan.bands, y0 = u % plan.bands * plan.rows,
+                         rows = min_of(plan.rows, c.out[1] - y0), pixels = rows * c.out[2];
+      for (std::int64_t r = 0; r < seen_rows(c, rows); ++r)
+        bordered_row(c, l, static_cast<const T*>(conv.x) + image * plane_of(c.in) * c.cin,
+                     y0 * c.stride[1] - c.pad[1] + r, band + r * l.pitch);
+      for (std::int64_t k = 0; k < c.cout; k += kColumns) {
+        const std::int64_t columns = min_of(kColumns, c.cout - k);
+        Tile t;
+        t.rows = c.kernel[1];
+        t.row = c.dilation[1] * l.pitch * 2;
+        t.words = l.run / 2;
+        t.step = 4;
+        t.ragged = l.run % 2 != 0;
+        t.b = packed + k / kColumns * plan.panel(c);
+        t.sums = nullptr;
+        t.first = true;
+        t.y = static_cast<T*>(conv.y) + (image * plane + y0 * c.out[2]) * c.cout + k;
+        t.y_line = c.cout;
+        t.count = last_columns(columns);
+        t.bias = conv.bias ? static_cast<const T*>(conv.bias) + k : nullptr;
+        t.scale = conv.scale ? static_cast<const T*>(conv.scale) + k : nullptr;
+        t.relu = conv.activation == Activation::relu;
+        const T *row = band, *at = band;
+        for (std::int64_t p = 0, x = 0; p < pixels; p += kTileRows, t.y += kTileRows * c.cout) {
+          t.live = static_cast<int>(min_of(kTileRows, pixels - p));
+          for (int i = 0; i < kTileRows; ++i) {
+            t.line[i] = reinterpret_cast<const char*>(at);  // past the last pixel: of the first again
+            if (i >= t.live) continue;
+            at += l.pixel;
+            if (++x < c.out[2]) continue;
+            x = 0;
+            at = row += c.stride[1] * l.pitch;
+          }
+          for (int i = t.live; i < kTileRows; ++i) t.line[i] = t.line[0];
+          run_tile(t, columns, false);
+        }
+      }
+    }
+  });
+}
+
+// ---- weight gradient
+
+namespace {
+
+struct GradPlan {
+  std::int64_t taps, lines;           // elements of the kernel, and in whole tiles
+  std::int64_t pairs, pitch;          // of pixels in a row; words between lines
+  std::int64_t total, chunk, chunks;  // rows of outputs
+  std::int64_t band;
+  GradPlan(const ConvShape& c, const Layer& l)
+      : taps(c.kernel[1] * l.run),
+        lines(ceil_div(taps, kWords) * kWords + kTileRows),
+        pairs(ceil_div(c.out[2], 2)),
+        pitch(ceil_div(l.length, kWords) * kWords + kWords),
+        total(c.batch * c.out[1]),
+        band(min_of(kGradBand, c.out[1])) {
+    const std::int64_t work = total * c.out[2] * taps * l.panels * kColumns;
+    chunks = max_of(1, min_of(min_of(total, kMostChunks), min_of(work / kChunkWork, kSumsBytes / sums_bytes(l))));
+    chunk = ceil_div(total, chunks);
+    chunks = ceil_div(total, chunk);
+  }
+  std::int64_t sums_bytes(const Layer& l) const { return l.panels * lines * kColumns * 4; }  // of a chunk
+  std::int64_t lines_bytes(const ConvShape& c) const { return rounded(seen_rows(c, band) * pitch * 4); }
+  std::int64_t dy_bytes() const { return rounded(band * pairs * kColumns * 4); }
+  std::int64_t bytes(const ConvShape& c, const Layer& l) const {
+    return lines_bytes(c) + dy_bytes() + rounded(l.pitch * 2);
+  }
+};
+
+// Rows [y0, y0 + rows) of an image's outputs, to the sums of one panel.
+void add_band(const ConvShape& c, const Layer& l, const GradPlan& plan, const float* lines, const T* dy,
+              std::int64_t rows, std::int64_t columns, bool first, float* joined, float* sums) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t p = 0; p < plan.pairs; ++p) {
+      const T* a = dy + (r * c.out[2] + 2 * p) * c.cout;
+      join_two(a, 2 * p + 1 < c.out[2] ? a + c.cout : nullptr, columns, joined + (r * plan.pairs + p) * kColumns);
+    }
+  Tile t;
+  t.rows = rows;
+  t.row = c.stride[1] * plan.pitch * 4;
+  t.words = c.out[2] / 2;
+  t.step = 2 * l.pixel * 4;
+  t.ragged = c.out[2] % 2 != 0;
+  t.b = joined;
+  t.first = first;
+  for (std::int64_t e = 0; e < plan.taps; e += kTileRows) {
+    for (int i = 0; i < kTileRows; ++i) {
+      const std::int64_t tap = min_of(e + i, plan.taps - 1);
+      t.line[i] = reinterpret_cast<const char*>(lines + tap / l.run * c.dilation[1] * plan.pitch + tap % l.run);
+    }
+    t.sums = sums + e * kColumns;
+    run_tile(t, columns, plan.taps - e <= kHalfRows);
+  }
+}
+
+}  // namespace
+
+void first_last_weight(const Conv& conv) {
+  const ConvShape& c = conv.shape;
+  if (verbose_on) verbose_note(", pairs of the pixels of channels-last rows (vdpbf16ps)");
+  const Layer l(c);
+  const GradPlan plan(c, l);
+  char* memory = aligned(conv.scratch);
+  float* all = reinterpret_cast<float*>(memory);  // sums as [chunk][panel][line][64 channels]
+  memory += plan.chunks * plan.sums_bytes(l);
+  const std::int64_t bytes = plan.bytes(c, l), panel = plan.lines * kColumns;
+  parallel_for(plan.chunks, 1, [&](std::int64_t begin, std::int64_t end) {
+    char* at = memory + thread_index() * bytes;
+    float *lines = reinterpret_cast<float*>(at), *joined = reinterpret_cast<float*>(at + plan.lines_bytes(c));
+    T* row = reinterpret_cast<T*>(at + plan.lines_bytes(c) + plan.dy_bytes());
+    std::memset(row + l.length, 0, static_cast<std::size_t>(l.pitch - l.length) * sizeof(T));
+    for (std::int64_t u = begin; u < end; ++u) {
+      const std::int64_t last = min_of(plan.total, (u + 1) * plan.chunk);
+      for (std::int64_t y = u * plan.chunk, rows; y < last; y += rows) {
+        const std::int64_t image = y / c.out[1], y0 = y % c.out[1];
+        rows = min_of(plan.band, min_of(last - y, c.out[1] - y0));
+        for (std::int64_t r = 0; r < seen_rows(c, rows); ++r) {
+          bordered_row(c, l, static_cast<const T*>(conv.x) + image * plane_of(c.in) * c.cin,
+                       y0 * c.stride[1] - c.pad[1] + r, row);
+          for (std::int64_t i = 0; i < l.length; i += kWords)
+            store<float>(lines + r * plan.pitch + i, Pairs::join(load_16(row + i), load_16(row + i + l.pixel)));
+        }
+        for (std::int64_t k = 0; k < c.cout; k += kColumns)
+          add_band(c, l, plan, lines, static_cast<const T*>(conv.y) + y * c.out[2] * c.cout + k, rows,
+                   min_of(kColumns, c.cout - k), y == u * plan.chunk, joined,
+                   all + (u * l.panels + k / kColumns) * panel);
+      }
+    }
+  });
+  // Chunks are added in order.
+  const std::int64_t pieces = ceil_div(plan.taps, kWords);
+  parallel_for(l.panels * pieces, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t u = begin; u < end; ++u) {
+      const std::int64_t k = u / pieces * kColumns, e = u % pieces * kWords, rows = min_of(kWords, plan.taps - e),
+                         columns = min_of(kColumns, c.cout - k);
+      float* sums = all + k / kColumns * panel + e * kColumns;
+      for (std::int64_t i = 0; i < rows * kColumns; i += kWords) {
+        if (i % kColumns >= columns) continue;
+        Words v = load(sums + i);
+        for (std::int64_t n = 1; n < plan.chunks; ++n) v += load(sums + n * l.panels * panel + i);
+        store<float>(sums + i, v);
+      }
+      store_turned(sums, kColumns, rows, columns, static_cast<T*>(conv.w) + k * plan.taps + e, plan.taps);
+    }
+  });
+}
+
+bool first_last_fits(const ConvShape& c) {
+  return c.groups == 1 && c.cin < 16 && c.kernel[2] > 1 && c.dilation[2] == 1 && c.kernel[2] * c.cin >= 8;
+}
+
+std::int64_t first_last_scratch(const ConvShape& c, ConvPass pass) {
+  const Layer l(c);
+  if (pass == ConvPass::weight_grad) {
+    const GradPlan plan(c, l);
+    return 64 + plan.chunks * plan.sums_bytes(l) + num_threads() * plan.bytes(c, l);
+  }
+  const DataPlan plan(c, l);
+  return 64 + plan.ordered_bytes(c) + plan.packed_bytes(c, l) + num_threads() * plan.bytes(c, l);
+}
+
+void register_conv_first_avx512_bf16(KernelTable&) {}  // reached through conv_last_avx512_bf16.cpp
+
+}  // namespace pydlx::PYDLX_ISA
