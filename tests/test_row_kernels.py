@@ -70,7 +70,7 @@ def layer_norm_gradients(x, g, w, eps):
     ("rows", "cols"),
     [(1, 5), (15, 64), (16, 65), (17, 63), (31, 1), (1023, 33), (1024, 3), (1025, 31), (16385, 3), (33000, 2)],
 )
-def test_layer_norm_backward_in_chunks(rows, cols):
+def test_layer_norm_backward_in_chunks(rows, cols, isa):
     rng = np.random.default_rng(3)
     x, g, w = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, cols), (rows, cols), (cols,)))
 
@@ -85,6 +85,61 @@ def test_layer_norm_backward_in_chunks(rows, cols):
     ):
         assert np.array_equal(a, b)
         np.testing.assert_allclose(a, want, rtol=2e-5, atol=2e-5 * max(1.0, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "add_layer_norm"])
+@pytest.mark.parametrize("cols", [1, 16, 31, 32, 33, 47, 65, 768, 4097])
+def test_rows_are_normalised_the_same_alone_and_together(cols, name, isa):
+    """Groups of rows share loads; with weights or without, a row's result and gradient keep every bit."""
+    rng = np.random.default_rng(cols)
+    x, r, g = (rng.normal(size=(9, cols)).astype(np.float32) for _ in range(3))
+    w, b = (pydlx.from_numpy(rng.normal(size=cols).astype(np.float32)) for _ in range(2))
+
+    def results(rows, weight, bias):
+        leaf = pydlx.from_numpy(x[rows]).requires_grad_()
+        if name == "rms_norm":
+            y = F.rms_norm(leaf, (cols,), weight, 1e-2)
+        elif name == "layer_norm":
+            y = F.layer_norm(leaf, (cols,), weight, bias, 1e-2)
+        else:
+            total, y = F.add_layer_norm(leaf, pydlx.from_numpy(r[rows]), (cols,), weight, bias, 1e-2)
+            y = y + 0 * total  # a gradient for the sum, too
+        y.backward(pydlx.from_numpy(g[rows]))
+        return y.detach().numpy(), leaf.grad.numpy()
+
+    for weight, bias in ((None, None), (w, None), (w, b), (None, b)):
+        whole = results(slice(None), weight, bias)
+        for count in (1, 2, 3, 5):
+            pieces = [results(slice(i, i + count), weight, bias) for i in range(0, 9, count)]
+            for got, want in zip(zip(*pieces, strict=True), whole, strict=True):
+                assert np.array_equal(np.concatenate(got), want)
+
+
+def test_layer_norm_past_the_caches(isa):
+    """Two threads write results of 24 MB or more past the caches; one does not, and every bit is the same."""
+    rows, cols = 6200, 1040
+    rng = np.random.default_rng(6)
+    memory = pydlx.from_numpy(rng.standard_normal((rows * cols + 1,), dtype=np.float32))
+    w = pydlx.from_numpy(rng.standard_normal(cols, dtype=np.float32)).requires_grad_()
+    for start in (0, 1):
+        x = memory[start : start + rows * cols].reshape(rows, cols)
+
+        def run(x=x):
+            leaf = x.detach().requires_grad_()
+            w.grad = None
+            y = F.layer_norm(leaf, (cols,), w, None, 1e-2)
+            y.backward(x)
+            return y.detach().numpy(), leaf.grad.numpy(), w.grad.numpy()
+
+        one, three = both_thread_counts(run)
+        for a, b in zip(one, three, strict=True):
+            assert np.array_equal(a, b)
+        some = slice(0, rows, 500)
+        wide = x.numpy()[some].astype(np.float64)
+        hat = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-2)
+        np.testing.assert_allclose(one[0][some], hat * w.detach().numpy(), rtol=1e-5, atol=1e-5)
+        want = layer_norm_gradients(wide, wide, w.detach().numpy().astype(np.float64), 1e-2)[0]
+        np.testing.assert_allclose(one[1][some], want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("needed", ["weight", "bias"])

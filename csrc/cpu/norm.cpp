@@ -2,6 +2,7 @@
 #include "kernels/norm.h"
 
 #include "cpu/isa.h"
+#include "cpu/past_caches.h"
 #include "cpu/vector_rows.h"
 #include "functors/math.h"
 #include "functors/types.h"
@@ -40,47 +41,206 @@ inline __attribute__((always_inline)) const T* input_row(const LayerNormForward&
   return sum;
 }
 
-// One row of float: the same two passes on explicit vectors, the last one partial.
-inline __attribute__((always_inline)) void forward_row(const LayerNormForward& k, std::int64_t r) {
+// ---- rows of float on explicit vectors, the last vector of a row a partial one --------------------------------------
+
+// Rows that pass together: the end of one row's sums (additions across lanes, a root, a division) overlaps the sums of
+// the next, and what belongs to columns is loaded once for all. Every row's result is the same whatever it passes with.
+constexpr int kGroup = kVectorBytes == 64 ? 4 : 2;
+constexpr std::int64_t kGroupColumns = 4096;  // longer rows pass alone: a group's should not fill the second level
+
+// Calls f.operator()<rows>(first row) over [begin, end).
+template <class F>
+PYDLX_INLINE void each_group(std::int64_t begin, std::int64_t end, std::int64_t cols, const F& f) {
+  std::int64_t r = begin;
+  for (; cols <= kGroupColumns && r + kGroup <= end; r += kGroup) f.template operator()<kGroup>(r);
+  for (; r < end; ++r) f.template operator()<1>(r);
+}
+
+// Whether the rows of a result leave past the caches: as elementwise results do, where threads wait for memory.
+bool rows_past_caches(const void* to, std::int64_t rows, std::int64_t cols) {
+  return num_threads() > 1 && rows * cols * static_cast<std::int64_t>(sizeof(float)) >= kPastCaches &&
+         cols % vmath::kWidth == 0 && reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0;
+}
+template <bool past_caches>
+PYDLX_INLINE void put(float* p, vmath::V v, int count) {
+  if constexpr (past_caches)
+    store_past_caches<float>(p, v);
+  else
+    vmath::store_count(p, v, count);
+}
+// The lanes of v that belong to the row.
+PYDLX_INLINE vmath::V within(vmath::V v, int count) {
+  return count == vmath::kWidth ? v : (vmath::lane_numbers() < count ? v : vmath::V{});
+}
+
+template <int rows, bool past_caches>
+PYDLX_INLINE void forward_rows(const LayerNormForward& k, std::int64_t r) {
   using vmath::V;
   const std::int64_t n = k.cols;
-  const float *x = input_row<float>(k, r), *w = static_cast<const float*>(k.weight),
-              *b = static_cast<const float*>(k.bias);
-  float* y = static_cast<float*>(k.y) + r * n;
-  const auto value = [&](std::int64_t i, int count)
-                         __attribute__((always_inline)) { return vmath::load_count(x + i, count); };
-  const float mean = k.mean ? vmath::sum_row(n, value) / static_cast<float>(n) : 0.0f;
-  const float square = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-    const V d = value(i, count) - mean;
-    return count == vmath::kWidth ? d * d : (vmath::lane_numbers() < count ? d * d : V{});
-  });
-  const float rstd = 1.0f / math::sqrt(square / static_cast<float>(n) + static_cast<float>(k.eps));
-  if (k.mean) static_cast<float*>(k.mean)[r] = mean;
-  static_cast<float*>(k.rstd)[r] = rstd;
-  if (w && b) {
+  const float *w = static_cast<const float*>(k.weight), *b = static_cast<const float*>(k.bias);
+  float* const y = static_cast<float*>(k.y) + r * n;
+  const float* x[rows];
+  float mean[rows], rstd[rows];
+#pragma GCC unroll 4
+  for (int j = 0; j < rows; ++j) x[j] = input_row<float>(k, r + j);
+#pragma GCC unroll 4
+  for (int j = 0; j < rows; ++j) {
+    const auto value = [&](std::int64_t i, int count)
+                           __attribute__((always_inline)) { return vmath::load_count(x[j] + i, count); };
+    mean[j] = k.mean ? vmath::sum_row(n, value) / static_cast<float>(n) : 0.0f;
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < rows; ++j) {
+    const float square = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      const V d = vmath::load_count(x[j] + i, count) - mean[j];
+      return within(d * d, count);
+    });
+    rstd[j] = 1.0f / math::sqrt(square / static_cast<float>(n) + static_cast<float>(k.eps));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < rows; ++j) {
+    if (k.mean) static_cast<float*>(k.mean)[r + j] = mean[j];
+    static_cast<float*>(k.rstd)[r + j] = rstd[j];
+  }
+  const auto scale = [&](const auto& shift) __attribute__((always_inline)) {
     vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-      const V scaled = (value(i, count) - mean) * rstd;
-      vmath::store_count(y + i, scaled * vmath::load_count(w + i, count) + vmath::load_count(b + i, count), count);
+      shift(i, count, [&](const auto& finish) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int j = 0; j < rows; ++j)
+          put<past_caches>(y + j * n + i, finish((vmath::load_count(x[j] + i, count) - mean[j]) * rstd[j]), count);
+      });
+    });
+  };
+  if (w && b) {
+    scale([&](std::int64_t i, int count, const auto& each) __attribute__((always_inline)) {
+      const V wi = vmath::load_count(w + i, count), bi = vmath::load_count(b + i, count);
+      each([&](V v) __attribute__((always_inline)) { return v * wi + bi; });
     });
   } else if (w) {
-    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-      vmath::store_count(y + i, (value(i, count) - mean) * rstd * vmath::load_count(w + i, count), count);
+    scale([&](std::int64_t i, int count, const auto& each) __attribute__((always_inline)) {
+      const V wi = vmath::load_count(w + i, count);
+      each([&](V v) __attribute__((always_inline)) { return v * wi; });
+    });
+  } else if (b) {
+    scale([&](std::int64_t i, int count, const auto& each) __attribute__((always_inline)) {
+      const V bi = vmath::load_count(b + i, count);
+      each([&](V v) __attribute__((always_inline)) { return v + bi; });
     });
   } else {
-    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-      const V scaled = (value(i, count) - mean) * rstd;
-      vmath::store_count(y + i, b ? scaled + vmath::load_count(b + i, count) : scaled, count);
-    });
+    scale([&](std::int64_t, int, const auto& each)
+              __attribute__((always_inline)) { each([&](V v) __attribute__((always_inline)) { return v; }); });
   }
 }
+template <bool past_caches>
+void forward_range(const LayerNormForward& k, std::int64_t begin, std::int64_t end) {
+  each_group(begin, end, k.cols,
+             [&]<int rows>(std::int64_t r) __attribute__((always_inline)) { forward_rows<rows, past_caches>(k, r); });
+  if (past_caches) past_caches_done();
+}
+
+// Everything about `rows` rows that needs one pass over dy and x: the means of h = dy weight and of h xhat, and, where
+// there are `sums`, sums[0 .. cols) += dy xhat and sums[cols .. 2 cols) += dy. Two running sums per row and mean.
+template <int rows, bool weighted, bool summed>
+PYDLX_INLINE void backward_means(const LayerNormBackward& k, std::int64_t r, float* sums, float* mean_h,
+                                 float* mean_hx) {
+  using vmath::V;
+  const std::int64_t n = k.cols;
+  const float *dy = static_cast<const float*>(k.dy) + r * n, *x = static_cast<const float*>(k.x) + r * n,
+              *w = static_cast<const float*>(k.weight);
+  float m[rows], s[rows];
+#pragma GCC unroll 4
+  for (int j = 0; j < rows; ++j) {
+    m[j] = k.mean ? static_cast<const float*>(k.mean)[r + j] : 0.0f;
+    s[j] = static_cast<const float*>(k.rstd)[r + j];
+  }
+  V sh[rows][2] = {}, shx[rows][2] = {};
+  const auto step = [&](std::int64_t i, int count, int half) __attribute__((always_inline)) {
+    const V wi = weighted ? vmath::load_count(w + i, count) : V{};
+    V dw{}, db{};
+    if constexpr (summed) dw = vmath::load_count(sums + i, count), db = vmath::load_count(sums + n + i, count);
+#pragma GCC unroll 4
+    for (int j = 0; j < rows; ++j) {
+      // Lanes beyond the row have dy 0; x - m is finite there unless the row's mean is not.
+      const V g = vmath::load_count(dy + j * n + i, count),
+              xhat = (vmath::load_count(x + j * n + i, count) - m[j]) * s[j], h = weighted ? g * wi : g;
+      sh[j][half] += h;
+      shx[j][half] += h * xhat;
+      if constexpr (summed) {
+        dw += g * xhat;
+        db += g;
+      }
+    }
+    if constexpr (summed) {
+      vmath::store_count(sums + i, dw, count);
+      vmath::store_count(sums + n + i, db, count);
+    }
+  };
+  std::int64_t i = 0;
+  for (; i + 2 * vmath::kWidth <= n; i += 2 * vmath::kWidth) {
+    step(i, vmath::kWidth, 0);
+    step(i + vmath::kWidth, vmath::kWidth, 1);
+  }
+  if (i + vmath::kWidth <= n) step(i, vmath::kWidth, 0), i += vmath::kWidth;
+  if (i < n) step(i, static_cast<int>(n - i), 1);
+#pragma GCC unroll 4
+  for (int j = 0; j < rows; ++j) {
+    mean_h[j] = k.mean ? vmath::lane_sum(sh[j][0] + sh[j][1]) / static_cast<float>(n) : 0.0f;
+    mean_hx[j] = vmath::lane_sum(shx[j][0] + shx[j][1]) / static_cast<float>(n);
+  }
+}
+
+// dx of one row; w and ds may be null.
+template <bool weighted, bool past_caches>
+PYDLX_INLINE void backward_row(const LayerNormBackward& k, std::int64_t r, float mean_h, float mean_hx) {
+  using vmath::V;
+  const std::int64_t n = k.cols;
+  const float *dy = static_cast<const float*>(k.dy) + r * n, *x = static_cast<const float*>(k.x) + r * n,
+              *w = static_cast<const float*>(k.weight),
+              *ds = k.dsum ? static_cast<const float*>(k.dsum) + r * n : nullptr;
+  float* dx = static_cast<float*>(k.dx) + r * n;
+  const float m = k.mean ? static_cast<const float*>(k.mean)[r] : 0.0f, s = static_cast<const float*>(k.rstd)[r],
+              slope = s * mean_hx;
+  const auto value = [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const V g = vmath::load_count(dy + i, count), h = weighted ? g * vmath::load_count(w + i, count) : g;
+    return s * (h - mean_h - (vmath::load_count(x + i, count) - m) * slope);
+  };
+  if (ds)
+    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      put<past_caches>(dx + i, value(i, count) + vmath::load_count(ds + i, count), count);
+    });
+  else
+    vmath::each_vector(n, [&](std::int64_t i, int count)
+                              __attribute__((always_inline)) { put<past_caches>(dx + i, value(i, count), count); });
+}
+
+// Rows [begin, end), whose sums over rows join `sums`.
+template <bool weighted, bool summed, bool past_caches>
+void backward_range(const LayerNormBackward& k, std::int64_t begin, std::int64_t end, float* sums) {
+  each_group(begin, end, k.cols, [&]<int rows>(std::int64_t r) __attribute__((always_inline)) {
+    float mean_h[rows], mean_hx[rows];
+    backward_means<rows, weighted, summed>(k, r, sums, mean_h, mean_hx);
+    for (int j = 0; j < rows && k.dx; ++j) backward_row<weighted, past_caches>(k, r + j, mean_h[j], mean_hx[j]);
+  });
+  if (past_caches) past_caches_done();
+}
+using BackwardRange = void (*)(const LayerNormBackward&, std::int64_t, std::int64_t, float*);
+BackwardRange backward_range_for(const LayerNormBackward& k) {
+  const bool weighted = k.weight, summed = k.dweight || k.dbias, past = k.dx && rows_past_caches(k.dx, k.rows, k.cols);
+  constexpr BackwardRange all[2][2][2] = {{{backward_range<false, false, false>, backward_range<false, false, true>},
+                                           {backward_range<false, true, false>, backward_range<false, true, true>}},
+                                          {{backward_range<true, false, false>, backward_range<true, false, true>},
+                                           {backward_range<true, true, false>, backward_range<true, true, true>}}};
+  return all[weighted][summed][past];
+}
+
+// ---- other types ----------------------------------------------------------------------------------------------------
 
 template <class T>
 void forward(const LayerNormForward& k) {
   using A = compute_t<T>;
   if constexpr (__is_same(T, float)) {
-    parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) forward_row(k, r);
-    });
+    const auto range = rows_past_caches(k.y, k.rows, k.cols) ? forward_range<true> : forward_range<false>;
+    parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) { range(k, begin, end); });
     return;
   }
   const T *w = static_cast<const T*>(k.weight), *b = static_cast<const T*>(k.bias);
@@ -148,13 +308,23 @@ void add_row(const LayerNormBackward& k, std::int64_t r, A* sums) {
   }
 }
 
+// Rows [begin, end): dx, and what they add to `sums` unless that is null.
+template <class T, class A>
+void backward_range_of(const LayerNormBackward& k, std::int64_t begin, std::int64_t end, A* sums) {
+  for (std::int64_t r = begin; r < end; ++r) {
+    if (k.dx) backward_row<T, A>(k, r);
+    if (sums) add_row<T, A>(k, r, sums);
+  }
+}
+
 template <class T>
 void backward(const LayerNormBackward& k) {
   using A = compute_t<T>;
+  void (*range)(const LayerNormBackward&, std::int64_t, std::int64_t, A*) = backward_range_of<T, A>;
+  if constexpr (__is_same(T, float)) range = backward_range_for(k);
   if (!k.dweight && !k.dbias) {
-    parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) backward_row<T, A>(k, r);
-    });
+    parallel_for(k.rows, row_grain(k.cols),
+                 [&](std::int64_t begin, std::int64_t end) { range(k, begin, end, nullptr); });
     return;
   }
   // Everything a row is needed for happens while it is in the first-level cache.
@@ -166,13 +336,14 @@ void backward(const LayerNormBackward& k) {
       A *total = scratch + c * stride, *block = stride > two ? total + two : total;
       std::memset(total, 0, static_cast<std::size_t>(stride) * sizeof(A));
       const std::int64_t r0 = c * chunk, r1 = r0 + chunk < k.rows ? r0 + chunk : k.rows;
-      for (std::int64_t r = r0; r < r1; ++r) {
-        if (k.dx) backward_row<T, A>(k, r);
-        add_row<T, A>(k, r, block);
-        if (block != total && ((r - r0) % kNormBlockRows == kNormBlockRows - 1 || r + 1 == r1)) {
-          for (std::int64_t i = 0; i < two; ++i) total[i] += block[i];
-          std::memset(block, 0, static_cast<std::size_t>(two) * sizeof(A));
-        }
+      if (block == total) {
+        range(k, r0, r1, total);
+        continue;
+      }
+      for (std::int64_t r = r0; r < r1; r += kNormBlockRows) {
+        range(k, r, r + kNormBlockRows < r1 ? r + kNormBlockRows : r1, block);
+        for (std::int64_t i = 0; i < two; ++i) total[i] += block[i];
+        std::memset(block, 0, static_cast<std::size_t>(two) * sizeof(A));
       }
     }
   });

@@ -17,12 +17,15 @@ PYDLX_INLINE V load_or(const float* p, int count, float rest) {
   return rest == 0.0f ? v : (lane_numbers() < count ? v : all(rest));
 }
 
+// Halves are added to halves.
 PYDLX_INLINE float lane_sum(V v) {
-  alignas(kVectorBytes) float lane[kWidth];
-  std::memcpy(lane, &v, sizeof lane);
-  for (int w = kWidth / 2; w > 0; w /= 2)
-    for (int l = 0; l < w; ++l) lane[l] += lane[l + w];
-  return lane[0];
+#pragma GCC unroll 4
+  for (int w = kWidth / 2; w > 0; w /= 2) {
+    I from{};
+    for (int l = 0; l < kWidth; ++l) from[l] = l ^ w;
+    v += __builtin_shuffle(v, from);
+  }
+  return v[0];
 }
 PYDLX_INLINE float lane_max(V v) {
   alignas(kVectorBytes) float lane[kWidth];
