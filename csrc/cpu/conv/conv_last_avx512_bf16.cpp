@@ -230,6 +230,7 @@ void run_last(const LastProduct& p, const float* packed, char* buffers) {
           w.a_row = (in_place ? p.groups * p.channels : kLineElements) * 2;
           w.a_step = 4;
           w.ragged = false;
+          w.ahead = in_place;
           w.b = packed + ((group * panels + k / kColumns) * words + s0) * kColumns;
           w.sums = sums + k - k0;
           w.sums_row = plan.width;

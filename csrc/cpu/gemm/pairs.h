@@ -32,6 +32,7 @@ struct PairTile {
   const char* a;
   std::int64_t a_row, a_step;  // bytes
   bool ragged;                 // after them, one element alone
+  bool ahead;                  // fetch the rows that the next tile reads
   const float* b;
   float* sums;
   std::int64_t sums_row;
@@ -55,20 +56,26 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
   const char* a = t.a;
   const float* b = t.b;
   const std::int64_t a_row = t.a_row, a_step = t.a_step;
-  for (std::int64_t s = 0; s < t.steps; ++s) {
-    Words row[NV];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) row[j] = load(b + j * L);
+  const std::int64_t run = t.ahead ? kWords : t.steps;
+  for (std::int64_t s = 0; s < t.steps;) {
+    if (t.ahead)
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      int word;
-      std::memcpy(&word, a + i * a_row, sizeof word);
-      const Words v = (Words)_mm512_set1_epi32(word);
+      for (int i = 0; i < MR; ++i) __builtin_prefetch(a + (MR + i) * a_row);
+    for (const std::int64_t stop = min_of(t.steps, s + run); s < stop; ++s) {
+      Words row[NV];
 #pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], v, row[j]);
+      for (int j = 0; j < NV; ++j) row[j] = load(b + j * L);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        int word;
+        std::memcpy(&word, a + i * a_row, sizeof word);
+        const Words v = (Words)_mm512_set1_epi32(word);
+#pragma GCC unroll 8
+        for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], v, row[j]);
+      }
+      a += a_step;
+      b += kPanel;
     }
-    a += a_step;
-    b += kPanel;
   }
   if (t.ragged) {
 #pragma GCC unroll 16
@@ -188,6 +195,7 @@ struct Pairs {
     t.a_row = w.a_row;
     t.a_step = w.a_step;
     t.ragged = w.ragged;
+    t.ahead = w.ahead;
     t.sums_row = w.sums_row;
     t.first = w.first;
     t.last = w.last;

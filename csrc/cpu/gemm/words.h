@@ -119,6 +119,7 @@ struct WordBlock {
   const char* a;               // words
   std::int64_t a_row, a_step;  // bytes
   bool ragged;                 // the last word of a row of A, in place, has one element only
+  bool ahead = false;          // rows of A are short runs of memory that no cache holds yet
   const float* b;              // panels of kTileColumns<float> columns, see pack_words_b
   float* sums;                 // over earlier blocks of K when !first, and for later ones when !last
   std::int64_t sums_row;
