@@ -70,6 +70,11 @@ EDGES = [
     (9, 48, 32, 10, 10, 1, 2),
     (2, 65, 129, 18, 17, (2, 0), 1),
     (33, 128, 70, 5, 6, 1, 1),
+    # Few tiles: panels of kernels are transformed, 128 input channels at a time, where they are multiplied.
+    (2, 129, 66, 9, 10, 1, 1),
+    (1, 260, 20, 6, 7, 1, 1),
+    (2, 64, 130, 5, 19, 2, 2),
+    (1, 70, 64, 4, 66, 1, 1),
 ]
 
 
@@ -91,7 +96,10 @@ FAST = [
         for c, k, n in ((32, 33, 127), (47, 64, 128), (48, 40, 129), (33, 65, 259))
     ),
     (2, 32, 35, (9, 30), (1, 3), 1, {"padding": (0, 2)}),
-    *((2, c, k, (d, 9, 10), (3, 3, 3), 1, {"padding": 1}) for c, k, d in ((16, 16, 1), (32, 17, 2), (20, 33, 4))),
+    *(
+        (2, c, k, (d, 9, 10), (3, 3, 3), 1, {"padding": 1})
+        for c, k, d in ((16, 16, 1), (32, 17, 2), (20, 33, 4), (45, 50, 2))
+    ),
     (2, 32, 36, (5, 9, 8), (2, 3, 3), 2, {"padding": (1, 0, 2)}),
     (1, 16, 24, (4, 7, 9), (3, 5, 5), 1, {"padding": (2, 2, 1)}),
     *(
@@ -452,10 +460,19 @@ def test_strided_operands():
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("row", [(1, 260, 70, 6, 7), (2, 64, 64, 57, 57)], ids=["few tiles", "many"])
+def test_kept_weights_change_no_bit(isa, row):
+    x, weight, bias = map(guarded, operands(*row))
+    with pydlx.no_grad():
+        kept = [F.conv2d(x, weight, bias, padding=1).numpy().copy() for _ in range(2)]
+    fresh = F.conv2d(x, weight.requires_grad_(), bias, padding=1).detach().numpy()
+    assert np.array_equal(kept[0], fresh) and np.array_equal(kept[1], fresh)
+
+
 def test_any_number_of_threads():
     before = pydlx.get_num_threads()
     try:
-        for n, c, k, h, w, pad, groups in EDGES[:3] + EDGES[-6:] + [(2, 64, 96, 57, 57, 1, 1)]:
+        for n, c, k, h, w, pad, groups in EDGES[:3] + EDGES[-9:] + [(2, 64, 96, 57, 57, 1, 1)]:
             arrays = operands(n, c, k, h, w, groups=groups)
             results = set()
             for threads in (1, 2, 3, 7):
@@ -489,7 +506,15 @@ def test_any_number_of_threads_other_algorithms():
 def test_any_number_of_threads_with_three_axes():
     before = pydlx.get_num_threads()
     try:
-        for n, c, k, size, kernel, groups, geometry in (VOLUMES[4], VOLUMES[-3], FAST[8], FAST[16], FAST[19], FAST[-2]):
+        for n, c, k, size, kernel, groups, geometry in (
+            VOLUMES[4],
+            VOLUMES[-3],
+            FAST[8],
+            FAST[16],
+            FAST[19],
+            FAST[22],
+            FAST[-2],
+        ):
             results = set()
             for threads in (1, 2, 3, 7):
                 pydlx.set_num_threads(threads)

@@ -1,7 +1,10 @@
 // Forward pass and input gradient of convolutions with unit stride, by Winograd's algorithm. A thread takes a block of
 // tiles: transforms it, multiplies it with the transformed kernels one panel of output channels at a time, and
 // transforms each panel back while it is in the cache. No element depends on how tiles are grouped or shared out.
-// With three axes the kernel's depth counts as more input channels: those of the planes that an output plane sees.
+// A layer with few tiles multiplies each transformed kernel so few times that writing and reading all of them would
+// take longer: its threads take panels of output channels instead, and transform the kernels of one, for some of the
+// input channels at a time, right before they multiply them. With three axes the kernel's depth counts as more input
+// channels: those of the planes that an output plane sees.
 #include "cpu/conv/special.h"
 #include "cpu/conv/winograd_tiling.h"
 #include "cpu/gemm/gemm.h"
@@ -33,6 +36,11 @@ struct Memory {
   std::int64_t panel;      // columns of a packed panel
   std::int64_t u_step, u;  // between positions of the transformed kernels; all of them
   std::int64_t v_row, v_step, m_step, v, m, pixels, thread;
+  bool few;            // tiles: one block, whose transform `v` is shared by the threads
+  std::int64_t chunk;  // rows of the product that are transformed and multiplied at once
+  std::int64_t chunk_step() const { return chunk * panel + 16; }
+  // Beside kernels that were transformed before.
+  std::int64_t all_threads() const { return num_threads() * thread + (few ? round_up(v, 16) : 0); }
 };
 
 template <class W, int RY, int RX>
@@ -41,9 +49,16 @@ Memory plan(const Layer& s) {
   Memory p;
   p.panel = packed_columns_f32(1);
   const std::int64_t tiles = (s.rows() <= 64 ? tuning::kWinogradTiles : tuning::kWinogradManyTiles) * 36 / Q;
-  const std::int64_t panels = ceil_div(s.cout, p.panel);
-  p.tiling = make_tiling(outputs<W>(RY), outputs<W>(RX), s.batch * s.out[0], s.out[1], s.out[2], tiles,
-                         ceil_div(2 * num_threads(), panels));
+  const std::int64_t panels = ceil_div(s.cout, p.panel), planes = s.batch * s.out[0];
+  const std::int64_t total = planes * ceil_div(s.out[1], outputs<W>(RY)) * ceil_div(s.out[2], outputs<W>(RX));
+  p.few = total <= larger(tuning::kWinogradFew, s.rows() / 2) && s.rows() >= 64;
+  p.chunk = p.few ? tuning::kWinogradChunk : s.rows();
+  p.tiling = make_tiling(outputs<W>(RY), outputs<W>(RX), planes, s.out[1], s.out[2], p.few ? total : tiles,
+                         p.few ? 1 : ceil_div(2 * num_threads(), panels));
+  if (p.few) {
+    p.tiling.per_block = p.tiling.bands;
+    p.tiling.blocks = 1;
+  }
   // Few blocks: panels of output channels are shared out too, and every share transforms the tiles again. That reads
   // the transformed kernels once, where smaller blocks would read all of them once each.
   p.shares = smaller(panels, ceil_div(2 * num_threads(), p.tiling.blocks));
@@ -57,42 +72,58 @@ Memory plan(const Layer& s) {
   p.v = Q * p.v_step;
   p.m = Q * p.m_step;
   p.pixels = p.tiling.pixels(outputs<W>(RY), outputs<W>(RX), RY - 1, RX - 1);
-  p.thread = round_up(p.v + p.m + p.pixels, 16);
+  p.thread = round_up(p.few ? Q * p.chunk_step() + p.m + p.pixels : p.v + p.m + p.pixels, 16);
   return p;
+}
+
+// The kernels of kLane output channels from `k` and of one row of the product.
+template <class W, int RY, int RX>
+PYDLX_INLINE void transform_kernel(const Layer& s, std::int64_t k, std::int64_t row, float* to, std::int64_t step) {
+  constexpr int NY = points<W>(RY), NX = points<W>(RX), T = RY * RX;
+  const std::int64_t c = row % s.cin, z = row / s.cin, depth_tap = s.flip ? s.depth - 1 - z : z;
+  V taps[T], g[T];
+  load_kernels<T>(s.w + c * s.w_in + k * s.w_out + depth_tap * T, s.w_out, static_cast<int>(smaller(kLane, s.cout - k)),
+                  taps);
+#pragma GCC unroll 25
+  for (int t = 0; t < T; ++t) g[t] = taps[s.flip ? T - 1 - t : t];
+  two_passes<KernelAxis<W>, RY, RX, RY, RX, NY, NX>(
+      [&](int y, int x) { return g[y * RX + x]; },
+      [&](int y, int x, V v) { store<float>(to + (y * NX + x) * step, v); });
 }
 
 // All kernels, as panels for block_f32: [position][panel][depth tap and input channel][column].
 template <class W, int RY, int RX>
 void transform_kernels(const Layer& s, const Memory& p, float* u) {
-  constexpr int NY = points<W>(RY), NX = points<W>(RX), T = RY * RX;
   const std::int64_t groups = ceil_div(s.cout, kLane);
   parallel_for(groups * s.rows(), 2048, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t i = b; i < e; ++i) {
-      const std::int64_t k = i / s.rows() * kLane, row = i % s.rows(), c = row % s.cin, z = row / s.cin;
-      const std::int64_t depth_tap = s.flip ? s.depth - 1 - z : z;
-      V taps[T], g[T];
-      load_kernels<T>(s.w + c * s.w_in + k * s.w_out + depth_tap * T, s.w_out,
-                      static_cast<int>(smaller(kLane, s.cout - k)), taps);
-#pragma GCC unroll 25
-      for (int t = 0; t < T; ++t) g[t] = taps[s.flip ? T - 1 - t : t];
-      float* to = u + k / p.panel * s.rows() * p.panel + row * p.panel + k % p.panel;
-      two_passes<KernelAxis<W>, RY, RX, RY, RX, NY, NX>(
-          [&](int y, int x) { return g[y * RX + x]; },
-          [&](int y, int x, V v) { store<float>(to + (y * NX + x) * p.u_step, v); });
+      const std::int64_t k = i / s.rows() * kLane, row = i % s.rows();
+      transform_kernel<W, RY, RX>(s, k, row, u + k / p.panel * s.rows() * p.panel + row * p.panel + k % p.panel,
+                                  p.u_step);
     }
   });
 }
 
+// Rows [r0, r1) of the panel of output channels [k0, k1): [position][row][column].
 template <class W, int RY, int RX>
-__attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const Band& a, float* pixels, float* v) {
+__attribute__((noinline)) void transform_panel(const Layer& s, const Memory& p, std::int64_t k0, std::int64_t k1,
+                                               std::int64_t r0, std::int64_t r1, float* u) {
+  for (std::int64_t k = k0; k < k1; k += kLane)
+    for (std::int64_t row = r0; row < r1; ++row)
+      transform_kernel<W, RY, RX>(s, k, row, u + (row - r0) * p.panel + (k - k0), p.chunk_step());
+}
+
+template <class W, int RY, int RX>
+__attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const Band& a, std::int64_t c0,
+                                          std::int64_t c1, float* pixels, float* v) {
   constexpr int MY = outputs<W>(RY), MX = outputs<W>(RX);
-  const std::int64_t r0 = a.row * MY - s.pad[1], c0 = a.column * MX - s.pad[2];
+  const std::int64_t top = a.row * MY - s.pad[1], left = a.column * MX - s.pad[2];
   const std::int64_t pitch = a.columns * MX + RX - 1, plane = s.in[1] * s.in[2];
   const std::int64_t image = a.image / s.out[0], first = a.image % s.out[0] - s.pad[0];
   for (std::int64_t d = 0; d < s.depth; ++d) {
     const std::int64_t z = first + d;
     const bool exists = z >= 0 && z < s.in[0];
-    for (std::int64_t c = 0; c < s.cin; c += kLane) {
+    for (std::int64_t c = c0; c < c1; c += kLane) {
       // Without a plane there are no rows to read: all pixels become zero.
       const Planes planes{
           const_cast<float*>(s.x) + image * s.x_at.image + c * s.x_at.channel + (exists ? z : 0) * plane * s.x_at.pixel,
@@ -101,7 +132,7 @@ __attribute__((noinline)) void input_band(const Layer& s, const Memory& p, const
           s.in[2],
           static_cast<int>(smaller(kLane, s.cin - c)),
           s.x_at.pixel};
-      gather_pixels(planes, r0, r0 + a.rows * MY + RY - 1, c0, c0 + pitch, pixels);
+      gather_pixels(planes, top, top + a.rows * MY + RY - 1, left, left + pitch, pixels);
       float* to = v + d * s.cin + c;  // lanes without a channel are overwritten by the next depth tap
       for (std::int64_t y = 0; y < a.rows; ++y)
         for (std::int64_t x = 0; x < a.columns; ++x, to += p.v_row)
@@ -142,9 +173,40 @@ __attribute__((noinline)) void output_band(const Layer& s, const Memory& p, cons
   }
 }
 
+// The panel of output channels [k0, k1) of tiles transformed at `v`: products into `m`, then the outputs of the bands
+// from `first` to `last`. `u` holds the kernels of all panels, or is null; then `kernels` has room for a chunk's.
 template <class W, int RY, int RX>
-void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
+void run_panel(const Layer& s, const Memory& p, std::int64_t k0, std::int64_t k1, std::int64_t first, std::int64_t last,
+               std::int64_t tiles, const float* v, const float* u, float* kernels, float* m, float* pixels) {
   constexpr std::int64_t Q = points<W>(RY) * points<W>(RX);
+  for (std::int64_t r0 = 0; r0 < s.rows(); r0 += p.chunk) {
+    const std::int64_t r1 = smaller(s.rows(), r0 + p.chunk);
+    if (!u) transform_panel<W, RY, RX>(s, p, k0, k1, r0, r1, kernels);
+    for (std::int64_t q = 0; q < Q; ++q) {
+      Block g;
+      g.m = tiles;
+      g.n = k1 - k0;
+      g.k = r1 - r0;
+      g.a = v + q * p.v_step + r0;
+      g.a_row = p.v_row;
+      g.b = u ? u + q * p.u_step + k0 * s.rows() + r0 * p.panel : kernels + q * p.chunk_step();
+      g.packed = true;
+      g.c = m + q * p.m_step;
+      g.c_row = p.panel;
+      g.beta = r0 > 0 ? 1.0f : 0.0f;
+      block_f32(g);
+    }
+  }
+  std::int64_t done = 0;
+  for (std::int64_t i = first; i < last; ++i) {
+    const Band band = p.tiling.band(i);
+    output_band<W, RY, RX>(s, p, band, k0, k1, m + done * p.panel, pixels);
+    done += band.tiles();
+  }
+}
+
+template <class W, int RY, int RX>
+void run_blocks(const Layer& s, const Memory& p, const float* u, float* buffers) {
   const Tiling& t = p.tiling;
   const std::int64_t share = ceil_div(ceil_div(s.cout, p.panel), p.shares) * p.panel;
   parallel_for(t.blocks * p.shares, 1, [&](std::int64_t b, std::int64_t e) {
@@ -158,32 +220,40 @@ void run(const Layer& s, const Memory& p, const float* u, float* buffers) {
       std::int64_t tiles = 0;
       for (std::int64_t i = first; i < last; ++i) {
         const Band band = t.band(i);
-        input_band<W, RY, RX>(s, p, band, pixels, v + tiles * p.v_row);
+        input_band<W, RY, RX>(s, p, band, 0, s.cin, pixels, v + tiles * p.v_row);
         tiles += band.tiles();
       }
-      for (std::int64_t k = begin; k < end; k += p.panel) {
-        const std::int64_t columns = smaller(p.panel, end - k);
-        for (std::int64_t q = 0; q < Q; ++q) {
-          Block g;
-          g.m = tiles;
-          g.n = columns;
-          g.k = s.rows();
-          g.a = v + q * p.v_step;
-          g.a_row = p.v_row;
-          g.b = u + q * p.u_step + k * s.rows();
-          g.packed = true;
-          g.c = m + q * p.m_step;
-          g.c_row = p.panel;
-          block_f32(g);
-        }
-        std::int64_t done = 0;
-        for (std::int64_t i = first; i < last; ++i) {
-          const Band band = t.band(i);
-          output_band<W, RY, RX>(s, p, band, k, k + columns, m + done * p.panel, pixels);
-          done += band.tiles();
-        }
-      }
+      for (std::int64_t k = begin; k < end; k += p.panel)
+        run_panel<W, RY, RX>(s, p, k, smaller(end, k + p.panel), first, last, tiles, v, u, nullptr, m, pixels);
     }
+  });
+}
+
+template <class W, int RY, int RX>
+void run_few(const Layer& s, const Memory& p, const float* u, float* buffers) {
+  constexpr std::int64_t Q = points<W>(RY) * points<W>(RX);
+  const Tiling& t = p.tiling;
+  float* v = buffers;
+  float* threads = buffers + round_up(p.v, 16);
+  // A thread's pixels lie behind its products, behind its kernels.
+  const auto mine = [&] { return threads + thread_index() * p.thread; };
+  const std::int64_t kernels = Q * p.chunk_step();
+  // Where depth taps share vectors, the later tap is written over the earlier one's empty lanes: one thread does both.
+  const std::int64_t channels = s.depth > 1 && s.cin % kLane != 0 ? s.cin : kLane, groups = ceil_div(s.cin, channels);
+  parallel_for(t.bands * groups, 8, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t i = b; i < e; ++i) {
+      const Band band = t.band(i / groups);
+      const std::int64_t c = i % groups * channels;
+      input_band<W, RY, RX>(s, p, band, c, smaller(s.cin, c + channels), mine() + kernels + p.m,
+                            v + t.tile(band) * p.v_row);
+    }
+  });
+  const std::int64_t tiles = t.tile(t.band(t.bands - 1)) + t.band(t.bands - 1).tiles();
+  parallel_for(ceil_div(s.cout, p.panel), 1, [&](std::int64_t b, std::int64_t e) {
+    float* own = mine();
+    for (std::int64_t k = b * p.panel; k < smaller(s.cout, e * p.panel); k += p.panel)
+      run_panel<W, RY, RX>(s, p, k, smaller(s.cout, k + p.panel), 0, t.bands, tiles, v, u, own, own + kernels,
+                           own + kernels + p.m);
   });
 }
 
@@ -235,14 +305,15 @@ struct DataPass {
     Conv conv;
     conv.shape = c;
     const Memory p = plan<W, RY, RX>(layer_of(conv, pass));
-    return (round_up(p.u, 16) + num_threads() * p.thread + 16) * static_cast<std::int64_t>(sizeof(float));
+    return ((p.few ? 0 : round_up(p.u, 16)) + p.all_threads() + 16) * static_cast<std::int64_t>(sizeof(float));
   }
-  // Transformed kernels of all groups, and the kernels they were made from.
+  // Transformed kernels of all groups, and the kernels they were made from; 0: not worth keeping.
   static std::int64_t prepared(const ConvShape& c) {
     Conv conv;
     conv.shape = c;
     const Memory p = plan<W, RY, RX>(layer_of(conv, ConvPass::forward));
-    return (c.groups * round_up(p.u, 16) + weights_of(c) + 16) * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t kernels = c.groups * round_up(p.u, 16), size = sizeof(float);
+    return p.few && kernels * size > tuning::kWinogradKept ? 0 : (kernels + weights_of(c) + 16) * size;
   }
   static std::int64_t weights_of(const ConvShape& c) { return c.groups * c.cout * c.cin * c.kernel[0] * RY * RX; }
 
@@ -276,8 +347,13 @@ struct DataPass {
     const float* kept = conv.prepared ? prepare(conv, s, p) : nullptr;
     const std::int64_t w_group = weights_of(c) / c.groups;
     for (std::int64_t g = 0; g < c.groups; ++g) {
-      if (!kept) transform_kernels<W, RY, RX>(s, p, u);
-      PYDLX_ISA::run<W, RY, RX>(s, p, kept ? kept + g * u_floats : u, u + u_floats);
+      const float* of_group = kept ? kept + g * u_floats : nullptr;
+      if (p.few) {
+        run_few<W, RY, RX>(s, p, of_group, u);
+      } else {
+        if (!kept) transform_kernels<W, RY, RX>(s, p, u);
+        run_blocks<W, RY, RX>(s, p, kept ? of_group : u, u + u_floats);
+      }
       s.x += s.x_at.group;
       s.y += s.y_at.group;
       s.w += w_group;

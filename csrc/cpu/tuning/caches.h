@@ -39,6 +39,11 @@ inline constexpr std::int64_t kGateRows = 48;
 // their traffic); transformed tiles of a round of the weight gradient, in the third level beside the sums.
 inline constexpr std::int64_t kWinogradBand = 24 << 10, kWinogradTiles = 48, kWinogradManyTiles = 96,
                               kWinogradRound = 6 << 20;
+// With few tiles (or with fewer than half the input channels) the kernels are transformed panel by panel; input
+// channels of a panel at a time, so that their kernels take about the second level: 64 to 256 were equally fast.
+// Above the last number of bytes kept kernels come from memory, which takes longer than transforming them again
+// (1x512x14x14: 1.6 ms kept, 1.1 transformed).
+inline constexpr std::int64_t kWinogradFew = 128, kWinogradChunk = 128, kWinogradKept = 16 << 20;
 // Direct: floats of a band of input, a third of the second level; (tap, channel group) pairs per pass, a quarter of it;
 // for the weight gradient the bands of several channel groups share it.
 inline constexpr std::int64_t kDirectBand = 96 << 10, kDirectPass = 4096, kDirectGradBand = 48 << 10;
