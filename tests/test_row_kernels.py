@@ -208,3 +208,40 @@ def test_batch_norm_of_few_channels_in_segments_of_rows(channels, dtype):
             np.testing.assert_allclose(first, want, rtol=0, atol=(16 if dtype == np.float32 else 400) * scale)
             for other in others:
                 np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 2), (3, 15, 3), (65, 17, 7), (130, 33, 49), (5, 300, 49), (4, 257, 63), (2, 64, 65), (7, 16, 16),
+        (129, 3, 130), (2, 5, 4097), (35, 16, 112 * 112),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_planes(shape, training, isa):
+    """Short planes of up to 16 channels pass together, 64 samples at a time; large results leave past the caches."""
+    rng = np.random.default_rng(shape[0])
+    x, g = (rng.standard_normal(shape, dtype=np.float32) * 3 + 2 for _ in range(2))
+    w, b, mean = (rng.standard_normal(shape[1], dtype=np.float32) for _ in range(3))
+    var = rng.uniform(0.5, 2, shape[1]).astype(np.float32)
+
+    def run():
+        leaves = [pydlx.from_numpy(v).requires_grad_() for v in (x, w, b)]
+        stored = [pydlx.from_numpy(v.copy()) for v in (mean, var)]
+        y = F.batch_norm(leaves[0], *stored, *leaves[1:], training=training, momentum=1.0, eps=1e-2)
+        y.backward(pydlx.from_numpy(g))
+        return [t.detach().numpy() for t in (y, *(leaf.grad for leaf in leaves), *stored)]
+
+    one, three = both_thread_counts(run)
+    wide, wide_g, count = x.astype(np.float64), g.astype(np.float64), shape[0] * shape[2]
+    over = (0, 2)
+    m = wide.mean(over) if training else mean.astype(np.float64)
+    v = wide.var(over) if training else var.astype(np.float64)
+    scale, xhat = (w / np.sqrt(v + 1e-2))[:, None], (wide - m[:, None]) / np.sqrt(v + 1e-2)[:, None]
+    dw, db = (wide_g * xhat).sum(over), wide_g.sum(over)
+    dx = scale * (wide_g - (db[:, None] + xhat * dw[:, None]) / count if training else wide_g)
+    stored = [m, v * count / max(count - 1, 1)] if training else [mean, var]
+    for got, again, want in zip(one, three, [xhat * w[:, None] + b[:, None], dx, dw, db, *stored], strict=True):
+        assert np.array_equal(got, again)
+        size = max(1.0, np.abs(want).max())
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * size)

@@ -1,5 +1,6 @@
 // Batch and group normalisation of x[batch, channels, spatial]. Sums are taken per (sample, channel) plane in fixed
 // lanes and the planes are added in order of the samples, so no result depends on the number of threads.
+#include "cpu/channel_planes.h"
 #include "cpu/isa.h"
 #include "functors/math.h"
 #include "functors/types.h"
@@ -111,6 +112,8 @@ inline __attribute__((always_inline)) void segment_sums(const ChannelNorm& k, st
 template <class T>
 void batch_stats(const ChannelNorm& k) {
   using A = compute_t<T>;
+  if constexpr (__is_same(T, float))
+    if (k.spatial > 1) return planes::stats(k);
   const T* x = static_cast<const T*>(k.x);
   A *mean = static_cast<A*>(k.mean), *rstd = static_cast<A*>(k.rstd), *var = static_cast<A*>(k.var);
   const A count = static_cast<A>(k.batch * k.spatial), eps = static_cast<A>(k.eps);
@@ -168,6 +171,8 @@ void batch_stats(const ChannelNorm& k) {
 template <class T>
 void batch_apply(const ChannelNorm& k) {
   using A = compute_t<T>;
+  if constexpr (__is_same(T, float))
+    if (k.spatial > 1) return planes::past_caches(k) ? planes::apply<true>(k) : planes::apply<false>(k);
   const T* x = static_cast<const T*>(k.x);
   T* y = static_cast<T*>(k.out);
   const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd),
@@ -202,6 +207,8 @@ void batch_apply(const ChannelNorm& k) {
 template <class T>
 void batch_backward(const ChannelNorm& k) {
   using A = compute_t<T>;
+  if constexpr (__is_same(T, float))
+    if (k.spatial > 1) return k.out && planes::past_caches(k) ? planes::backward<true>(k) : planes::backward<false>(k);
   const T *x = static_cast<const T*>(k.x), *dy = static_cast<const T*>(k.dy);
   T* dx = static_cast<T*>(k.out);
   const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd),
