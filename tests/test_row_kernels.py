@@ -245,3 +245,23 @@ def test_batch_norm_of_planes(shape, training, isa):
         assert np.array_equal(got, again)
         size = max(1.0, np.abs(want).max())
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 15, 16, 17, 33, 63, 64, 65, 131])
+@pytest.mark.parametrize("n", [1, 2, 21, 96, 97, 200])
+def test_softmax_of_columns(n, columns, isa):
+    """Up to 96 rows are kept in a buffer; one vector or four of them, the last one partial."""
+    x = np.random.default_rng(n).normal(0, 5, (3, n, columns)).astype(np.float32)
+    x[1, n // 2, 0] = np.nan
+    x[2, :, -1] = -np.inf
+    x[2, n - 1, 0] = -np.inf
+    one, three = both_thread_counts(
+        lambda: [f(pydlx.from_numpy(x), 1).numpy() for f in (pydlx.softmax, pydlx.log_softmax)]
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wide = x.astype(np.float64) - x.max(1, keepdims=True)
+        log_p = wide - np.log(np.exp(wide).sum(1, keepdims=True))
+        wants = [np.exp(log_p), log_p]
+    for got, again, want in zip(one, three, wants, strict=True):
+        np.testing.assert_array_equal(got, again)
+        np.testing.assert_allclose(got, want, rtol=3e-6, atol=3e-6 * max(1, np.abs(want[0]).max()))

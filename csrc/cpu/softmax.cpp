@@ -130,10 +130,64 @@ void backward_rows(const Softmax& k) {
   });
 }
 
+// The same for neighbouring columns of float, `vectors` of them, or of a single vector `count` lanes. Rows a power of
+// two apart share sets of the first-level cache: they are read once, into a buffer, unless there are too many.
+template <bool logarithm, int vectors>
+PYDLX_INLINE void forward_columns(const float* x, float* y, std::int64_t n, std::int64_t stride, int count) {
+  using vmath::kWidth, vmath::V;
+  constexpr std::int64_t kRows = 96;
+  alignas(kVectorBytes) float buffer[kRows][vectors * kWidth];
+  const bool staged = n <= kRows;
+  const float* from = staged ? buffer[0] : x;
+  const std::int64_t step = staged ? vectors * kWidth : stride;
+  V m[vectors], sum[vectors] = {};
+  for (int v = 0; v < vectors; ++v) m[v] = vmath::all(-__builtin_inff());
+  for (std::int64_t i = 0; i < n; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      const V a = vmath::load_count(x + i * stride + v * kWidth, count);
+      if (staged) store(buffer[i] + v * kWidth, a);
+      m[v] = vmath::at_least(a, m[v]);
+    }
+  for (std::int64_t i = 0; i < n; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      const V d = vmath::load_count(from + i * step + v * kWidth, staged ? kWidth : count) - m[v],
+              e = vmath::exp_nonpositive(d);
+      sum[v] += e;
+      if (staged)
+        store(buffer[i] + v * kWidth, logarithm ? d : e);
+      else
+        vmath::store_count(y + i * stride + v * kWidth, logarithm ? d : e, count);
+    }
+  for (int v = 0; v < vectors; ++v) {
+    if constexpr (logarithm)
+      for (int l = 0; l < count; ++l) sum[v][l] = static_cast<float>(log(static_cast<double>(sum[v][l])));
+    else
+      sum[v] = 1.0f / sum[v];
+  }
+  if (!staged) from = y;
+  for (std::int64_t i = 0; i < n; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      const V e = vmath::load_count(from + i * step + v * kWidth, staged ? kWidth : count);
+      vmath::store_count(y + i * stride + v * kWidth, logarithm ? e - sum[v] : e * sum[v], count);
+    }
+}
+
 // A block of `width` <= kBlock columns: element (i, l) is at i * stride + l.
 template <bool logarithm, class T>
 void forward_block(const T* x, T* y, std::int64_t n, std::int64_t stride, int width) {
   using A = compute_t<T>;
+  if constexpr (__is_same(T, float)) {
+    constexpr int kVectors = 4, kStrip = kVectors * vmath::kWidth;
+    int l = 0;
+    for (; l + kStrip <= width; l += kStrip)
+      forward_columns<logarithm, kVectors>(x + l, y + l, n, stride, vmath::kWidth);
+    for (; l < width; l += vmath::kWidth)
+      forward_columns<logarithm, 1>(x + l, y + l, n, stride, width - l < vmath::kWidth ? width - l : vmath::kWidth);
+    return;
+  }
   A max[kBlock], sum[kBlock];
   for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
   for (std::int64_t i = 1; i < n; ++i)

@@ -19,13 +19,15 @@ PYDLX_INLINE V load_or(const float* p, int count, float rest) {
 
 // Halves are added to halves.
 PYDLX_INLINE float lane_sum(V v) {
-#pragma GCC unroll 4
-  for (int w = kWidth / 2; w > 0; w /= 2) {
-    I from{};
-    for (int l = 0; l < kWidth; ++l) from[l] = l ^ w;
-    v += __builtin_shuffle(v, from);
-  }
-  return v[0];
+#if defined(PYDLX_ISA_avx512)
+  return _mm512_reduce_add_ps((__m512)v);  // in registers, and without constants that long loops would have to hold
+#else
+  alignas(kVectorBytes) float lane[kWidth];
+  std::memcpy(lane, &v, sizeof lane);
+  for (int w = kWidth / 2; w > 0; w /= 2)
+    for (int l = 0; l < w; ++l) lane[l] += lane[l + w];
+  return lane[0];
+#endif
 }
 PYDLX_INLINE float lane_max(V v) {
   alignas(kVectorBytes) float lane[kWidth];
