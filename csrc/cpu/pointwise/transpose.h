@@ -21,6 +21,47 @@ struct LaneOf<std::uint64_t> {
   using type = double;
 };
 
+// For elements of two bytes, pairs of neighbouring columns are the words of a square. Tiles of at least one square of
+// rows; squares at the ends reach back over what others have done.
+PYDLX_INLINE void transpose_pairs(std::uint16_t* out, std::int64_t out_row, const std::uint16_t* in,
+                                  std::int64_t in_col, std::int64_t rows, std::int64_t cols) {
+  constexpr int n = kLanesOf<float>;
+  typedef std::uint16_t Line __attribute__((vector_size(2 * n), aligned(2), may_alias));
+  typedef std::uint32_t Bits __attribute__((vector_size(4 * n)));
+  const auto widened = [](const std::uint16_t* p) __attribute__((always_inline)) {
+    return __builtin_convertvector(*reinterpret_cast<const Line*>(p), Bits);
+  };
+  const std::int64_t last = cols < 2 * n ? 0 : cols - 2 * n, width = cols < 2 * n ? cols : 2 * n;
+  for (std::int64_t r0 = 0; r0 < rows; r0 += n) {
+    const std::int64_t r = r0 + n <= rows ? r0 : rows - n;
+    for (std::int64_t c0 = 0; c0 < cols; c0 += 2 * n) {
+      const std::int64_t c = c0 < last ? c0 : last;
+      const std::uint16_t* from = in + c * in_col + r;
+      Vector<float> v[n];
+      if (width == 2 * n) {
+#pragma GCC unroll 16
+        for (int l = 0; l < n; ++l)
+          v[l] = (Vector<float>)(widened(from + 2 * l * in_col) | widened(from + (2 * l + 1) * in_col) << 16);
+      } else {
+#pragma GCC unroll 16
+        for (int l = 0; l < n; ++l) {
+          const Bits a = 2 * l < width ? widened(from + 2 * l * in_col) : Bits{},
+                     b = 2 * l + 1 < width ? widened(from + (2 * l + 1) * in_col) : Bits{};
+          v[l] = (Vector<float>)(a | b << 16);
+        }
+      }
+      transpose_square<float>(v);
+      std::uint16_t* to = out + r * out_row + c;
+      if (width == 2 * n) {
+#pragma GCC unroll 16
+        for (int l = 0; l < n; ++l) store(reinterpret_cast<float*>(to + l * out_row), v[l]);
+      } else {
+        for (int l = 0; l < n; ++l) std::memcpy(to + l * out_row, &v[l], static_cast<std::size_t>(width) * 2);
+      }
+    }
+  }
+}
+
 // out[r][c] = in[c][r] for r < rows, c < cols.
 template <class W>
 void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64_t in_col, std::int64_t rows,
@@ -30,6 +71,10 @@ void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64_t in_c
       for (std::int64_t r = 0; r < rows; ++r) out[r * out_row + c] = in[c * in_col + r];
     return;
   }
+  if constexpr (sizeof(W) == 2)
+    if (rows >= kLanesOf<float>)
+      return transpose_pairs(reinterpret_cast<std::uint16_t*>(out), out_row, reinterpret_cast<const std::uint16_t*>(in),
+                             in_col, rows, cols);
   std::int64_t whole_rows = 0, whole_cols = 0;  // done by squares in registers
   if constexpr (LaneOf<W>::kVectors) {
     using L = typename LaneOf<W>::type;
