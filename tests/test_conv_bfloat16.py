@@ -130,9 +130,11 @@ def test_shapes(isa, n, cin, cout, size, kernel, how):
         (3, 15, 70, (4, 9), (1, 5), {"padding": (0, 4), "stride": (3, 1)}),
         (1, 4, 8, (11, 3), (5, 2), {"padding": (0, 9)}),  # taps that see borders only
         (2, 1, 130, (9, 23), (2, 9), {"padding": (1, 0), "stride": (1, 4)}),  # three panels, outputs further apart
-        (3, 3, 64, (90, 87), (7, 7), {"padding": 3, "stride": 2}),  # sums in chunks, which share images
+        (5, 3, 64, (120, 117), (7, 7), {"padding": 3, "stride": 2}),  # sums in chunks, which share images
         (1, 13, 40, (33, 30), (3, 3), {"stride": (2, 1), "dilation": (3, 1)}),
         (1, 3, 8, (1, 260), (1, 3), {}),
+        (9, 70, 67, (41, 37), (1, 1), {}),  # a weight gradient in chunks of pixels, of which the last is odd
+        (2, 17, 40, (61, 63), (3, 3), {"padding": 1, "groups": 2}),
     ],
 )
 def test_channels_last(isa, last, n, cin, cout, size, kernel, how):
@@ -185,7 +187,7 @@ def test_infinity_stays_with_the_taps_that_see_it(isa, outputs):
     assert (w.grad[..., :2] == 7 * outputs).all() and (w.grad[..., 2] == float("inf")).all()
 
 
-@pytest.mark.parametrize(("last", "channels", "size"), [(False, 40, 15), (True, 40, 15), (True, 3, 77)])
+@pytest.mark.parametrize(("last", "channels", "size"), [(False, 40, 15), (True, 40, 15), (True, 24, 77), (True, 3, 177)])
 def test_thread_counts_agree(isa, last, channels, size):
     rng = np.random.default_rng(4)
     _, x = guarded(rng, (3, channels, size, size))

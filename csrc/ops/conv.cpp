@@ -53,6 +53,20 @@ struct End {
 
 constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradient"};
 
+// How a pass takes its operands: 16-bit floats as they are, which kernels for some shapes do, and images with the
+// channels last where there are such images and the kernels can read them.
+struct Taken {
+  bool as_given, channels_last;
+};
+Taken taken_by(ConvPass pass, const Geometry& g, const Tensor& a) {
+  const auto& table = kernels<ConvKernels>(a.device());
+  const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
+  const auto size = table.scratch_size[p][t];
+  const bool as_given = size && size(g.shape) >= 0;
+  const auto takes = table.channels_last[p][as_given ? t : static_cast<int>(DType::Float32)];
+  return {as_given, g.format != MemoryFormat::contiguous && takes && takes(g.shape)};
+}
+
 // Runs one pass; the tensor it writes is made here and returned in the dtype of the operands.
 Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& a0, const Tensor& b0,
                 const Tensor& bias0, const End& end = {}) {
@@ -60,16 +74,12 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   const FixedThreads fixed;  // scratch memory has a part per thread
   const auto& table = kernels<ConvKernels>(a0.device());
   const int p = static_cast<int>(pass);
-  // Kernels for 16-bit floats exist for some shapes; the others are computed in float32.
-  const auto size = table.scratch_size[p][static_cast<int>(a0.dtype())];
-  const bool as_given = size && size(g.shape) >= 0;
-  const auto ready = [&](const Tensor& t, MemoryFormat format) {
-    return !t.defined() ? t : as_given ? contiguous(detach(t), format) : wide_operand(t, format);
+  const auto [as_given, last] = taken_by(pass, g, a0);
+  const auto ready = [&, given = as_given](const Tensor& t, MemoryFormat format) {
+    return !t.defined() ? t : given ? contiguous(detach(t), format) : wide_operand(t, format);
   };
-  // Channels-last images go to the kernels as they are where those can read them; else they are reordered.
   ConvShape shape = g.shape;
-  const auto takes = table.channels_last[p][static_cast<int>(as_given ? a0.dtype() : DType::Float32)];
-  shape.channels_last = g.format != MemoryFormat::contiguous && takes && takes(g.shape);
+  shape.channels_last = last;
   const MemoryFormat images = shape.channels_last ? g.format : MemoryFormat::contiguous;
   const bool weights = pass != ConvPass::weight_grad;  // the second operand
   shape.weights_last = shape.channels_last && (!weights || (has_format(b0, g.format) && !b0.contiguous_layout()));
@@ -127,6 +137,13 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   return g.format == MemoryFormat::contiguous ? out : to_format(out, g.format);
 }
 
+// The gradient that both backward passes read, reordered once for the two.
+Tensor ready_for_both(const Tensor& grad, const Geometry& g) {
+  const Taken x = taken_by(ConvPass::input_grad, g, grad), w = taken_by(ConvPass::weight_grad, g, grad);
+  if (!x.as_given || !w.as_given || x.channels_last != w.channels_last) return grad;
+  return contiguous(grad, x.channels_last ? g.format : MemoryFormat::contiguous);
+}
+
 Tensor bias_grad(const Tensor& g) {
   Dims axes{0};
   for (int i = 2; i < g.ndim(); ++i) axes.push_back(i);
@@ -156,7 +173,8 @@ Tensor apply_forward(const char* op, const Tensor& x, const Tensor& w, const Ten
     record(op, out, {&x, &w, &bias},
            [g, x = save_if(w.requires_grad(), x), w = save_if(x.requires_grad(), w),
             y = rectified ? Saved(out, 0) : Saved()](Backward& bw) {
-             const Tensor grad = y.defined() ? relu_gradient(bw.grad(), y.get(bw)) : bw.grad();
+             Tensor grad = y.defined() ? relu_gradient(bw.grad(), y.get(bw)) : bw.grad();
+             if (bw.needs(0) && bw.needs(1)) grad = ready_for_both(grad, g);
              if (bw.needs(0)) bw.set(0, apply_input_grad("conv_input_grad", grad, w.get(bw), {}, g));
              if (bw.needs(1)) bw.set(1, apply_weight_grad("conv_weight_grad", grad, x.get(bw), g));
              if (bw.needs(2)) bw.set(2, bias_grad(grad));

@@ -12,9 +12,6 @@ namespace {
 
 constexpr std::int64_t kBandBytes = 24 << 10;  // of bordered rows
 constexpr std::int64_t kGradBand = 4;          // rows of outputs
-constexpr std::int64_t kChunkWork = 16 << 20;  // products
-constexpr std::int64_t kMostChunks = 32;       // of the outputs' rows, each with sums of its own
-constexpr std::int64_t kSumsBytes = 8 << 20;   // of all chunks
 constexpr std::int64_t kSpare = 2 * kWords;    // elements that loads pass the end of a row by
 
 // Six lines of words by NV vectors, held in registers over rows x (words, and half a word).
@@ -256,8 +253,7 @@ struct GradPlan {
         pitch(ceil_div(l.length, kWords) * kWords + kWords),
         total(c.batch * c.out[1]),
         band(min_of(kGradBand, c.out[1])) {
-    const std::int64_t work = total * c.out[2] * taps * l.panels * kColumns;
-    chunks = max_of(1, min_of(min_of(total, kMostChunks), min_of(work / kChunkWork, kSumsBytes / sums_bytes(l))));
+    chunks = chunks_of(total, total * c.out[2] * taps * l.panels * kColumns, sums_bytes(l));
     chunk = ceil_div(total, chunks);
     chunks = ceil_div(total, chunk);
   }
@@ -338,9 +334,7 @@ void first_last_weight(const Conv& conv) {
       float* sums = all + k / kColumns * panel + e * kColumns;
       for (std::int64_t i = 0; i < rows * kColumns; i += kWords) {
         if (i % kColumns >= columns) continue;
-        Words v = load(sums + i);
-        for (std::int64_t n = 1; n < plan.chunks; ++n) v += load(sums + n * l.panels * panel + i);
-        store<float>(sums + i, v);
+        store<float>(sums + i, add_chunks(sums + i, l.panels * panel, plan.chunks));
       }
       store_turned(sums, kColumns, rows, columns, static_cast<T*>(conv.w) + k * plan.taps + e, plan.taps);
     }

@@ -17,6 +17,17 @@ PYDLX_INLINE char* aligned(void* p) {
   return reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(p) + 63) & ~std::uintptr_t{63});
 }
 
+// Parts of a weight gradient's pixels that have sums of their own; their number follows from the geometry only.
+PYDLX_INLINE std::int64_t chunks_of(std::int64_t units, std::int64_t products, std::int64_t sums_bytes) {
+  constexpr std::int64_t kMost = 32, kWork = 32 << 20, kBytes = 8 << 20;
+  return max_of(1, min_of(min_of(units, kMost), min_of(products / kWork, kBytes / sums_bytes)));
+}
+PYDLX_INLINE Words add_chunks(const float* sums, std::int64_t chunk, std::int64_t chunks) {
+  Words v = load(sums);
+  for (std::int64_t n = 1; n < chunks; ++n) v += load(sums + n * chunk);
+  return v;
+}
+
 // Two pixels, of which one may not be there (null), -> words of their channels, up to whole lines of two vectors.
 PYDLX_INLINE void join_two(const T* a, const T* b, std::int64_t channels, float* to) {
   const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
