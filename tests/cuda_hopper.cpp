@@ -27,6 +27,7 @@ namespace {
 static_assert(operand_descriptor(0x400, true) == 0x4000'0040'0001'0040);
 static_assert(operand_descriptor(0x400, false) == 0x4000'0040'0200'0040);
 static_assert(operand_descriptor(0x38c00, false) == 0x4000'0040'0200'38c0);
+static_assert(advance(operand_descriptor(0x400, true), 0x2c800) == operand_descriptor(0x2cc00, true));
 static_assert(advance_k(operand_descriptor(0x400, true), 48, true) == operand_descriptor(0x400 + 96, true));
 static_assert(advance_k(operand_descriptor(0x400, false), 48, false) == operand_descriptor(0x400 + 48 * 128, false));
 
@@ -87,7 +88,41 @@ void attention_order(std::int64_t tiles, std::int64_t heads, std::int64_t kv_hea
   require_that(static_cast<std::int64_t>(seen.size()) == tiles * heads * batch, "every tile");
 }
 
+// Every question about a band against the definition, score by score.
+void attention_band(int rows, std::int64_t columns, std::int64_t before, std::int64_t after) {
+  const AttentionBand band = AttentionBand::of(columns, before, after);
+  const auto sees = [&](std::int64_t r, std::int64_t c) { return c < columns && c >= r - before && c <= r + after; };
+  for (int r0 = 0; r0 < rows; r0 += 128) {
+    const AttentionBand::Span seen = band.seen(r0, 128, 64);
+    require_that(seen.begin % 64 == 0 && seen.begin >= 0 && seen.end <= columns, "a span's ends");
+    for (int r = r0; r < r0 + 128; ++r)
+      for (int c = 0; c < columns; ++c)
+        require_that(!sees(r, c) || (seen.begin <= c && c < seen.end), "what is seen is in the span");
+    for (const int first : {r0, r0 + 64})
+      for (int c0 = 0; c0 < columns; c0 += 64) {
+        bool all = true;
+        for (int r = first; r < first + 64; ++r) {
+          const AttentionBand::Limits limits = band.limits(r, c0, 64);
+          for (int c = 0; c < 64; ++c) {
+            all = all && sees(r, c0 + c);
+            require_that((limits.first <= c && c <= limits.last) == sees(r, c0 + c), "a row's limits");
+          }
+        }
+        require_that(band.whole(first, 64, c0, 64) == all, "a tile without a mask");
+      }
+  }
+}
+
 void plans() {
+  for (const std::int64_t columns : {64, 65, 127, 200, 513})
+    for (const std::int64_t before : {std::int64_t{0}, std::int64_t{1}, std::int64_t{70}, kUnlimitedKeys})
+      for (const std::int64_t after : {std::int64_t{-3}, std::int64_t{0}, std::int64_t{64}, kUnlimitedKeys})
+        attention_band(300, columns, before, after);
+  constexpr int kLast = static_cast<int>(AttentionBand::kMostRows) - 1;  // nothing overflows at the end of long rows
+  constexpr AttentionBand kLong = AttentionBand::of(AttentionBand::kMostRows, kUnlimitedKeys, kUnlimitedKeys);
+  static_assert(kLong.seen(kLast, 128, 64).begin == 0 && kLong.seen(kLast, 128, 64).end == kLast + 1);
+  static_assert(kLong.limits(kLast + 128, kLast - 63, 64).first == 0 &&
+                kLong.limits(kLast + 128, kLast - 63, 64).last == 63);
   for (const bool descending : {false, true})
     for (const std::int64_t kv_heads : {1, 2, 6})
       for (const std::int64_t tiles : {1, 2, 17}) attention_order(tiles, 6, kv_heads, 3, descending);

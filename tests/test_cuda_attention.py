@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cuda_program import python
 
 import pydlx
 import pydlx.nn.functional as F
@@ -130,40 +131,69 @@ def heads_between(t):
     return t.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def check_forward(shape, dtype, **arguments):
-    q, k, v = (t.to(dtype) for t in make(*shape))
-    with pydlx.no_grad():
-        got = F.scaled_dot_product_attention(*(heads_between(t.cuda()) for t in (q, k, v)), **arguments).cpu().float()
-        want = F.scaled_dot_product_attention(*(t.float() for t in (q, k, v)), **arguments)
-    assert got.shape == want.shape
-    error = (got - want).abs().max().item() / max(want.abs().max().item(), 1e-3)
-    assert error < 3 * pydlx.finfo(dtype).eps, f"relative error {error:.2e}"
+def attend(operands, grad, arguments):
+    """Output and gradients as float64 on the host."""
+    operands = [t.detach().requires_grad_() for t in operands]
+    out = F.scaled_dot_product_attention(*operands, **arguments)
+    grads = pydlx.autograd.grad(out, operands, grad)
+    assert all(g.shape == t.shape and g.dtype == t.dtype for g, t in zip(grads, operands))
+    return [t.detach().cpu().double() for t in (out, *grads)]
+
+
+def both(operands, grad, **arguments):
+    """On the device, with heads beside each other, and in float64."""
+    on_device = attend([heads_between(t.cuda()) for t in operands], heads_between(grad.cuda()), arguments)
+    return on_device, attend([t.double() for t in operands], grad.double(), arguments)
+
+
+def check_large(shape, dtype, **arguments):
+    operands = [t.to(dtype) for t in make(*shape)]
+    got, want = both(operands, pydlx.randn(*shape[:2], shape[3], shape[6]).to(dtype), **arguments)
+    for what, x, y in zip(("output", "dq", "dk", "dv"), got, want):
+        error = (x - y).abs().max().item() / max(y.abs().max().item(), 1e-3)
+        assert error < 3 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
+
+
+LENGTHS = [(64, 64), (127, 129), (128, 128), (129, 257), (65, 300), (300, 65), (200, 200), (1, 64), (63, 200)]
 
 
 @pytest.mark.parametrize("dims", [(64, 64), (128, 128), (72, 40), (8, 120)], ids=str)
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize(("q_len", "k_len"), [(64, 64), (127, 129), (128, 128), (129, 257), (65, 300), (300, 65)])
+@pytest.mark.parametrize(("q_len", "k_len"), LENGTHS)
 def test_large_tiles(q_len, k_len, dims, causal):
-    check_forward((1, 2, 2, q_len, k_len, *dims), pydlx.bfloat16, is_causal=causal)
+    check_large((1, 2, 2, q_len, k_len, *dims), pydlx.bfloat16, is_causal=causal)
 
 
 @pytest.mark.parametrize("window", [(0, 0), (100, 20), (5, 200), (300, 0)], ids=str)
 def test_large_tiles_behind_a_window(window):
-    check_forward((1, 2, 2, 280, 330, 64, 64), pydlx.float16, window_size=window)
+    check_large((1, 2, 2, 280, 330, 64, 64), pydlx.float16, window_size=window)
 
 
+@pytest.mark.parametrize("dims", [(16, 24), (128, 128)], ids=str)
 @pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(3, 1, 1), (2, 6, 2), (5, 4, 1)])
-def test_large_tiles_of_many_heads(batch, heads, kv_heads):
+def test_large_tiles_of_many_heads(batch, heads, kv_heads, dims):
     """More tiles than a block takes at once, some heads with the same keys."""
-    check_forward((batch, heads, kv_heads, 130, 140, 16, 24), pydlx.float16, enable_gqa=True, is_causal=True)
+    check_large((batch, heads, kv_heads, 130, 140, *dims), pydlx.float16, enable_gqa=True, is_causal=True)
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16], ids=str)
+def test_large_tiles_with_large_scores(dtype):
+    """Weights of nearly one and nearly zero, and scores of some hundreds."""
+    q, k, v = (t.to(dtype) for t in make(1, 2, 2, 130, 200, 64, 64))
+    got, want = both((q * 8, k * 8, v), pydlx.randn(1, 2, 130, 64).to(dtype))
+    for x, y in zip(got, want):
+        assert (x - y).abs().max().item() < 4 * pydlx.finfo(dtype).eps * y.abs().max().item()
 
 
 def test_large_tiles_of_rows_without_a_key():
-    """Queries before the first key that a causal band with fewer keys shows: zeros."""
-    q, k, v = (t.bfloat16().cuda() for t in make(1, 1, 1, 300, 70, 64, 64))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True).cpu().float()
-    want = F.scaled_dot_product_attention(*(t.cpu().float() for t in (q, k, v)), is_causal=True)
-    assert ((want == 0).all(-1) == (out == 0).all(-1)).all().item()
+    """Queries beyond the last key that a window shows, some of them with a tile of their own: zeros, here and in their gradients."""
+    operands = [t.bfloat16() for t in make(1, 1, 1, 300, 70, 64, 64)]
+    got, want = both(operands, pydlx.randn(1, 1, 300, 64).bfloat16(), window_size=(10, 0))
+    assert (want[0] == 0).all(-1).sum().item() == 220
+    for x, y in zip(got[:2], want[:2]):
+        assert ((y == 0).all(-1) == (x == 0).all(-1)).all().item()
+    for x, y in zip(got, want):
+        assert (x - y).abs().max().item() < 3 * pydlx.finfo(pydlx.bfloat16).eps * y.abs().max().item()
 
 
 @pytest.mark.parametrize("place", [0, 100, 150, 255])
@@ -180,13 +210,88 @@ def test_large_tiles_with_values_that_only_some_queries_see(place):
     assert (got - want)[finite].abs().max().item() < 4e-3
 
 
-@pytest.mark.parametrize("dims", [(64, 64), (96, 128)], ids=str)
-def test_gradients_after_large_tiles(dims):
-    """The backward pass reads the statistics that the forward pass left."""
-    arguments = {"is_causal": True}
-    shape = (1, 2, 2, 140, 200, *dims)
-    got = run("cuda", shape, arguments, pydlx.bfloat16, pydlx.bfloat16)
-    want = run("cpu", shape, arguments, pydlx.float32, pydlx.bfloat16)
-    for what, x, y in zip(("output", "dq", "dk", "dv"), got, want):
-        error = (x - y).abs().max().item() / y.abs().max().item()
-        assert error < 3 * pydlx.finfo(pydlx.bfloat16).eps, f"{what}: relative error {error:.2e}"
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("place", [0, 100, 150, 255])
+@pytest.mark.parametrize("where", ["key", "gradient"])
+def test_gradients_that_infinities_do_not_reach(where, place, dim):
+    """Queries before an infinite key and keys after a query with an infinite gradient have the gradients of shorter sequences."""
+    q, k, v = (t.bfloat16() for t in make(1, 2, 2, 256, 256, dim, dim))
+    grad = pydlx.randn(1, 2, 256, dim).bfloat16()
+    (k if where == "key" else grad)[:, :, place, 5] = float("inf")
+    got = attend([t.cuda() for t in (q, k, v)], grad.cuda(), {"is_causal": True})
+    if where == "key":  # what comes before `place` knows nothing of it
+        if place == 0:
+            assert not got[1].isfinite().all().item()
+            return
+        kept = slice(0, place)
+        want = attend([t[:, :, kept].double() for t in (q, k, v)], grad[:, :, kept].double(), {"is_causal": True})
+        pairs = [(got[0][:, :, kept], want[0]), (got[1][:, :, kept], want[1])]
+    else:  # the keys after `place` have gradients from the queries after it alone, and other queries their own
+        wide = [t.double() for t in (q, k, v)]
+        quiet = grad.double()
+        quiet[:, :, place] = 0
+        want = attend(wide, quiet, {"is_causal": True})
+        others = [i for i in range(256) if i != place]
+        pairs = [(got[1][:, :, others], want[1][:, :, others])]
+        pairs += [(x[:, :, place + 1 :], y[:, :, place + 1 :]) for x, y in zip(got[2:], want[2:])]
+        assert not got[3][:, :, : place + 1, 5].isfinite().any().item()
+    for x, y in pairs:
+        if y.numel():
+            assert (x - y).abs().max().item() < 4 * pydlx.finfo(pydlx.bfloat16).eps * y.abs().max().item()
+
+
+def test_large_tiles_give_the_same_gradients_every_time():
+    q, k, v = (t.half().cuda() for t in make(2, 4, 2, 200, 260, 128, 128))
+    grad = pydlx.randn(2, 4, 200, 128).half().cuda()
+    first, *others = (attend((q, k, v), grad, {"enable_gqa": True, "is_causal": True}) for _ in range(3))
+    assert all((x == y).all().item() for other in others for x, y in zip(first, other))
+
+
+def test_gradients_of_sums():
+    """A gradient that is one number everywhere has no memory of its own."""
+    operands = [t.bfloat16() for t in make(1, 2, 2, 100, 130, 64, 64)]
+    q, k, v = (t.cuda().requires_grad_() for t in operands)
+    F.scaled_dot_product_attention(q, k, v).sum().backward()
+    _, *want = attend([t.double() for t in operands], pydlx.ones(1, 2, 100, 64).double(), {})
+    scale = max(t.abs().max().item() for t in want)
+    for x, y in zip((q.grad, k.grad, v.grad), want):
+        assert (x.cpu().double() - y).abs().max().item() < 3 * pydlx.finfo(pydlx.bfloat16).eps * scale
+
+
+CHOICES = """
+import pydlx
+import pydlx.nn.functional as F
+def attend(q_len, dim, **arguments):
+    q, k = (pydlx.ones(1, 2, n, dim, dtype=pydlx.bfloat16, device="cuda").requires_grad_() for n in (q_len, 64))
+    F.scaled_dot_product_attention(q, k, k, **arguments).sum().backward()
+attend(64, 64)
+attend(64, 72, is_causal=True)
+attend(63, 64)
+attend(64, 64, dropout_p=0.5)
+attend(64, 64, attn_mask=pydlx.ones(64, 64, dtype=pydlx.bool, device="cuda"))
+"""
+
+
+@pytest.mark.skipif(
+    not pydlx.cuda.is_available() or pydlx.cuda.get_device_capability()[0] != 9,
+    reason="no GPU of compute capability 9.x",
+)
+def test_choice_of_the_instructions():
+    """PYDLX_VERBOSE tells of both directions; PYDLX_CUDA_WGMMA=0 turns both off."""
+
+    def lines(**environment):
+        done = python(CHOICES, PYDLX_VERBOSE="1", **environment)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stderr.splitlines() if "scaled_dot_product_attention" in line]
+        return said[::2], said[1::2]
+
+    forward, backward = lines()
+    expected = [", 64 features", ", 128 features", "fewer than 64 queries or keys", "dropout", "a mask or slopes"]
+    assert len(forward) == len(backward) == len(expected)
+    assert not any("backward" in line for line in forward)
+    assert all("backward" in line for line in backward)
+    for i, text in enumerate(expected):
+        kernel = "; wgmma, " if i < 2 else "; not wgmma: "
+        assert all(kernel in line and text in line for line in (forward[i], backward[i])), backward[i]
+    forward, backward = lines(PYDLX_CUDA_WGMMA="0")
+    assert all("not wgmma: PYDLX_CUDA_WGMMA is 0" in line for line in forward + backward)

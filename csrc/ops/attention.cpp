@@ -234,6 +234,10 @@ Tensor native(const Inputs& given) {
                slices = empty({w.slices, r.dq.numel()}, g.dtype(), g.device());
                w.dq_slices = slices.data();
              }
+             const VerboseCall call("scaled_dot_product_attention backward");
+             if (verbose_on)
+               verbose_note(" %s q %s k %s (%s): tiled kernel", dtype_name(g.dtype()), to_text(saved.q.sizes()).c_str(),
+                            to_text(saved.k.sizes()).c_str(), kernels_for(g.device()).name);
              const auto fn = kernels<AttentionKernels>(g.device()).backward[static_cast<int>(g.dtype())];
              if (!kernel_or_fail(fn, kName, g.device(), g.dtype())(w)) out_of_scratch(w.forward);
            }

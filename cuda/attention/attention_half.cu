@@ -283,14 +283,14 @@ __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_const
       for (int n = 0; n < kColumns / 8; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          p[n][e] = math::exp2(p[n][e] - shift[e / 2]);
+          p[n][e] = exp2_approximately(p[n][e] - shift[e / 2]);
           sum[e / 2] += p[n][e];
           // dropped after the sum: the softmax itself is whole
           if (a.threshold) p[n][e] = gone >> (n * 4 + e) & 1 ? 0.0f : p[n][e] * keep_scale;
         }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float fade = math::exp2(top[half] - shift[half]);
+        const float fade = exp2_approximately(top[half] - shift[half]);
         total[half] = total[half] * fade + across_four(sum[half], Sum());
         top[half] = largest[half];
 #pragma unroll
@@ -405,7 +405,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kColumns / 8; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          p[n][e] = slope_of(a, math::exp2(p[n][e] - of[e / 2].shift) * of[e / 2].inverse, d[n][e],
+          p[n][e] = slope_of(a, exp2_approximately(p[n][e] - of[e / 2].shift) * of[e / 2].inverse, d[n][e],
                              gone >> (n * 4 + e) & 1, of[e / 2].delta);
       add<T>(dq, p, s.columns[stage][0], whole, s.weights);
       __syncthreads();
@@ -466,7 +466,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const Statistics& column = s.numbers[stage][n * 8 + column_of(e)];
-          const float weight = math::exp2(p[n][e] - column.shift) * column.inverse;
+          const float weight = exp2_approximately(p[n][e] - column.shift) * column.inverse;
           const bool lost = gone >> (n * 4 + e) & 1;
           d[n][e] = slope_of(a, weight, d[n][e], lost, column.delta);
           p[n][e] = lost ? 0.0f : a.threshold ? weight * static_cast<float>(a.keep_scale) : weight;
@@ -512,27 +512,30 @@ bool forward(const Attention& a) {
 }
 
 template <class T, int D>
-void backward_with(const AttentionBackward& w) {
+void backward_with(const AttentionBackward& w, const float* delta) {
   const Attention& a = w.forward;
-  const Scratch<float> delta(a.batch * a.heads * a.q_len);
   if (a.batch * a.heads * a.q_len > 0) {
-    run_delta<T>(w, delta.get());
     constexpr std::size_t bytes = BackwardShared<D, 64>::kBytes;
     allow_shared<attention_dq<T, D>>(bytes);
-    launch(attention_dq<T, D>, blocks(a.q_len, a.batch * a.heads), kThreads, bytes, w, delta.get());
+    launch(attention_dq<T, D>, blocks(a.q_len, a.batch * a.heads), kThreads, bytes, w, delta);
   }
   if (a.batch * a.kv_heads * a.k_len > 0) {
     constexpr std::size_t bytes = BackwardShared<D, kQueryColumns>::kBytes;
     allow_shared<attention_dkv<T, D>>(bytes);
-    launch(attention_dkv<T, D>, blocks(a.k_len, a.batch * a.kv_heads), kThreads, bytes, w, delta.get());
+    launch(attention_dkv<T, D>, blocks(a.k_len, a.batch * a.kv_heads), kThreads, bytes, w, delta);
   }
 }
 template <class T>
 bool backward(const AttentionBackward& w) {
-  if (w.forward.head_dim <= 64 && w.forward.value_dim <= 64)
-    backward_with<T, 64>(w);
+  const Attention& a = w.forward;
+  const std::int64_t rows = a.batch * a.heads * a.q_len;
+  const Scratch<float> delta(rows);
+  if (rows > 0) run_delta<T>(w, delta.get());
+  if (attention_backward_hopper<T>(w, delta.get())) return true;
+  if (a.head_dim <= 64 && a.value_dim <= 64)
+    backward_with<T, 64>(w, delta.get());
   else
-    backward_with<T, 128>(w);
+    backward_with<T, 128>(w, delta.get());
   return true;
 }
 

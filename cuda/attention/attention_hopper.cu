@@ -6,17 +6,12 @@
 // Blocks keep their place and take tiles of queries in a fixed order; every sum belongs to one thread. Scores are in
 // units of log2(e).
 #include "core/verbose.h"
-#include "cuda/attention/hopper.h"
-#include "cuda/attention/scores.cuh"
-#include "cuda/runtime/tma.cuh"
-#include "cuda/runtime/wgmma.cuh"
+#include "cuda/attention/hopper.cuh"
 
 namespace pydlx::cuda {
 namespace {
 
-[[maybe_unused]] constexpr int kConsumers = 2, kThreads = (kConsumers + 1) * kWarpgroup,
-                               kConsumerWarps = kConsumers * kWarpgroup / kWarp, kStages = 2;
-constexpr int kGroupQueries = kPanelSide, kQueries = kConsumers * kGroupQueries, kKeys = 128;
+constexpr int kStages = 2, kGroupQueries = kPanelSide, kQueries = kConsumers * kGroupQueries, kKeys = 128;
 
 // D features: a power of two, the operands' rounded up.
 template <int D>
@@ -35,17 +30,7 @@ struct HopperAttention {
   CUtensorMap q, k, v;
   Attention a;
   AttentionOrder order;
-};
-
-// Stage and parity of a ring's next tile.
-struct Turn {
-  int stage = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
+  AttentionBand band;
 };
 
 struct Barriers {
@@ -64,7 +49,7 @@ struct Barriers {
 template <int D>
 __device__ __forceinline__ void produce(const HopperAttention& p, unsigned char* shared, const Barriers& b) {
   using L = Layout<D>;
-  Turn turn;
+  Turn<kStages> turn;
   std::uint32_t q_parity = 0;
   for (std::int64_t index = blockIdx.x; index < p.order.work(); index += gridDim.x, q_parity ^= 1) {
     const AttentionOrder::Place at = p.order.place(index);
@@ -75,39 +60,31 @@ __device__ __forceinline__ void produce(const HopperAttention& p, unsigned char*
 #pragma unroll
     for (int f = 0; f < L::kPanels; ++f)
       load_box(shared + f * L::kQueryPanel, p.q, f * kPanelSide, q0, head, batch, b.q_full);
-    const Range keys = seen_keys(p.a, q0, kQueries, kKeys);
-    for (std::int64_t from = keys.begin; from < keys.end; from += kKeys, turn.next()) {
-      const int k0 = static_cast<int>(from);
-      unsigned char* const k = shared + L::kKeysAt + turn.stage * L::kTileBytes;
-      unsigned char* const v = shared + L::kValuesAt + turn.stage * L::kTileBytes;
-      wait(b.k_empty + turn.stage, turn.parity ^ 1);
-      arrive_expecting(b.k_full + turn.stage, L::kTileBytes);
+    const AttentionBand::Span keys = p.band.seen(q0, kQueries, kKeys);
+    for (int k0 = keys.begin; k0 < keys.end; k0 += kKeys, turn.next()) {
+      unsigned char* const k = shared + L::kKeysAt + turn.stage() * L::kTileBytes;
+      unsigned char* const v = shared + L::kValuesAt + turn.stage() * L::kTileBytes;
+      wait(b.k_empty + turn.stage(), turn.parity() ^ 1);
+      arrive_expecting(b.k_full + turn.stage(), L::kTileBytes);
 #pragma unroll
       for (int f = 0; f < L::kPanels; ++f)
-        load_box(k + f * L::kKeyPanel, p.k, f * kPanelSide, k0, kv, batch, b.k_full + turn.stage);
-      wait(b.v_empty + turn.stage, turn.parity ^ 1);
-      arrive_expecting(b.v_full + turn.stage, L::kTileBytes);
+        load_box(k + f * L::kKeyPanel, p.k, f * kPanelSide, k0, kv, batch, b.k_full + turn.stage());
+      wait(b.v_empty + turn.stage(), turn.parity() ^ 1);
+      arrive_expecting(b.v_full + turn.stage(), L::kTileBytes);
 #pragma unroll
       for (int half = 0; half < kKeys / kPanelSide; ++half)
 #pragma unroll
         for (int f = 0; f < L::kPanels; ++f)
           load_box(v + (half * L::kPanels + f) * kPanelBytes, p.v, f * kPanelSide, k0 + half * kPanelSide, kv, batch,
-                   b.v_full + turn.stage);
+                   b.v_full + turn.stage());
     }
   }
 }
 
 // ---- consumers ------------------------------------------------------------------------------------------------------
 
-using Scores = float[kKeys / 2];           // a thread's, places by sum_row and sum_column
-using Weights = std::uint32_t[kKeys / 4];  // pairs of 16-bit floats: register r of products 16 keys apart at [4 i + r]
-
-__device__ __forceinline__ void hold([[maybe_unused]] Weights& w) {
-#if !defined(PYDLX_CUDA_EMULATED)
-#pragma unroll
-  for (int i = 0; i < kKeys / 4; ++i) asm volatile("" : "+r"(w[i])::"memory");
-#endif
-}
+using Scores = float[kKeys / 2];  // a thread's, places by sum_row and sum_column
+using Weights = Packed<kKeys>;
 
 template <class T, int D>
 __device__ __forceinline__ void start_scores(Scores& s, std::uint32_t queries, std::uint32_t keys) {
@@ -134,47 +111,15 @@ __device__ __forceinline__ void start_values(float (&out)[D / 2], const Weights&
   wgmma_commit();
 }
 
-// Whether a tile of values has neither infinities nor NaN; the same answer in every warp, each of which looks.
-template <class T, int D>
-__device__ __forceinline__ bool finite(const unsigned char* values) {
-  constexpr std::uint32_t exponent = std::is_same_v<T, Half> ? 0x7c00u : 0x7f80u;
-  const uint4* const chunks = reinterpret_cast<const uint4*>(values);
-  bool bad = false;
-#pragma unroll 1
-  for (int e = static_cast<int>(threadIdx.x) % kWarp; e < Layout<D>::kTileBytes / 16; e += kWarp) {
-    const uint4 x = chunks[e];
-    for (const std::uint32_t w : {x.x, x.y, x.z, x.w})
-      bad = bad || (w & exponent) == exponent || (w >> 16 & exponent) == exponent;
-  }
-  return !__any_sync(kFullMask, bad);
-}
 // Running maximum, sum and what a tile of keys makes of them.
 struct RowStatistics {
   float top[2] = {-math::kInfinity<float>, -math::kInfinity<float>}, total[2] = {};
 };
 
-// Whether all queries of a warpgroup see all keys of a tile.
-__device__ __forceinline__ bool all_seen(const Attention& a, std::int64_t q0, std::int64_t k0) {
-  return k0 + kKeys <= a.k_len && k0 >= q0 + kGroupQueries - 1 - a.before && k0 + kKeys - 1 <= q0 + a.after;
-}
-
 // Scores to weights in place; how much earlier sums fade.
 __device__ __forceinline__ void to_weights(Scores& s, RowStatistics& rows, float (&fade)[2], const Attention& a,
-                                           std::int64_t q0, std::int64_t k0) {
-  if (!all_seen(a, q0, k0)) {
-    int first[2], last[2];  // keys of the tile that the thread's two rows see
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t query = q0 + sum_row(2 * half), low = query - a.before - k0,
-                         end = query + a.after < a.k_len - 1 ? query + a.after : a.k_len - 1, high = end - k0;
-      first[half] = low > kKeys ? kKeys : low < 0 ? 0 : static_cast<int>(low);
-      last[half] = high > kKeys ? kKeys : high < -1 ? -1 : static_cast<int>(high);
-    }
-#pragma unroll
-    for (int i = 0; i < kKeys / 2; ++i)
-      if (const int key = sum_column(i); key < first[i / 2 % 2] || key > last[i / 2 % 2])
-        s[i] = -math::kInfinity<float>;
-  }
+                                           const AttentionBand& band, int q0, int k0) {
+  if (!band.whole(q0, kGroupQueries, k0, kKeys)) leave_out(s, band, q0, k0);
   const float scale = static_cast<float>(a.scale) * kLog2E;  // positive
   float largest[2] = {-math::kInfinity<float>, -math::kInfinity<float>}, shift[2], sum[2] = {};
 #pragma unroll
@@ -183,44 +128,32 @@ __device__ __forceinline__ void to_weights(Scores& s, RowStatistics& rows, float
   for (int half = 0; half < 2; ++half) {
     const float top = Larger()(rows.top[half], across_four(largest[half], Larger()) * scale);
     shift[half] = top == -math::kInfinity<float> ? 0.0f : top;
-    fade[half] = math::exp2(rows.top[half] - shift[half]);
+    fade[half] = exp2_approximately(rows.top[half] - shift[half]);
     rows.top[half] = top;
   }
 #pragma unroll
   for (int i = 0; i < kKeys / 2; ++i) {
-    s[i] = math::exp2(s[i] * scale - shift[i / 2 % 2]);
+    s[i] = exp2_approximately(s[i] * scale - shift[i / 2 % 2]);
     sum[i / 2 % 2] += s[i];
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) rows.total[half] = rows.total[half] * fade[half] + across_four(sum[half], Sum());
 }
 
-template <class T>
-__device__ __forceinline__ void pack(Weights& w, const Scores& s) {
-#pragma unroll
-  for (int i = 0; i < kKeys / 4; ++i) w[i] = pair_of<T>(s[2 * i], s[2 * i + 1]);
-}
-
 template <class T, int D>
 __device__ __forceinline__ void finish_rows(const float (&out)[D / 2], const RowStatistics& rows, const Attention& a,
-                                            const AttentionOrder::Place& at, std::int64_t q0) {
-  T* const y = static_cast<T*>(a.out.data) + at.batch * a.out.batch + at.head * a.out.head;
+                                            const AttentionOrder::Place& at, int q0) {
   const std::int64_t first = (at.batch * a.heads + at.head) * a.q_len;
+  float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const std::int64_t row = q0 + sum_row(2 * half);
-    if (row >= a.q_len) continue;
-    const float inverse = rows.total[half] == 0 ? 0.0f : 1.0f / rows.total[half];
-    if (sum_column(0) == 0) {
-      static_cast<float*>(a.top)[first + row] = rows.top[half];
-      static_cast<float*>(a.inverse)[first + row] = inverse;
-    }
-#pragma unroll
-    for (int i = 2 * half; i < D / 2; i += 4)
-      if (sum_column(i) < a.value_dim)
-        *reinterpret_cast<std::uint32_t*>(y + row * a.out.row + sum_column(i)) =
-            pair_of<T>(out[i] * inverse, out[i + 1] * inverse);
+    inverse[half] = rows.total[half] == 0 ? 0.0f : 1.0f / rows.total[half];
+    if (row >= a.q_len || sum_column(0) != 0) continue;
+    static_cast<float*>(a.top)[first + row] = rows.top[half];
+    static_cast<float*>(a.inverse)[first + row] = inverse[half];
   }
+  store_sums<T>(out, a.out, at.batch, at.head, q0, a.q_len, a.value_dim, inverse);
 }
 
 // The rows of a warp once more, with products with weights of zero left out, which mean "absent": for values with
@@ -238,11 +171,8 @@ __device__ void write_guarded(const Attention& a, const AttentionOrder::Place& a
     const T* const query = rows_at<T>(a.q, at.batch, at.head) + i * a.q.row;
     float sum[D / kWarp] = {};
     for (std::int64_t j = first; j <= last; ++j) {
-      float product = 0;
-      for (std::int64_t f = lane; f < a.head_dim; f += kWarp)
-        product += static_cast<float>(query[f]) * static_cast<float>(keys[j * a.k.row + f]);
-      for (int half = kWarp / 2; half > 0; half /= 2) product += __shfl_xor_sync(kFullMask, product, half);
-      const float weight = static_cast<float>(static_cast<T>(math::exp2(product * scale - top)));
+      const float product = warp_product(query, keys + j * a.k.row, lane, a.head_dim);
+      const float weight = static_cast<float>(static_cast<T>(exp2_approximately(product * scale - top)));
       if (weight == 0) continue;
 #pragma unroll
       for (int n = 0; n < D / kWarp; ++n)
@@ -266,12 +196,12 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
   const std::uint32_t q = shared_address(shared + group * kGroupQueries * 128);
   const std::uint32_t keys_at = shared_address(shared + L::kKeysAt), values_at = shared_address(shared + L::kValuesAt);
   const auto tile = [](std::uint32_t at, int stage) { return at + static_cast<std::uint32_t>(stage * L::kTileBytes); };
-  Turn turn;
+  Turn<kStages> turn;
   std::uint32_t q_parity = 0;
   for (std::int64_t index = blockIdx.x; index < p.order.work(); index += gridDim.x, q_parity ^= 1) {
     const AttentionOrder::Place at = p.order.place(index);
-    const std::int64_t q0 = at.tile * kQueries + group * kGroupQueries;
-    const Range keys = seen_keys(a, at.tile * kQueries, kQueries, kKeys);
+    const int tile0 = static_cast<int>(at.tile) * kQueries, q0 = tile0 + group * kGroupQueries;
+    const AttentionBand::Span keys = p.band.seen(tile0, kQueries, kKeys);
     float out[D / 2] = {};
     RowStatistics rows;
     bool again = false;  // the same in all threads of a warp
@@ -280,49 +210,50 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
       Scores s;
       Weights w;
       float fade[2];
-      wait(b.k_full + turn.stage, turn.parity);
+      wait(b.k_full + turn.stage(), turn.parity());
       hold(s);
-      start_scores<T, D>(s, q, tile(keys_at, turn.stage));
+      start_scores<T, D>(s, q, tile(keys_at, turn.stage()));
       wgmma_wait<0>();
       hold(s);
-      if (speaks) arrive(b.k_empty + turn.stage);
-      to_weights(s, rows, fade, a, q0, keys.begin);
+      if (speaks) arrive(b.k_empty + turn.stage());
+      to_weights(s, rows, fade, a, p.band, q0, keys.begin);
       pack<T>(w, s);
-      const auto guarded = [&](const Turn& t, std::int64_t k0) {
-        return !all_seen(a, q0, k0) && !finite<T, D>(shared + L::kValuesAt + t.stage * L::kTileBytes);
+      const auto guarded = [&](const Turn<kStages>& t, int k0) {
+        return !p.band.whole(q0, kGroupQueries, k0, kKeys) &&
+               !finite<T>(shared + L::kValuesAt + t.stage() * L::kTileBytes, L::kTileBytes);
       };
-      for (std::int64_t k0 = keys.begin + kKeys; k0 < keys.end; k0 += kKeys) {
-        const Turn before = turn;
+      for (int k0 = keys.begin + kKeys; k0 < keys.end; k0 += kKeys) {
+        const Turn<kStages> before = turn;
         turn.next();
-        wait(b.k_full + turn.stage, turn.parity);
+        wait(b.k_full + turn.stage(), turn.parity());
         hold(s);
         hold(out);
         hold(w);
-        start_scores<T, D>(s, q, tile(keys_at, turn.stage));
-        wait(b.v_full + before.stage, before.parity);
-        start_values<T, D>(out, w, tile(values_at, before.stage));
+        start_scores<T, D>(s, q, tile(keys_at, turn.stage()));
+        wait(b.v_full + before.stage(), before.parity());
+        start_values<T, D>(out, w, tile(values_at, before.stage()));
         wgmma_wait<1>();
         hold(s);
-        if (speaks) arrive(b.k_empty + turn.stage);
-        to_weights(s, rows, fade, a, q0, k0);
+        if (speaks) arrive(b.k_empty + turn.stage());
+        to_weights(s, rows, fade, a, p.band, q0, k0);
         wgmma_wait<0>();
         hold(out);
         hold(w);
         again = again || guarded(before, k0 - kKeys);
-        if (speaks) arrive(b.v_empty + before.stage);
+        if (speaks) arrive(b.v_empty + before.stage());
 #pragma unroll
         for (int i = 0; i < D / 2; ++i) out[i] *= fade[i / 2 % 2];
         pack<T>(w, s);
       }
       hold(out);
       hold(w);
-      wait(b.v_full + turn.stage, turn.parity);
-      start_values<T, D>(out, w, tile(values_at, turn.stage));
+      wait(b.v_full + turn.stage(), turn.parity());
+      start_values<T, D>(out, w, tile(values_at, turn.stage()));
       wgmma_wait<0>();
       hold(out);
       hold(w);
       again = again || guarded(turn, (keys.end - 1 - keys.begin) / kKeys * kKeys + keys.begin);
-      if (speaks) arrive(b.v_empty + turn.stage);
+      if (speaks) arrive(b.v_empty + turn.stage());
       turn.next();
     }
     if (speaks) arrive(b.q_empty);
@@ -364,46 +295,9 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma(const __grid_cons
 
 // ---- choice ---------------------------------------------------------------------------------------------------------
 
-// Why the copy engine cannot read an operand, or null.
-const char* obstacle(const HeadRows& x, std::int64_t batch, std::int64_t heads, std::int64_t rows) {
-  constexpr std::int64_t kMostStride = std::int64_t{1} << 39;
-  if (reinterpret_cast<std::uintptr_t>(x.data) % 16 != 0) return "an operand does not begin at a multiple of 16 bytes";
-  const std::int64_t sizes[] = {batch, heads, rows}, strides[] = {x.batch, x.head, x.row};
-  for (int i = 0; i < 3; ++i)
-    if (sizes[i] > 1 && (strides[i] <= 0 || strides[i] % 8 != 0 || strides[i] >= kMostStride))
-      return "an operand's rows are not multiples of 8 elements apart";
-  return nullptr;
-}
-const char* obstacle(const Attention& a) {
-  constexpr std::int64_t kMostSize = std::int64_t{1} << 30;
-  if (const char* why = no_wgmma()) return why;
-  if (a.mask || a.slopes) return "a mask or slopes";
-  if (a.threshold) return "dropout";
-  if (!(a.scale > 0)) return "the scale is not positive";
-  if (a.q_len < kPanelSide || a.k_len < kPanelSide) return "fewer than 64 queries or keys";
-  if (a.q_len > kMostSize || a.k_len > kMostSize || a.batch > kMostSize || a.heads > kMostSize) return "too large";
-  if (const char* why = obstacle(a.q, a.batch, a.heads, a.q_len)) return why;
-  if (const char* why = obstacle(a.k, a.batch, a.kv_heads, a.k_len)) return why;
-  return obstacle(a.v, a.batch, a.kv_heads, a.k_len);
-}
-
-template <class T>
-bool encode(CUtensorMap& map, const HeadRows& x, std::int64_t features, std::int64_t rows, std::int64_t heads,
-            std::int64_t batch, int lines) {
-  const auto stride = [](std::int64_t size, std::int64_t given) { return size > 1 ? given : std::int64_t{8}; };
-  return encode_map<T, 4>(map, {x.data,
-                                {features, rows, heads, batch},
-                                {1, stride(rows, x.row), stride(heads, x.head), stride(batch, x.batch)},
-                                {kPanelSide, lines, 1, 1}});
-}
-
 template <class T, int D>
 void run(const HopperAttention& p) {
-  constexpr auto kernel = attention_wgmma<T, D>;
-  allow_shared<kernel>(Layout<D>::kShared);
-  const std::int64_t blocks = multiprocessors();
-  launch(kernel, static_cast<unsigned>(p.order.work() < blocks ? p.order.work() : blocks), kThreads, Layout<D>::kShared,
-         p);
+  launch_staying<attention_wgmma<T, D>>(p, p.order.work(), Layout<D>::kShared);
 }
 
 }  // namespace
@@ -411,7 +305,7 @@ void run(const HopperAttention& p) {
 template <class T>
 bool attention_forward_hopper(const Attention& a) {
   const char* why = obstacle(a);
-  HopperAttention p = {{}, {}, {}, a, {}};
+  HopperAttention p = {{}, {}, {}, a, {}, AttentionBand::of(a.k_len, a.before, a.after)};
   if (!why) {
     p.order = {(a.q_len + kQueries - 1) / kQueries, a.heads, a.kv_heads, a.batch, a.after < a.k_len};
     if (!encode<T>(p.q, a.q, a.head_dim, a.q_len, a.heads, a.batch, kQueries) ||

@@ -29,9 +29,14 @@ constexpr std::uint64_t operand_descriptor(std::uint32_t shared_address, bool al
   const std::uint64_t first = along_k ? 16 : kPanelBytes, second = 1024;
   return (shared_address & 0x3ffff) >> 4 | first >> 4 << 16 | second >> 4 << 32 | kSwizzle128 << 62;
 }
+// The same operand that many bytes (a multiple of 16) further on. The address stays inside its field, so that only the
+// lower half changes and the upper one remains a constant.
+constexpr std::uint64_t advance(std::uint64_t descriptor, int bytes) {
+  return descriptor >> 32 << 32 | (static_cast<std::uint32_t>(descriptor) + static_cast<std::uint32_t>(bytes >> 4));
+}
 // The same operand `k` elements (a multiple of 16) further along k, inside one panel.
 constexpr std::uint64_t advance_k(std::uint64_t descriptor, int k, bool along_k) {
-  return descriptor + static_cast<std::uint64_t>((along_k ? k * 2 : k * kPanelSide * 2) >> 4);
+  return advance(descriptor, along_k ? k * 2 : k * kPanelSide * 2);
 }
 
 // ---- where it runs --------------------------------------------------------------------------------------------------
@@ -153,12 +158,16 @@ __device__ __forceinline__ int sum_column(int i) { return i / 4 * 8 + static_cas
 // positions of k.
 template <class T, bool a_transposed, bool b_transposed, int count>
 __device__ __forceinline__ void wgmma(float (&d)[count], std::uint64_t a, std::uint64_t b, bool add) {
-  static_assert(count == 64 || count == 128);
+  static_assert(count == 32 || count == 64 || count == 128);
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::wgmma(d, {2 * count, a, b, a_transposed, b_transposed, add, value_of<T>});
 #else
 #define PYDLX_OPERANDS "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_transposed), "n"(b_transposed)
-  if constexpr (count == 64 && std::is_same_v<T, Half>)
+  if constexpr (count == 32 && std::is_same_v<T, Half>)
+    PYDLX_WGMMA(n64, f16, 32, "%34", "%32, %33", "%35, %36", PYDLX_OPERANDS);
+  else if constexpr (count == 32)
+    PYDLX_WGMMA(n64, bf16, 32, "%34", "%32, %33", "%35, %36", PYDLX_OPERANDS);
+  else if constexpr (count == 64 && std::is_same_v<T, Half>)
     PYDLX_WGMMA(n128, f16, 64, "%66", "%64, %65", "%67, %68", PYDLX_OPERANDS);
   else if constexpr (count == 64)
     PYDLX_WGMMA(n128, bf16, 64, "%66", "%64, %65", "%67, %68", PYDLX_OPERANDS);

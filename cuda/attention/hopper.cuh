@@ -1,0 +1,149 @@
+// What both directions of attention by the instructions of sm_90a have in common: two consuming warpgroups and one that
+// produces, packed weights, bands, and which operands the copy engine can read.
+#pragma once
+#include "cuda/attention/hopper.h"
+#include "cuda/attention/scores.cuh"
+#include "cuda/runtime/tma.cuh"
+#include "cuda/runtime/wgmma.cuh"
+
+namespace pydlx::cuda {
+namespace {
+
+[[maybe_unused]] constexpr int kConsumers = 2, kThreads = (kConsumers + 1) * kWarpgroup,
+                               kConsumerWarps = kConsumers * kWarpgroup / kWarp;
+
+// Stage and parity of a ring's next tile.
+template <int stages>
+struct Turn {
+  static_assert((stages & (stages - 1)) == 0);  // so that the count may wrap around
+  std::uint32_t count = 0;
+  __device__ __forceinline__ int stage() const { return static_cast<int>(count % stages); }
+  __device__ __forceinline__ std::uint32_t parity() const { return count / stages % 2; }
+  __device__ __forceinline__ void next() { ++count; }
+};
+
+// The same number, as something that the compiler computes with later instead of keeping what follows from it.
+__device__ __forceinline__ int once_more(int x) {
+#if !defined(PYDLX_CUDA_EMULATED)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
+// A thread's part of 64 rows of that many columns as pairs of 16-bit floats: register r of products 16 columns apart
+// at [4 i + r].
+template <int columns>
+using Packed = std::uint32_t[columns / 4];
+
+template <int count>
+__device__ __forceinline__ void hold([[maybe_unused]] std::uint32_t (&w)[count]) {
+#if !defined(PYDLX_CUDA_EMULATED)
+#pragma unroll
+  for (int i = 0; i < count; ++i) asm volatile("" : "+r"(w[i])::"memory");
+#endif
+}
+template <class T, int count>
+__device__ __forceinline__ void pack(std::uint32_t (&w)[count], const float (&s)[2 * count]) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) w[i] = pair_of<T>(s[2 * i], s[2 * i + 1]);
+}
+
+// -inf for the columns from c0 that the thread's rows, of 64 from r0, do not see.
+template <int count>
+__device__ __forceinline__ void leave_out(float (&s)[count], const AttentionBand& band, int r0, int c0) {
+  const AttentionBand::Limits seen[2] = {band.limits(r0 + sum_row(0), c0, 2 * count),
+                                         band.limits(r0 + sum_row(2), c0, 2 * count)};
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    if (const int column = sum_column(i); column < seen[i / 2 % 2].first || column > seen[i / 2 % 2].last)
+      s[i] = -math::kInfinity<float>;
+}
+
+// Whether 16-bit floats in shared memory are neither infinities nor NaN; the same answer in every warp, each of which
+// looks.
+template <class T>
+__device__ __forceinline__ bool finite(const unsigned char* values, int bytes) {
+  constexpr std::uint32_t exponent = std::is_same_v<T, Half> ? 0x7c00u : 0x7f80u;
+  const uint4* const chunks = reinterpret_cast<const uint4*>(values);
+  bool bad = false;
+#pragma unroll 1
+  for (int e = static_cast<int>(threadIdx.x) % kWarp; e < bytes / 16; e += kWarp) {
+    const uint4 x = chunks[e];
+    for (const std::uint32_t w : {x.x, x.y, x.z, x.w})
+      bad = bad || (w & exponent) == exponent || (w >> 16 & exponent) == exponent;
+  }
+  return !__any_sync(kFullMask, bad);
+}
+
+// The sums of 64 rows from r0, each times its row's factor.
+template <class T, int count>
+__device__ __forceinline__ void store_sums(const float (&sum)[count], const HeadRows& to, std::int64_t batch,
+                                           std::int64_t head, int r0, std::int64_t rows, std::int64_t features,
+                                           const float (&factor)[2]) {
+  T* const y = static_cast<T*>(to.data) + batch * to.batch + head * to.head;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = r0 + sum_row(2 * half);
+    if (row >= rows) continue;
+#pragma unroll
+    for (int i = 2 * half; i < count; i += 4)
+      if (sum_column(i) < features)
+        *reinterpret_cast<std::uint32_t*>(y + row * to.row + sum_column(i)) =
+            pair_of<T>(sum[i] * factor[half], sum[i + 1] * factor[half]);
+  }
+}
+
+// A product of two rows, for code that goes through them one by one by whole warps.
+template <class T>
+__device__ __forceinline__ float warp_product(const T* x, const T* y, int lane, std::int64_t features) {
+  float sum = 0;
+  for (std::int64_t f = lane; f < features; f += kWarp) sum += static_cast<float>(x[f]) * static_cast<float>(y[f]);
+  for (int half = kWarp / 2; half > 0; half /= 2) sum += __shfl_xor_sync(kFullMask, sum, half);
+  return sum;
+}
+
+// ---- choice ---------------------------------------------------------------------------------------------------------
+
+// Why the copy engine cannot read an operand, or null.
+inline const char* obstacle(const HeadRows& x, std::int64_t batch, std::int64_t heads, std::int64_t rows) {
+  constexpr std::int64_t kMostStride = std::int64_t{1} << 39;
+  if (reinterpret_cast<std::uintptr_t>(x.data) % 16 != 0) return "an operand does not begin at a multiple of 16 bytes";
+  const std::int64_t sizes[] = {batch, heads, rows}, strides[] = {x.batch, x.head, x.row};
+  for (int i = 0; i < 3; ++i)
+    if (sizes[i] > 1 && (strides[i] <= 0 || strides[i] % 8 != 0 || strides[i] >= kMostStride))
+      return "an operand's rows are not multiples of 8 elements apart";
+  return nullptr;
+}
+inline const char* obstacle(const Attention& a) {
+  constexpr std::int64_t kMostSize = AttentionBand::kMostRows;
+  if (const char* why = no_wgmma()) return why;
+  if (a.mask || a.slopes) return "a mask or slopes";
+  if (a.threshold) return "dropout";
+  if (!(a.scale > 0)) return "the scale is not positive";
+  if (a.q_len < kPanelSide || a.k_len < kPanelSide) return "fewer than 64 queries or keys";
+  if (a.q_len > kMostSize || a.k_len > kMostSize || a.batch > kMostSize || a.heads > kMostSize) return "too large";
+  if (const char* why = obstacle(a.q, a.batch, a.heads, a.q_len)) return why;
+  if (const char* why = obstacle(a.k, a.batch, a.kv_heads, a.k_len)) return why;
+  return obstacle(a.v, a.batch, a.kv_heads, a.k_len);
+}
+
+template <class T>
+bool encode(CUtensorMap& map, const HeadRows& x, std::int64_t features, std::int64_t rows, std::int64_t heads,
+            std::int64_t batch, int lines) {
+  const auto stride = [](std::int64_t size, std::int64_t given) { return size > 1 ? given : std::int64_t{8}; };
+  return encode_map<T, 4>(map, {x.data,
+                                {features, rows, heads, batch},
+                                {1, stride(rows, x.row), stride(heads, x.head), stride(batch, x.batch)},
+                                {kPanelSide, lines, 1, 1}});
+}
+
+// Blocks that stay and take one piece of work after the other.
+template <auto kernel, class P>
+void launch_staying(const P& p, std::int64_t work, std::size_t shared) {
+  allow_shared<kernel>(shared);
+  const std::int64_t blocks = multiprocessors();
+  launch(kernel, static_cast<unsigned>(work < blocks ? work : blocks), kThreads, shared, p);
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
