@@ -81,8 +81,12 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
       set_source_files_properties(${PYDLX_CUDA_HOT} PROPERTIES COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
     endif()
     if("90a-real" IN_LIST CMAKE_CUDA_ARCHITECTURES)
-      set_source_files_properties(cuda/gemm/gemm_hopper.cu cuda/attention/attention_hopper.cu
-                                  cuda/attention/attention_hopper_backward.cu PROPERTIES COMPILE_DEFINITIONS PYDLX_CUDA_SM90A)
+      set(_sm90a cuda/gemm/gemm_hopper.cu cuda/attention/attention_hopper.cu cuda/attention/attention_hopper_backward.cu)
+      set_source_files_properties(${_sm90a} PROPERTIES COMPILE_DEFINITIONS PYDLX_CUDA_SM90A)
+      # Their kernels are empty for other architectures, and what they are made of is not used there.
+      if(NOT CMAKE_CUDA_ARCHITECTURES STREQUAL "90a-real")
+        set_source_files_properties(${_sm90a} PROPERTIES COMPILE_OPTIONS -diag-suppress=177)
+      endif()
     endif()
     set(PYDLX_CUDA_LIBRARIES CUDA::cudart_static)
     set(PYDLX_CUDA_NAME "${CMAKE_CUDA_COMPILER_VERSION}")
