@@ -100,6 +100,10 @@ def assert_passes_agree(n, cin, cout, size, kernel, groups=1, seed=0, last=(), *
         (2, 10, 11, (40, 6), (3, 3), {"stride": (1, 2), "dilation": (1, 2)}),
         (2, 8, 8, (3, 33), (1, 4), {"stride": 20, "padding": (0, 3)}),
         (1, 16, 600, (5, 5), (3, 3), {"padding": 1}),  # more channels than sums of a weight gradient
+        (2, 1, 130, (9, 23), (2, 9), {"padding": (1, 0), "stride": (1, 4)}),  # few channels: pairs of lines
+        (5, 3, 64, (120, 117), (7, 7), {"padding": 3, "stride": 2}),
+        (2, 5, 9, (9, 8), (3, 2), {"padding": (2, 1), "dilation": (2, 1)}),
+        (1, 13, 40, (33, 71), (3, 3), {"stride": (2, 1), "dilation": (3, 1)}),
     ],
 )
 def test_shapes(isa, n, cin, cout, size, kernel, how):
@@ -174,20 +178,25 @@ def test_transposed(isa):
     check(got, conv(x64, w64, b64, **how), conv(x64.abs(), w64.abs(), b64.abs(), **how), 24 * 9)
 
 
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("outputs", [6, 7])
-def test_infinity_stays_with_the_taps_that_see_it(isa, outputs):
+def test_infinity_stays_with_the_taps_that_see_it(isa, outputs, last):
     """In the last column that anything sees, beside odd rows of taps and of outputs."""
     x = pydlx.ones(1, 3, 9, outputs + 2, dtype=pydlx.bfloat16)
     x[..., outputs + 1 :] = float("inf")
     w = pydlx.ones(16, 3, 3, 3, dtype=pydlx.bfloat16)
-    x, w = channels_last(x), channels_last(w).requires_grad_()
+    if last:
+        x, w = channels_last(x), channels_last(w)
+    w.requires_grad_()
     y = pydlx.nn.functional.conv2d(x, w)
     assert (y[..., : outputs - 1] == 27).all() and (y[..., outputs - 1] == float("inf")).all()
     y.backward(pydlx.ones_like(y))
     assert (w.grad[..., :2] == 7 * outputs).all() and (w.grad[..., 2] == float("inf")).all()
 
 
-@pytest.mark.parametrize(("last", "channels", "size"), [(False, 40, 15), (True, 40, 15), (True, 24, 77), (True, 3, 177)])
+@pytest.mark.parametrize(
+    ("last", "channels", "size"), [(False, 40, 15), (False, 3, 177), (True, 40, 15), (True, 24, 77), (True, 3, 177)]
+)
 def test_thread_counts_agree(isa, last, channels, size):
     rng = np.random.default_rng(4)
     _, x = guarded(rng, (3, channels, size, size))

@@ -1,8 +1,8 @@
-// First layers of bfloat16 networks on channels-last images (see cpu/gemm/pairs.h). A row of the kernel is one run of
-// the image's elements, which are pairs as they lie: the forward pass broadcasts them out of rows with borders, for six
-// pixels by 64 outputs, and keeps the sums of all taps in registers. The weight gradient has pairs of neighbouring
-// pixels: an element of a row and the one that the next pixel sees in its place make a word, and one line of such words
-// serves every row and column of the kernel.
+// First layers of bfloat16 networks (see cpu/gemm/pairs.h). In channels-last images a row of the kernel is one run of
+// elements, which are pairs as they lie: the forward pass broadcasts them out of rows with borders, for six pixels by
+// 64 outputs, and keeps the sums of all taps in registers. The weight gradient, of either layout, has pairs of
+// neighbouring pixels: an element of a row and the one that the next pixel sees in its place make a word, and one line
+// of such words serves every row and column of the kernel.
 #include "core/verbose.h"
 #include "cpu/conv/pairs_last.h"
 #include "cpu/conv/pairs_memory.h"
@@ -119,12 +119,15 @@ int last_columns(std::int64_t columns) { return static_cast<int>((columns - 1) %
 
 // What both passes see of the geometry; elements are those of an image.
 struct Layer {
+  std::int64_t planes, depth;  // of an image, and elements of their pixels: channels are one or the other
   std::int64_t run, pixel;     // of a row of the kernel, and from one output to the next
   std::int64_t length, pitch;  // of a row with borders, as far as outputs see it
   std::int64_t panels;
   explicit Layer(const ConvShape& c)
-      : run(c.kernel[2] * c.cin),
-        pixel(c.stride[2] * c.cin),
+      : planes(c.channels_last ? 1 : c.cin),
+        depth(c.channels_last ? c.cin : 1),
+        run(c.kernel[2] * depth),
+        pixel(c.stride[2] * depth),
         length((c.out[2] - 1) * pixel + run),
         pitch(ceil_div(length + pixel + kSpare, 2 * kWords) * 2 * kWords),
         panels(ceil_div(c.cout, kColumns)) {}
@@ -133,13 +136,14 @@ std::int64_t seen_rows(const ConvShape& c, std::int64_t outputs) {
   return (outputs - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1;
 }
 
-// Row y of an image between its borders, which are zero.
-void bordered_row(const ConvShape& c, const Layer& l, const T* image, std::int64_t y, T* to) {
-  const std::int64_t front = y < 0 || y >= c.in[1] ? l.length : min_of(c.pad[2] * c.cin, l.length),
-                     have = min_of(c.in[2] * c.cin, l.length - front);
+// Row y of a plane between its borders, which are zero.
+void bordered_row(const ConvShape& c, const Layer& l, const void* x, std::int64_t plane, std::int64_t y, T* to) {
+  const std::int64_t front = y < 0 || y >= c.in[1] ? l.length : min_of(c.pad[2] * l.depth, l.length),
+                     have = min_of(c.in[2] * l.depth, l.length - front);
   const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
   std::memset(to, 0, bytes(front));
-  if (have > 0) std::memcpy(to + front, image + y * c.in[2] * c.cin, bytes(have));
+  if (have > 0)
+    std::memcpy(to + front, static_cast<const T*>(x) + (plane * c.in[1] + y) * c.in[2] * l.depth, bytes(have));
   std::memset(to + front + have, 0, bytes(l.length - front - have));
 }
 
@@ -172,7 +176,7 @@ void order_weights(const ConvShape& c, const T* w, T* out) {
 
 }  // namespace
 
-void first_last_forward(const Conv& conv) {
+void first_layer_forward(const Conv& conv) {
   const ConvShape& c = conv.shape;
   if (verbose_on) verbose_note(", pairs of the rows of channels-last images (vdpbf16ps)");
   const Layer l(c);
@@ -199,8 +203,7 @@ void first_last_forward(const Conv& conv) {
       const std::int64_t image = u / plan.bands, y0 = u % plan.bands * plan.rows,
                          rows = min_of(plan.rows, c.out[1] - y0), pixels = rows * c.out[2];
       for (std::int64_t r = 0; r < seen_rows(c, rows); ++r)
-        bordered_row(c, l, static_cast<const T*>(conv.x) + image * plane_of(c.in) * c.cin,
-                     y0 * c.stride[1] - c.pad[1] + r, band + r * l.pitch);
+        bordered_row(c, l, conv.x, image, y0 * c.stride[1] - c.pad[1] + r, band + r * l.pitch);
       for (std::int64_t k = 0; k < c.cout; k += kColumns) {
         const std::int64_t columns = min_of(kColumns, c.cout - k);
         Tile t;
@@ -247,7 +250,7 @@ struct GradPlan {
   std::int64_t total, chunk, chunks;  // rows of outputs
   std::int64_t band;
   GradPlan(const ConvShape& c, const Layer& l)
-      : taps(c.kernel[1] * l.run),
+      : taps(l.planes * c.kernel[1] * l.run),
         lines(ceil_div(taps, kWords) * kWords + kTileRows),
         pairs(ceil_div(c.out[2], 2)),
         pitch(ceil_div(l.length, kWords) * kWords + kWords),
@@ -258,21 +261,46 @@ struct GradPlan {
     chunks = ceil_div(total, chunk);
   }
   std::int64_t sums_bytes(const Layer& l) const { return l.panels * lines * kColumns * 4; }  // of a chunk
-  std::int64_t lines_bytes(const ConvShape& c) const { return rounded(seen_rows(c, band) * pitch * 4); }
+  std::int64_t lines_bytes(const ConvShape& c, const Layer& l) const {
+    return rounded(l.planes * seen_rows(c, band) * pitch * 4);
+  }
   std::int64_t dy_bytes() const { return rounded(band * pairs * kColumns * 4); }
   std::int64_t bytes(const ConvShape& c, const Layer& l) const {
-    return lines_bytes(c) + dy_bytes() + rounded(l.pitch * 2);
+    return lines_bytes(c, l) + dy_bytes() + rounded(l.pitch * 2);
   }
 };
 
-// Rows [y0, y0 + rows) of an image's outputs, to the sums of one panel.
-void add_band(const ConvShape& c, const Layer& l, const GradPlan& plan, const float* lines, const T* dy,
-              std::int64_t rows, std::int64_t columns, bool first, float* joined, float* sums) {
+// Pairs of the pixels of rows, which follow each other in memory -> [row][pair][64 channels].
+void join_pixels(const ConvShape& c, std::int64_t pairs, const T* dy, std::int64_t rows, std::int64_t columns,
+                 float* to) {
   for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t p = 0; p < plan.pairs; ++p) {
+    for (std::int64_t p = 0; p < pairs; ++p, to += kColumns) {
       const T* a = dy + (r * c.out[2] + 2 * p) * c.cout;
-      join_two(a, 2 * p + 1 < c.out[2] ? a + c.cout : nullptr, columns, joined + (r * plan.pairs + p) * kColumns);
+      join_two(a, 2 * p + 1 < c.out[2] ? a + c.cout : nullptr, columns, to);
     }
+}
+// The same of planes, whose neighbours are pairs as they lie.
+void turn_pixels(const ConvShape& c, std::int64_t pairs, const T* dy, std::int64_t rows, std::int64_t columns,
+                 float* to) {
+  for (std::int64_t r = 0; r < rows; ++r, dy += c.out[2], to += pairs * kColumns)
+    for (std::int64_t p = 0; p < pairs; p += kWords)
+      for (std::int64_t k = 0; k < columns; k += kWords) {
+        const int count = static_cast<int>(min_of(2 * kWords, c.out[2] - 2 * p));
+        const T* from = dy + k * plane_of(c.out) + 2 * p;
+        Words v[kWords];
+#pragma GCC unroll 16
+        for (int i = 0; i < kWords; ++i)
+          v[i] = k + i < columns ? Pairs::along(from + i * plane_of(c.out), count) : Words{};
+        transpose_square<float>(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < kWords; ++i)
+          if (p + i < pairs) store<float>(to + (p + i) * kColumns + k, v[i]);
+      }
+}
+
+// Joined pairs of rows of outputs and the lines that they see, to the sums of one panel.
+void add_band(const ConvShape& c, const Layer& l, const GradPlan& plan, const float* lines, std::int64_t rows,
+              std::int64_t columns, bool first, const float* joined, float* sums) {
   Tile t;
   t.rows = rows;
   t.row = c.stride[1] * plan.pitch * 4;
@@ -284,7 +312,9 @@ void add_band(const ConvShape& c, const Layer& l, const GradPlan& plan, const fl
   for (std::int64_t e = 0; e < plan.taps; e += kTileRows) {
     for (int i = 0; i < kTileRows; ++i) {
       const std::int64_t tap = min_of(e + i, plan.taps - 1);
-      t.line[i] = reinterpret_cast<const char*>(lines + tap / l.run * c.dilation[1] * plan.pitch + tap % l.run);
+      const std::int64_t row = tap / l.run, plane = row / c.kernel[1];
+      t.line[i] = reinterpret_cast<const char*>(
+          lines + (plane * seen_rows(c, rows) + row % c.kernel[1] * c.dilation[1]) * plan.pitch + tap % l.run);
     }
     t.sums = sums + e * kColumns;
     run_tile(t, columns, plan.taps - e <= kHalfRows);
@@ -293,9 +323,9 @@ void add_band(const ConvShape& c, const Layer& l, const GradPlan& plan, const fl
 
 }  // namespace
 
-void first_last_weight(const Conv& conv) {
+void first_layer_weight(const Conv& conv) {
   const ConvShape& c = conv.shape;
-  if (verbose_on) verbose_note(", pairs of the pixels of channels-last rows (vdpbf16ps)");
+  if (verbose_on) verbose_note(", pairs of the pixels of rows (vdpbf16ps)");
   const Layer l(c);
   const GradPlan plan(c, l);
   char* memory = aligned(conv.scratch);
@@ -304,24 +334,32 @@ void first_last_weight(const Conv& conv) {
   const std::int64_t bytes = plan.bytes(c, l), panel = plan.lines * kColumns;
   parallel_for(plan.chunks, 1, [&](std::int64_t begin, std::int64_t end) {
     char* at = memory + thread_index() * bytes;
-    float *lines = reinterpret_cast<float*>(at), *joined = reinterpret_cast<float*>(at + plan.lines_bytes(c));
-    T* row = reinterpret_cast<T*>(at + plan.lines_bytes(c) + plan.dy_bytes());
+    float *lines = reinterpret_cast<float*>(at), *joined = reinterpret_cast<float*>(at + plan.lines_bytes(c, l));
+    T* row = reinterpret_cast<T*>(at + plan.lines_bytes(c, l) + plan.dy_bytes());
     std::memset(row + l.length, 0, static_cast<std::size_t>(l.pitch - l.length) * sizeof(T));
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t last = min_of(plan.total, (u + 1) * plan.chunk);
       for (std::int64_t y = u * plan.chunk, rows; y < last; y += rows) {
         const std::int64_t image = y / c.out[1], y0 = y % c.out[1];
         rows = min_of(plan.band, min_of(last - y, c.out[1] - y0));
-        for (std::int64_t r = 0; r < seen_rows(c, rows); ++r) {
-          bordered_row(c, l, static_cast<const T*>(conv.x) + image * plane_of(c.in) * c.cin,
-                       y0 * c.stride[1] - c.pad[1] + r, row);
-          for (std::int64_t i = 0; i < l.length; i += kWords)
-            store<float>(lines + r * plan.pitch + i, Pairs::join(load_16(row + i), load_16(row + i + l.pixel)));
-        }
-        for (std::int64_t k = 0; k < c.cout; k += kColumns)
-          add_band(c, l, plan, lines, static_cast<const T*>(conv.y) + y * c.out[2] * c.cout + k, rows,
-                   min_of(kColumns, c.cout - k), y == u * plan.chunk, joined,
+        float* to = lines;
+        for (std::int64_t plane = image * l.planes; plane < (image + 1) * l.planes; ++plane)
+          for (std::int64_t r = 0; r < seen_rows(c, rows); ++r, to += plan.pitch) {
+            bordered_row(c, l, conv.x, plane, y0 * c.stride[1] - c.pad[1] + r, row);
+            for (std::int64_t i = 0; i < l.length; i += kWords)
+              store<float>(to + i, Pairs::join(load_16(row + i), load_16(row + i + l.pixel)));
+          }
+        for (std::int64_t k = 0; k < c.cout; k += kColumns) {
+          const std::int64_t columns = min_of(kColumns, c.cout - k);
+          const T* dy = static_cast<const T*>(conv.y);
+          if (c.channels_last)
+            join_pixels(c, plan.pairs, dy + y * c.out[2] * c.cout + k, rows, columns, joined);
+          else
+            turn_pixels(c, plan.pairs, dy + (image * c.cout + k) * plane_of(c.out) + y0 * c.out[2], rows, columns,
+                        joined);
+          add_band(c, l, plan, lines, rows, columns, y == u * plan.chunk, joined,
                    all + (u * l.panels + k / kColumns) * panel);
+        }
       }
     }
   });
@@ -341,11 +379,11 @@ void first_last_weight(const Conv& conv) {
   });
 }
 
-bool first_last_fits(const ConvShape& c) {
+bool first_layer_fits(const ConvShape& c) {
   return c.groups == 1 && c.cin < 16 && c.kernel[2] > 1 && c.dilation[2] == 1 && c.kernel[2] * c.cin >= 8;
 }
 
-std::int64_t first_last_scratch(const ConvShape& c, ConvPass pass) {
+std::int64_t first_layer_scratch(const ConvShape& c, ConvPass pass) {
   const Layer l(c);
   if (pass == ConvPass::weight_grad) {
     const GradPlan plan(c, l);

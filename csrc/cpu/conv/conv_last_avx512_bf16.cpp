@@ -399,7 +399,6 @@ void weight_by_chunks(const LastProduct& p, const ChunkPlan& plan, const T* dy, 
 
 void pairs_last_weight(const Conv& conv) {
   const ConvShape& c = conv.shape;
-  if (first_last_fits(c)) return first_last_weight(conv);
   if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
   LastProduct p = forward_product(c);
   p.x = static_cast<const T*>(conv.x);
@@ -461,7 +460,7 @@ void pairs_last_weight(const Conv& conv) {
 void pairs_last_data(const Conv& conv, ConvPass pass) {
   const ConvShape& c = conv.shape;
   const bool forward = pass == ConvPass::forward;
-  if (forward && first_last_fits(c)) return first_last_forward(conv);
+  if (forward && first_layer_fits(c)) return first_layer_forward(conv);
   if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
   char* memory = aligned(conv.scratch);
   float* packed = reinterpret_cast<float*>(memory);
@@ -484,12 +483,12 @@ void pairs_last_data(const Conv& conv, ConvPass pass) {
 bool pairs_last_fits(const ConvShape& c, ConvPass pass) {
   return fits(c) && c.batch * max_of(plane_of(c.in), plane_of(c.out)) < std::int64_t{1} << 31 &&
          ((pass == ConvPass::input_grad ? c.cout : c.cin) >= 16 ||
-          (pass != ConvPass::input_grad && first_last_fits(c))) &&
+          (pass != ConvPass::input_grad && first_layer_fits(c))) &&
          c.cout >= 8;
 }
 
 std::int64_t pairs_last_scratch(const ConvShape& c, ConvPass pass) {
-  if (pass != ConvPass::input_grad && first_last_fits(c)) return first_last_scratch(c, pass);
+  if (pass != ConvPass::input_grad && first_layer_fits(c)) return first_layer_scratch(c, pass);
   if (pass == ConvPass::weight_grad) {
     const LastProduct p = forward_product(c);
     const ChunkPlan chunks(p);

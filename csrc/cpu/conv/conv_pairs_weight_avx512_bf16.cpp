@@ -73,6 +73,7 @@ void pack_gradient(const ConvShape& c, const GradPlan& plan, const T* dy, float*
 
 void weight_grad(const Conv& conv) {
   const ConvShape& c = conv.shape;
+  if (first_layer_fits(c)) return first_layer_weight(conv);
   if (c.channels_last) return pairs_last_weight(conv);
   if (verbose_on) verbose_note(", implicit product of pairs (vdpbf16ps)");
   const GradPlan plan(c);
@@ -129,6 +130,7 @@ void weight_grad(const Conv& conv) {
 std::int64_t weight_grad_scratch(const ConvShape& c) {
   if (c.channels_last) return pairs_last_scratch(c, ConvPass::weight_grad);
   if (!fits(c) || c.cout < 8 || c.cin * plane_of(c.kernel) < 16 || leave_to_winograd(c)) return -1;
+  if (first_layer_fits(c)) return first_layer_scratch(c, ConvPass::weight_grad);
   const GradPlan plan(c);
   return 64 + plan.packed_bytes(c.groups) + num_threads() * plan.bytes(plane_of(c.kernel));
 }

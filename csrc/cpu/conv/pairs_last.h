@@ -9,10 +9,11 @@ std::int64_t pairs_last_scratch(const ConvShape& c, ConvPass pass);
 void pairs_last_data(const Conv& conv, ConvPass pass);  // forward or input_grad
 void pairs_last_weight(const Conv& conv);
 
-// Of few channels: forward and weight_grad. pairs_last_* hand over what fits.
-bool first_last_fits(const ConvShape& c);
-std::int64_t first_last_scratch(const ConvShape& c, ConvPass pass);
-void first_last_forward(const Conv& conv);
-void first_last_weight(const Conv& conv);
+// Of few channels: the forward pass of channels-last images, the weight gradient of any. The passes hand over what
+// fits.
+bool first_layer_fits(const ConvShape& c);
+std::int64_t first_layer_scratch(const ConvShape& c, ConvPass pass);
+void first_layer_forward(const Conv& conv);
+void first_layer_weight(const Conv& conv);
 
 }  // namespace pydlx::PYDLX_ISA

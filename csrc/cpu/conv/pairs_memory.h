@@ -19,7 +19,7 @@ PYDLX_INLINE char* aligned(void* p) {
 
 // Parts of a weight gradient's pixels that have sums of their own; their number follows from the geometry only.
 PYDLX_INLINE std::int64_t chunks_of(std::int64_t units, std::int64_t products, std::int64_t sums_bytes) {
-  constexpr std::int64_t kMost = 32, kWork = 32 << 20, kBytes = 8 << 20;
+  constexpr std::int64_t kMost = 24, kWork = 8 << 20, kBytes = 8 << 20;
   return max_of(1, min_of(min_of(units, kMost), min_of(products / kWork, kBytes / sums_bytes)));
 }
 PYDLX_INLINE Words add_chunks(const float* sums, std::int64_t chunk, std::int64_t chunks) {
