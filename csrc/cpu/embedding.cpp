@@ -3,6 +3,7 @@
 
 #include "cpu/first_bad.h"
 #include "cpu/isa.h"
+#include "cpu/row_copy.h"
 #include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -22,7 +23,7 @@ std::int64_t forward(const EmbeddingForward& k) {
       if (v < 0 || v >= k.rows)
         bad.note(i);
       else
-        std::memcpy(out + i * k.row_bytes, w + v * k.row_bytes, static_cast<std::size_t>(k.row_bytes));
+        copy_row_bytes(out + i * k.row_bytes, w + v * k.row_bytes, k.row_bytes);
     }
   });
   return bad.position;

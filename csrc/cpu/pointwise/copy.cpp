@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cpu/pointwise/loop.h"
+#include "cpu/row_copy.h"
 #include "functors/convert.h"
 #include "kernels/pointwise.h"
 
@@ -39,17 +40,12 @@ void transpose(const Elementwise& e) {
                });
 }
 
-// One row of a copy whose output is dense. A call of memcpy costs more than moving a short row.
+// One row of a copy whose output is dense.
 template <class W>
 inline void copy_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
   if (stride == 1) {
-    const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(W);
-    if (bytes % kVectorBytes != 0 || bytes > 2048) {
-      std::memcpy(out, in, bytes);
-      return;
-    }
-    constexpr std::int64_t kStep = kVectorBytes / static_cast<std::int64_t>(sizeof(W));
-    for (std::int64_t i = 0; i < n; i += kStep) std::memcpy(out + i, in + i, kVectorBytes);
+    copy_row_bytes(reinterpret_cast<char*>(out), reinterpret_cast<const char*>(in),
+                   n * static_cast<std::int64_t>(sizeof(W)));
   } else if (stride == 0) {
     const W v = in[0];
     for (std::int64_t i = 0; i < n; ++i) out[i] = v;
