@@ -57,3 +57,39 @@ def test_rows_of_heads_for_any_number_of_threads(isa):
                 assert np.array_equal(got.numpy(), array.transpose(order)), (threads, order)
     finally:
         T.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_joining_rows_of_any_length(dtype, isa):
+    """Short rows are laid side by side in one go, single elements interleaved, long rows part by part."""
+    before = T.get_num_threads()
+    try:
+        for threads in (1, 3):
+            T.set_num_threads(threads)
+            for rows in (1, 2, 37, 700):
+                for widths in ((1, 1), (1, 1, 1), (3, 0, 5), (16, 7), (64, 65, 1), (129, 300), (1,) * 9, (9000, 40)):
+                    if rows * sum(widths) > 700 * 1000:
+                        continue
+                    arrays = [filled((2, rows, w), dtype) for w in widths]
+                    got = T.cat([T.from_numpy(a) for a in arrays], 2)
+                    assert np.array_equal(got.numpy(), np.concatenate(arrays, 2)), (rows, widths)
+                    got = T.cat([T.from_numpy(a.transpose(0, 2, 1).copy()) for a in arrays], 1)
+                    assert np.array_equal(got.numpy(), np.concatenate(arrays, 2).transpose(0, 2, 1)), (rows, widths)
+                parts = [filled((rows, 33), dtype) + k for k in range(3)]
+                for dim in (0, 1, 2):
+                    got = T.stack([T.from_numpy(p.astype(dtype)) for p in parts], dim)
+                    assert np.array_equal(got.numpy(), np.stack([p.astype(dtype) for p in parts], dim)), (rows, dim)
+    finally:
+        T.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_repeated_rows_of_any_length(dtype, isa):
+    for width in (1, 5, 15, 16, 17, 63, 64, 65, 255, 1030, 4099, 9000):
+        array = filled((3, width), dtype)
+        tensor = T.from_numpy(array)
+        for count in (0, 1, 2, 5):
+            assert np.array_equal(T.repeat_interleave(tensor, count, dim=0).numpy(), np.repeat(array, count, 0))
+            assert np.array_equal(T.repeat_interleave(tensor, count, dim=1).numpy(), np.repeat(array, count, 1))
+        table = T.nn.functional.embedding(T.tensor([2, 0, 1, 2]), tensor)
+        assert np.array_equal(table.numpy(), array[[2, 0, 1, 2]])

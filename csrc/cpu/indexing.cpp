@@ -3,6 +3,7 @@
 #include "kernels/indexing.h"
 
 #include "cpu/isa.h"
+#include "cpu/row_copy.h"
 #include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -135,6 +136,10 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
   const std::int64_t size = a.self_size;
   if (a.out_of_range) check_block(a, r, index);
   if (a.row == 1 && a.self_step == 1 && a.dense_step == 1 && a.index_step == 1) {
+    // The next slice will be read in no order that a prefetcher could follow.
+    constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+    if (a.ndim > 0 && a.count >= size / 8 && size <= 128 * kLine)
+      for (std::int64_t k = 0; k < size; k += kLine) __builtin_prefetch(self + a.self_stride[0] + k);
     along_row<F>(index + r.i0, self, dense + r.i0, r.i1 - r.i0, size);
   } else if (a.row == 1) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
@@ -322,6 +327,49 @@ void range(const RangeFill& a) {
   });
 }
 
+// Rows of one element each, all of the same size: a block of every part in turn, while the result is in the first-level
+// cache.
+template <class T>
+void interleave_parts(const JoinedRows& a, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kRows = 512;
+  for (std::int64_t r0 = begin; r0 < end; r0 += kRows) {
+    const std::int64_t count = r0 + kRows < end ? kRows : end - r0;
+    for (std::int64_t k = 0; k < a.parts; ++k) {
+      T* out = static_cast<T*>(a.out) + r0 * a.parts + k;
+      const T* in = static_cast<const T*>(a.part[k]) + r0;
+#pragma GCC unroll 4
+      for (std::int64_t r = 0; r < count; ++r) out[r * a.parts] = in[r];
+    }
+  }
+}
+
+void join(const JoinedRows& a) {
+  std::int64_t row = 0;
+  bool equal = true;
+  for (std::int64_t k = 0; k < a.parts; ++k) row += a.part_bytes[k], equal &= a.part_bytes[k] == a.part_bytes[0];
+  constexpr std::int64_t kBytes = 4 * kBlock;
+  parallel_for(a.rows, row >= kBytes ? 1 : ceil_div(kBytes, row > 0 ? row : 1), [&](std::int64_t b, std::int64_t e) {
+    switch (equal ? a.part_bytes[0] : 0) {
+      case 1:
+        return interleave_parts<std::uint8_t>(a, b, e);
+      case 2:
+        return interleave_parts<std::uint16_t>(a, b, e);
+      case 4:
+        return interleave_parts<std::uint32_t>(a, b, e);
+      case 8:
+        return interleave_parts<std::uint64_t>(a, b, e);
+      default:
+        break;
+    }
+    char* out = static_cast<char*>(a.out) + b * row;
+    for (std::int64_t r = b; r < e; ++r)
+      for (std::int64_t k = 0; k < a.parts; ++k) {
+        copy_row_bytes(out, static_cast<const char*>(a.part[k]) + r * a.part_bytes[k], a.part_bytes[k]);
+        out += a.part_bytes[k];
+      }
+  });
+}
+
 template <class T>
 void triangle(const Triangle& a) {
   const std::int64_t rows = a.batch * a.rows;
@@ -367,6 +415,7 @@ void register_indexing(KernelTable& t) {
   k.checks_range = true;
   k.check_index = check_index;
   k.add_offsets = add_offsets;
+  k.join = join;
   k.nonzero_count = nonzero_count;
   k.nonzero = nonzero;
   k.repeat_index = repeat_index;

@@ -51,6 +51,14 @@ struct Triangle {
   bool upper = false;
 };
 
+// Lays rows side by side: row r of the result is row r of every part after the other. All contiguous; sizes in bytes.
+struct JoinedRows {
+  void* out = nullptr;
+  const void* const* part = nullptr;
+  const std::int64_t* part_bytes = nullptr;  // of one row
+  std::int64_t parts = 0, rows = 0;
+};
+
 // Positions of true elements of a contiguous mask. `starts` holds one number per block of kNonzeroBlock elements.
 inline constexpr std::int64_t kNonzeroBlock = 16384;
 struct Nonzero {
@@ -75,9 +83,10 @@ struct IndexingKernels {
   // out[i] (+)= wrap(index[i]) * step; returns the position of the first index outside [-size, size), or -1.
   std::int64_t (*add_offsets)(std::int64_t* out, const std::int64_t* index, std::int64_t n, std::int64_t size,
                               std::int64_t step, bool first) = nullptr;
-  bool checks_range = false;            // gather, scatter and scatter_reduce honour IndexedRows::out_of_range
-  IndexedRowsFn gather[kWidths] = {};   // dense <- self
-  IndexedRowsFn scatter[kWidths] = {};  // self <- dense
+  bool checks_range = false;                  // gather, scatter and scatter_reduce honour IndexedRows::out_of_range
+  void (*join)(const JoinedRows&) = nullptr;  // or null: part by part
+  IndexedRowsFn gather[kWidths] = {};         // dense <- self
+  IndexedRowsFn scatter[kWidths] = {};        // self <- dense
   IndexedRowsFn scatter_reduce[static_cast<int>(ScatterOp::COUNT)][kDTypeCount] = {};
   void (*range[kDTypeCount])(const RangeFill&) = {};
   void (*triangle[kWidths])(const Triangle&) = {};

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "autograd/node.h"
+#include "kernels/indexing.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
@@ -28,6 +29,37 @@ void check_list(const char* op, const TensorList& tensors) {
 
 // PyTorch's leniency: a tensor of shape (0,) joins anything and adds nothing.
 bool is_blank(const Tensor& t) { return t.ndim() == 1 && t.sizes()[0] == 0; }
+
+// Copies `parts` side by side into `out` along `dim` in one go where their rows are short; otherwise, and where the
+// device has no kernel for it, false: part by part then, which shares long rows among threads.
+bool joined(const Tensor& out, const TensorList& parts, int dim) {
+  constexpr std::int64_t kLongest = 64 << 10, kShortest = 32;  // bytes
+  const auto fn = kernels<IndexingKernels>(out.device()).join;
+  if (!fn || out.numel() == 0 || !out.contiguous_layout()) return false;
+  const auto size = static_cast<std::int64_t>(itemsize(out.dtype()));
+  JoinedRows rows;
+  rows.rows = 1;
+  for (int i = 0; i < dim; ++i) rows.rows *= out.sizes()[i];
+  std::vector<const void*> at;
+  std::vector<std::int64_t> bytes;
+  bool single = true, tiny = false;
+  for (const Tensor& t : parts) {
+    if (t.numel() == 0) continue;
+    if (t.dtype() != out.dtype() || !t.contiguous_layout()) return false;
+    at.push_back(t.data());
+    bytes.push_back(t.numel() / rows.rows * size);
+    if (bytes.back() > kLongest) return false;
+    single &= bytes.back() == size;
+    tiny |= bytes.back() < kShortest;
+  }
+  if (tiny && !single && rows.rows > 1) return false;
+  rows.out = out.data();
+  rows.part = at.data();
+  rows.part_bytes = bytes.data();
+  rows.parts = static_cast<std::int64_t>(at.size());
+  fn(rows);
+  return true;
+}
 
 }  // namespace
 
@@ -58,6 +90,7 @@ Tensor cat(const TensorList& tensors, std::int64_t axis) {
   for (const Tensor& t : tensors)
     if (!is_blank(t) && format_of(t) != format) format = MemoryFormat::contiguous;
   Tensor out = empty(sizes, joined_dtype(tensors), model->device(), format);
+  const bool done = joined(out, tensors, dim);
   std::int64_t at = 0;
   Dims lengths;
   std::vector<bool> blanks;
@@ -66,7 +99,7 @@ Tensor cat(const TensorList& tensors, std::int64_t axis) {
     const std::int64_t n = blank ? 0 : t.sizes()[dim];
     lengths.push_back(n);
     blanks.push_back(blank);
-    if (t.numel() > 0) copy_raw(alias(out, t.sizes(), out.strides(), at * out.strides()[dim]), t);
+    if (!done && t.numel() > 0) copy_raw(alias(out, t.sizes(), out.strides(), at * out.strides()[dim]), t);
     at += n;
   }
   if (!any_requires_grad(tensors) || !is_floating(out.dtype())) return out;
@@ -99,8 +132,10 @@ Tensor stack(const TensorList& tensors, std::int64_t axis) {
   Tensor out = empty(sizes, joined_dtype(tensors), tensors[0].device());
   Dims strides = out.strides();
   strides.erase(dim);
+  const bool done = joined(out, tensors, dim);
   std::int64_t at = 0;
   for (const Tensor& t : tensors) {
+    if (done) break;
     copy_raw(alias(out, one, strides, at), t);
     at += out.strides()[dim];
   }
