@@ -1,55 +1,16 @@
 // Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
 // the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
+#include "cuda/conv_last.h"
+#include "cuda/conv_positions.cuh"
 #include "cuda/gemm/warp_tile.cuh"
 #include "cuda/libraries/cudnn.h"
-#include "cuda/runtime/divisor.cuh"
 #include "functors/types.h"
 #include "kernels.h"
 #include "kernels/conv.h"
 
 namespace pydlx::cuda {
 namespace {
-
-// A flat position as up to three spatial coordinates and what lies above them.
-struct Position {
-  std::int64_t outer, at[3];
-};
-struct Volume {
-  std::int64_t size[3], count;
-  bool small;  // positions times what lies above them stays below 2^31
-  FastDivisor divisor[3];
-
-  Volume() = default;
-  Volume(const std::int64_t (&s)[3], std::int64_t outer) {
-    count = 1;
-    for (int d = 0; d < 3; ++d) count *= size[d] = s[d];
-    small = count * outer < (std::int64_t{1} << 31);
-    for (int d = 0; d < 3 && small; ++d) divisor[d] = FastDivisor(static_cast<std::uint32_t>(s[d] > 0 ? s[d] : 1));
-  }
-  __device__ __forceinline__ Position split(std::int64_t i) const {
-    Position p;
-    if (small) {
-      auto rest = static_cast<std::uint32_t>(i);
-      for (int d = 2; d >= 0; --d) {
-        const std::uint32_t q = divisor[d].quotient(rest);
-        p.at[d] = rest - q * divisor[d].divisor;
-        rest = q;
-      }
-      p.outer = rest;
-    } else {
-      for (int d = 2; d >= 0; --d) {
-        p.at[d] = i % size[d];
-        i /= size[d];
-      }
-      p.outer = i;
-    }
-    return p;
-  }
-  __device__ __forceinline__ std::int64_t flat(const std::int64_t (&at)[3]) const {
-    return (at[0] * size[1] + at[1]) * size[2] + at[2];
-  }
-};
 
 template <class T>
 struct Problem {
@@ -177,11 +138,18 @@ struct WeightGrad : Problem<T> {
 // 16-bit operands go to the tensor cores where their tiles are filled.
 template <class P, ConvPass pass>
 void run_conv(const Conv& c) {
+  if constexpr (sizeof(typename P::Element) == 2)
+    if (c.shape.channels_last) return run_conv_last<typename P::Element>(c, pass);
   if (library_conv(c, pass, DTypeOf<typename P::Element>::value)) return;
   const P p(c);
   if constexpr (sizeof(typename P::Element) == 2)
     if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0) return run_tensor_tiles("conv", p);
   run_product("conv", p);
+}
+
+template <ConvPass pass>
+bool serves_last(const ConvShape& s) {
+  return conv_last_serves(s, pass);
 }
 
 }  // namespace
@@ -192,6 +160,11 @@ void register_conv(KernelTable& t) {
     k.run[static_cast<int>(ConvPass::forward)][idx<T>] = run_conv<Forward<T>, ConvPass::forward>;
     k.run[static_cast<int>(ConvPass::input_grad)][idx<T>] = run_conv<InputGrad<T>, ConvPass::input_grad>;
     k.run[static_cast<int>(ConvPass::weight_grad)][idx<T>] = run_conv<WeightGrad<T>, ConvPass::weight_grad>;
+    if constexpr (sizeof(T) == 2) {
+      k.channels_last[static_cast<int>(ConvPass::forward)][idx<T>] = serves_last<ConvPass::forward>;
+      k.channels_last[static_cast<int>(ConvPass::input_grad)][idx<T>] = serves_last<ConvPass::input_grad>;
+      k.channels_last[static_cast<int>(ConvPass::weight_grad)][idx<T>] = serves_last<ConvPass::weight_grad>;
+    }
     for (auto& pass : k.scratch_size) pass[idx<T>] = [](const ConvShape&) { return std::int64_t{0}; };
   });
 }

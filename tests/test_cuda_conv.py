@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cuda_program import python
 
 import pydlx
 import pydlx.nn.functional as F
@@ -46,16 +47,112 @@ def test_equals_the_cpu_in_float32(name, dtype):
         assert error < 0.6 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
 
 
+# Channels of a group that are multiples of eight, so that images with the channels last are read in chunks of 16 bytes;
+# then some that are not.
+LAST_CASES = {
+    "one tile": ("conv2d", (2, 32, 8, 8), (32, 32, 1, 1), {}),
+    "partly filled tiles": ("conv2d", (2, 40, 9, 7), (72, 40, 3, 3), {"padding": 1}),
+    "more than a tile": ("conv2d", (1, 136, 14, 14), (200, 136, 3, 3), {}),
+    "few pixels": ("conv2d", (2, 64, 4, 4), (64, 64, 3, 3), {"padding": 1}),
+    "stride and dilation": (
+        "conv2d",
+        (2, 32, 15, 13),
+        (40, 32, 3, 2),
+        {"stride": (2, 3), "dilation": (1, 3), "padding": 2},
+    ),
+    "groups": ("conv2d", (2, 80, 8, 8), (96, 40, 3, 3), {"groups": 2, "padding": 1}),
+    "split weight gradient": ("conv2d", (4, 40, 16, 16), (48, 40, 1, 1), {}),
+    "three axes": ("conv3d", (1, 32, 5, 6, 7), (40, 32, 2, 3, 2), {"padding": 1}),
+    "transposed": ("conv_transpose2d", (2, 32, 6, 6), (32, 40, 3, 3), {"stride": 2, "padding": 1}),
+    "few channels": ("conv2d", (2, 8, 12, 12), (16, 8, 3, 3), {"padding": 1}),
+    "odd channels": ("conv2d", (2, 36, 8, 8), (36, 36, 3, 3), {"padding": 1}),
+}
+
+
+def run_last(case, device, dtype, rounded, weights_last, skip=0):
+    """As above with the channels last; ``skip`` elements lie before the images."""
+    function, x, w, arguments = case
+    pydlx.manual_seed(1)
+    channels = w[1] * arguments.get("groups", 1) if "transpose" in function else w[0]
+    made = [t.to(rounded).to(device, dtype) for t in (pydlx.randn(x), pydlx.randn(w) / w[1], pydlx.randn(channels))]
+    last = pydlx.channels_last_3d if len(x) == 5 else pydlx.channels_last
+    for i in (0, 1) if weights_last else (0,):
+        made[i] = made[i].contiguous(memory_format=last)
+    if skip:
+        memory = pydlx.empty(made[0].numel() + skip, dtype=dtype, device=device)
+        place = memory[skip:].as_strided(made[0].shape, made[0].stride(), skip)
+        place.copy_(made[0])
+        made[0] = place
+    inputs = [t.detach().requires_grad_() for t in made]
+    out = getattr(F, function)(*inputs, **arguments)
+    assert out.is_contiguous(memory_format=last)
+    grads = pydlx.autograd.grad(out, inputs, pydlx.randn(out.shape).to(rounded).to(device, dtype))
+    return [t.cpu().float().contiguous() for t in (out.detach(), *grads)]
+
+
+def check_last(name, dtype, weights_last, skip=0):
+    got = run_last(LAST_CASES[name], "cuda", dtype, dtype, weights_last, skip)
+    want = run_last(LAST_CASES[name], "cpu", pydlx.float32, dtype, weights_last)
+    for what, x, y in zip(("output", "x", "weight", "bias"), got, want):
+        assert x.shape == y.shape
+        error = ((x - y).abs() / (y.abs() + 1e-2 * y.abs().max())).max().item()
+        assert error < 0.6 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("weights_last", [False, True], ids=["weights first", "weights last"])
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16], ids=str)
+@pytest.mark.parametrize("name", LAST_CASES)
+def test_channels_last_equals_the_cpu_in_float32(name, dtype, weights_last):
+    check_last(name, dtype, weights_last)
+
+
+@pytest.mark.parametrize("skip", [1, 4, 8])
+def test_channels_last_images_at_odd_addresses(skip):
+    check_last("partly filled tiles", pydlx.bfloat16, True, skip)
+
+
+def test_channels_last_passes_are_the_same_every_time():
+    first, *others = (
+        run_last(LAST_CASES["split weight gradient"], "cuda", pydlx.float16, pydlx.float16, True) for _ in range(3)
+    )
+    assert all((x == y).all().item() for other in others for x, y in zip(first, other))
+
+
+LAST_PROGRAM = """
+import pydlx
+import pydlx.nn.functional as F
+def pass_over(cin, cout, last):
+    x = pydlx.ones(2, cin, 8, 8, dtype=pydlx.bfloat16, device="cuda")
+    w = pydlx.ones(cout, cin, 3, 3, dtype=pydlx.bfloat16, device="cuda").requires_grad_()
+    x = x.contiguous(memory_format=pydlx.channels_last) if last else x
+    F.conv2d(x.requires_grad_(), w, padding=1).sum().backward()
+pass_over(32, 40, True)
+pass_over(32, 40, False)
+pass_over(36, 40, True)
+"""
+
+
+def test_choice_of_the_layout():
+    """PYDLX_VERBOSE tells when a pass takes the channels last."""
+    done = python(LAST_PROGRAM, PYDLX_VERBOSE="1", PYDLX_CUDA_CONV="own")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "pass " in line]
+    assert [("channels last" in line) for line in lines] == [True] * 3 + [False] * 6, done.stderr
+
+
 @pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32, pydlx.float64], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize(
     "name", ["partly filled tiles", "groups", "few channels: ordinary units", "one axis", "three axes"]
 )
-def test_scaled_and_rectified_results_equal_the_cpu(name, dtype):
-    _, x, w, arguments = CASES[name]
+def test_scaled_and_rectified_results_equal_the_cpu(name, last, dtype):
+    _, x, w, arguments = (LAST_CASES if last and name in LAST_CASES else CASES)[name]
     pydlx.manual_seed(2)
     x, w, bias, scale = (
         t.to(dtype) for t in (pydlx.randn(x), pydlx.randn(w) / w[1], pydlx.randn(w[0]), pydlx.randn(w[0]))
     )
+    if last and len(w.shape) > 3:
+        x = x.contiguous(memory_format=pydlx.channels_last_3d if len(w.shape) == 5 else pydlx.channels_last)
     wide = pydlx.float64 if dtype == pydlx.float64 else pydlx.float32
     for options in ({"activation": "relu"}, {"scale": scale}, {"scale": scale, "activation": "relu"}):
         on_gpu = {k: v.to("cuda") if k == "scale" else v for k, v in options.items()}

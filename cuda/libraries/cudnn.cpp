@@ -289,11 +289,14 @@ Choices& choices() {
 
 }  // namespace
 
-bool library_conv(const Conv& c, ConvPass pass, DType dtype) {
+bool convolutions_by_library() {
   static const UseLibrary use = library_use("conv", kVariable, kName);
-  if (use == UseLibrary::never) return false;
+  return use != UseLibrary::never && library().file.ready(use, "conv", kVariable, kName);
+}
+
+bool library_conv(const Conv& c, ConvPass pass, DType dtype) {
+  if (!convolutions_by_library()) return false;
   const Library& l = library();
-  if (!l.file.ready(use, "conv", kVariable, kName)) return false;
   const char* why = obstacle(c);
   if (!why && !choices().run(l, c, pass, dtype)) why = "it has no deterministic algorithm";
   if (verbose_on) {

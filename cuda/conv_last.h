@@ -1,0 +1,14 @@
+// Convolution of 16-bit floats whose channels are the last axis (conv_last.cu).
+#pragma once
+#include "kernels/conv.h"
+
+namespace pydlx::cuda {
+
+// Whether the pass reads and writes channels-last tensors of this geometry: channels of a group that fill chunks of 16
+// bytes, and enough of everything to fill the tiles of the tensor cores. Never where a library was asked for.
+bool conv_last_serves(const ConvShape&, ConvPass);
+
+template <class T>
+void run_conv_last(const Conv&, ConvPass);
+
+}  // namespace pydlx::cuda
