@@ -252,6 +252,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], int | None]] = {
     "avg_pool inside": (lambda M, x: M.nn.functional.avg_pool2d(x, 3, 2, 1, True, False), 2),
     "adaptive_avg_pool": (lambda M, x: M.nn.functional.adaptive_avg_pool2d(x, (3, 2)), 2),
     "adaptive_avg_pool all": (lambda M, x: M.nn.functional.adaptive_avg_pool2d(x, 1), 1),
+    "adaptive_avg_pool even": (lambda M, x: M.nn.functional.adaptive_avg_pool2d(x, (1, 2)), 2),
+    "adaptive_max_pool even": (lambda M, x: M.nn.functional.adaptive_max_pool2d(x, (1, 2)), 2),
     "adaptive_max_pool": (lambda M, x: M.nn.functional.adaptive_max_pool2d(x, (3, 2)), 2),
     "pad": (lambda M, x: M.nn.functional.pad(x, (1, 2, -1, 1)), 1),
     "reflect": (lambda M, x: M.nn.functional.pad(x, (1, 2, 1, 1), mode="reflect"), 1),
@@ -306,6 +308,8 @@ def test_pool_positions_of_every_kernel(channels: int, dtype: str) -> None:
         lambda M, x: M.nn.functional.max_pool2d(x, 3, 2, 1, return_indices=True),
         lambda M, x: M.nn.functional.max_pool2d(x, (2, 3), (1, 2), (1, 0), (2, 1), True, return_indices=True),
         lambda M, x: M.nn.functional.adaptive_max_pool2d(x, (4, 3), return_indices=True),
+        lambda M, x: M.nn.functional.adaptive_max_pool2d(x, (3, 7), return_indices=True),
+        lambda M, x: M.nn.functional.adaptive_max_pool2d(x, (9, 1), return_indices=True),
     ):
         want = f(torch, last(torch, torch.tensor(x)).to(getattr(torch, dtype)))
         for grad in (False, True):

@@ -90,20 +90,6 @@ Pool sliding(const char* op, int axes, const Tensor& x, const Dims& kernel, cons
   return p;
 }
 
-Pool adaptive(const char* op, int axes, const Tensor& x, const Dims& size) {
-  check_input(op, axes, x);
-  check_list(op, "output_size", size, axes, -1);
-  Pool p = base_geometry(axes, x);
-  p.adaptive = true;
-  for (int i = 0; i < axes; ++i) {
-    const int a = 3 - axes + i;
-    p.out[a] = size[i] < 0 ? p.in[a] : size[i];
-    checked_mul(p.out[a] + 1, p.in[a], op);
-  }
-  checked_numel(output_sizes(axes, x, p), op);
-  return p;
-}
-
 // How the kernels see a tensor of images (N, C, H, W) whose channels are last in memory: as volumes (H, W, C) whose
 // windows are one channel deep. What they compute is then in the same format. Others are reordered.
 struct Seen {
@@ -117,6 +103,32 @@ Seen seen_as(int axes, const Tensor& x) {
   const bool behind = f == MemoryFormat::channels_last && axes == 2 && x.sizes()[1] >= 16;
   return {behind ? f : MemoryFormat::contiguous, behind, f};
 }
+
+Pool adaptive(const char* op, int axes, const Tensor& x, const Dims& size) {
+  check_input(op, axes, x);
+  check_list(op, "output_size", size, axes, -1);
+  Pool p = base_geometry(axes, x);
+  p.adaptive = true;
+  for (int i = 0; i < axes; ++i) {
+    const int a = 3 - axes + i;
+    p.out[a] = size[i] < 0 ? p.in[a] : size[i];
+    checked_mul(p.out[a] + 1, p.in[a], op);
+  }
+  checked_numel(output_sizes(axes, x, p), op);
+  // Windows that divide the plane evenly are those of plain pooling, whose kernels know that they are all alike and
+  // step from output to output: rows of few outputs with long windows are better off with one window at a time, unless
+  // the channels are what lies next to each other.
+  for (int a = 0; a < 3; ++a)
+    if (p.out[a] < 1 || p.in[a] < 1 || p.in[a] % p.out[a] != 0 || p.in[a] / p.out[a] > kLargestWindow) return p;
+  if (!seen_as(axes, x).behind && p.out[2] < p.in[2] / p.out[2]) return p;
+  p.adaptive = false;
+  for (int a = 0; a < 3; ++a) {
+    p.kernel[a] = p.in[a] / p.out[a];
+    p.stride[a] = p.out[a] == 1 ? 1 : p.kernel[a];  // as above
+  }
+  return p;
+}
+
 Pool turned(const Pool& p, std::int64_t channels) {
   Pool t = p;
   t.planes = channels > 0 ? p.planes / channels : 0;
