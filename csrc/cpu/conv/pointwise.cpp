@@ -17,6 +17,8 @@ constexpr std::int64_t kDepth = tuning::kPointDepth;
 // Planes below this many pixels share blocks of columns with the next image.
 constexpr std::int64_t kSmallPlane = 512;
 constexpr std::int64_t kGradPixels = tuning::kPointGradPixels;
+// Below this many pixels an image's share of the weight gradient is too short for a product of its own.
+constexpr std::int64_t kJoinedPixels = 32;
 
 bool strided(const ConvShape& c) { return c.stride[0] != 1 || c.stride[1] != 1 || c.stride[2] != 1; }
 std::int64_t volume(const std::int64_t* n) { return n[0] * n[1] * n[2]; }
@@ -57,6 +59,17 @@ struct Product {
   ChannelEnd<float> end;
 };
 
+// Runs of a few pixels.
+PYDLX_INLINE void copy_run(float* to, const float* from, std::int64_t n) {
+  constexpr int L = kLanesOf<float>;
+  std::int64_t i = 0;
+  for (; i + L <= n; i += L) store<float>(to + i, load(from + i));
+  if (i < n) {
+    const Lanes lanes(static_cast<int>(n - i));
+    store_part(to + i, load_part(from + i, lanes), lanes);
+  }
+}
+
 // Rows that a scale is applied to while they are in the first-level cache; a ReLU alone is part of the product.
 constexpr std::int64_t kEndRows = 48;
 
@@ -90,7 +103,8 @@ void run_product(const Product& p, float* buffers) {
   const std::int64_t columns = joined ? p.batch * p.pixels : p.pixels;
   const std::int64_t panels = ceil_div(columns, panel), images = joined ? 1 : p.batch;
   // Rows are shared out too when there are few panels; every share packs its columns again.
-  const std::int64_t shares = images * panels >= 16 ? 1 : smaller(ceil_div(p.m, 48), ceil_div(16, images * panels));
+  const std::int64_t shares =
+      larger(ceil_div(p.m, 768), smaller(ceil_div(p.m, 48), ceil_div(4 * num_threads(), images * panels)));
   const std::int64_t share = ceil_div(ceil_div(p.m, shares), 6) * 6;
   const double work = 2.0 * static_cast<double>(share) * static_cast<double>(p.k * panel);
   const std::int64_t grain = work > 1e6 ? 1 : static_cast<std::int64_t>(1e6 / work) + 1;
@@ -115,8 +129,7 @@ void run_product(const Product& p, float* buffers) {
           for (std::int64_t j = 0, column = at, source = first; j < n;) {
             const std::int64_t run = smaller(n - j, p.pixels - column);
             const float* from = p.x + source * p.x_image + k0 * p.pixels + column;
-            for (std::int64_t r = 0; r < k; ++r)
-              for (std::int64_t i = 0; i < run; ++i) packed[r * panel + j + i] = from[r * p.pixels + i];
+            for (std::int64_t r = 0; r < k; ++r) copy_run(packed + r * panel + j, from + r * p.pixels, run);
             j += run;
             column = 0;
             ++source;
@@ -149,8 +162,7 @@ void run_product(const Product& p, float* buffers) {
       for (std::int64_t j = 0, column = at, target = first; j < n;) {
         const std::int64_t run = smaller(n - j, p.pixels - column);
         float* to = p.y + target * p.y_image + m0 * p.pixels + column;
-        for (std::int64_t r = 0; r < m1 - m0; ++r)
-          for (std::int64_t i = 0; i < run; ++i) to[r * p.pixels + i] = tile[r * panel + j + i];
+        for (std::int64_t r = 0; r < m1 - m0; ++r) copy_run(to + r * p.pixels, tile + r * panel + j, run);
         j += run;
         column = 0;
         ++target;
@@ -159,11 +171,16 @@ void run_product(const Product& p, float* buffers) {
   });
 }
 
-std::int64_t grad_floats(const ConvShape&) { return aligned(kGradPixels * packed_columns_f32(1)); }
+// The weight gradient packs the pixels of the side with fewer channels, so that each packed panel meets more rows of
+// the other; turned sums lie in a tile until the last image.
+bool turns_grad(const ConvShape& c) { return c.cout < c.cin; }
+std::int64_t grad_rows(const ConvShape& c) { return larger(c.cin, c.cout); }
+std::int64_t grad_floats(const ConvShape& c) {
+  return aligned((kGradPixels + (turns_grad(c) ? grad_rows(c) + kLanesOf<float> : 0)) * packed_columns_f32(1));
+}
 
-// Images of few pixels: the gradient would be read and written for sums of a few products each. Planes of one channel
-// are put side by side instead, which costs little beside a product with this many channels.
-bool joins(const ConvShape& c) { return c.batch > 1 && volume(c.out) < kGradPixels && c.cin >= 64 && c.cout >= 64; }
+// There the planes of one channel are put side by side, which costs little beside a product with this many channels.
+bool joins(const ConvShape& c) { return c.batch > 1 && volume(c.out) < kJoinedPixels && c.cin >= 64 && c.cout >= 64; }
 std::int64_t joined_floats(const ConvShape& c) {
   return joins(c) ? aligned((c.cin + c.cout) * c.batch * volume(c.out)) : 0;
 }
@@ -199,36 +216,58 @@ void run_joined_grad(const ConvShape& c, const float* x, const float* dy, float*
   gemm_f32(g);
 }
 
-// dw[k][c] = sum over images and pixels of dy[k][p] x[c][p], for one group: a share of the output channels and one
-// panel of input channels per unit of work, the pixels in order.
+// out[j][i] = tile[i][j], i < rows, j < n; both may be read up to whole vectors beyond.
+void turn_tile(const float* tile, std::int64_t tile_row, std::int64_t rows, std::int64_t n, float* out,
+               std::int64_t out_row) {
+  constexpr int L = kLanesOf<float>;
+  for (std::int64_t i = 0; i < rows; i += L)
+    for (std::int64_t j = 0; j < n; j += L) {
+      Vector<float> r[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) r[l] = load(tile + (i + l) * tile_row + j);
+      transpose_square<float>(r);
+      const Lanes lanes(static_cast<int>(smaller(L, rows - i)));
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l)
+        if (j + l < n) store_part(out + (j + l) * out_row + i, r[l], lanes);
+    }
+}
+
+// dw[k][c] = sum over images and pixels of dy[k][p] x[c][p], for one group: a share of the rows of one side and one
+// panel of channels of the other per unit of work, the pixels in order.
 void run_weight_grad(const ConvShape& c, const float* x, const float* dy, float* dw, float* buffers) {
-  const std::int64_t panel = packed_columns_f32(1), panels = ceil_div(c.cin, panel), pixels = volume(c.out);
-  const std::int64_t shares = panels >= 16 ? 1 : smaller(ceil_div(c.cout, 48), ceil_div(16, panels));
-  const std::int64_t share = ceil_div(ceil_div(c.cout, shares), 6) * 6;
+  const bool turned = turns_grad(c);
+  const std::int64_t columns = smaller(c.cin, c.cout), all_rows = grad_rows(c);
+  const float *a = turned ? x : dy, *packs = turned ? dy : x;
+  const std::int64_t panel = packed_columns_f32(1), panels = ceil_div(columns, panel), pixels = volume(c.out);
+  const std::int64_t shares = smaller(ceil_div(all_rows, 48), ceil_div(2 * num_threads(), panels));
+  const std::int64_t share = ceil_div(ceil_div(all_rows, shares), 6) * 6;
   parallel_for(panels * shares, 1, [&](std::int64_t b, std::int64_t e) {
     float* packed = buffers + thread_index() * grad_floats(c);
+    float* tile = packed + kGradPixels * panel;
     for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t c0 = u / shares * panel, n = smaller(panel, c.cin - c0), k0 = u % shares * share,
-                         k1 = smaller(c.cout, k0 + share);
-      if (k0 >= k1) continue;
+      const std::int64_t j0 = u / shares * panel, n = smaller(panel, columns - j0), r0 = u % shares * share,
+                         r1 = smaller(all_rows, r0 + share);
+      if (r0 >= r1) continue;
       for (std::int64_t image = 0; image < c.batch; ++image)
         for (std::int64_t p0 = 0; p0 < pixels; p0 += kGradPixels) {
           const std::int64_t run = smaller(kGradPixels, pixels - p0);
-          pack_f32(x + (image * c.groups * c.cin + c0) * pixels + p0, 1, pixels, run, n, packed);
+          pack_f32(packs + (image * c.groups * columns + j0) * pixels + p0, 1, pixels, run, n, packed);
           Block g;
-          g.m = k1 - k0;
+          g.m = r1 - r0;
           g.n = n;
           g.k = run;
-          g.a = dy + (image * c.groups * c.cout + k0) * pixels + p0;
+          g.a = a + (image * c.groups * all_rows + r0) * pixels + p0;
           g.a_row = pixels;
           g.a_col = 1;
           g.b = packed;
           g.packed = true;
-          g.c = dw + k0 * c.cin + c0;
-          g.c_row = c.cin;
+          g.c = turned ? tile : dw + r0 * c.cin + j0;
+          g.c_row = turned ? panel : c.cin;
           g.beta = image > 0 || p0 > 0 ? 1.0f : 0.0f;
           block_f32(g);
         }
+      if (turned) turn_tile(tile, panel, r1 - r0, n, dw + j0 * c.cin + r0, c.cin);
     }
   });
 }

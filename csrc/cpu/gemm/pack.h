@@ -22,23 +22,33 @@ void pack_b(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, 
     const int cols = static_cast<int>(n - j0 < W ? n - j0 : W);
     const T* src = b + j0 * b_col;
     if (cols < W && k > 0) std::memset(out, 0, static_cast<std::size_t>(k * W) * sizeof(T));
-    std::int64_t p = 0;
-    int done = 0;  // columns finished by whole transposed squares
     if (b_row == 1) {
-      for (; done + L <= cols; done += L)
-        for (p = 0; p + L <= k; p += L) {
+      for (int done = 0; done < cols; done += L)
+        for (std::int64_t p = 0; p < k; p += L) {
+          const int have = cols - done < L ? cols - done : L, rows = static_cast<int>(k - p < L ? k - p : L);
           Vector<T> r[L];
+          if (have == L && rows == L) {
 #pragma GCC unroll 16
-          for (int l = 0; l < L; ++l) r[l] = load(src + (done + l) * b_col + p);
+            for (int l = 0; l < L; ++l) r[l] = load(src + (done + l) * b_col + p);
+          } else {
+            const Lanes lanes(rows);
+#pragma GCC unroll 16
+            for (int l = 0; l < L; ++l) r[l] = l < have ? load_part(src + (done + l) * b_col + p, lanes) : Vector<T>{};
+          }
           transpose_square<T>(r);
+          if (rows == L) {
 #pragma GCC unroll 16
-          for (int l = 0; l < L; ++l) store<T>(out + (p + l) * W + done, r[l]);
+            for (int l = 0; l < L; ++l) store<T>(out + (p + l) * W + done, r[l]);
+          } else {
+#pragma GCC unroll 16
+            for (int l = 0; l < L; ++l)
+              if (l < rows) store<T>(out + (p + l) * W + done, r[l]);
+          }
         }
-      for (p = k / L * L; p < k; ++p)
-        for (int j = 0; j < done; ++j) out[p * W + j] = src[p * b_row + j * b_col];
+      continue;
     }
-    for (p = 0; p < k; ++p)
-      for (int j = done; j < cols; ++j) out[p * W + j] = src[p * b_row + j * b_col];
+    for (std::int64_t p = 0; p < k; ++p)
+      for (int j = 0; j < cols; ++j) out[p * W + j] = src[p * b_row + j * b_col];
   }
 }
 
