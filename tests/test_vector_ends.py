@@ -225,3 +225,19 @@ def test_max_pool_of_channels(channels, isa):
             results.append((y.numpy(), index.numpy(), T.nn.functional.max_pool2d(images, *window).numpy()))
         for got, want in zip(*results, strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("n", LENGTHS)
+def test_relu_gradient(n, dtype, isa):
+    """Where the result is 0, whatever comes back is dropped, infinities and NaN included; where it is NaN, it passes."""
+    rng = np.random.default_rng(n)
+    x, g = (rng.integers(-3, 4, n).astype(np.float32) for _ in range(2))
+    x[:: max(1, n // 3)] = np.nan
+    g[1::5] = np.inf
+    g[2::5] = np.nan
+    (a, b), (ga, gb) = both(x, dtype), both(g, dtype)
+    a.requires_grad_(), b.requires_grad_()
+    pydlx.relu(a).backward(ga)
+    torch.relu(b).backward(gb)
+    np.testing.assert_array_equal(values(a.grad), values(b.grad))

@@ -39,6 +39,21 @@ struct Wide<Act<UnaryOp::log_sigmoid>> {
     return vmath::at_most(x, vmath::V{}) - vmath::softplus_tail(x);
   }
 };
+// v as an operand that has been loaded: the compiler would make the load a masked one otherwise, which waits for the
+// memory that the mask comes from, so that the two misses follow one another.
+PYDLX_INLINE vmath::V loaded(vmath::V v) {
+#if defined(PYDLX_ISA_avx512)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+template <>
+struct Wide<ActGrad<BinaryOp::relu_backward>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V y, const double*) {
+    const vmath::V all = loaded(g);
+    return y <= 0.0f ? vmath::V{} : all;
+  }
+};
 template <>
 struct Wide<ActGrad<BinaryOp::gelu_backward>> {
   PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) {
