@@ -229,8 +229,8 @@ def test_max_pool_of_channels(channels, isa):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("n", LENGTHS)
-def test_relu_gradient(n, dtype, isa):
-    """Where the result is 0, whatever comes back is dropped, infinities and NaN included; where it is NaN, it passes."""
+def test_gradients_behind_masks(n, dtype, isa):
+    """Where relu is 0, or a bound has cut, infinities and NaN are dropped, too; where relu is NaN, all passes."""
     rng = np.random.default_rng(n)
     x, g = (rng.integers(-3, 4, n).astype(np.float32) for _ in range(2))
     x[:: max(1, n // 3)] = np.nan
@@ -241,3 +241,9 @@ def test_relu_gradient(n, dtype, isa):
     pydlx.relu(a).backward(ga)
     torch.relu(b).backward(gb)
     np.testing.assert_array_equal(values(a.grad), values(b.grad))
+    a, b = (t.detach().nan_to_num(0.0).requires_grad_() for t in (a, b))
+    for f in (lambda M, t: M.clamp(t, -1, 2), lambda M, t: M.nn.functional.hardtanh(t, -1, 2)):
+        a.grad = b.grad = None
+        f(pydlx, a).backward(ga)
+        f(torch, b).backward(gb)
+        np.testing.assert_array_equal(values(a.grad), values(b.grad))

@@ -55,6 +55,15 @@ struct Wide<ActGrad<BinaryOp::relu_backward>> {
   }
 };
 template <>
+struct Wide<ActGrad<BinaryOp::clamp_backward>> {  // param: low, high, whether the bounds are outside
+  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double* param) {
+    const float low = static_cast<float>(param[0]), high = static_cast<float>(param[1]);
+    const vmath::V all = loaded(g);
+    const vmath::I inside = param[2] != 0 ? (x > low) & (x < high) : (x >= low) & (x <= high);
+    return inside ? all : vmath::V{};
+  }
+};
+template <>
 struct Wide<ActGrad<BinaryOp::gelu_backward>> {
   PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) {
     const vmath::Normal n = vmath::normal(x);
