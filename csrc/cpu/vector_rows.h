@@ -20,7 +20,12 @@ PYDLX_INLINE V load_or(const float* p, int count, float rest) {
 // Halves are added to halves.
 PYDLX_INLINE float lane_sum(V v) {
 #if defined(PYDLX_ISA_avx512)
-  return _mm512_reduce_add_ps((__m512)v);  // in registers, and without constants that long loops would have to hold
+  // In registers, and without constants that long loops would have to hold.
+  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)eight), _mm256_extractf128_ps((__m256)eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
   alignas(kVectorBytes) float lane[kWidth];
   std::memcpy(lane, &v, sizeof lane);
