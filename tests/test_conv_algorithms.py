@@ -525,6 +525,20 @@ def test_any_number_of_threads_with_three_axes():
         pydlx.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [pydlx.contiguous_format, pydlx.channels_last], ids=str)
+def test_a_step_that_is_never_taken_may_be_of_any_length(dtype, layout):
+    x, weight, _ = (pydlx.from_numpy(a).to(dtype) for a in operands(1, 15, 40, 8, 3))
+    results = []
+    for step in (1, 2**40):
+        leaves = [t.clone().to(memory_format=layout).requires_grad_() for t in (x, weight)]
+        y = F.conv2d(*leaves, stride=(1, step))
+        y.backward(pydlx.ones_like(y))
+        results.append([t.detach().float().numpy() for t in (y, *(leaf.grad for leaf in leaves))])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2 if dtype == pydlx.bfloat16 else 1e-4)
+
+
 def test_precision_names():
     with pytest.raises(ValueError, match="expected 'highest', 'high' or 'medium'"):
         pydlx.set_float32_matmul_precision("low")

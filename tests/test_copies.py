@@ -84,6 +84,15 @@ def test_joining_rows_of_any_length(dtype, isa):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_joining_short_vectors_at_any_address(dtype, isa):
+    arrays = [filled((40,), dtype) for _ in range(3)]
+    for n in (1, 2, 4, 8):
+        for start in (1, 2, 3):
+            got = T.cat([T.from_numpy(a)[start : start + n] for a in arrays])
+            assert np.array_equal(got.numpy(), np.concatenate([a[start : start + n] for a in arrays]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_repeated_rows_of_any_length(dtype, isa):
     for width in (1, 5, 15, 16, 17, 63, 64, 65, 255, 1030, 4099, 9000):
         array = filled((3, width), dtype)

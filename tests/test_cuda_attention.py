@@ -185,6 +185,14 @@ def test_large_tiles_with_large_scores(dtype):
         assert (x - y).abs().max().item() < 4 * pydlx.finfo(dtype).eps * y.abs().max().item()
 
 
+def test_large_tiles_with_gradients_of_a_scaled_loss():
+    """Slopes stay in the range of float16 as long as weights that add up to 1 are multiplied with them."""
+    q, k, v = (t.half() for t in make(1, 1, 1, 130, 500, 64, 64))
+    got, want = both((q / 2, k, v * 10), (pydlx.randn(1, 1, 130, 64) * 1000).half())
+    for x, y in zip(got, want):
+        assert (x - y).abs().max().item() < 4 * pydlx.finfo(pydlx.float16).eps * y.abs().max().item()
+
+
 def test_large_tiles_of_rows_without_a_key():
     """Queries beyond the last key that a window shows, some of them with a tile of their own: zeros, here and in their gradients."""
     operands = [t.bfloat16() for t in make(1, 1, 1, 300, 70, 64, 64)]

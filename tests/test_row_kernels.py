@@ -210,6 +210,15 @@ def test_batch_norm_of_few_channels_in_segments_of_rows(channels, dtype):
                 np.testing.assert_array_equal(first, other)
 
 
+def test_batch_norm_of_long_planes(isa):
+    """Sums have few terms: a plane of 2^23 elements far from 0 keeps float's precision."""
+    x = np.random.default_rng(0).uniform(99.5, 100.5, (1, 1, 1 << 23)).astype(np.float32)
+    mean, var = pydlx.zeros(1), pydlx.zeros(1)
+    F.batch_norm(pydlx.from_numpy(x), mean, var, training=True, momentum=1.0)
+    np.testing.assert_allclose(mean.item(), x.mean(dtype=np.float64), rtol=3e-7)
+    np.testing.assert_allclose(var.item(), x.var(dtype=np.float64), rtol=3e-6)
+
+
 @pytest.mark.parametrize(
     "shape",
     [

@@ -17,6 +17,7 @@ constexpr int kTogether = 16;                 // channels
 constexpr std::int64_t kTask = 16384;         // elements per parallel unit
 constexpr std::int64_t kTogetherSize = 4096;  // elements of one sample's planes that pass together: a prefetched run
 constexpr std::int64_t kPlanes = 64;          // planes summed before the partial sum joins the total
+constexpr std::int64_t kRun = 256 * kWidth;   // elements of a plane summed by four vectors
 
 // How many channels pass together: a function of the shape alone. Few channels are left to share among threads.
 inline std::int64_t channels_together(const ChannelNorm& k) {
@@ -40,49 +41,60 @@ PYDLX_INLINE void each_group(const ChannelNorm& k, const F& fn) {
 }
 
 // a[c], b[c] <- sums over a group's planes: f(channel in the group, position, count, x, y) adds the vector of a plane's
-// elements from `position` on to x and y, `count` lanes of it.
+// elements from `position` on to x and y, `count` lanes of it. Lanes are added up, and join the total in double
+// precision, once per run of a long plane or once for some short planes.
 template <class F>
-PYDLX_INLINE void sums(const ChannelNorm& k, std::int64_t first, int channels, float* a, float* b, const F& f) {
-  V total[kTogether][2] = {}, part[kTogether][2];
+PYDLX_INLINE void sums(const ChannelNorm& k, std::int64_t first, int channels, double* a, double* b, const F& f) {
+  V part[kTogether][2];
+  for (int c = 0; c < channels; ++c) a[c] = b[c] = 0;
   for (std::int64_t n0 = 0; n0 < k.batch; n0 += kPlanes) {
     for (int c = 0; c < channels; ++c) part[c][0] = part[c][1] = V{};
     for (std::int64_t n = n0; n < k.batch && n < n0 + kPlanes; ++n)
       for (int c = 0; c < channels; ++c) {
         const std::int64_t at = (n * k.channels + first + c) * k.spatial, end = at + k.spatial;
-        V x[4] = {}, y[4] = {};
         std::int64_t i = at;
-        for (; i + 4 * kWidth <= end; i += 4 * kWidth)
+        while (true) {
+          const bool last = end - i < kRun;
+          V x[4] = {}, y[4] = {};
+          for (const std::int64_t stop = last ? end : i + kRun; i + 4 * kWidth <= stop; i += 4 * kWidth)
 #pragma GCC unroll 4
-          for (int u = 0; u < 4; ++u) f(c, i + u * kWidth, kWidth, x[u], y[u]);
-        for (; i + kWidth <= end; i += kWidth) f(c, i, kWidth, x[0], y[0]);
-        if (i < end) f(c, i, static_cast<int>(end - i), x[1], y[1]);
-        part[c][0] += (x[0] + x[1]) + (x[2] + x[3]);
-        part[c][1] += (y[0] + y[1]) + (y[2] + y[3]);
+            for (int u = 0; u < 4; ++u) f(c, i + u * kWidth, kWidth, x[u], y[u]);
+          if (last) {
+            for (; i + kWidth <= end; i += kWidth) f(c, i, kWidth, x[0], y[0]);
+            if (i < end) f(c, i, static_cast<int>(end - i), x[1], y[1]);
+          }
+          const V sum = (x[0] + x[1]) + (x[2] + x[3]), other = (y[0] + y[1]) + (y[2] + y[3]);
+          if (last) {
+            part[c][0] += sum;
+            part[c][1] += other;
+            break;
+          }
+          a[c] += vmath::lane_sum(sum);
+          b[c] += vmath::lane_sum(other);
+        }
       }
-    for (int c = 0; c < channels; ++c) total[c][0] += part[c][0], total[c][1] += part[c][1];
-  }
-  for (int c = 0; c < channels; ++c) {
-    a[c] = vmath::lane_sum(total[c][0]);
-    b[c] = vmath::lane_sum(total[c][1]);
+    for (int c = 0; c < channels; ++c) a[c] += vmath::lane_sum(part[c][0]), b[c] += vmath::lane_sum(part[c][1]);
   }
 }
 
 inline void stats(const ChannelNorm& k) {
   const float* x = static_cast<const float*>(k.x);
-  const float count = static_cast<float>(k.batch * k.spatial), eps = static_cast<float>(k.eps);
+  const double count = static_cast<double>(k.batch * k.spatial);
+  const float eps = static_cast<float>(k.eps);
   each_group(k, [&](std::int64_t first, int channels) {  // two passes: centred squares cannot cancel
-    float m[kTogether], squares[kTogether], unused[kTogether];
-    sums(k, first, channels, m, unused, [&](int, std::int64_t at, int lanes, V& a, V&) __attribute__((always_inline)) {
-      a += vmath::load_count(x + at, lanes);
-    });
-    for (int c = 0; c < channels; ++c) m[c] /= count;
-    sums(k, first, channels, squares, unused,
+    double total[kTogether], unused[kTogether];
+    float m[kTogether];
+    sums(k, first, channels, total, unused,
+         [&](int, std::int64_t at, int lanes, V& a, V&)
+             __attribute__((always_inline)) { a += vmath::load_count(x + at, lanes); });
+    for (int c = 0; c < channels; ++c) m[c] = static_cast<float>(total[c] / count);
+    sums(k, first, channels, total, unused,
          [&](int c, std::int64_t at, int lanes, V& a, V&) __attribute__((always_inline)) {
            const V d = vmath::load_count(x + at, lanes) - m[c];
            a += lanes == kWidth ? d * d : (vmath::lane_numbers() < lanes ? d * d : V{});
          });
     for (int c = 0; c < channels; ++c) {
-      const float v = squares[c] / count;
+      const float v = static_cast<float>(total[c] / count);
       static_cast<float*>(k.mean)[first + c] = m[c];
       static_cast<float*>(k.var)[first + c] = v;
       static_cast<float*>(k.rstd)[first + c] = 1.0f / math::sqrt(v + eps);
@@ -91,16 +103,7 @@ inline void stats(const ChannelNorm& k) {
 }
 
 inline bool past_caches(const ChannelNorm& k) {
-  return num_threads() > 1 &&
-         k.batch * k.channels * k.spatial * static_cast<std::int64_t>(sizeof(float)) >= kPastCaches &&
-         k.spatial % kWidth == 0 && reinterpret_cast<std::uintptr_t>(k.out) % kVectorBytes == 0;
-}
-template <bool past>
-PYDLX_INLINE void put(float* p, V v, int count) {
-  if constexpr (past)
-    store_past_caches<float>(p, v);
-  else
-    vmath::store_count(p, v, count);
+  return vmath::rows_past_caches(k.out, k.batch * k.channels, k.spatial);
 }
 
 template <bool past>
@@ -115,7 +118,7 @@ void apply(const ChannelNorm& k) {
                    const float* in = static_cast<const float*>(k.x) + p * k.spatial;
                    float* out = static_cast<float*>(k.out) + p * k.spatial;
                    vmath::each_vector(k.spatial, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-                     put<past>(out + i, (vmath::load_count(in + i, count) - m) * scale + shift, count);
+                     vmath::put<past>(out + i, (vmath::load_count(in + i, count) - m) * scale + shift, count);
                    });
                  }
                  if (past) past_caches_done();
@@ -129,10 +132,11 @@ void backward(const ChannelNorm& k) {
               *mean = static_cast<const float*>(k.mean), *rstd = static_cast<const float*>(k.rstd),
               *w = static_cast<const float*>(k.weight);
   float *dw = static_cast<float*>(k.dweight), *db = static_cast<float*>(k.dbias);
-  const float count = static_cast<float>(k.batch * k.spatial);
+  const double count = static_cast<double>(k.batch * k.spatial);
   const bool summed = dw || db || k.training;
   each_group(k, [&](std::int64_t first, int channels) {
-    float total[kTogether] = {}, total_x[kTogether] = {}, scale[kTogether], mean_g[kTogether], slope[kTogether];
+    double total[kTogether] = {}, total_x[kTogether] = {};
+    float scale[kTogether], mean_g[kTogether], slope[kTogether];
     if (summed)
       sums(k, first, channels, total, total_x,
            [&](int c, std::int64_t at, int lanes, V& a, V& b) __attribute__((always_inline)) {
@@ -143,11 +147,11 @@ void backward(const ChannelNorm& k) {
     for (int c = 0; c < channels; ++c) {
       const float s = rstd[first + c];
       total_x[c] *= s;
-      if (dw) dw[first + c] = total_x[c];
-      if (db) db[first + c] = total[c];
+      if (dw) dw[first + c] = static_cast<float>(total_x[c]);
+      if (db) db[first + c] = static_cast<float>(total[c]);
       scale[c] = w ? s * w[first + c] : s;
-      mean_g[c] = k.training ? total[c] / count : 0.0f;
-      slope[c] = k.training ? s * total_x[c] / count : 0.0f;
+      mean_g[c] = k.training ? static_cast<float>(total[c] / count) : 0.0f;
+      slope[c] = k.training ? static_cast<float>(s * total_x[c] / count) : 0.0f;
     }
     if (!k.out) return;
     for (std::int64_t n = 0; n < k.batch; ++n)
@@ -156,8 +160,8 @@ void backward(const ChannelNorm& k) {
         const float m = mean[first + c], sc = scale[c], mg = mean_g[c], sl = slope[c], *g = dy + at, *p = x + at;
         float* out = static_cast<float*>(k.out) + at;
         vmath::each_vector(k.spatial, [&](std::int64_t i, int lanes) __attribute__((always_inline)) {
-          put<past>(out + i, sc * (vmath::load_count(g + i, lanes) - mg - (vmath::load_count(p + i, lanes) - m) * sl),
-                    lanes);
+          vmath::put<past>(
+              out + i, sc * (vmath::load_count(g + i, lanes) - mg - (vmath::load_count(p + i, lanes) - m) * sl), lanes);
         });
       }
     if (past) past_caches_done();

@@ -349,7 +349,7 @@ void join(const JoinedRows& a) {
   for (std::int64_t k = 0; k < a.parts; ++k) row += a.part_bytes[k], equal &= a.part_bytes[k] == a.part_bytes[0];
   constexpr std::int64_t kBytes = 4 * kBlock;
   parallel_for(a.rows, row >= kBytes ? 1 : ceil_div(kBytes, row > 0 ? row : 1), [&](std::int64_t b, std::int64_t e) {
-    switch (equal ? a.part_bytes[0] : 0) {
+    switch (equal && a.rows > 1 ? a.part_bytes[0] : 0) {  // a single row may be one of several elements
       case 1:
         return interleave_parts<std::uint8_t>(a, b, e);
       case 2:

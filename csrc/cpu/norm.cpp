@@ -56,18 +56,6 @@ PYDLX_INLINE void each_group(std::int64_t begin, std::int64_t end, std::int64_t 
   for (; r < end; ++r) f.template operator()<1>(r);
 }
 
-// Whether the rows of a result leave past the caches: as elementwise results do, where threads wait for memory.
-bool rows_past_caches(const void* to, std::int64_t rows, std::int64_t cols) {
-  return num_threads() > 1 && rows * cols * static_cast<std::int64_t>(sizeof(float)) >= kPastCaches &&
-         cols % vmath::kWidth == 0 && reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0;
-}
-template <bool past_caches>
-PYDLX_INLINE void put(float* p, vmath::V v, int count) {
-  if constexpr (past_caches)
-    store_past_caches<float>(p, v);
-  else
-    vmath::store_count(p, v, count);
-}
 // The lanes of v that belong to the row.
 PYDLX_INLINE vmath::V within(vmath::V v, int count) {
   return count == vmath::kWidth ? v : (vmath::lane_numbers() < count ? v : vmath::V{});
@@ -107,7 +95,8 @@ PYDLX_INLINE void forward_rows(const LayerNormForward& k, std::int64_t r) {
       shift(i, count, [&](const auto& finish) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int j = 0; j < rows; ++j)
-          put<past_caches>(y + j * n + i, finish((vmath::load_count(x[j] + i, count) - mean[j]) * rstd[j]), count);
+          vmath::put<past_caches>(y + j * n + i, finish((vmath::load_count(x[j] + i, count) - mean[j]) * rstd[j]),
+                                  count);
       });
     });
   };
@@ -160,9 +149,9 @@ PYDLX_INLINE void backward_means(const LayerNormBackward& k, std::int64_t r, flo
     if constexpr (summed) dw = vmath::load_count(sums + i, count), db = vmath::load_count(sums + n + i, count);
 #pragma GCC unroll 4
     for (int j = 0; j < rows; ++j) {
-      // Lanes beyond the row have dy 0; x - m is finite there unless the row's mean is not.
+      // Lanes beyond the row have dy 0, but 0 - m may leave the range of float once it is scaled.
       const V g = vmath::load_count(dy + j * n + i, count),
-              xhat = (vmath::load_count(x + j * n + i, count) - m[j]) * s[j], h = weighted ? g * wi : g;
+              xhat = within((vmath::load_count(x + j * n + i, count) - m[j]) * s[j], count), h = weighted ? g * wi : g;
       sh[j][half] += h;
       shx[j][half] += h * xhat;
       if constexpr (summed) {
@@ -206,11 +195,12 @@ PYDLX_INLINE void backward_row(const LayerNormBackward& k, std::int64_t r, float
   };
   if (ds)
     vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-      put<past_caches>(dx + i, value(i, count) + vmath::load_count(ds + i, count), count);
+      vmath::put<past_caches>(dx + i, value(i, count) + vmath::load_count(ds + i, count), count);
     });
   else
-    vmath::each_vector(n, [&](std::int64_t i, int count)
-                              __attribute__((always_inline)) { put<past_caches>(dx + i, value(i, count), count); });
+    vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      vmath::put<past_caches>(dx + i, value(i, count), count);
+    });
 }
 
 // Rows [begin, end), whose sums over rows join `sums`.
@@ -225,7 +215,8 @@ void backward_range(const LayerNormBackward& k, std::int64_t begin, std::int64_t
 }
 using BackwardRange = void (*)(const LayerNormBackward&, std::int64_t, std::int64_t, float*);
 BackwardRange backward_range_for(const LayerNormBackward& k) {
-  const bool weighted = k.weight, summed = k.dweight || k.dbias, past = k.dx && rows_past_caches(k.dx, k.rows, k.cols);
+  const bool weighted = k.weight, summed = k.dweight || k.dbias,
+             past = k.dx && vmath::rows_past_caches(k.dx, k.rows, k.cols);
   constexpr BackwardRange all[2][2][2] = {{{backward_range<false, false, false>, backward_range<false, false, true>},
                                            {backward_range<false, true, false>, backward_range<false, true, true>}},
                                           {{backward_range<true, false, false>, backward_range<true, false, true>},
@@ -239,7 +230,7 @@ template <class T>
 void forward(const LayerNormForward& k) {
   using A = compute_t<T>;
   if constexpr (__is_same(T, float)) {
-    const auto range = rows_past_caches(k.y, k.rows, k.cols) ? forward_range<true> : forward_range<false>;
+    const auto range = vmath::rows_past_caches(k.y, k.rows, k.cols) ? forward_range<true> : forward_range<false>;
     parallel_for(k.rows, row_grain(k.cols), [&](std::int64_t begin, std::int64_t end) { range(k, begin, end); });
     return;
   }

@@ -1,6 +1,8 @@
 // Rows of floats on explicit vectors. The last vector of a row is a partial one: a loop over its elements one by one
 // would cost as much as the rest of a short row.
 #pragma once
+#include "core/parallel.h"
+#include "cpu/past_caches.h"
 #include "cpu/vector_math.h"
 
 namespace pydlx::PYDLX_ISA::vmath {
@@ -91,6 +93,19 @@ PYDLX_INLINE float row_exp_sum(const float* x, float* y, std::int64_t n, float m
     if constexpr (keep) store_count(y + i, e, count);
     return count == kWidth ? e : (lane_numbers() < count ? e : V{});  // m may be infinite
   });
+}
+
+// Whether the rows of a result leave past the caches: as elementwise results do, where threads wait for memory.
+PYDLX_INLINE bool rows_past_caches(const void* to, std::int64_t rows, std::int64_t cols) {
+  return num_threads() > 1 && rows * cols * static_cast<std::int64_t>(sizeof(float)) >= kPastCaches &&
+         cols % kWidth == 0 && reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0;
+}
+template <bool past_caches>
+PYDLX_INLINE void put(float* p, V v, int count) {
+  if constexpr (past_caches)
+    store_past_caches<float>(p, v);
+  else
+    store_count(p, v, count);
 }
 
 }  // namespace

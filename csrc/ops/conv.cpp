@@ -1,5 +1,7 @@
 #include "ops/conv.h"
 
+#include <algorithm>
+
 #include "autograd/node.h"
 #include "core/parallel.h"
 #include "core/precision.h"
@@ -38,7 +40,8 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
     s.in[lead + i] = x[2 + i];
     s.out[lead + i] = y[2 + i];
     s.kernel[lead + i] = w[2 + i];
-    s.stride[lead + i] = stride[i];
+    // A step that is never taken may be of any length; kernels leave room for one.
+    s.stride[lead + i] = y[2 + i] == 1 ? std::min(stride[i], x[2 + i] + 1) : stride[i];
     s.pad[lead + i] = front[i];
     s.dilation[lead + i] = dilation[i];
   }

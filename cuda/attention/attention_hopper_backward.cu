@@ -183,7 +183,7 @@ struct RowNumbers {
   __device__ __forceinline__ void load_weights(int) {}
   __device__ __forceinline__ void load_delta(int) {}
   __device__ __forceinline__ float weight(float s, float scale, int e) const {
-    return exp2_approximately(s * scale - shift[e / 2]);  // the inverse comes last: see store_sums
+    return exp2_approximately(s * scale - shift[e / 2]);
   }
   __device__ __forceinline__ float delta_of(int e) const { return delta[e / 2]; }
 };
@@ -306,14 +306,13 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
     float slopes_sum[D / 2] = {};                 // dQ or dK
     float weights_sum[of_keys ? D / 2 : 1] = {};  // dV
     RowNumbers mine = {};
-    float factor[2] = {p.scale, p.scale};
     if (!of_keys) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const QueryNumbers n(p, at.batch, at.head, r0 + sum_row(2 * half));
-        mine.shift[half] = n.shift;
+        // The inverse is part of the shift: slopes of weights that do not add up to 1 could leave float16's range.
+        mine.shift[half] = n.inverse == 0 ? math::kInfinity<float> : n.shift - math::log2(n.inverse);
         mine.delta[half] = n.delta;
-        factor[half] *= n.inverse;
       }
     }
     bool again = false;                // the same in all threads of a warp
@@ -386,10 +385,10 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
     if (speaks) arrive(b.rows_empty);
     const Place here(p.order, once_more(round));
     if constexpr (of_keys) {
-      store_sums<T>(slopes_sum, w.dk, here.batch, here.head, r0, a.k_len, a.head_dim, factor);
+      store_sums<T>(slopes_sum, w.dk, here.batch, here.head, r0, a.k_len, a.head_dim, {p.scale, p.scale});
       store_sums<T>(weights_sum, w.dv, here.batch, here.head, r0, a.k_len, a.value_dim, {1, 1});
     } else {
-      store_sums<T>(slopes_sum, w.dq, here.batch, here.head, r0, a.q_len, a.head_dim, factor);
+      store_sums<T>(slopes_sum, w.dq, here.batch, here.head, r0, a.q_len, a.head_dim, {p.scale, p.scale});
     }
     if (again) {
       __syncwarp();  // after the stores of all lanes
