@@ -25,3 +25,11 @@ def isa(request):
     pydlx._C._set_cpu_isa(request.param)
     yield request.param
     pydlx._C._set_cpu_isa(pydlx._C.build_info()["cpu_isas"][-1])
+
+
+@pytest.fixture
+def highest():
+    """Runs the test at float32_matmul_precision "highest"."""
+    pydlx.set_float32_matmul_precision("highest")
+    yield
+    pydlx.set_float32_matmul_precision("high")

@@ -2,205 +2,14 @@
 operands whose surroundings would spoil the result, on all instruction sets, for any number of threads."""
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conv_operands import EDGES, FAST, errors, guarded, operands, operands_of, passes
 
 import pydlx
 
 F = pydlx.nn.functional
-
-
-@pytest.fixture
-def highest():
-    pydlx.set_float32_matmul_precision("highest")
-    yield
-    pydlx.set_float32_matmul_precision("high")
-
-
-def guarded(array):
-    """A tensor that starts at an odd element of a buffer of NaNs: what is read outside of it shows in the result."""
-    buffer = np.full(array.size + 35, np.nan, array.dtype)
-    buffer[17 : 17 + array.size] = array.reshape(-1)
-    return pydlx.from_numpy(buffer)[17 : 17 + array.size].reshape(array.shape)
-
-
-def operands(n, c, k, h, w, kernel=3, groups=1, seed=0):
-    return operands_of(n, c, k, (h, w), (kernel, kernel) if isinstance(kernel, int) else kernel, groups, seed)
-
-
-def operands_of(n, c, k, size, kernel, groups=1, seed=0):
-    """Any number of axes."""
-    rng = np.random.default_rng([seed, n, c, k, *size])
-    x = rng.standard_normal((n, c, *size)).astype(np.float32)
-    weight = rng.standard_normal((k, c // groups, *kernel)).astype(np.float32)
-    return x, weight, rng.standard_normal(k).astype(np.float32)
-
-
-def passes(x, weight, bias, grad=None, **geometry):
-    """Output and the gradients of <output, grad> for input, weight and bias, as arrays."""
-    leaves = [t.requires_grad_(True) for t in (x, weight, bias)]
-    y = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3](*leaves, **geometry)
-    if grad is None:
-        grad = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
-    g = guarded(grad).to(y.dtype)
-    return [t.detach().numpy() for t in (y, *pydlx.autograd.grad(y, leaves, g))]
-
-
-def errors(arrays, **geometry):
-    """Root mean square and maximal error of each pass, relative to the root mean square of the float64 result."""
-    got = passes(*map(guarded, arrays), **geometry)
-    want = passes(*(pydlx.from_numpy(a.astype(np.float64)) for a in arrays), **geometry)
-    rows = []
-    for a, b in zip(got, want, strict=True):
-        assert a.shape == b.shape and np.isfinite(a).all()
-        scale = np.sqrt(np.mean(b * b))
-        rows.append((np.sqrt(np.mean((a - b) ** 2)) / scale, np.abs(a - b).max() / scale))
-    return rows
-
-
-# Tiles are 4 x 4 outputs, vectors 16, 8 or 4 channels, panels of the product 64, 16 or 8; planes above 64 columns are cut in pieces.
-EDGES = [
-    *((12, c, k, 8, 8, 1, 1) for c, k in itertools.product((16, 17, 31, 33), (16, 31, 33, 65))),
-    *((6, 20, 24, h, w, 1, 1) for h, w in itertools.product((7, 8, 9, 12, 13), (8, 11, 12, 13))),
-    *((3, 16, 18, 14, w, pad, 1) for w, pad in ((63, 1), (64, 1), (65, 1), (69, 0), (70, 2), (130, (0, 2)))),
-    (40, 16, 16, 3, 3, 0, 1),
-    (40, 16, 16, 1, 2, 1, 1),
-    (9, 48, 32, 10, 10, 1, 2),
-    (2, 65, 129, 18, 17, (2, 0), 1),
-    (33, 128, 70, 5, 6, 1, 1),
-    # Few tiles: panels of kernels are transformed, 128 input channels at a time, where they are multiplied.
-    (2, 129, 66, 9, 10, 1, 1),
-    (1, 260, 20, 6, 7, 1, 1),
-    (2, 64, 130, 5, 19, 2, 2),
-    (1, 70, 64, 4, 66, 1, 1),
-]
-
-
-@pytest.mark.parametrize("row", EDGES, ids=str)
-def test_winograd(isa, row):
-    n, c, k, h, w, pad, groups = row
-    for rms, largest in errors(operands(n, c, k, h, w, groups=groups), padding=pad, groups=groups):
-        assert rms < 4e-6 and largest < 6e-5
-
-
-# The same kernels: five taps (tiles of 2 x 2 outputs), three taps of one axis (tiles of 4), a kernel with depth (its planes become input
-# channels; without a common vector of channels the weight gradient goes another way), pixels sorted by their residue modulo a dilation.
-FAST = [
-    *((3, c, k, (9, 10), (5, 5), 1, {"padding": 2}) for c, k in itertools.product((16, 17, 33), (16, 31, 65))),
-    *((5, 20, 24, (h, w), (5, 5), 1, {"padding": p}) for h, w, p in ((5, 6, 0), (6, 5, 1), (7, 8, (4, 0)), (1, 2, 4))),
-    (4, 40, 34, (6, 37), (5, 5), 2, {"padding": (1, 3)}),
-    *(
-        (3, c, k, (n,), (3,), 1, {"padding": 1})
-        for c, k, n in ((32, 33, 127), (47, 64, 128), (48, 40, 129), (33, 65, 259))
-    ),
-    (2, 32, 35, (9, 30), (1, 3), 1, {"padding": (0, 2)}),
-    *(
-        (2, c, k, (d, 9, 10), (3, 3, 3), 1, {"padding": 1})
-        for c, k, d in ((16, 16, 1), (32, 17, 2), (20, 33, 4), (45, 50, 2))
-    ),
-    (2, 32, 36, (5, 9, 8), (2, 3, 3), 2, {"padding": (1, 0, 2)}),
-    (1, 16, 24, (4, 7, 9), (3, 5, 5), 1, {"padding": (2, 2, 1)}),
-    *(
-        (2, c, 24, (14, 15), (3, 3), 1, {"padding": p, "dilation": d})
-        for c, p, d in ((16, 2, 2), (17, 1, 2), (33, 0, (3, 2)))
-    ),
-    *((2, 18, 20, (h, w), (3, 3), 1, {"padding": 3, "dilation": 3}) for h, w in ((11, 12), (12, 13), (13, 11))),
-    (2, 32, 32, (17, 23), (3, 3), 2, {"padding": (5, 8), "dilation": (4, 5)}),
-    (2, 16, 16, (21, 20), (3, 3), 1, {"padding": (1, 0), "dilation": (1, 7)}),
-]
-
-
-@pytest.mark.parametrize("row", FAST, ids=str)
-def test_winograd_of_other_kernels(isa, row):
-    n, c, k, size, kernel, groups, geometry = row
-    for rms, largest in errors(operands_of(n, c, k, size, kernel, groups), groups=groups, **geometry):
-        assert rms < 4e-6 and largest < 6e-5
-
-
-def test_dilated_gradient_beyond_the_kernel():
-    """Pixels that no output sees get nothing, or the bias of a transposed convolution."""
-    x, weight, _ = operands(3, 20, 24, 16, 17)
-    bias = np.linspace(-1, 1, 20, dtype=np.float32)
-    y = np.random.default_rng(1).standard_normal((3, 24, 12, 13)).astype(np.float32)
-    options = {"padding": 1, "dilation": 2, "stride": 1}
-    got = F.conv_transpose2d(guarded(y), guarded(weight), guarded(bias), **options).numpy()
-    want = F.conv_transpose2d(*(pydlx.from_numpy(a.astype(np.float64)) for a in (y, weight, bias)), **options).numpy()
-    assert got.shape == want.shape and np.abs(got - want).max() < 6e-5 * np.sqrt(np.mean(want**2))
-
-
-def plain_error(x, weight, dilation):
-    """Root mean square error, relative, of a 3x3 convolution with "same" padding whose float32 products are added one after the other."""
-    t = [pydlx.from_numpy(np.ascontiguousarray(a, dtype=np.float64)) for a in (x, weight)]
-    want = F.conv2d(*t, padding=dilation, dilation=dilation).numpy().reshape(len(x), len(weight), -1)
-    columns = F.unfold(t[0], 3, dilation=dilation, padding=dilation).numpy().astype(np.float32)
-    rows = weight.reshape(len(weight), -1)
-    got = np.zeros(want.shape, np.float32)
-    for i in range(rows.shape[1]):
-        got += rows[None, :, i, None] * columns[:, None, i]
-    return np.sqrt(np.mean((got - want) ** 2) / np.mean(want * want))
-
-
-@pytest.mark.parametrize(("c", "k", "dilation"), [(64, 64, 1), (256, 64, 1), (64, 256, 1), (64, 64, 2)])
-def test_highest_precision_rounds_no_worse_than_the_plain_sum(isa, highest, c, k, dilation):
-    """F(2x2, 3x3) in the forward pass and the input gradient."""
-    x, weight, bias = operands(2, c, k, 28, 28)
-    forward, gradient = errors((x, weight, 0 * bias), padding=dilation, dilation=dilation)[:2]
-    assert forward[0] < plain_error(x, weight, dilation)
-    g = np.random.default_rng(7).standard_normal((2, k, 28, 28)).astype(np.float32)
-    assert gradient[0] < plain_error(g, np.ascontiguousarray(weight.transpose(1, 0, 2, 3)[..., ::-1, ::-1]), dilation)
-
-
-@pytest.mark.parametrize("row", EDGES, ids=str)
-def test_highest_precision_around_tile_edges(isa, highest, row):
-    n, c, k, h, w, pad, groups = row
-    for rms, largest in errors(operands(n, 2 * c, 2 * k, h, w, groups=groups), padding=pad, groups=groups):
-        assert rms < 2e-6 and largest < 2e-5
-
-
-def test_highest_precision_any_number_of_threads(highest):
-    before = pydlx.get_num_threads()
-    try:
-        for n, c, k, h, w, groups in ((3, 33, 40, 13, 14, 1), (2, 64, 96, 57, 57, 1), (2, 64, 64, 9, 10, 2)):
-            results = set()
-            for threads in (1, 2, 3, 7):
-                pydlx.set_num_threads(threads)
-                got = passes(*map(guarded, operands(n, c, k, h, w, groups=groups)), padding=1, groups=groups)
-                results.add(tuple(a.tobytes() for a in got))
-            assert len(results) == 1, (n, c, k)
-    finally:
-        pydlx.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("c", "k", "kernel", "dilation"),
-    [(64, 64, 3, 1), (256, 64, 3, 1), (64, 64, 5, 1), (64, 64, (1, 3), 1), (64, 64, 3, 2)],
-)
-def test_winograd_error_is_within_three_times_the_plain_sum(c, k, kernel, dilation):
-    """The bound of ``set_float32_matmul_precision("high")``, on normal inputs."""
-    arrays = operands(2, c, k, 28, 28, kernel)
-    options = {"padding": "same", "dilation": dilation}
-    fast = errors(arrays, **options)
-    pydlx.set_float32_matmul_precision("highest")
-    try:
-        assert pydlx.get_float32_matmul_precision() == "highest"
-        plain = errors(arrays, **options)
-    finally:
-        pydlx.set_float32_matmul_precision("high")
-    x, weight, _ = arrays
-    sums = [rms for rms, _ in plain[:3]]
-    if kernel == 3:  # "highest" rounds better than the plain sum
-        g = np.random.default_rng(7).standard_normal((2, k, 28, 28)).astype(np.float32)
-        turned = np.ascontiguousarray(weight.transpose(1, 0, 2, 3)[..., ::-1, ::-1])
-        sums[:2] = plain_error(x, weight, dilation), plain_error(g, turned, dilation)
-    for (a, _), (b, _), plain_sum in zip(fast[:3], plain[:3], sums, strict=True):
-        assert b < a < 3 * max(plain_sum, 5e-7)
-
-
-def test_many_rounds_of_the_weight_gradient():
-    for rms, largest in errors(operands(5, 64, 64, 61, 62), padding=1):
-        assert rms < 4e-6 and largest < 6e-5
 
 
 def check_rows(rows):
@@ -408,49 +217,6 @@ def test_transposed_convolution_takes_the_same_kernels():
     assert np.abs(got - want).max() < 6e-5 * np.sqrt(np.mean(want**2))
 
 
-def test_kept_weights_follow_every_kind_of_write(isa):
-    """Without gradients transformed weights are kept between calls; writes that no version counter sees must still count."""
-    rng = np.random.default_rng(5)
-    x = guarded(rng.standard_normal((3, 32, 12, 12)).astype(np.float32))
-    values = rng.standard_normal((40, 16, 3, 3)).astype(np.float32)
-    weight = pydlx.from_numpy(values)
-
-    def check(**options):
-        with pydlx.no_grad():
-            got = [F.conv2d(x, weight, groups=2, **options) for _ in range(2)]
-        fresh = F.conv2d(x, weight.clone().requires_grad_(True), groups=2, **options).detach()
-        assert all(np.array_equal(g.numpy(), fresh.numpy()) for g in got)
-
-    check()
-    check(padding=1)
-    check(padding=2, dilation=2)
-    weight.mul_(2)
-    check()
-    weight.data[3, 4, 1, 1] = 7.0
-    check()
-    values[39, 15, 2, 2] = -3.0
-    check()
-    values[0, 0, 0, 0] = np.nan
-    with pydlx.no_grad():
-        assert all(np.isnan(F.conv2d(x, weight, groups=2).numpy()).any() for _ in range(2))
-    values[0, 0, 0, 0] = 1.0
-    weight = weight.as_strided((40, 16, 3, 3), (144, 9, 1, 3))
-    check()
-
-
-def test_kept_weights_in_several_threads():
-    rng = np.random.default_rng(6)
-    x, weight = (guarded(rng.standard_normal(s).astype(np.float32)) for s in ((2, 48, 20, 20), (48, 48, 3, 3)))
-    want = F.conv2d(x, weight.clone().requires_grad_(True)).detach().numpy()
-
-    def work(_):
-        with pydlx.no_grad():
-            return all(np.array_equal(F.conv2d(x, weight).numpy(), want) for _ in range(20))
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(work, range(4)))
-
-
 def test_strided_operands():
     x, weight, bias = operands(6, 32, 40, 18, 20)
     want = passes(*map(guarded, (x[:, ::2, 1:17, ::2], weight[::2, 1::2], bias[::2])), padding=1)
@@ -458,15 +224,6 @@ def test_strided_operands():
     got = passes(t[:, ::2, 1:17, ::2], v[::2, 1::2], pydlx.from_numpy(bias)[::2], padding=1)
     for a, b in zip(got, want, strict=True):
         assert np.array_equal(a, b)
-
-
-@pytest.mark.parametrize("row", [(1, 260, 70, 6, 7), (2, 64, 64, 57, 57)], ids=["few tiles", "many"])
-def test_kept_weights_change_no_bit(isa, row):
-    x, weight, bias = map(guarded, operands(*row))
-    with pydlx.no_grad():
-        kept = [F.conv2d(x, weight, bias, padding=1).numpy().copy() for _ in range(2)]
-    fresh = F.conv2d(x, weight.requires_grad_(), bias, padding=1).detach().numpy()
-    assert np.array_equal(kept[0], fresh) and np.array_equal(kept[1], fresh)
 
 
 def test_any_number_of_threads():
