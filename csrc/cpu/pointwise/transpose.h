@@ -28,6 +28,7 @@ PYDLX_INLINE void transpose_pairs(std::uint16_t* out, std::int64_t out_row, cons
   constexpr int n = kLanesOf<float>;
   typedef std::uint16_t Line __attribute__((vector_size(2 * n), aligned(2), may_alias));
   typedef std::uint32_t Bits __attribute__((vector_size(4 * n)));
+  typedef float Row __attribute__((vector_size(4 * n), aligned(2), may_alias));  // of the result
   const auto widened = [](const std::uint16_t* p) __attribute__((always_inline)) {
     return __builtin_convertvector(*reinterpret_cast<const Line*>(p), Bits);
   };
@@ -54,7 +55,7 @@ PYDLX_INLINE void transpose_pairs(std::uint16_t* out, std::int64_t out_row, cons
       std::uint16_t* to = out + r * out_row + c;
       if (width == 2 * n) {
 #pragma GCC unroll 16
-        for (int l = 0; l < n; ++l) store(reinterpret_cast<float*>(to + l * out_row), v[l]);
+        for (int l = 0; l < n; ++l) *reinterpret_cast<Row*>(to + l * out_row) = v[l];
       } else {
         for (int l = 0; l < n; ++l) std::memcpy(to + l * out_row, &v[l], static_cast<std::size_t>(width) * 2);
       }
