@@ -129,3 +129,24 @@ def test_threads():
         pydlx.set_num_threads(before)
     for one, three in zip(*results, strict=True):
         np.testing.assert_array_equal(one, three)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("width", [4, 7, 8, 9, 33, 255, 257, 520])
+def test_rows_of_every_length_are_resized(mode, width, isa):
+    """Neighbours of as many taps are summed together, up to 256 of them; the ends have fewer taps."""
+    rng = np.random.default_rng(width)
+    for size in ((6, 2 * width), (4, width + 3), (3, max(1, width // 3))):
+        x = rng.standard_normal((2, 3, 5, width))
+        options = {"size": size, "mode": mode} | ({} if mode == "nearest" else {"align_corners": False})
+        want_x = torch.from_numpy(x).requires_grad_()
+        want = torch.nn.functional.interpolate(want_x, **options)
+        g = rng.standard_normal(want.shape)
+        want.backward(torch.from_numpy(g))
+        for dtype, tolerance in ((np.float32, 2e-5), (np.float64, 1e-12)):
+            got_x = pydlx.from_numpy(x.astype(dtype)).requires_grad_()
+            got = pydlx.nn.functional.interpolate(got_x, **options)
+            got.backward(pydlx.from_numpy(g.astype(dtype)))
+            # float32 finds the source pixels in its own precision, as PyTorch does
+            np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), atol=tolerance * width, rtol=0)
+            np.testing.assert_allclose(got_x.grad.numpy(), want_x.grad.numpy(), atol=tolerance * width, rtol=0)

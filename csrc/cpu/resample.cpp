@@ -21,6 +21,71 @@ bool one_tap_each(const AxisMap& m) {
   return true;
 }
 
+constexpr int kTogether = 256, kMostTaps = 8;
+
+// Sums of equally many taps for neighbouring outputs.
+template <class T>
+struct TapTable {
+  const AxisMap& m;
+  std::int64_t first, taps;
+  int count;
+  bool turned;  // else sums are taken one by one
+  T weight[kMostTaps][kTogether];
+  std::int32_t index[kMostTaps][kTogether];
+
+  TapTable(const AxisMap& map, std::int64_t j0, int outputs, std::int64_t each)
+      : m(map),
+        first(m.start[j0]),
+        taps(each),
+        count(outputs),
+        turned(each > 0 && each <= kMostTaps && outputs >= 8 && map.in <= INT32_MAX) {
+    if (!turned) return;
+    for (int j = 0; j < count; ++j)
+      for (std::int64_t k = 0; k < taps; ++k) {
+        weight[k][j] = static_cast<T>(m.weight[first + j * taps + k]);
+        index[k][j] = static_cast<std::int32_t>(m.index[first + j * taps + k]);
+      }
+  }
+  inline __attribute__((always_inline)) void run(const T* src, T* dst) const {
+    switch (turned ? taps : 0) {
+      case 1:
+        return sum<1>(src, dst);
+      case 2:
+        return sum<2>(src, dst);
+      case 3:
+        return sum<3>(src, dst);
+      case 4:
+        return sum<4>(src, dst);
+      case 5:
+        return sum<5>(src, dst);
+      case 6:
+        return sum<6>(src, dst);
+      case 7:
+        return sum<7>(src, dst);
+      case 8:
+        return sum<8>(src, dst);
+      default:
+        break;
+    }
+    std::int64_t k = first;
+    for (int j = 0; j < count; ++j) {
+      T total = 0;
+      for (const std::int64_t end = k + taps; k < end; ++k) total += static_cast<T>(m.weight[k]) * src[m.index[k]];
+      dst[j] = total;
+    }
+  }
+  template <int N>
+  __attribute__((noinline)) void sum(const T* src, T* dst) const {
+#pragma omp simd
+    for (int j = 0; j < count; ++j) {
+      T total = 0;
+#pragma GCC unroll 8
+      for (int k = 0; k < N; ++k) total += weight[k][j] * src[index[k][j]];
+      dst[j] = total;
+    }
+  }
+};
+
 template <class T>
 void axis_map(const AxisMap& m) {
   const T* x = static_cast<const T*>(m.x);
@@ -38,15 +103,14 @@ void axis_map(const AxisMap& m) {
   }
   if (m.inner == 1) {  // the last axis: rows of the table are short dot products
     parallel_for(m.outer, kWork / (m.out + 1) + 1, [&](std::int64_t b, std::int64_t e) {
-      for (std::int64_t o = b; o < e; ++o) {
-        const T* src = x + o * m.in;
-        T* dst = y + o * m.out;
-        for (std::int64_t j = 0; j < m.out; ++j) {
-          T sum = 0;
-          for (std::int64_t k = m.start[j]; k < m.start[j + 1]; ++k)
-            sum += static_cast<T>(m.weight[k]) * src[m.index[k]];
-          dst[j] = sum;
-        }
+      for (std::int64_t j0 = 0; j0 < m.out;) {
+        // Neighbours of as many taps are summed together, their table turned to one row per tap.
+        const std::int64_t taps = m.start[j0 + 1] - m.start[j0];
+        std::int64_t j1 = j0 + 1;
+        while (j1 < m.out && j1 - j0 < kTogether && m.start[j1 + 1] - m.start[j1] == taps) ++j1;
+        const TapTable<T> table(m, j0, static_cast<int>(j1 - j0), taps);
+        for (std::int64_t o = b; o < e; ++o) table.run(x + o * m.in, y + o * m.out + j0);
+        j0 = j1;
       }
     });
     return;
