@@ -29,35 +29,9 @@ struct Tile {
   bool relu;
 };
 
-template <int NV>
-PYDLX_INLINE void finish_tile(const Tile& t, Words (&acc)[kTileRows][NV]) {
-#pragma GCC unroll 8
-  for (int j = 0; j < NV; ++j) {
-    const int count = j == NV - 1 ? t.count : kWords;
-    if (t.scale) {
-      const Words scale = widen_load(t.scale + j * kWords, count);
-#pragma GCC unroll 8
-      for (int i = 0; i < kTileRows; ++i) acc[i][j] *= scale;
-    }
-    if (t.bias) {
-      const Words bias = widen_load(t.bias + j * kWords, count);
-#pragma GCC unroll 8
-      for (int i = 0; i < kTileRows; ++i) acc[i][j] += bias;
-    }
-    if (t.relu)
-#pragma GCC unroll 8
-      for (int i = 0; i < kTileRows; ++i) acc[i][j] = acc[i][j] < Words{} ? Words{} : acc[i][j];  // NaN stays NaN
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kTileRows; ++i) {
-    if (i >= t.live) break;
-    store_pairs<NV>(t.y + i * t.y_line, acc[i], t.count);
-  }
-}
-
 template <int MR, int NV>
 __attribute__((noinline)) void line_tile(const Tile& t) {
-  Words acc[kTileRows][NV];
+  Words acc[MR][NV];
   const char* line[MR];
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
@@ -69,31 +43,10 @@ __attribute__((noinline)) void line_tile(const Tile& t) {
   const std::int64_t words = t.words, step = t.step;
   for (std::int64_t r = 0; r < t.rows; ++r) {
     std::int64_t at = r * t.row;
-    for (std::int64_t s = 0; s < words; ++s, at += step, b += kColumns) {
-      Words v[NV];
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) v[j] = load(b + j * kWords);
-#pragma GCC unroll 8
-      for (int i = 0; i < MR; ++i) {
-        int word;
-        std::memcpy(&word, line[i] + at, sizeof word);
-        const Words a = (Words)_mm512_set1_epi32(word);
-#pragma GCC unroll 8
-        for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], a, v[j]);
-      }
-    }
+    for (std::int64_t s = 0; s < words; ++s, at += step, b += kColumns)
+      add_pairs(acc, b, [&](int i) __attribute__((always_inline)) { return word_at(line[i] + at); });
     if (!t.ragged) continue;
-    Words v[NV];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) v[j] = load(b + j * kWords);
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) {
-      std::uint16_t element;
-      std::memcpy(&element, line[i] + at, sizeof element);
-      const Words a = (Words)_mm512_set1_epi32(element);
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], a, v[j]);
-    }
+    add_pairs(acc, b, [&](int i) __attribute__((always_inline)) { return half_word_at(line[i] + at); });
     b += kColumns;
   }
   if (t.sums) {
@@ -103,7 +56,14 @@ __attribute__((noinline)) void line_tile(const Tile& t) {
       for (int j = 0; j < NV; ++j) store<float>(t.sums + i * kColumns + j * kWords, acc[i][j]);
     return;
   }
-  if constexpr (MR == kTileRows) finish_tile<NV>(t, acc);
+  if (t.scale) scale_columns(acc, t.scale, t.count);
+  if (t.bias) bias_columns(acc, t.bias, t.count);
+  if (t.relu) relu_tile(acc);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    if (i >= t.live) break;
+    store_pairs<NV>(t.y + i * t.y_line, acc[i], t.count);
+  }
 }
 
 constexpr int kHalfRows = kTileRows / 2;
@@ -224,15 +184,14 @@ void first_layer_forward(const Conv& conv) {
         const T *row = band, *at = band;
         for (std::int64_t p = 0, x = 0; p < pixels; p += kTileRows, t.y += kTileRows * c.cout) {
           t.live = static_cast<int>(min_of(kTileRows, pixels - p));
-          for (int i = 0; i < kTileRows; ++i) {
-            t.line[i] = reinterpret_cast<const char*>(at);  // past the last pixel: of the first again
-            if (i >= t.live) continue;
+          for (int i = 0; i < t.live; ++i) {
+            t.line[i] = reinterpret_cast<const char*>(at);
             at += l.pixel;
             if (++x < c.out[2]) continue;
             x = 0;
             at = row += c.stride[1] * l.pitch;
           }
-          for (int i = t.live; i < kTileRows; ++i) t.line[i] = t.line[0];
+          for (int i = t.live; i < kTileRows; ++i) t.line[i] = t.line[0];  // computed, and not stored
           run_tile(t, columns, false);
         }
       }

@@ -27,6 +27,57 @@ PYDLX_INLINE void store_pairs(BFloat16* to, const Words (&sums)[NV], int count) 
   }
 }
 
+// One step along K: row i of a tile times NV vectors at `b`. Its word is word_of(i).
+template <int MR, int NV, class F>
+PYDLX_INLINE void add_pairs(Words (&acc)[MR][NV], const float* b, const F& word_of) {
+  Words v[NV];
+#pragma GCC unroll 8
+  for (int j = 0; j < NV; ++j) v[j] = load(b + j * kWords);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    const Words a = (Words)_mm512_set1_epi32(word_of(i));
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], a, v[j]);
+  }
+}
+PYDLX_INLINE int word_at(const char* p) {
+  int word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+PYDLX_INLINE int half_word_at(const char* p) {  // the lower element alone
+  std::uint16_t element;
+  std::memcpy(&element, p, sizeof element);
+  return element;
+}
+
+// What ends a tile, column by column: `count` of the last vector.
+template <int MR, int NV>
+PYDLX_INLINE void scale_columns(Words (&acc)[MR][NV], const BFloat16* scale, int count) {
+#pragma GCC unroll 8
+  for (int j = 0; j < NV; ++j) {
+    const Words v = widen_load(scale + j * kWords, j == NV - 1 ? count : kWords);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) acc[i][j] *= v;
+  }
+}
+template <int MR, int NV>
+PYDLX_INLINE void bias_columns(Words (&acc)[MR][NV], const BFloat16* bias, int count) {
+#pragma GCC unroll 8
+  for (int j = 0; j < NV; ++j) {
+    const Words v = widen_load(bias + j * kWords, j == NV - 1 ? count : kWords);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) acc[i][j] += v;
+  }
+}
+template <int MR, int NV>
+PYDLX_INLINE void relu_tile(Words (&acc)[MR][NV]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] < Words{} ? Words{} : acc[i][j];  // NaN stays NaN
+}
+
 struct PairTile {
   std::int64_t steps;  // whole words along K
   const char* a;
@@ -62,31 +113,13 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) __builtin_prefetch(a + (MR + i) * a_row);
     for (const std::int64_t stop = min_of(t.steps, s + run); s < stop; ++s) {
-      Words row[NV];
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) row[j] = load(b + j * L);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        int word;
-        std::memcpy(&word, a + i * a_row, sizeof word);
-        const Words v = (Words)_mm512_set1_epi32(word);
-#pragma GCC unroll 8
-        for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], v, row[j]);
-      }
+      add_pairs(acc, b, [&](int i) __attribute__((always_inline)) { return word_at(a + i * a_row); });
       a += a_step;
       b += kPanel;
     }
   }
-  if (t.ragged) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      std::uint16_t element;
-      std::memcpy(&element, a + i * a_row, sizeof element);
-      const Words v = (Words)_mm512_set1_epi32(element);
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) acc[i][j] = pair_products(acc[i][j], v, load(b + j * L));
-    }
-  }
+  if (t.ragged)
+    add_pairs(acc, b, [&](int i) __attribute__((always_inline)) { return half_word_at(a + i * a_row); });
   if (!t.last) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
@@ -109,14 +142,7 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] += beta * widen_load(t.c + i * t.c_row + j * L, j == NV - 1 ? t.count : L);
   }
-  if (t.bias) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      const Words bias = widen_load(t.bias + j * L, j == NV - 1 ? t.count : L);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) acc[i][j] += bias;
-    }
-  }
+  if (t.bias) bias_columns(acc, t.bias, t.count);
   if (t.row_scale) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
@@ -133,12 +159,7 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
       for (int j = 0; j < NV; ++j) acc[i][j] += bias;
     }
   }
-  if (end.relu) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) acc[i][j] = acc[i][j] < Words{} ? Words{} : acc[i][j];  // NaN stays NaN
-  }
+  if (end.relu) relu_tile(acc);
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) store_pairs<NV>(t.c + i * t.c_row, acc[i], t.count);
 }
