@@ -119,11 +119,21 @@ struct DataPlan {
     bands = ceil_div(c.out[1], rows);
   }
   std::int64_t panel(const ConvShape& c) const { return c.kernel[1] * words * kColumns; }  // words
-  std::int64_t packed_bytes(const ConvShape& c, const Layer& l) const { return rounded(l.panels * panel(c) * 4); }
-  std::int64_t ordered_bytes(const ConvShape& c) const {
-    return c.weights_last ? 0 : rounded(c.cout * c.cin * plane_of(c.kernel) * 2);
+};
+
+struct DataMemory {
+  T* ordered;     // weights that are not channels-last
+  float* packed;  // [panel][row of the kernel][word][64 outputs]
+  T* bands;       // one after the other
+  std::int64_t band, bytes;
+  DataMemory(const ConvShape& c, const Layer& l, const DataPlan& plan, void* scratch) {
+    Parts parts(scratch);
+    band = seen_rows(c, plan.rows) * l.pitch;
+    ordered = parts.take<T>(c.weights_last ? 0 : c.cout * c.cin * plane_of(c.kernel));
+    packed = parts.take<float>(l.panels * plan.panel(c));
+    bands = parts.take<T>(num_threads() * band);
+    bytes = parts.bytes();
   }
-  std::int64_t bytes(const ConvShape& c, const Layer& l) const { return rounded(seen_rows(c, rows) * l.pitch * 2); }
 };
 
 // Weights as [output][tap][channel].
@@ -141,24 +151,20 @@ void first_layer_forward(const Conv& conv) {
   if (verbose_on) verbose_note(", pairs of the rows of channels-last images (vdpbf16ps)");
   const Layer l(c);
   const DataPlan plan(c, l);
-  char* memory = aligned(conv.scratch);
+  const DataMemory memory(c, l, plan, conv.scratch);
   const T* w = static_cast<const T*>(conv.w);
   if (!c.weights_last) {
-    order_weights(c, w, reinterpret_cast<T*>(memory));
-    w = reinterpret_cast<const T*>(memory);
-    memory += plan.ordered_bytes(c);
+    order_weights(c, w, memory.ordered);
+    w = memory.ordered;
   }
-  float* packed = reinterpret_cast<float*>(memory);  // [panel][row of the kernel][word][64 outputs]
-  memory += plan.packed_bytes(c, l);
   for (std::int64_t k = 0; k < c.cout; k += kColumns)
     for (std::int64_t r = 0; r < c.kernel[1]; ++r)
       pack_words_b<Pairs>(w + (k * c.kernel[1] + r) * l.run, 1, c.kernel[1] * l.run, l.run,
                           min_of(kColumns, c.cout - k),
-                          packed + k / kColumns * plan.panel(c) + r * plan.words * kColumns);
-  const std::int64_t bytes = plan.bytes(c, l), plane = plane_of(c.out),
-                     work = plan.rows * c.out[2] * plan.panel(c) * l.panels;
+                          memory.packed + k / kColumns * plan.panel(c) + r * plan.words * kColumns);
+  const std::int64_t plane = plane_of(c.out), work = plan.rows * c.out[2] * plan.panel(c) * l.panels;
   parallel_for(c.batch * plan.bands, (1 << 19) / work + 1, [&](std::int64_t begin, std::int64_t end) {
-    T* band = reinterpret_cast<T*>(memory + thread_index() * bytes);
+    T* band = memory.bands + thread_index() * memory.band;
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t image = u / plan.bands, y0 = u % plan.bands * plan.rows,
                          rows = min_of(plan.rows, c.out[1] - y0), pixels = rows * c.out[2];
@@ -172,7 +178,7 @@ void first_layer_forward(const Conv& conv) {
         t.words = l.run / 2;
         t.step = 4;
         t.ragged = l.run % 2 != 0;
-        t.b = packed + k / kColumns * plan.panel(c);
+        t.b = memory.packed + k / kColumns * plan.panel(c);
         t.sums = nullptr;
         t.first = true;
         t.y = static_cast<T*>(conv.y) + (image * plane + y0 * c.out[2]) * c.cout + k;
@@ -219,13 +225,25 @@ struct GradPlan {
     chunk = ceil_div(total, chunks);
     chunks = ceil_div(total, chunk);
   }
-  std::int64_t sums_bytes(const Layer& l) const { return l.panels * lines * kColumns * 4; }  // of a chunk
-  std::int64_t lines_bytes(const ConvShape& c, const Layer& l) const {
-    return rounded(l.planes * seen_rows(c, band) * pitch * 4);
-  }
-  std::int64_t dy_bytes() const { return rounded(band * pairs * kColumns * 4); }
-  std::int64_t bytes(const ConvShape& c, const Layer& l) const {
-    return lines_bytes(c, l) + dy_bytes() + rounded(l.pitch * 2);
+  std::int64_t panel() const { return lines * kColumns; }                           // sums
+  std::int64_t sums_bytes(const Layer& l) const { return l.panels * panel() * 4; }  // of a chunk
+};
+
+struct GradMemory {
+  float* sums;                    // [chunk][panel][line][64 channels]
+  float *all_lines, *all_joined;  // of every thread
+  T* all_rows;
+  std::int64_t lines, joined, row, bytes;
+  GradMemory(const ConvShape& c, const Layer& l, const GradPlan& plan, void* scratch) {
+    Parts parts(scratch);
+    lines = l.planes * seen_rows(c, plan.band) * plan.pitch;
+    joined = plan.band * plan.pairs * kColumns;
+    row = l.pitch;
+    sums = parts.take<float>(plan.chunks * l.panels * plan.panel());
+    all_lines = parts.take<float>(num_threads() * lines);
+    all_joined = parts.take<float>(num_threads() * joined);
+    all_rows = parts.take<T>(num_threads() * row);
+    bytes = parts.bytes();
   }
 };
 
@@ -287,14 +305,12 @@ void first_layer_weight(const Conv& conv) {
   if (verbose_on) verbose_note(", pairs of the pixels of rows (vdpbf16ps)");
   const Layer l(c);
   const GradPlan plan(c, l);
-  char* memory = aligned(conv.scratch);
-  float* all = reinterpret_cast<float*>(memory);  // sums as [chunk][panel][line][64 channels]
-  memory += plan.chunks * plan.sums_bytes(l);
-  const std::int64_t bytes = plan.bytes(c, l), panel = plan.lines * kColumns;
+  const GradMemory memory(c, l, plan, conv.scratch);
+  const std::int64_t panel = plan.panel();
   parallel_for(plan.chunks, 1, [&](std::int64_t begin, std::int64_t end) {
-    char* at = memory + thread_index() * bytes;
-    float *lines = reinterpret_cast<float*>(at), *joined = reinterpret_cast<float*>(at + plan.lines_bytes(c, l));
-    T* row = reinterpret_cast<T*>(at + plan.lines_bytes(c, l) + plan.dy_bytes());
+    float *lines = memory.all_lines + thread_index() * memory.lines,
+          *joined = memory.all_joined + thread_index() * memory.joined;
+    T* row = memory.all_rows + thread_index() * memory.row;
     std::memset(row + l.length, 0, static_cast<std::size_t>(l.pitch - l.length) * sizeof(T));
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t last = min_of(plan.total, (u + 1) * plan.chunk);
@@ -317,7 +333,7 @@ void first_layer_weight(const Conv& conv) {
             turn_pixels(c, plan.pairs, dy + (image * c.cout + k) * plane_of(c.out) + y0 * c.out[2], rows, columns,
                         joined);
           add_band(c, l, plan, lines, rows, columns, y == u * plan.chunk, joined,
-                   all + (u * l.panels + k / kColumns) * panel);
+                   memory.sums + (u * l.panels + k / kColumns) * panel);
         }
       }
     }
@@ -328,7 +344,7 @@ void first_layer_weight(const Conv& conv) {
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t k = u / pieces * kColumns, e = u % pieces * kWords, rows = min_of(kWords, plan.taps - e),
                          columns = min_of(kColumns, c.cout - k);
-      float* sums = all + k / kColumns * panel + e * kColumns;
+      float* sums = memory.sums + k / kColumns * panel + e * kColumns;
       for (std::int64_t i = 0; i < rows * kColumns; i += kWords) {
         if (i % kColumns >= columns) continue;
         store<float>(sums + i, add_chunks(sums + i, l.panels * panel, plan.chunks));
@@ -344,12 +360,8 @@ bool first_layer_fits(const ConvShape& c) {
 
 std::int64_t first_layer_scratch(const ConvShape& c, ConvPass pass) {
   const Layer l(c);
-  if (pass == ConvPass::weight_grad) {
-    const GradPlan plan(c, l);
-    return 64 + plan.chunks * plan.sums_bytes(l) + num_threads() * plan.bytes(c, l);
-  }
-  const DataPlan plan(c, l);
-  return 64 + plan.ordered_bytes(c) + plan.packed_bytes(c, l) + num_threads() * plan.bytes(c, l);
+  return pass == ConvPass::weight_grad ? GradMemory(c, l, GradPlan(c, l), nullptr).bytes
+                                       : DataMemory(c, l, DataPlan(c, l), nullptr).bytes;
 }
 
 void register_conv_first_avx512_bf16(KernelTable&) {}  // reached through conv_last_avx512_bf16.cpp

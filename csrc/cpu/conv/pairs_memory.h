@@ -17,6 +17,23 @@ PYDLX_INLINE char* aligned(void* p) {
   return reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(p) + 63) & ~std::uintptr_t{63});
 }
 
+// Cuts a buffer into parts that begin at whole cache lines. Of null, it tells how many bytes they need.
+class Parts {
+ public:
+  explicit Parts(void* buffer)
+      : first_((reinterpret_cast<std::uintptr_t>(buffer) + 63) & ~std::uintptr_t{63}), next_(first_) {}
+  template <class U>
+  U* take(std::int64_t count) {
+    U* const part = reinterpret_cast<U*>(next_);
+    next_ += static_cast<std::uintptr_t>(rounded(count * static_cast<std::int64_t>(sizeof(U))));
+    return part;
+  }
+  std::int64_t bytes() const { return 64 + static_cast<std::int64_t>(next_ - first_); }
+
+ private:
+  std::uintptr_t first_, next_;
+};
+
 // Parts of a weight gradient's pixels that have sums of their own; their number follows from the geometry only.
 PYDLX_INLINE std::int64_t chunks_of(std::int64_t units, std::int64_t products, std::int64_t sums_bytes) {
   constexpr std::int64_t kMost = 24, kWork = 8 << 20, kBytes = 8 << 20;

@@ -118,8 +118,7 @@ __attribute__((noinline)) void pair_tile(const PairTile& t) {
       b += kPanel;
     }
   }
-  if (t.ragged)
-    add_pairs(acc, b, [&](int i) __attribute__((always_inline)) { return half_word_at(a + i * a_row); });
+  if (t.ragged) add_pairs(acc, b, [&](int i) __attribute__((always_inline)) { return half_word_at(a + i * a_row); });
   if (!t.last) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
