@@ -4,6 +4,7 @@
 
 #include "cpu/gemm/vec.h"
 #include "cpu/isa.h"
+#include "cpu/row_copy.h"
 #include "functors/types.h"
 #include "kernels/pool.h"
 
@@ -27,63 +28,59 @@ constexpr int kTogether = 256, kMostTaps = 8;
 template <class T>
 struct TapTable {
   const AxisMap& m;
-  std::int64_t first, taps;
+  std::int64_t column, first, taps;
   int count;
-  bool turned;  // else sums are taken one by one
-  T weight[kMostTaps][kTogether];
-  std::int32_t index[kMostTaps][kTogether];
+  alignas(64) T weight[kMostTaps][kTogether];
+  alignas(64) std::int32_t index[kMostTaps][kTogether];
 
   TapTable(const AxisMap& map, std::int64_t j0, int outputs, std::int64_t each)
-      : m(map),
-        first(m.start[j0]),
-        taps(each),
-        count(outputs),
-        turned(each > 0 && each <= kMostTaps && outputs >= 8 && map.in <= INT32_MAX) {
-    if (!turned) return;
+      : m(map), column(j0), first(m.start[j0]), taps(each), count(outputs) {
+    if (taps > kMostTaps || count < 8 || m.in > INT32_MAX) return;
+    sum_ = kSums[taps];
     for (int j = 0; j < count; ++j)
       for (std::int64_t k = 0; k < taps; ++k) {
         weight[k][j] = static_cast<T>(m.weight[first + j * taps + k]);
         index[k][j] = static_cast<std::int32_t>(m.index[first + j * taps + k]);
       }
   }
-  inline __attribute__((always_inline)) void run(const T* src, T* dst) const {
-    switch (turned ? taps : 0) {
-      case 1:
-        return sum<1>(src, dst);
-      case 2:
-        return sum<2>(src, dst);
-      case 3:
-        return sum<3>(src, dst);
-      case 4:
-        return sum<4>(src, dst);
-      case 5:
-        return sum<5>(src, dst);
-      case 6:
-        return sum<6>(src, dst);
-      case 7:
-        return sum<7>(src, dst);
-      case 8:
-        return sum<8>(src, dst);
-      default:
-        break;
-    }
-    std::int64_t k = first;
-    for (int j = 0; j < count; ++j) {
-      T total = 0;
-      for (const std::int64_t end = k + taps; k < end; ++k) total += static_cast<T>(m.weight[k]) * src[m.index[k]];
-      dst[j] = total;
-    }
-  }
+  // Rows [begin, end).
+  void run(std::int64_t begin, std::int64_t end) const { (this->*sum_)(begin, end); }
+
+ private:
+  using Sum = void (TapTable::*)(std::int64_t, std::int64_t) const;
+  // Of the turned table.
   template <int N>
-  __attribute__((noinline)) void sum(const T* src, T* dst) const {
+  void sum(std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t o = begin; o < end; ++o) {
+      const T* src = static_cast<const T*>(m.x) + o * m.in;
+      T* dst = static_cast<T*>(m.y) + o * m.out + column;
 #pragma omp simd
-    for (int j = 0; j < count; ++j) {
-      T total = 0;
+      for (int j = 0; j < count; ++j) {
+        T total = 0;
 #pragma GCC unroll 8
-      for (int k = 0; k < N; ++k) total += weight[k][j] * src[index[k][j]];
-      dst[j] = total;
+        for (int k = 0; k < N; ++k) total += weight[k][j] * src[index[k][j]];
+        dst[j] = total;
+      }
     }
   }
+  // Of the map as it is.
+  void sum_singly(std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t o = begin; o < end; ++o) {
+      const T* src = static_cast<const T*>(m.x) + o * m.in;
+      T* dst = static_cast<T*>(m.y) + o * m.out + column;
+      std::int64_t k = first;
+      for (int j = 0; j < count; ++j) {
+        T total = 0;
+        for (const std::int64_t stop = k + taps; k < stop; ++k) total += static_cast<T>(m.weight[k]) * src[m.index[k]];
+        dst[j] = total;
+      }
+    }
+  }
+  static constexpr Sum kSums[kMostTaps + 1] = {
+      &TapTable::template sum<0>, &TapTable::template sum<1>, &TapTable::template sum<2>,
+      &TapTable::template sum<3>, &TapTable::template sum<4>, &TapTable::template sum<5>,
+      &TapTable::template sum<6>, &TapTable::template sum<7>, &TapTable::template sum<8>};
+  Sum sum_ = &TapTable::sum_singly;
 };
 
 template <class T>
@@ -109,7 +106,7 @@ void axis_map(const AxisMap& m) {
         std::int64_t j1 = j0 + 1;
         while (j1 < m.out && j1 - j0 < kTogether && m.start[j1 + 1] - m.start[j1] == taps) ++j1;
         const TapTable<T> table(m, j0, static_cast<int>(j1 - j0), taps);
-        for (std::int64_t o = b; o < e; ++o) table.run(x + o * m.in, y + o * m.out + j0);
+        table.run(b, e);
         j0 = j1;
       }
     });
@@ -176,18 +173,6 @@ RowPlan plan_row(const std::int64_t* index, std::int64_t n) {
   }
   p.kind = RowPlan::pieces;
   return p;
-}
-
-// Neighbouring elements, by vectors that overlap at the end: a call of memcpy costs more than a short row.
-template <class W>
-inline __attribute__((always_inline)) void copy_run(W* to, const W* from, std::int64_t n) {
-  constexpr std::int64_t kStep = kVectorBytes / static_cast<std::int64_t>(sizeof(W));
-  if (n < kStep) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = from[i];
-    return;
-  }
-  for (std::int64_t i = 0; i + kStep <= n; i += kStep) std::memcpy(to + i, from + i, kVectorBytes);
-  if (n % kStep != 0) std::memcpy(to + n - kStep, from + n - kStep, kVectorBytes);
 }
 
 // A short row of words as whole vectors: those between copy, those at the ends pick their elements from one vector of

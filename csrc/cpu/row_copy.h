@@ -6,9 +6,24 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
+// Fewer bytes than a vector has: two pieces that overlap.
+template <int kPiece = kVectorBytes / 2>
+PYDLX_INLINE void copy_few_bytes(char* to, const char* from, std::int64_t bytes) {
+  if (bytes >= kPiece) {
+    char first[kPiece], last[kPiece];
+    std::memcpy(first, from, kPiece);
+    std::memcpy(last, from + bytes - kPiece, kPiece);
+    std::memcpy(to, first, kPiece);
+    std::memcpy(to + bytes - kPiece, last, kPiece);
+  } else if constexpr (kPiece > 1) {
+    copy_few_bytes<kPiece / 2>(to, from, bytes);
+  }
+}
+
 // `to` and `from` do not overlap.
 PYDLX_INLINE void copy_row_bytes(char* to, const char* from, std::int64_t bytes) {
-  if (bytes < kVectorBytes || bytes > 32768) {
+  if (bytes < kVectorBytes) return copy_few_bytes(to, from, bytes);
+  if (bytes > 32768) {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
     return;
   }
@@ -27,6 +42,13 @@ PYDLX_INLINE void copy_row_bytes(char* to, const char* from, std::int64_t bytes)
     i = bytes - kVectorBytes;
     *reinterpret_cast<Bytes*>(to + i) = *reinterpret_cast<const Bytes*>(from + i);
   }
+}
+
+// n neighbouring elements.
+template <class W>
+PYDLX_INLINE void copy_run(W* to, const W* from, std::int64_t n) {
+  copy_row_bytes(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from),
+                 n * static_cast<std::int64_t>(sizeof(W)));
 }
 
 }  // namespace

@@ -132,12 +132,12 @@ Tensor stack(const TensorList& tensors, std::int64_t axis) {
   Tensor out = empty(sizes, joined_dtype(tensors), tensors[0].device());
   Dims strides = out.strides();
   strides.erase(dim);
-  const bool done = joined(out, tensors, dim);
-  std::int64_t at = 0;
-  for (const Tensor& t : tensors) {
-    if (done) break;
-    copy_raw(alias(out, one, strides, at), t);
-    at += out.strides()[dim];
+  if (!joined(out, tensors, dim)) {
+    std::int64_t at = 0;
+    for (const Tensor& t : tensors) {
+      copy_raw(alias(out, one, strides, at), t);
+      at += out.strides()[dim];
+    }
   }
   if (!any_requires_grad(tensors) || !is_floating(out.dtype())) return out;
   std::vector<DType> dtypes;

@@ -4,7 +4,7 @@
 // gradient is the same sum over the output gradient with zeros between its elements and the taps reversed.
 #include "cpu/conv/channel_end.h"
 #include "cpu/conv/special.h"
-#include "cpu/gemm/vec.h"
+#include "cpu/row_copy.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -99,15 +99,6 @@ Layer gradient_layer(const ConvShape& c) {
   return s;
 }
 
-PYDLX_INLINE void copy_row(const float* from, std::int64_t n, float* to) {
-  std::int64_t i = 0;
-  for (; i + kLane <= n; i += kLane) store<float>(to + i, load(from + i));
-  if (i < n) {
-    const Lanes lanes(static_cast<int>(n - i));
-    store_part(to + i, load_part(from + i, lanes), lanes);
-  }
-}
-
 // One plane into a buffer that was zero, or held another plane: element (r, col) of the bordered plane goes to
 // r * pitch + col % step_x * part + col / step_x. The border is not written.
 void copy_plane(const Layer& s, const float* x, float* out) {
@@ -115,7 +106,7 @@ void copy_plane(const Layer& s, const float* x, float* out) {
     float* to = out + (s.front_y + iy * s.spread_y) * s.pitch;
     const float* from = x + iy * s.in_x;
     if (s.step_x == 1 && s.spread_x == 1) {
-      copy_row(from + s.first_x, s.last_x - s.first_x, to + s.front_x + s.first_x);
+      copy_run(to + s.front_x + s.first_x, from + s.first_x, s.last_x - s.first_x);
     } else if (s.spread_x > 1) {  // step_x is 1
       for (std::int64_t i = s.first_x; i < s.last_x; ++i) to[s.front_x + i * s.spread_x] = from[i];
     } else {

@@ -4,6 +4,7 @@
 #include "cpu/conv/channel_end.h"
 #include "cpu/conv/special.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/row_copy.h"
 #include "cpu/tuning/tuning.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -58,17 +59,6 @@ struct Product {
   const float* start;
   ChannelEnd<float> end;
 };
-
-// Runs of a few pixels.
-PYDLX_INLINE void copy_run(float* to, const float* from, std::int64_t n) {
-  constexpr int L = kLanesOf<float>;
-  std::int64_t i = 0;
-  for (; i + L <= n; i += L) store<float>(to + i, load(from + i));
-  if (i < n) {
-    const Lanes lanes(static_cast<int>(n - i));
-    store_part(to + i, load_part(from + i, lanes), lanes);
-  }
-}
 
 // Rows that a scale is applied to while they are in the first-level cache; a ReLU alone is part of the product.
 constexpr std::int64_t kEndRows = 48;

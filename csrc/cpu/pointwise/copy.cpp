@@ -44,8 +44,7 @@ void transpose(const Elementwise& e) {
 template <class W>
 inline void copy_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
   if (stride == 1) {
-    copy_row_bytes(reinterpret_cast<char*>(out), reinterpret_cast<const char*>(in),
-                   n * static_cast<std::int64_t>(sizeof(W)));
+    copy_run(out, in, n);
   } else if (stride == 0) {
     const W v = in[0];
     for (std::int64_t i = 0; i < n; ++i) out[i] = v;
