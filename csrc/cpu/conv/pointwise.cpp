@@ -4,6 +4,7 @@
 #include "cpu/conv/channel_end.h"
 #include "cpu/conv/special.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/pointwise/transpose.h"
 #include "cpu/row_copy.h"
 #include "cpu/tuning/tuning.h"
 
@@ -166,7 +167,7 @@ void run_product(const Product& p, float* buffers) {
 bool turns_grad(const ConvShape& c) { return c.cout < c.cin; }
 std::int64_t grad_rows(const ConvShape& c) { return larger(c.cin, c.cout); }
 std::int64_t grad_floats(const ConvShape& c) {
-  return aligned((kGradPixels + (turns_grad(c) ? grad_rows(c) + kLanesOf<float> : 0)) * packed_columns_f32(1));
+  return aligned((kGradPixels + (turns_grad(c) ? grad_rows(c) : 0)) * packed_columns_f32(1));
 }
 
 // There the planes of one channel are put side by side, which costs little beside a product with this many channels.
@@ -206,23 +207,6 @@ void run_joined_grad(const ConvShape& c, const float* x, const float* dy, float*
   gemm_f32(g);
 }
 
-// out[j][i] = tile[i][j], i < rows, j < n; both may be read up to whole vectors beyond.
-void turn_tile(const float* tile, std::int64_t tile_row, std::int64_t rows, std::int64_t n, float* out,
-               std::int64_t out_row) {
-  constexpr int L = kLanesOf<float>;
-  for (std::int64_t i = 0; i < rows; i += L)
-    for (std::int64_t j = 0; j < n; j += L) {
-      Vector<float> r[L];
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) r[l] = load(tile + (i + l) * tile_row + j);
-      transpose_square<float>(r);
-      const Lanes lanes(static_cast<int>(smaller(L, rows - i)));
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l)
-        if (j + l < n) store_part(out + (j + l) * out_row + i, r[l], lanes);
-    }
-}
-
 // dw[k][c] = sum over images and pixels of dy[k][p] x[c][p], for one group: a share of the rows of one side and one
 // panel of channels of the other per unit of work, the pixels in order.
 void run_weight_grad(const ConvShape& c, const float* x, const float* dy, float* dw, float* buffers) {
@@ -257,7 +241,7 @@ void run_weight_grad(const ConvShape& c, const float* x, const float* dy, float*
           g.beta = image > 0 || p0 > 0 ? 1.0f : 0.0f;
           block_f32(g);
         }
-      if (turned) turn_tile(tile, panel, r1 - r0, n, dw + j0 * c.cin + r0, c.cin);
+      if (turned) transpose_tile(dw + j0 * c.cin + r0, c.cin, tile, panel, n, r1 - r0);
     }
   });
 }

@@ -2,7 +2,7 @@
 #include "cpu/conv/special.h"
 
 #include "core/verbose.h"
-#include "cpu/gemm/vec.h"
+#include "cpu/pointwise/transpose.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -187,35 +187,12 @@ std::int64_t scratch_of(const ConvShape& c, ConvPass pass) {
 }  // namespace
 
 void turn_matrices(std::int64_t count, std::int64_t rows, std::int64_t columns, const float* from, float* to) {
-  constexpr int L = kLanesOf<float>, kHeight = 4 * L;  // four lines of a row of the result at a time
+  constexpr int kHeight = 4 * kLanesOf<float>;  // four lines of a row of the result at a time
   const std::int64_t strips = ceil_div(rows, kHeight), one = rows * columns;
   parallel_for(count * strips, 32768 / (kHeight * columns) + 1, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t k = u / strips * one, i0 = u % strips * kHeight, i1 = smaller(rows, i0 + kHeight);
-      for (std::int64_t j = 0; j < columns; j += L) {
-        const int width = static_cast<int>(smaller(L, columns - j));
-        const Lanes in(width);
-        for (std::int64_t i = i0; i < i1; i += L) {
-          const int height = static_cast<int>(smaller(L, i1 - i));
-          const Lanes out(height);
-          Vector<float> r[L];
-          if (height == L && width == L) {
-#pragma GCC unroll 16
-            for (int l = 0; l < L; ++l) r[l] = load(from + k + (i + l) * columns + j);
-            transpose_square<float>(r);
-#pragma GCC unroll 16
-            for (int l = 0; l < L; ++l) store<float>(to + k + (j + l) * rows + i, r[l]);
-            continue;
-          }
-#pragma GCC unroll 16
-          for (int l = 0; l < L; ++l)
-            r[l] = l < height ? load_part(from + k + (i + l) * columns + j, in) : Vector<float>{};
-          transpose_square<float>(r);
-#pragma GCC unroll 16
-          for (int l = 0; l < L; ++l)
-            if (l < width) store_part(to + k + (j + l) * rows + i, r[l], out);
-        }
-      }
+      const std::int64_t at = u / strips * one, i = u % strips * kHeight;
+      transpose_tile(to + at + i, rows, from + at + i * columns, columns, columns, smaller(kHeight, rows - i));
     }
   });
 }

@@ -16,6 +16,8 @@ struct LaneOf<std::uint32_t> {
   using type = float;
 };
 template <>
+struct LaneOf<float> : LaneOf<std::uint32_t> {};
+template <>
 struct LaneOf<std::uint64_t> {
   static constexpr bool kVectors = true;
   using type = double;
@@ -63,6 +65,21 @@ PYDLX_INLINE void transpose_pairs(std::uint16_t* out, std::int64_t out_row, cons
   }
 }
 
+// A square of which some rows or columns are missing.
+template <class L>
+__attribute__((noinline)) void transpose_part(L* out, std::int64_t out_row, const L* in, std::int64_t in_col, int rows,
+                                              int cols) {
+  constexpr int n = kLanesOf<L>;
+  const Lanes down(rows), across(cols);
+  Vector<L> v[n];
+#pragma GCC unroll 16
+  for (int l = 0; l < n; ++l) v[l] = l < cols ? load_part(in + l * in_col, down) : Vector<L>{};
+  transpose_square<L>(v);
+#pragma GCC unroll 16
+  for (int l = 0; l < n; ++l)
+    if (l < rows) store_part(out + l * out_row, v[l], across);
+}
+
 // out[r][c] = in[c][r] for r < rows, c < cols.
 template <class W>
 void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64_t in_col, std::int64_t rows,
@@ -76,12 +93,10 @@ void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64_t in_c
     if (rows >= kLanesOf<float>)
       return transpose_pairs(reinterpret_cast<std::uint16_t*>(out), out_row, reinterpret_cast<const std::uint16_t*>(in),
                              in_col, rows, cols);
-  std::int64_t whole_rows = 0, whole_cols = 0;  // done by squares in registers
   if constexpr (LaneOf<W>::kVectors) {
     using L = typename LaneOf<W>::type;
     constexpr int n = kLanesOf<L>;
-    whole_rows = rows / n * n;
-    whole_cols = cols / n * n;
+    const std::int64_t whole_rows = rows / n * n, whole_cols = cols / n * n;
     const L* from = reinterpret_cast<const L*>(in);
     L* to = reinterpret_cast<L*>(out);
     for (std::int64_t r = 0; r < whole_rows; r += n)
@@ -93,9 +108,14 @@ void transpose_tile(W* out, std::int64_t out_row, const W* in, std::int64_t in_c
 #pragma GCC unroll 16
         for (int l = 0; l < n; ++l) store(to + (r + l) * out_row + c, v[l]);
       }
+    for (std::int64_t r = 0; r < rows; r += n)
+      for (std::int64_t c = r < whole_rows ? whole_cols : 0; c < cols; c += n)
+        transpose_part<L>(to + r * out_row + c, out_row, from + c * in_col + r, in_col,
+                          static_cast<int>(rows - r < n ? rows - r : n), static_cast<int>(cols - c < n ? cols - c : n));
+  } else {
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < cols; ++c) out[r * out_row + c] = in[c * in_col + r];
   }
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) out[r * out_row + c] = in[c * in_col + r];
 }
 
 }  // namespace
