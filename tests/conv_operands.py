@@ -92,3 +92,31 @@ FAST = [
     (2, 32, 32, (17, 23), (3, 3), 2, {"padding": (5, 8), "dilation": (4, 5)}),
     (2, 16, 16, (21, 20), (3, 3), 1, {"padding": (1, 0), "dilation": (1, 7)}),
 ]
+
+# Stride 2: tiles of 4 x 4 outputs (3 x 3 at the precision "highest"), of 8 x 8 pixels of the input gradient, which begin with the second row of
+# the padded image; at least 16 tiles, or 4 with many channels.
+STRIDED = [
+    *((9, c, k, 18, 17, 1, 1) for c, k in itertools.product((32, 47, 65), (33, 64, 70))),
+    *((16, 33, 36, h, w, 1, 1) for h, w in itertools.product((5, 7, 8, 9), (6, 8, 9, 10))),
+    *((6, 64, 65, h, w, 1, 1) for h, w in itertools.product((15, 16, 17), (14, 15, 18))),
+    *(
+        (5, 40, 35, h, w, pad, 1)
+        for h, w in itertools.product((17, 18), (20, 23))
+        for pad in (0, 2, (0, 1), (1, 0), (2, 1), (0, 2))
+    ),
+    *((2, 32, 34, 19, w, 1, 1) for w in (127, 128, 129, 145)),
+    (40, 32, 32, 1, 2, 1, 1),
+    (40, 32, 32, 3, 4, 0, 1),
+    (12, 96, 70, 16, 18, 1, 2),
+    # Few tiles: panels of kernels are transformed, 128 input channels at a time.
+    (2, 129, 130, 14, 9, 1, 1),
+    (1, 260, 70, 16, 15, 1, 1),
+    (1, 70, 260, 13, 17, 0, 1),
+    (1, 512, 40, 15, 17, 1, 1),
+]
+STRIDED_HIGHEST = [
+    *((5, 97, 100, h, w, 1, 1) for h, w in itertools.product((11, 12, 13), (13, 14, 15))),
+    *((16, 64, 130, h, w, pad, 1) for h, w, pad in ((7, 8, 0), (8, 7, (0, 1)), (5, 6, (1, 2)), (6, 5, 2))),
+    (2, 256, 144, 20, 17, 1, 2),
+    (3, 130, 129, 17, 16, 1, 1),
+]

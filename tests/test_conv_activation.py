@@ -32,6 +32,9 @@ ROWS = {
     "winograd 5x5": ((3, 16, 9, 10), (33, 16, 5, 5), {"padding": 2}),
     "winograd 1x3": ((3, 32, 259), (33, 32, 3), {"padding": 1}),
     "winograd 3x3x3": ((2, 16, 4, 9, 10), (20, 16, 3, 3, 3), {"padding": 1}),
+    "winograd strided 33": ((4, 32, 14, 16), (33, 32, 3, 3), {"padding": 1, "stride": 2}),
+    "winograd strided groups": ((4, 64, 15, 17), (130, 32, 3, 3), {"padding": (0, 1), "stride": 2, "groups": 2}),
+    "winograd strided deep": ((1, 132, 9, 11), (130, 132, 3, 3), {"padding": 1, "stride": 2}),
     "dilated": ((2, 16, 14, 15), (24, 16, 3, 3), {"padding": 2, "dilation": 2}),
     # products over planes: panels of 64 columns inside and across images, blocks of 512 channels, 48 rows, strides
     **{
@@ -127,7 +130,16 @@ def test_channels_last(isa, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["winograd 16 9x11", "direct 17 31", "rows", "general", "depthwise 9x17", "pointwise 47 7x9"]
+    "name",
+    [
+        "winograd 16 9x11",
+        "winograd strided 33",
+        "direct 17 31",
+        "rows",
+        "general",
+        "depthwise 9x17",
+        "pointwise 47 7x9",
+    ],
 )
 def test_float64_and_highest(isa, name):
     check_scaled(ROWS[name], dtype=pydlx.float64, limit=1e-9)
@@ -161,7 +173,15 @@ def test_values_that_are_no_numbers():
 def test_any_number_of_threads():
     before = pydlx.get_num_threads()
     try:
-        for name in ("winograd 17 9x11", "pointwise 49 23x23", "depthwise 9x33", "stem 65", "direct 17 65", "general"):
+        for name in (
+            "winograd 17 9x11",
+            "winograd strided deep",
+            "pointwise 49 23x23",
+            "depthwise 9x33",
+            "stem 65",
+            "direct 17 65",
+            "general",
+        ):
             arrays, how = operands(ROWS[name])
             x, w, bias, scale = map(guarded, arrays)
             results = set()

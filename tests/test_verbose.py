@@ -79,6 +79,25 @@ def test_library_products_say_why_not():
     assert "BLAS dgemm" in large and "register tiles" not in large
 
 
+def test_strided_convolutions():
+    lines = run(
+        "from pydlx.nn.functional import conv2d\n"
+        "x, w = (pydlx.ones(s, requires_grad=True) for s in ((4, 64, 16, 16), (128, 64, 3, 3)))\n"
+        "conv2d(x, w, stride=2, padding=1).sum().backward()\n"
+        "pydlx.set_float32_matmul_precision('highest')\n"
+        "conv2d(x.detach(), w.detach(), stride=2)\n"
+        "conv2d(x.detach(), w.detach(), stride=3)\n"
+        "conv2d(x.detach(), pydlx.ones(128, 64, 5, 5), stride=2)\n"
+        "conv2d(x.detach()[:1], w.detach(), stride=2)\n",
+        PYDLX_VERBOSE="1",
+    )[1:]
+    conv = [line for line in lines if "pass" in line]
+    assert len(conv) == 7 and all("Winograd F(4x4, 3x3) over the phases of stride 2" in line for line in conv[:3])
+    assert "Winograd F(3x3, 3x3) over the phases of stride 2" in conv[3]
+    reasons = ("stride is neither 1 nor 2", "stride is not 1", "too few channels or tiles")
+    assert all(f"not Winograd: {reason}" in line for line, reason in zip(conv[4:], reasons, strict=True))
+
+
 def test_convolution_and_attention():
     lines = run(
         "import pydlx.nn.functional as F\n"

@@ -124,8 +124,10 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
     c.activation = end.activation;
     const bool keep =
         g.inference && pass == ConvPass::forward && table.prepared_size[t] && b.data() == b0.data();  // not a copy
-    ConvWeights::Key key{b.data(),          &table, b.sizes(), g.shape.groups, keep ? table.prepared_size[t](shape) : 0,
-                         shape.weights_last};
+    ConvWeights::Key key{b.data(), &table, b.sizes(), g.shape.groups};
+    key.bytes = keep ? table.prepared_size[t](shape) : 0;
+    key.stride = shape.stride[2];
+    key.last = shape.weights_last;
     Tensor kept;
     if (key.bytes > 0) {
       kept = ConvWeights::instance().take(key);

@@ -20,10 +20,11 @@ class ConvWeights {
     const void* kernels = nullptr;  // of the instruction set
     Dims sizes;
     std::int64_t groups = 1, bytes = 0;
-    bool last = false;  // the weights' channels are last
+    std::int64_t stride = 1;  // with another one a kernel may want another order of as many bytes
+    bool last = false;        // the weights' channels are last
     bool operator==(const Key& o) const {
       return weights == o.weights && kernels == o.kernels && sizes == o.sizes && groups == o.groups &&
-             bytes == o.bytes && last == o.last;
+             stride == o.stride && bytes == o.bytes && last == o.last;
     }
   };
 

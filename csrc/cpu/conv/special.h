@@ -30,13 +30,17 @@ std::int64_t special_conv_scratch(const ConvShape& c, ConvPass pass);  // -1: no
 std::int64_t special_conv_prepared(const ConvShape& c);                // see ConvKernels::prepared_size
 bool special_conv_channels_last(const ConvShape& c, ConvPass pass);    // see ConvKernels::channels_last
 
-// 3x3, 5x5 and 1x3 kernels (of any depth) with unit stride; scratch in bytes.
+// 3x3, 5x5 and 1x3 kernels (of any depth) with unit stride, 3x3 with stride two; scratch in bytes.
 void winograd_data(const Conv& conv, ConvPass pass);  // forward and input_grad
 void winograd_weight(const Conv& conv);
 std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_prepared(const ConvShape& c);
 bool winograd_current(const Conv& conv);  // whether the prepared weights were made from `w`
 std::int64_t winograd_weight_scratch(const ConvShape& c);
+void winograd_strided_data(const Conv& conv, ConvPass pass);
+std::int64_t winograd_strided_scratch(const ConvShape& c, ConvPass pass);
+std::int64_t winograd_strided_prepared(const ConvShape& c);
+bool winograd_strided_current(const Conv& conv);
 
 // Dilated 3x3 kernels with unit stride.
 ConvShape dilated_shape(const ConvShape& c);  // of the ordinary convolution it turns into

@@ -1,112 +1,12 @@
-// Winograd's minimal filtering with unit stride: six inputs in a row give 7 - R outputs of a kernel of R taps with six
-// multiplications instead of R (7 - R), and two axes multiply their savings: 4 times fewer for 3x3 kernels, 2.8 times
-// for 5x5, 2 times for 1x3. Per position q of the transformed tile the sum over channels is an ordinary matrix product.
-//
-//   V[q] = B^T d B (input tile d), U[q] = G g G^T (kernel g), y = A^T (sum_c U V) A        (Lavin & Gray, 2015)
-//
-// Interpolation points: {0, 1, -1, 1/2, -2} and infinity. The usual {0, 1, -1, 2, -2} has rounding errors 1.6 times
-// larger. B only depends on the points. The gradient of the kernel is the transposed algorithm: the same B, a tile of
-// output gradients through G for as many values, and one final A for R values per kernel.
-//
-// Vectors hold channels: tiles of any plane size waste no lanes, and channels-last tensors need no reordering. Planes
-// are transposed into pixel-major bands on the way in and back on the way out.
+// Winograd's algorithm on tiles whose values are vectors of channels: tiles of any plane size waste no lanes, and
+// channels-last tensors need no reordering. Planes are transposed into pixel-major bands on the way in and back on the
+// way out. The transforms along an axis are in winograd_points.h.
 #pragma once
 #include "cpu/conv/channel_end.h"
-#include "cpu/gemm/vec.h"
+#include "cpu/conv/winograd_points.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
-
-constexpr int kLane = kLanesOf<float>;
-using V = Vector<float>;
-
-// With float32_matmul_precision "highest" 3x3 kernels use four points, 0, 1, -1 and infinity: 2.25 times fewer
-// multiplications, and rounding errors below those of the plain sum: its transforms hardly enlarge anything, and the
-// sums over channels have fewer terms.
-//
-// The transforms along an axis. Rows of B^T are the coefficients of prod_{j != i} (x - a_j); their scales are in
-// `spread`.
-struct SixPoints {
-  static constexpr int count = 6;
-  PYDLX_INLINE static void input(const V* d, V* t) {
-    const V e = d[4] - d[2], f = d[3] - d[1];
-    t[0] = (d[0] + d[4]) + 1.5f * f - 2.0f * d[2];
-    t[1] = (d[4] - d[1]) + 0.5f * d[2] + 2.5f * d[3];
-    t[2] = (d[4] + d[1]) + 0.5f * d[3] - 2.5f * d[2];
-    t[3] = e + 2.0f * f;
-    t[4] = e - 0.5f * f;
-    t[5] = (d[1] + d[5]) + 1.5f * e - 2.0f * d[3];
-  }
-  // G: the polynomial with K coefficients g at the six points.
-  template <int K>
-  PYDLX_INLINE static void spread(const V* g, V* u) {
-    V even = g[0], odd = g[1], half = g[0] + 0.5f * g[1], two = g[0] - 2.0f * g[1];
-    float small = 0.25f, large = 4.0f;
-#pragma GCC unroll 5
-    for (int i = 2; i < K; ++i, small *= 0.5f, large *= -2.0f) {
-      (i % 2 ? odd : even) += g[i];
-      half += small * g[i];
-      two += large * g[i];
-    }
-    even *= 1.0f / 3;
-    odd *= 1.0f / 3;
-    u[0] = g[0];
-    u[1] = even + odd;
-    u[2] = odd - even;
-    u[3] = half * (-16.0f / 15);
-    u[4] = two * (1.0f / 15);
-    u[5] = g[K - 1];
-  }
-  // A^T: the moments 0 to K - 1 of six values at the points.
-  template <int K>
-  PYDLX_INLINE static void collect(const V* m, V* y) {
-    const V s = m[1] + m[2], d = m[1] - m[2];
-    y[0] = (m[0] + s) + (m[3] + m[4]);
-    float small = 0.5f, large = -2.0f;
-#pragma GCC unroll 5
-    for (int i = 1; i < K; ++i, small *= 0.5f, large *= -2.0f) {
-      const V first = i == K - 1 ? (i % 2 ? d : s) + m[5] : (i % 2 ? d : s);
-      y[i] = first + small * m[3] + large * m[4];
-    }
-  }
-};
-
-struct FourPoints {
-  static constexpr int count = 4;
-  PYDLX_INLINE static void input(const V* d, V* t) {
-    t[0] = d[0] - d[2];
-    t[1] = d[1] + d[2];
-    t[2] = d[2] - d[1];
-    t[3] = d[3] - d[1];
-  }
-  template <int K>
-  PYDLX_INLINE static void spread(const V* g, V* u) {
-    V even = g[0], odd = g[1];
-#pragma GCC unroll 3
-    for (int i = 2; i < K; ++i) (i % 2 ? odd : even) += g[i];
-    u[0] = g[0];
-    u[1] = 0.5f * (even + odd);
-    u[2] = 0.5f * (even - odd);
-    u[3] = g[K - 1];
-  }
-  template <int K>
-  PYDLX_INLINE static void collect(const V* m, V* y) {
-    const V s = m[1] + m[2], d = m[1] - m[2];
-    y[0] = m[0] + s;
-#pragma GCC unroll 3
-    for (int i = 1; i < K; ++i) y[i] = (i % 2 ? d : s) + (i == K - 1 ? m[3] : V{});
-  }
-};
-
-// What an axis with a kernel of R taps has: positions, and outputs per tile. One tap needs no transform.
-template <class W = SixPoints>
-constexpr int points(int r) {
-  return r > 1 ? W::count : 1;
-}
-template <class W = SixPoints>
-constexpr int outputs(int r) {
-  return r > 1 ? W::count + 1 - r : 1;
-}
 
 template <class W>
 struct InputAxis {
@@ -115,7 +15,7 @@ struct InputAxis {
     if constexpr (R == 1)
       b[0] = a[0];
     else
-      W::input(a, b);
+      W::template input<R>(a, b);
   }
 };
 template <class W>
@@ -125,7 +25,7 @@ struct KernelAxis {
     if constexpr (R == 1)
       b[0] = a[0];
     else
-      W::template spread<R>(a, b);
+      W::template kernel<R>(a, b);
   }
 };
 template <class W>
@@ -135,7 +35,7 @@ struct OutputAxis {
     if constexpr (R == 1)
       b[0] = a[0];
     else
-      W::template collect<outputs<W>(R)>(a, b);
+      W::template output<R>(a, b);
   }
 };
 template <class W>
@@ -145,7 +45,7 @@ struct OutputGradAxis {
     if constexpr (R == 1)
       b[0] = a[0];
     else
-      W::template spread<outputs<W>(R)>(a, b);
+      W::template output_grad<R>(a, b);
   }
 };
 template <class W>
@@ -155,7 +55,7 @@ struct KernelGradAxis {
     if constexpr (R == 1)
       b[0] = a[0];
     else
-      W::template collect<R>(a, b);
+      W::template kernel_grad<R>(a, b);
   }
 };
 
@@ -164,44 +64,47 @@ struct KernelGradAxis {
 template <class Axis, int RY, int RX, int IY, int IX, int OY, int OX, class Load, class Store>
 PYDLX_INLINE void two_passes(const Load& d, const Store& t) {
   V tmp[OY][IX];
-#pragma GCC unroll 6
+#pragma GCC unroll 11
   for (int j = 0; j < IX; ++j) {
     V a[IY], b[OY];
-#pragma GCC unroll 6
+#pragma GCC unroll 11
     for (int i = 0; i < IY; ++i) a[i] = d(i, j);
     Axis::template run<RY>(a, b);
-#pragma GCC unroll 6
+#pragma GCC unroll 11
     for (int i = 0; i < OY; ++i) tmp[i][j] = b[i];
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 11
   for (int i = 0; i < OY; ++i) {
     V b[OX];
     Axis::template run<RX>(tmp[i], b);
-#pragma GCC unroll 6
+#pragma GCC unroll 11
     for (int j = 0; j < OX; ++j) t(i, j, b[j]);
   }
 }
 
-// Pixel-major tile at `d` with `row` floats between rows -> its transform, one vector every `step` floats.
+// Pixel-major tile at `d` with `row` floats between rows -> its transform, see Positions.
 template <class W, int RY, int RX>
-PYDLX_INLINE void input_tile(const float* d, std::int64_t row, float* v, std::int64_t step) {
-  constexpr int NY = points<W>(RY), NX = points<W>(RX);
-  two_passes<InputAxis<W>, RY, RX, NY, NX, NY, NX>(
+PYDLX_INLINE void input_tile(const float* d, std::int64_t row, float* v, std::int64_t tile, std::int64_t position,
+                             std::int64_t v_row) {
+  using P = Positions<W, RY, RX>;
+  two_passes<InputAxis<W>, RY, RX, inputs<W>(RY), inputs<W>(RX), P::NY, P::NX>(
       [&](int i, int j) { return load(d + i * row + j * kLane); },
-      [&](int i, int j, V x) { store<float>(v + (i * NX + j) * step, x); });
+      [&](int i, int j, V x) { store<float>(v + P::at(i, j, tile, position, v_row), x); });
 }
 template <class W, int RY, int RX>
-PYDLX_INLINE void output_grad_tile(const float* d, std::int64_t row, float* v, std::int64_t step) {
-  constexpr int NY = points<W>(RY), NX = points<W>(RX);
-  two_passes<OutputGradAxis<W>, RY, RX, outputs<W>(RY), outputs<W>(RX), NY, NX>(
+PYDLX_INLINE void output_grad_tile(const float* d, std::int64_t row, float* v, std::int64_t tile, std::int64_t position,
+                                   std::int64_t v_row) {
+  using P = Positions<W, RY, RX>;
+  two_passes<OutputGradAxis<W>, RY, RX, outputs<W>(RY), outputs<W>(RX), P::NY, P::NX>(
       [&](int i, int j) { return load(d + i * row + j * kLane); },
-      [&](int i, int j, V x) { store<float>(v + (i * NX + j) * step, x); });
+      [&](int i, int j, V x) { store<float>(v + P::at(i, j, tile, position, v_row), x); });
 }
 template <class W, int RY, int RX, class End>
-PYDLX_INLINE void output_tile(const float* m, std::int64_t step, const End& end, float* y, std::int64_t row) {
-  constexpr int NY = points<W>(RY), NX = points<W>(RX);
-  two_passes<OutputAxis<W>, RY, RX, NY, NX, outputs<W>(RY), outputs<W>(RX)>(
-      [&](int i, int j) { return load(m + (i * NX + j) * step); },
+PYDLX_INLINE void output_tile(const float* m, std::int64_t tile, std::int64_t position, std::int64_t m_row,
+                              const End& end, float* y, std::int64_t row) {
+  using P = Positions<W, RY, RX>;
+  two_passes<OutputAxis<W>, RY, RX, P::NY, P::NX, outputs<W>(RY), outputs<W>(RX)>(
+      [&](int i, int j) { return load(m + P::at(i, j, tile, position, m_row)); },
       [&](int i, int j, V x) { store<float>(y + i * row + j * kLane, end(x)); });
 }
 

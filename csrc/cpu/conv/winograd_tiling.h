@@ -34,18 +34,24 @@ struct Tiling {
   }
   // Number of a band's first tile; the tiles of consecutive bands are consecutive.
   std::int64_t tile(const Band& b) const { return (b.image * tiles_y + b.row) * tiles_x + b.column; }
-  // Floats of a band's pixels, `m` of them per tile, with `halo` more rows and columns.
-  std::int64_t pixels(int m_y, int m_x, int halo_y, int halo_x) const {
-    return (band_rows * m_y + halo_y) * (piece * m_x + halo_x) * kLane;
+  // Floats of a band's pixels, of those that its tiles read or those that they write.
+  template <class W, int RY, int RX>
+  std::int64_t pixels() const {
+    const std::int64_t read = (band_rows * step<W>(RY) + inputs<W>(RY) - step<W>(RY)) *
+                              (piece * step<W>(RX) + inputs<W>(RX) - step<W>(RX)),
+                       written = band_rows * outputs<W>(RY) * piece * outputs<W>(RX);
+    return larger(read, written) * kLane;
   }
 };
 
 // Blocks of about `wanted` tiles, and at least `least` blocks if there are enough bands.
-inline Tiling make_tiling(int m_y, int m_x, std::int64_t batch, std::int64_t out_y, std::int64_t out_x,
-                          std::int64_t wanted, std::int64_t least) {
+template <class W, int RY, int RX>
+Tiling make_tiling(std::int64_t batch, std::int64_t out_y, std::int64_t out_x, std::int64_t wanted,
+                   std::int64_t least) {
+  const std::int64_t m_y = larger(step<W>(RY), outputs<W>(RY)), m_x = larger(step<W>(RX), outputs<W>(RX));
   Tiling t;
-  t.tiles_y = ceil_div(out_y, m_y);
-  t.tiles_x = ceil_div(out_x, m_x);
+  t.tiles_y = ceil_div(out_y, outputs<W>(RY));
+  t.tiles_x = ceil_div(out_x, outputs<W>(RX));
   const std::int64_t total = batch * t.tiles_y * t.tiles_x;
   wanted = larger(1, smaller(wanted, ceil_div(total, least)));
   t.pieces = ceil_div(t.tiles_x, smaller(wanted, 16));
