@@ -5,7 +5,6 @@
 //
 // Blocks keep their place and take tiles of queries in a fixed order; every sum belongs to one thread. Scores are in
 // units of log2(e).
-#include "core/verbose.h"
 #include "cuda/attention/hopper.cuh"
 
 namespace pydlx::cuda {
@@ -86,31 +85,6 @@ __device__ __forceinline__ void produce(const HopperAttention& p, unsigned char*
 using Scores = float[kKeys / 2];  // a thread's, places by sum_row and sum_column
 using Weights = Packed<kKeys>;
 
-template <class T, int D>
-__device__ __forceinline__ void start_scores(Scores& s, std::uint32_t queries, std::uint32_t keys) {
-  wgmma_fence();
-#pragma unroll
-  for (int d = 0; d < D; d += 16) {
-    const int panel = d / kPanelSide, inside = d % kPanelSide;
-    const auto a = operand_descriptor(queries + static_cast<std::uint32_t>(panel * Layout<D>::kQueryPanel), true);
-    const auto b = operand_descriptor(keys + static_cast<std::uint32_t>(panel * Layout<D>::kKeyPanel), true);
-    wgmma<T, false, false>(s, advance_k(a, inside, true), advance_k(b, inside, true), d > 0);
-  }
-  wgmma_commit();
-}
-template <class T, int D>
-__device__ __forceinline__ void start_values(float (&out)[D / 2], const Weights& w, std::uint32_t values) {
-  wgmma_fence();
-#pragma unroll
-  for (int k = 0; k < kKeys; k += 16) {
-    const auto b = operand_descriptor(
-        values + static_cast<std::uint32_t>(k / kPanelSide * Layout<D>::kPanels * kPanelBytes), false);
-    const std::uint32_t (&a)[4] = reinterpret_cast<const std::uint32_t (&)[4]>(w[k / 4]);
-    add_wgmma<T, true>(out, a, advance_k(b, k % kPanelSide, false));
-  }
-  wgmma_commit();
-}
-
 // Running maximum, sum and what a tile of keys makes of them.
 struct RowStatistics {
   float top[2] = {-math::kInfinity<float>, -math::kInfinity<float>}, total[2] = {};
@@ -156,35 +130,28 @@ __device__ __forceinline__ void finish_rows(const float (&out)[D / 2], const Row
   store_sums<T>(out, a.out, at.batch, at.head, q0, a.q_len, a.value_dim, inverse);
 }
 
-// The rows of a warp once more, with products with weights of zero left out, which mean "absent": for values with
-// infinities or NaN behind a mask. One row after another by the whole warp.
 template <class T, int D>
-__device__ void write_guarded(const Attention& a, const AttentionOrder::Place& at, std::int64_t q0) {
-  const int warp_row = static_cast<int>(threadIdx.x) % kWarpgroup / kWarp * 16,
-            lane = static_cast<int>(threadIdx.x) % kWarp;
-  const T *keys = rows_at<T>(a.k, at.batch, at.kv_head), *values = rows_at<T>(a.v, at.batch, at.kv_head);
+__device__ void write_guarded(const HopperAttention& p, const AttentionOrder::Place& at, int q0) {
+  const Attention& a = p.a;
+  const T *const keys = rows_at<T>(a.k, at.batch, at.kv_head), *const values = rows_at<T>(a.v, at.batch, at.kv_head);
   const float scale = static_cast<float>(a.scale) * kLog2E;
-  for (std::int64_t i = q0 + warp_row; i < q0 + warp_row + 16 && i < a.q_len; ++i) {
-    const std::int64_t row = (at.batch * a.heads + at.head) * a.q_len + i, first = i - a.before > 0 ? i - a.before : 0,
-                       last = i + a.after < a.k_len - 1 ? i + a.after : a.k_len - 1;
+  each_row_of_warp(q0, a.q_len, [&](int i, int lane) {
+    const std::int64_t row = (at.batch * a.heads + at.head) * a.q_len + i;
     const float top = static_cast<const float*>(a.top)[row], inverse = static_cast<const float*>(a.inverse)[row];
     const T* const query = rows_at<T>(a.q, at.batch, at.head) + i * a.q.row;
+    const AttentionBand::Limits seen = p.band.limits(i, 0, p.band.columns);
     float sum[D / kWarp] = {};
-    for (std::int64_t j = first; j <= last; ++j) {
+    for (int j = seen.first; j <= seen.last && j < p.band.columns; ++j) {
       const float product = warp_product(query, keys + j * a.k.row, lane, a.head_dim);
-      const float weight = static_cast<float>(static_cast<T>(exp2_approximately(product * scale - top)));
+      const float weight = rounded<T>(exp2_approximately(product * scale - top));
       if (weight == 0) continue;
 #pragma unroll
       for (int n = 0; n < D / kWarp; ++n)
         if (const int f = n * kWarp + lane; f < a.value_dim)
           sum[n] += weight * static_cast<float>(values[j * a.v.row + f]);
     }
-#pragma unroll
-    for (int n = 0; n < D / kWarp; ++n)
-      if (const int f = n * kWarp + lane; f < a.value_dim)
-        (static_cast<T*>(a.out.data) + at.batch * a.out.batch + at.head * a.out.head)[i * a.out.row + f] =
-            static_cast<T>(sum[n] * inverse);
-  }
+    store_row<T>(sum, a.out, at.batch, at.head, i, lane, a.value_dim, inverse);
+  });
 }
 
 template <class T, int D>
@@ -193,9 +160,13 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
   const Attention& a = p.a;
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
   const bool speaks = threadIdx.x % kWarp == 0;  // for its warp
-  const std::uint32_t q = shared_address(shared + group * kGroupQueries * 128);
-  const std::uint32_t keys_at = shared_address(shared + L::kKeysAt), values_at = shared_address(shared + L::kValuesAt);
-  const auto tile = [](std::uint32_t at, int stage) { return at + static_cast<std::uint32_t>(stage * L::kTileBytes); };
+  const std::uint64_t q = operand_descriptor(shared_address(shared + group * kGroupQueries * 128), true),
+                      keys_at = operand_descriptor(shared_address(shared + L::kKeysAt), true),
+                      values_at = operand_descriptor(shared_address(shared + L::kValuesAt), false);
+  const auto tile = [](std::uint64_t first, int stage) { return advance(first, stage * L::kTileBytes); };
+  const auto start_scores_of = [&](Scores& s, int stage) {
+    start_scores<T, D, L::kQueryPanel, L::kKeyPanel>(s, q, tile(keys_at, stage));
+  };
   Turn<kStages> turn;
   std::uint32_t q_parity = 0;
   for (std::int64_t index = blockIdx.x; index < p.order.work(); index += gridDim.x, q_parity ^= 1) {
@@ -212,7 +183,7 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
       float fade[2];
       wait(b.k_full + turn.stage(), turn.parity());
       hold(s);
-      start_scores<T, D>(s, q, tile(keys_at, turn.stage()));
+      start_scores_of(s, turn.stage());
       wgmma_wait<0>();
       hold(s);
       if (speaks) arrive(b.k_empty + turn.stage());
@@ -229,9 +200,9 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
         hold(s);
         hold(out);
         hold(w);
-        start_scores<T, D>(s, q, tile(keys_at, turn.stage()));
+        start_scores_of(s, turn.stage());
         wait(b.v_full + before.stage(), before.parity());
-        start_values<T, D>(out, w, tile(values_at, before.stage()));
+        start_sums<T>(out, w, tile(values_at, before.stage()));
         wgmma_wait<1>();
         hold(s);
         if (speaks) arrive(b.k_empty + turn.stage());
@@ -248,7 +219,7 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
       hold(out);
       hold(w);
       wait(b.v_full + turn.stage(), turn.parity());
-      start_values<T, D>(out, w, tile(values_at, turn.stage()));
+      start_sums<T>(out, w, tile(values_at, turn.stage()));
       wgmma_wait<0>();
       hold(out);
       hold(w);
@@ -260,7 +231,7 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
     finish_rows<T, D>(out, rows, a, at, q0);
     if (again) {
       __syncwarp();  // the statistics are there
-      write_guarded<T, D>(a, at, q0);
+      write_guarded<T, D>(p, at, q0);
     }
   }
 }
@@ -268,28 +239,17 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
 template <class T, int D>
 __global__ void __launch_bounds__(kThreads, 1) attention_wgmma(const __grid_constant__ HopperAttention p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
-  unsigned char* shared = dynamic_shared<unsigned char>();
-  shared += (kSwizzlePeriod - shared_address(shared) % kSwizzlePeriod) % kSwizzlePeriod;
+  unsigned char* const shared = swizzled_shared();
   const Barriers b(shared + Layout<D>::kBarriersAt);
-  if (threadIdx.x == 0) {
-    init_barrier(b.q_full, 1);
-    init_barrier(b.q_empty, kConsumerWarps);
-    for (int s = 0; s < kStages; ++s) {
-      init_barrier(b.k_full + s, 1);
-      init_barrier(b.k_empty + s, kConsumerWarps);
-      init_barrier(b.v_full + s, 1);
-      init_barrier(b.v_empty + s, kConsumerWarps);
-    }
-    publish_barriers();
-  }
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) / kWarpgroup == kConsumers) {
-    fewer_registers<40>();
+  const auto init = [&] {
+    init_ring(b.q_full, b.q_empty, 1, 1);
+    init_ring(b.k_full, b.k_empty, kStages, 1);
+    init_ring(b.v_full, b.v_empty, kStages, 1);
+  };
+  const auto produce_alone = [&] {
     if (threadIdx.x == kConsumers * kWarpgroup) produce<D>(p, shared, b);
-  } else {
-    more_registers<232>();
-    consume<T, D>(p, shared, b);
-  }
+  };
+  share_work(init, produce_alone, [&] { consume<T, D>(p, shared, b); });
 #endif
 }
 
@@ -311,12 +271,9 @@ bool attention_forward_hopper(const Attention& a) {
     if (!encode<T>(p.q, a.q, a.head_dim, a.q_len, a.heads, a.batch, kQueries) ||
         !encode<T>(p.k, a.k, a.head_dim, a.k_len, a.kv_heads, a.batch, kKeys) ||
         !encode<T>(p.v, a.v, a.value_dim, a.k_len, a.kv_heads, a.batch, kPanelSide))
-      why = "the driver encodes no tensor maps for these operands";
+      why = kNoMaps;
   }
-  if (why) {
-    if (verbose_on) verbose_note("; not wgmma: %s", why);
-    return false;
-  }
+  if (refused(why)) return false;
   const bool narrow = a.head_dim <= 64 && a.value_dim <= 64;
   if (verbose_on)
     verbose_note("; wgmma, tiles of %d queries and %d keys, %d features", kQueries, kKeys, narrow ? 64 : 128);

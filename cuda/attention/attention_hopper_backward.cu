@@ -15,7 +15,6 @@
 // (128 bytes a cycle) gives the operands of S or dP in 2 D cycles as well, the right operand of a sum, whose left one
 // is in registers, in D: 5 D of 6 D for queries, 6 D of 8 D for keys. P and dS go from sums to left operands without
 // moving: the places of both are the same.
-#include "core/verbose.h"
 #include "cuda/attention/hopper.cuh"
 
 namespace pydlx::cuda {
@@ -55,7 +54,6 @@ struct HopperBackward {
   const float* delta;
   AttentionOrder order;  // of tiles of kRows rows
   AttentionBand band;
-  int work;                 // order.work()
   float scale, log2_scale;  // the second one for scores in units of log2(e)
 };
 
@@ -110,7 +108,7 @@ __device__ __forceinline__ void produce(const HopperBackward& p, unsigned char* 
   using L = Layout<D>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   Turn<kStages> turn;
-  for (int round = 0; work_of(round) < p.work; ++round) {
+  for (int round = 0; work_of(round) < p.order.work(); ++round) {
     const Place at(p.order, round);
     if (lane == 0) {
       wait(b.rows_empty, round % 2 ^ 1);  // in the first round at once, like that below
@@ -151,30 +149,6 @@ __device__ __forceinline__ void produce(const HopperBackward& p, unsigned char* 
 
 using Scores = float[kColumns / 2];  // a thread's, places by sum_row and sum_column
 using Weights = Packed<kColumns>;
-
-// s = rows columns^T over all features.
-template <class T, int D>
-__device__ __forceinline__ void start_scores(Scores& s, std::uint64_t rows, std::uint64_t columns) {
-  wgmma_fence();
-#pragma unroll
-  for (int d = 0; d < D; d += 16) {
-    const int at = d / kPanelSide * kPanelBytes, inside = d % kPanelSide;
-    wgmma<T, false, false>(s, advance_k(advance(rows, at), inside, true), advance_k(advance(columns, at), inside, true),
-                           d > 0);
-  }
-  wgmma_commit();
-}
-// sum += w columns over all columns.
-template <class T, int D>
-__device__ __forceinline__ void start_sums(float (&sum)[D / 2], const Weights& w, std::uint64_t columns) {
-  wgmma_fence();
-#pragma unroll
-  for (int c = 0; c < kColumns; c += 16) {
-    const std::uint32_t (&a)[4] = reinterpret_cast<const std::uint32_t (&)[4]>(w[c / 4]);
-    add_wgmma<T, true>(sum, a, advance_k(columns, c, false));
-  }
-  wgmma_commit();
-}
 
 // The numbers of the queries that a thread meets: those of its two rows, or of the columns of a stage. `group` is
 // that of eight columns, e one of the thread's four values there.
@@ -238,22 +212,13 @@ __device__ __forceinline__ void to_slopes(Scores& d, const Scores& weights, Numb
   for (int i = 0; i < kColumns / 2; ++i) d[i] = weights[i] == 0 ? 0.0f : d[i];
 }
 
-template <class T>
-__device__ __forceinline__ float rounded(float x) {
-  return static_cast<float>(static_cast<T>(x));
-}
-
-// The rows of a warp once more, with products with weights of zero left out, which mean "absent": for infinities and
-// NaN behind a mask. One row after another by the whole warp.
 template <class T, int D, bool of_keys>
 __device__ void write_guarded(const HopperBackward& p, const Place& at, int r0) {
   const AttentionBackward& w = p.w;
   const Attention& a = w.forward;
-  const int thread = once_more(static_cast<int>(threadIdx.x)), lane = thread % kWarp,
-            warp_row = thread % kWarpgroup / kWarp * 16, rows = static_cast<int>(of_keys ? a.k_len : a.q_len);
   const ColumnHeads<of_keys> heads(a, at);
   const T *const k = rows_at<T>(a.k, at.batch, at.kv_head), *const v = rows_at<T>(a.v, at.batch, at.kv_head);
-  for (int row = r0 + warp_row; row < r0 + warp_row + 16 && row < rows; ++row) {
+  each_row_of_warp(r0, of_keys ? a.k_len : a.q_len, [&](int row, int lane) {
     const AttentionBand::Limits seen = p.band.limits(row, 0, p.band.columns);
     float slopes_sum[D / kWarp] = {}, weights_sum[D / kWarp] = {};
     for (int head = 0; head < heads.count; ++head) {
@@ -277,15 +242,9 @@ __device__ void write_guarded(const HopperBackward& p, const Place& at, int r0) 
         }
       }
     }
-    const auto store = [&](const HeadRows& to, const float (&sum)[D / kWarp], std::int64_t features, float factor) {
-      T* const y = static_cast<T*>(to.data) + at.batch * to.batch + at.head * to.head + row * to.row;
-#pragma unroll
-      for (int m = 0; m < D / kWarp; ++m)
-        if (const int f = m * kWarp + lane; f < features) y[f] = static_cast<T>(sum[m] * factor);
-    };
-    store(of_keys ? w.dk : w.dq, slopes_sum, a.head_dim, p.scale);
-    if (of_keys) store(w.dv, weights_sum, a.value_dim, 1);
-  }
+    store_row<T>(slopes_sum, of_keys ? w.dk : w.dq, at.batch, at.head, row, lane, a.head_dim, p.scale);
+    if (of_keys) store_row<T>(weights_sum, w.dv, at.batch, at.head, row, lane, a.value_dim, 1);
+  });
 }
 
 template <class T, int D, bool of_keys>
@@ -300,7 +259,7 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
   const std::uint32_t stages_at = shared_address(shared + L::kStagesAt);
   const std::uint64_t rows = operand_descriptor(shared_address(shared + group * L::kTile), true);
   Turn<kStages> turn;
-  for (int round = 0; work_of(round) < p.work; ++round) {
+  for (int round = 0; work_of(round) < p.order.work(); ++round) {
     const Place at(p.order, round);
     const int r0 = at.r0 + group * kGroupRows;
     float slopes_sum[D / 2] = {};                 // dQ or dK
@@ -344,7 +303,7 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
         const bool whole = p.band.whole(first_row, kGroupRows, c0, kColumns);
         wait(b.full + turn.stage(), turn.parity());
         hold(s);
-        start_scores<T, D>(s, rows, columns);
+        start_scores<T, D, kPanelBytes, kPanelBytes>(s, rows, columns);
         if constexpr (kOverlap) {
           wgmma_wait<1>();
           hold_sums();
@@ -352,7 +311,8 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
           before = turn.stage();
         }
         hold(d);
-        start_scores<T, D>(d, advance(rows, kConsumers * L::kTile), advance(columns, L::kTile));
+        start_scores<T, D, kPanelBytes, kPanelBytes>(d, advance(rows, kConsumers * L::kTile),
+                                                     advance(columns, L::kTile));
         wgmma_wait<1>();
         hold(s);
         if (!whole) leave_out(s, p.band, first_row, c0);
@@ -365,9 +325,9 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
         if constexpr (of_keys) {
           pack<T>(packed_weights, s);
           __syncwarp();  // all lanes have read the columns' numbers before one gives them back
-          start_sums<T, D>(weights_sum, packed_weights, advance(summed_columns, L::kTile));
+          start_sums<T>(weights_sum, packed_weights, advance(summed_columns, L::kTile));
         }
-        start_sums<T, D>(slopes_sum, packed_slopes, summed_columns);
+        start_sums<T>(slopes_sum, packed_slopes, summed_columns);
         again = again || (!whole && !finite<T>(shared + L::kStagesAt + turn.stage() * L::kStageBytes,
                                                of_keys ? L::kStageBytes : L::kTile));
         if constexpr (!kOverlap) {
@@ -400,26 +360,16 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
 template <class T, int D, bool of_keys>
 __global__ void __launch_bounds__(kThreads, 1) attention_backward_wgmma(const __grid_constant__ HopperBackward p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
-  unsigned char* shared = dynamic_shared<unsigned char>();
-  shared += (kSwizzlePeriod - shared_address(shared) % kSwizzlePeriod) % kSwizzlePeriod;
+  unsigned char* const shared = swizzled_shared();
   const Barriers b(shared + Layout<D>::kBarriersAt);
-  if (threadIdx.x == 0) {
-    init_barrier(b.rows_full, 1);
-    init_barrier(b.rows_empty, kConsumerWarps);
-    for (int s = 0; s < kStages; ++s) {
-      init_barrier(b.full + s, of_keys ? 1 + kWarp : 1);
-      init_barrier(b.empty + s, kConsumerWarps);
-    }
-    publish_barriers();
-  }
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) / kWarpgroup == kConsumers) {
-    fewer_registers<40>();
+  const auto init = [&] {
+    init_ring(b.rows_full, b.rows_empty, 1, 1);
+    init_ring(b.full, b.empty, kStages, of_keys ? 1 + kWarp : 1);
+  };
+  const auto produce_by_warp = [&] {
     if (threadIdx.x < kConsumers * kWarpgroup + kWarp) produce<D, of_keys>(p, shared, b);
-  } else {
-    more_registers<232>();
-    consume<T, D, of_keys>(p, shared, b);
-  }
+  };
+  share_work(init, produce_by_warp, [&] { consume<T, D, of_keys>(p, shared, b); });
 #endif
 }
 
@@ -427,7 +377,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_backward_wgmma(const __
 
 template <class T, int D, bool of_keys>
 void run(const HopperBackward& p) {
-  launch_staying<attention_backward_wgmma<T, D, of_keys>>(p, p.work, Layout<D>::kShared);
+  launch_staying<attention_backward_wgmma<T, D, of_keys>>(p, p.order.work(), Layout<D>::kShared);
 }
 
 }  // namespace
@@ -442,18 +392,15 @@ bool attention_backward_hopper(const AttentionBackward& w, const float* delta) {
   if (!why && (tiles(a.q_len) * a.heads * a.batch > kMostWork || tiles(a.k_len) * a.kv_heads * a.batch > kMostWork))
     why = "too many tiles";
   const float scale = static_cast<float>(a.scale);  // positive
-  HopperBackward p = {{}, {}, w, delta, {}, {}, 0, scale, scale * kLog2E};
+  HopperBackward p = {{}, {}, w, delta, {}, {}, scale, scale * kLog2E};
   if (!why) {
     if (!encode<T>(p.rows[0], a.q, a.head_dim, a.q_len, a.heads, a.batch, kPanelSide) ||
         !encode<T>(p.rows[1], w.dout, a.value_dim, a.q_len, a.heads, a.batch, kPanelSide) ||
         !encode<T>(p.columns[0], a.k, a.head_dim, a.k_len, a.kv_heads, a.batch, kPanelSide) ||
         !encode<T>(p.columns[1], a.v, a.value_dim, a.k_len, a.kv_heads, a.batch, kPanelSide))
-      why = "the driver encodes no tensor maps for these operands";
+      why = kNoMaps;
   }
-  if (why) {
-    if (verbose_on) verbose_note("; not wgmma: %s", why);
-    return false;
-  }
+  if (refused(why)) return false;
   const bool narrow = a.head_dim <= 64 && a.value_dim <= 64;
   if (verbose_on)
     verbose_note("; wgmma, %d queries over tiles of %d keys, %d keys over tiles of %d queries, %d features", kRows,
@@ -461,11 +408,9 @@ bool attention_backward_hopper(const AttentionBackward& w, const float* delta) {
   // With a causal band the last queries see the most keys, and the first keys are seen by the most queries.
   p.order = {tiles(a.q_len), a.heads, a.kv_heads, a.batch, a.after < a.k_len};
   p.band = AttentionBand::of(a.k_len, a.before, a.after);
-  p.work = static_cast<int>(p.order.work());
   narrow ? run<T, 64, false>(p) : run<T, 128, false>(p);
   p.order = {tiles(a.k_len), a.kv_heads, a.kv_heads, a.batch, false};
   p.band = AttentionBand::of(a.q_len, a.after, a.before);
-  p.work = static_cast<int>(p.order.work());
   for (int i = 0; i < 2; ++i) {
     const CUtensorMap rows = p.rows[i];
     p.rows[i] = p.columns[i];

@@ -1,26 +1,12 @@
-// What both directions of attention by the instructions of sm_90a have in common: two consuming warpgroups and one that
-// produces, packed weights, bands, and which operands the copy engine can read.
+// What both directions of attention by the instructions of sm_90a have in common: products over a tile, packed weights,
+// bands, rows once more, and which operands the copy engine can read.
 #pragma once
 #include "cuda/attention/hopper.h"
 #include "cuda/attention/scores.cuh"
-#include "cuda/runtime/tma.cuh"
-#include "cuda/runtime/wgmma.cuh"
+#include "cuda/runtime/warpgroups.cuh"
 
 namespace pydlx::cuda {
 namespace {
-
-[[maybe_unused]] constexpr int kConsumers = 2, kThreads = (kConsumers + 1) * kWarpgroup,
-                               kConsumerWarps = kConsumers * kWarpgroup / kWarp;
-
-// Stage and parity of a ring's next tile.
-template <int stages>
-struct Turn {
-  static_assert((stages & (stages - 1)) == 0);  // so that the count may wrap around
-  std::uint32_t count = 0;
-  __device__ __forceinline__ int stage() const { return static_cast<int>(count % stages); }
-  __device__ __forceinline__ std::uint32_t parity() const { return count / stages % 2; }
-  __device__ __forceinline__ void next() { ++count; }
-};
 
 // The same number, as something that the compiler computes with later instead of keeping what follows from it.
 __device__ __forceinline__ int once_more(int x) {
@@ -46,6 +32,32 @@ template <class T, int count>
 __device__ __forceinline__ void pack(std::uint32_t (&w)[count], const float (&s)[2 * count]) {
 #pragma unroll
   for (int i = 0; i < count; ++i) w[i] = pair_of<T>(s[2 * i], s[2 * i + 1]);
+}
+
+// s = rows columns^T over D features, started. Panels of 64 features lie so many bytes apart.
+template <class T, int D, int row_panel, int column_panel, int count>
+__device__ __forceinline__ void start_scores(float (&s)[count], std::uint64_t rows, std::uint64_t columns) {
+  wgmma_fence();
+#pragma unroll
+  for (int d = 0; d < D; d += 16) {
+    const int panel = d / kPanelSide, inside = d % kPanelSide;
+    wgmma<T, false, false>(s, advance_k(advance(rows, panel * row_panel), inside, true),
+                           advance_k(advance(columns, panel * column_panel), inside, true), d > 0);
+  }
+  wgmma_commit();
+}
+// sum += w columns over all columns, started. Blocks of 64 columns have a panel per 64 features.
+template <class T, int features, int count>
+__device__ __forceinline__ void start_sums(float (&sum)[features], const std::uint32_t (&w)[count],
+                                           std::uint64_t columns) {
+  constexpr int kBlock = 2 * features / kPanelSide * kPanelBytes;
+  wgmma_fence();
+#pragma unroll
+  for (int c = 0; c < 4 * count; c += 16) {
+    const std::uint32_t (&a)[4] = reinterpret_cast<const std::uint32_t (&)[4]>(w[c / 4]);
+    add_wgmma<T, true>(sum, a, advance_k(advance(columns, c / kPanelSide * kBlock), c % kPanelSide, false));
+  }
+  wgmma_commit();
 }
 
 // -inf for the columns from c0 that the thread's rows, of 64 from r0, do not see.
@@ -102,6 +114,29 @@ __device__ __forceinline__ float warp_product(const T* x, const T* y, int lane, 
   return sum;
 }
 
+template <class T>
+__device__ __forceinline__ float rounded(float x) {
+  return static_cast<float>(static_cast<T>(x));
+}
+
+// For rows that are worked out once more, with products with weights of zero left out, which mean "absent": infinities
+// and NaN behind a mask. row(i, lane) is called by the whole warp for each of its 16 rows of 64 from r0.
+template <class Row>
+__device__ __forceinline__ void each_row_of_warp(int r0, std::int64_t rows, const Row& row) {
+  const int thread = once_more(static_cast<int>(threadIdx.x)), first = r0 + thread % kWarpgroup / kWarp * 16;
+  for (int i = first; i < first + 16 && i < rows; ++i) row(i, thread % kWarp);
+}
+// A row whose features the lanes of a warp share: feature n * kWarp + lane at [n].
+template <class T, int count>
+__device__ __forceinline__ void store_row(const float (&sum)[count], const HeadRows& to, std::int64_t batch,
+                                          std::int64_t head, std::int64_t row, int lane, std::int64_t features,
+                                          float factor) {
+  T* const y = static_cast<T*>(to.data) + batch * to.batch + head * to.head + row * to.row;
+#pragma unroll
+  for (int n = 0; n < count; ++n)
+    if (const int f = n * kWarp + lane; f < features) y[f] = static_cast<T>(sum[n] * factor);
+}
+
 // ---- choice ---------------------------------------------------------------------------------------------------------
 
 // Why the copy engine cannot read an operand, or null.
@@ -135,14 +170,6 @@ bool encode(CUtensorMap& map, const HeadRows& x, std::int64_t features, std::int
                                 {features, rows, heads, batch},
                                 {1, stride(rows, x.row), stride(heads, x.head), stride(batch, x.batch)},
                                 {kPanelSide, lines, 1, 1}});
-}
-
-// Blocks that stay and take one piece of work after the other.
-template <auto kernel, class P>
-void launch_staying(const P& p, std::int64_t work, std::size_t shared) {
-  allow_shared<kernel>(shared);
-  const std::int64_t blocks = multiprocessors();
-  launch(kernel, static_cast<unsigned>(work < blocks ? work : blocks), kThreads, shared, p);
 }
 
 }  // namespace

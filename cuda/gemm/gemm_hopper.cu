@@ -1,20 +1,16 @@
 // Products of 16-bit floats with float accumulation by the instructions of sm_90a: a block keeps its place, and one
 // thread of a producing warpgroup lets the copy engine fill a ring of panels in shared memory, which two consuming
-// warpgroups multiply, 64 rows of the tile each. A barrier per stage says that its panels are there, another that both
-// have done with them. Sums over long k with few tiles are split, and the parts are added in order.
-#include "core/verbose.h"
+// warpgroups multiply, 64 rows of the tile each. Sums over long k with few tiles are split, and the parts are added in
+// order.
 #include "cuda/gemm/hopper_plan.h"
 #include "cuda/gemm/strided.cuh"
 #include "cuda/libraries/cublas_lt.h"
-#include "cuda/runtime/tma.cuh"
-#include "cuda/runtime/wgmma.cuh"
+#include "cuda/runtime/warpgroups.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
 namespace {
 
-[[maybe_unused]] constexpr int kConsumers = 2, kThreads = (kConsumers + 1) * kWarpgroup,
-                               kConsumerWarps = kConsumers * kWarpgroup / kWarp;
 static_assert(HopperPlan::kRows == kConsumers * kPanelSide && HopperPlan::kDepth == kPanelSide);
 
 template <int kColumns>
@@ -105,70 +101,46 @@ template <class T, int kColumns, bool a_along_k, bool b_along_k>
 __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant__ HopperProduct<T> p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
   using S = Stages<kColumns>;
-  unsigned char* ring = dynamic_shared<unsigned char>();
-  ring += (kSwizzlePeriod - shared_address(ring) % kSwizzlePeriod) % kSwizzlePeriod;
+  unsigned char* const ring = swizzled_shared();
   Barrier* const full = reinterpret_cast<Barrier*>(ring + S::kCount * S::kBytes);
   Barrier* const empty = full + S::kCount;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < S::kCount; ++s) {
-      init_barrier(full + s, 1);
-      init_barrier(empty + s, kConsumerWarps);
-    }
-    publish_barriers();
-  }
-  __syncthreads();
-
-  const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
   const std::uint32_t work = p.plan.work();
-  int stage = 0;
-  std::uint32_t parity = 0;
-  const auto next_stage = [&] {
-    if (++stage < S::kCount) return;
-    stage = 0;
-    parity ^= 1;
-  };
-
-  if (group == kConsumers) {
-    fewer_registers<40>();
-    if (threadIdx.x == kConsumers * kWarpgroup) {
-      for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
-        const HopperPlan::Piece piece = p.plan.piece(index);
-        const int row = static_cast<int>(piece.row) * HopperPlan::kRows;
-        const int column = static_cast<int>(piece.column) * kColumns, batch = static_cast<int>(piece.batch);
-        for (std::uint32_t panel = 0; panel < piece.panels; ++panel, next_stage()) {
-          const int k = static_cast<int>(piece.k) + static_cast<int>(panel) * HopperPlan::kDepth;
-          unsigned char* const to = ring + stage * S::kBytes;
-          wait(empty + stage, parity ^ 1);  // in the first round at once
-          arrive_expecting(full + stage, S::kBytes);
-          load_panels<a_along_k, HopperPlan::kRows / kPanelSide>(to, p.a, row, k, batch * p.a_batched, full + stage);
-          load_panels<b_along_k, kColumns / kPanelSide>(to + S::kA, p.b, column, k, batch * p.b_batched, full + stage);
-        }
+  Turn<S::kCount> turn;
+  const auto produce = [&] {
+    if (threadIdx.x != kConsumers * kWarpgroup) return;
+    for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
+      const HopperPlan::Piece piece = p.plan.piece(index);
+      const int row = static_cast<int>(piece.row) * HopperPlan::kRows;
+      const int column = static_cast<int>(piece.column) * kColumns, batch = static_cast<int>(piece.batch);
+      for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
+        const int k = static_cast<int>(piece.k) + static_cast<int>(panel) * HopperPlan::kDepth;
+        unsigned char* const to = ring + turn.stage() * S::kBytes;
+        Barrier* const there = full + turn.stage();
+        wait(empty + turn.stage(), turn.parity() ^ 1);  // in the first round at once
+        arrive_expecting(there, S::kBytes);
+        load_panels<a_along_k, HopperPlan::kRows / kPanelSide>(to, p.a, row, k, batch * p.a_batched, there);
+        load_panels<b_along_k, kColumns / kPanelSide>(to + S::kA, p.b, column, k, batch * p.b_batched, there);
       }
     }
-  } else {
-    more_registers<232>();
+  };
+  const auto consume = [&] {
+    const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
     // Both layouts have 64 rows of A in kPanelBytes.
     const std::uint64_t a = operand_descriptor(shared_address(ring + group * kPanelBytes), a_along_k);
     const std::uint64_t b = operand_descriptor(shared_address(ring + S::kA), b_along_k);
     for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
       const HopperPlan::Piece piece = p.plan.piece(index);
       float sum[kColumns / 2] = {};
-      for (std::uint32_t panel = 0; panel < piece.panels; ++panel, next_stage()) {
-        const std::uint64_t at = static_cast<std::uint64_t>(stage * S::kBytes) >> 4;
-        wait(full + stage, parity);
-        hold(sum);
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < HopperPlan::kDepth; k += 16)
-          wgmma<T, !a_along_k, !b_along_k>(sum, advance_k(a + at, k, a_along_k), advance_k(b + at, k, b_along_k), true);
-        wgmma_commit();
-        wgmma_wait<0>();
-        hold(sum);
-        if (threadIdx.x % kWarp == 0) arrive(empty + stage);
+      for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
+        const int at = turn.stage() * S::kBytes;
+        wait(full + turn.stage(), turn.parity());
+        multiply_panels<T, a_along_k, b_along_k>(sum, advance(a, at), advance(b, at));
+        if (threadIdx.x % kWarp == 0) arrive(empty + turn.stage());
       }
       store_tile<T, kColumns>(p, piece, group, sum);
     }
-  }
+  };
+  share_work([&] { init_ring(full, empty, S::kCount, 1); }, produce, consume);
 #endif
 }
 
@@ -221,11 +193,7 @@ const char* obstacle(const Gemm& g, const Memory& a, const Memory& b) {
 
 template <class T, int kColumns, bool a_along_k, bool b_along_k>
 void run(const HopperProduct<T>& p) {
-  constexpr auto kernel = gemm_wgmma<T, kColumns, a_along_k, b_along_k>;
-  constexpr std::size_t kShared = Stages<kColumns>::kShared;
-  allow_shared<kernel>(kShared);
-  const auto blocks = static_cast<std::uint32_t>(multiprocessors());
-  launch(kernel, p.plan.work() < blocks ? p.plan.work() : blocks, kThreads, kShared, p);
+  launch_staying<gemm_wgmma<T, kColumns, a_along_k, b_along_k>>(p, p.plan.work(), Stages<kColumns>::kShared);
 }
 template <class T, int kColumns>
 void run(const HopperProduct<T>& p, bool a_along_k, bool b_along_k) {
@@ -249,12 +217,9 @@ bool gemm(const Gemm& g) {
     if (p.plan.columns == 0)
       why = "too many tiles";
     else if (!a.encode<T>(p.a, HopperPlan::kRows) || !b.encode<T>(p.b, p.plan.columns))
-      why = "the driver encodes no tensor maps for these operands";
+      why = kNoMaps;
   }
-  if (why) {
-    if (verbose_on) verbose_note("; not wgmma: %s", why);
-    return products_by_library() == UseLibrary::automatic && library_product(g, dtype);
-  }
+  if (refused(why)) return products_by_library() == UseLibrary::automatic && library_product(g, dtype);
   if (verbose_on)
     verbose_note(": wgmma, 128 x %d tiles, lines of A along %s, of B along %s; %u piece%s of k", p.plan.columns,
                  a.along_k() ? "k" : "m", b.along_k() ? "k" : "n", p.plan.parts, p.plan.parts == 1 ? "" : "s");
