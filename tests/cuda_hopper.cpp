@@ -12,6 +12,7 @@
 
 #include "cuda/attention/hopper.h"
 #include "cuda/gemm/hopper_plan.h"
+#include "cuda/runtime/mma.cuh"
 #include "cuda/runtime/tma.cuh"
 #include "cuda/runtime/wgmma.cuh"
 #include "tests/host_program.h"
@@ -329,6 +330,30 @@ void products() {
   require_that(register_product_error(false) == 0, "a product with A in registers");
 }
 
+// Two groups of copies by a thread: the last element of each, 7 at first, once all but `pending` groups have arrived.
+template <int pending>
+std::pair<int, int> copied() {
+  const auto* const from = static_cast<const std::uint16_t*>(device_memory(counting(16)));
+  std::pair<int, int> got;
+  run_kernel(1, [&] {
+    auto* const shared = static_cast<std::uint16_t*>(emulator::shared_memory());
+    shared[7] = shared[15] = 7;
+    cp_async_16(shared, from, true);
+    cp_async_commit();
+    cp_async_16(shared + 8, from + 8, false);
+    cp_async_commit();
+    cp_async_wait<pending>();
+    got = {shared[7], shared[15]};
+    cp_async_wait<0>();
+  });
+  return got;
+}
+void thread_copies() {
+  require_that(copied<2>() == std::pair(7, 7), "a copy that nobody has waited for shows");
+  require_that(copied<1>() == std::pair(8, 7), "groups arrive in order");
+  require_that(copied<0>() == std::pair(8, 0), "a copy that is not valid brings zeros");
+}
+
 // ---- mistakes -------------------------------------------------------------------------------------------------------
 
 void missing_arrival() {
@@ -350,6 +375,10 @@ void too_many_arrivals_later() {  // arrivals beyond a phase belong to the next 
     wait(barrier, 1);
   });
 }
+void thread_copy(int skipped) {
+  const auto* const from = static_cast<const std::uint16_t*>(device_memory(counting(16))) + skipped;
+  run_kernel(1, [&] { cp_async_16(emulator::shared_memory(), from, true); });
+}
 void no_barrier() {
   run_kernel(32, [] { arrive(static_cast<Barrier*>(emulator::shared_memory())); });
 }
@@ -362,6 +391,9 @@ int main(int argc, char** argv) {
   if (part == "descriptors") return descriptors(), 0;
   if (part == "plans") return plans(), 0;
   if (part == "copies") return copies(), 0;
+  if (part == "thread_copies") return thread_copies(), 0;
+  if (part == "unwaited_copy") return thread_copy(0), 0;
+  if (part == "odd_copy") return thread_copy(2), 0;
   if (part == "products") return products(), 0;
   if (part == "missing_arrival") return missing_arrival(), 0;
   if (part == "next_phase") return too_many_arrivals_later(), 0;

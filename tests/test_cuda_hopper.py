@@ -186,7 +186,7 @@ def program(tmp_path_factory):
     return compiled(tmp_path_factory.mktemp("hopper") / "cuda_hopper", "tests/cuda_hopper.cpp")
 
 
-@pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "products"])
+@pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "thread_copies", "products"])
 def test_parts(program, part):
     done = run_part(program, part)
     assert done.returncode == 0, done.stderr
@@ -199,6 +199,8 @@ def test_parts(program, part):
         ("next_phase", "still misses 16 of 24 arrivals and 0 bytes"),
         ("missing_bytes", "still misses 0 of 1 arrivals and 16 bytes"),
         ("no_barrier", "not initialised"),
+        ("unwaited_copy", "copies that it never waited for"),
+        ("odd_copy", "not a multiple of 16"),
         ("unfenced", "without a wgmma.fence"),
         ("unwaited", "never waited for"),
         ("changed_registers", "changed before it was waited for"),

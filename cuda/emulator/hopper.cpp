@@ -145,7 +145,13 @@ struct Pending {
   std::array<std::uint32_t, 4> registers = {};  // as they were
   float rows[2][kDepth] = {};                   // of A, with its registers gathered
 };
+struct Copy {
+  void* to;
+  const void* from;
+};
 struct ThreadState {
+  std::vector<std::vector<Copy>> copies;  // as below
+  std::vector<Copy> open_copies;
   bool fenced = false;
   std::vector<std::vector<Pending>> groups;  // committed, oldest first
   std::vector<Pending> open;
@@ -226,6 +232,31 @@ void check_operand(std::uint64_t descriptor, const char* what) {
 
 }  // namespace
 
+void copy_16(void* to, const void* from) {
+  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+  if (!aligned(to) || !aligned(from)) die("a copy of 16 bytes at an address that is not a multiple of 16");
+  g_threads[thread_number()].open_copies.push_back({to, from});
+}
+
+void copies_commit() {
+  ThreadState& mine = g_threads[thread_number()];
+  mine.copies.push_back(std::move(mine.open_copies));
+  mine.open_copies.clear();
+}
+
+void copies_wait(int pending) {
+  ThreadState& mine = g_threads[thread_number()];
+  while (mine.copies.size() > static_cast<std::size_t>(pending)) {
+    for (const Copy& c : mine.copies.front()) {
+      if (c.from)
+        std::memcpy(c.to, c.from, 16);
+      else
+        std::memset(c.to, 0, 16);
+    }
+    mine.copies.erase(mine.copies.begin());
+  }
+}
+
 void wgmma_fence() { g_threads[thread_number()].fenced = true; }
 
 void wgmma(float* d, const Product& product) {
@@ -278,6 +309,10 @@ void thread_ends() {
   ThreadState& mine = g_threads[thread_number()];
   if (!mine.groups.empty() || !mine.open.empty()) die("a thread has returned with products that it never waited for");
   mine.fenced = false;
+  copies_commit();
+  for (const auto& group : mine.copies)
+    if (!group.empty()) die("a thread has returned with copies that it never waited for");
+  mine.copies.clear();
 }
 
 }  // namespace emulator

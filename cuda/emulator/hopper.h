@@ -1,6 +1,6 @@
 // What sm_90 added, as the PTX manual documents it: barriers with phases (mbarrier), the copy engine (TMA) and products
-// of warpgroups (wgmma). The engines run later than the instructions that start them: a copy some turns later, a
-// product not before it is waited for. Code that reads too early, or gives memory back too early, then gets wrong
+// of warpgroups (wgmma); and the asynchronous copies of sm_80 (cp.async). The engines run later than the instructions that start them: a copy some turns later, a
+// product or a thread's copy not before it is waited for. Code that reads too early, or gives memory back too early, then gets wrong
 // numbers.
 #pragma once
 #include <cuda.h>
@@ -61,6 +61,11 @@ void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity);
 constexpr int kMostAxes = 4;
 // `at`: as many coordinates as the map has axes.
 void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier);
+
+// Copies of 16 bytes by threads, which happen when the thread waits for their group.
+void copy_16(void* to, const void* from);  // zeros for null
+void copies_commit();
+void copies_wait(int pending);
 
 struct Product {
   int n;

@@ -5,6 +5,9 @@
 
 #include "core/half.h"
 #include "cuda/runtime/launch.h"
+#if defined(PYDLX_CUDA_EMULATED)
+#include "cuda/emulator/hopper.h"
+#endif
 
 namespace pydlx::cuda {
 namespace {
@@ -26,10 +29,7 @@ __device__ __forceinline__ int chunk_at(int line, int chunk) {
 // 16 bytes from global to shared memory, or zeros.
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid) {
 #if defined(PYDLX_CUDA_EMULATED)
-  if (valid)
-    std::memcpy(shared, global, 16);
-  else
-    std::memset(shared, 0, 16);
+  emulator::copy_16(shared, valid ? global : nullptr);
 #else
   const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = valid ? 16 : 0;
@@ -37,14 +37,18 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
 #endif
 }
 __device__ __forceinline__ void cp_async_commit() {
-#if !defined(PYDLX_CUDA_EMULATED)
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::copies_commit();
+#else
   asm volatile("cp.async.commit_group;");
 #endif
 }
 // All but the newest `pending` groups have arrived.
 template <int pending>
 __device__ __forceinline__ void cp_async_wait() {
-#if !defined(PYDLX_CUDA_EMULATED)
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::copies_wait(pending);
+#else
   asm volatile("cp.async.wait_group %0;" ::"n"(pending));
 #endif
 }
