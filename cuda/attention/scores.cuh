@@ -4,6 +4,7 @@
 #include "core/philox.h"
 #include "cuda/runtime/draws.cuh"
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/pairs.cuh"
 #include "functors/math.h"
 #include "kernels/attention.h"
 
@@ -89,12 +90,6 @@ template <class Combine>
 __device__ __forceinline__ float across_four(float v, Combine combine) {
   v = combine(v, __shfl_xor_sync(kFullMask, v, 1));
   return combine(v, __shfl_xor_sync(kFullMask, v, 2));
-}
-// Two 16-bit floats in the order of memory.
-template <class T>
-__device__ __forceinline__ std::uint32_t pair_of(float low, float high) {
-  return static_cast<std::uint32_t>(static_cast<T>(low).bits) | static_cast<std::uint32_t>(static_cast<T>(high).bits)
-                                                                    << 16;
 }
 
 constexpr int kDeltaThreads = 256;

@@ -4,6 +4,7 @@
 
 #include "core/half.h"
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/pairs.cuh"
 #include "functors/activation.h"
 #include "functors/transcendental.h"
 #include "kernels/gemm.h"
@@ -76,10 +77,8 @@ struct Finish {
 template <class T>
 __device__ __forceinline__ void store_two_products(const Finish<T, float>& finish, T* c, std::int64_t column,
                                                    float first, float second) {
-  static_assert(sizeof(T) == 2);
-  const std::uint32_t low = finish.template at<false, false>(c, column, first).bits;
-  const std::uint32_t high = finish.template at<false, false>(c, column + 1, second).bits;
-  *reinterpret_cast<std::uint32_t*>(c) = low | high << 16;
+  *reinterpret_cast<std::uint32_t*>(c) = pair_of(finish.template at<false, false>(c, column, first),
+                                                 finish.template at<false, false>(c, column + 1, second));
 }
 
 }  // namespace

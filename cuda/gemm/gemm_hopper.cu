@@ -2,26 +2,14 @@
 // thread of a producing warpgroup lets the copy engine fill a ring of panels in shared memory, which two consuming
 // warpgroups multiply, 64 rows of the tile each. Sums over long k with few tiles are split, and the parts are added in
 // order.
-#include "cuda/gemm/hopper_plan.h"
+#include "cuda/gemm/gemm_hopper.h"
+#include "cuda/gemm/hopper_tile.cuh"
 #include "cuda/gemm/strided.cuh"
 #include "cuda/libraries/cublas_lt.h"
-#include "cuda/runtime/warpgroups.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
 namespace {
-
-static_assert(HopperPlan::kRows == kConsumers * kPanelSide && HopperPlan::kDepth == kPanelSide);
-
-template <int kColumns>
-struct Stages {
-  static constexpr int kCount = kColumns == 256 ? 4 : 6;
-  static constexpr int kA = HopperPlan::kRows / kPanelSide * kPanelBytes, kB = kColumns / kPanelSide * kPanelBytes;
-  static constexpr int kBytes = kA + kB;
-  // The ring, room to begin it at a multiple of kSwizzlePeriod, and the barriers behind it.
-  static constexpr std::size_t kShared = kCount * kBytes + kSwizzlePeriod + 2 * kCount * sizeof(Barrier);
-  static_assert(kShared <= 227 << 10);
-};
 
 template <class T>
 struct HopperProduct {
@@ -33,64 +21,25 @@ struct HopperProduct {
   float* partial;
 };
 
-// `count` panels of an operand: one box when lines are along k, otherwise one each.
-template <bool along_k, int count>
-__device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap& map, int outer, int k, int batch,
-                                            Barrier* full) {
-  if constexpr (along_k) {
-    load_box(to, map, k, outer, batch, full);
-  } else {
-#pragma unroll
-    for (int i = 0; i < count; ++i) load_box(to + i * kPanelBytes, map, outer + i * kPanelSide, k, batch, full);
-  }
-}
-
-// A thread's sums two by two: row(m) is called for its two rows, and what that returns for every eighth column from
-// the thread's first one, with the sum there and the next one. `left` columns are there, all of them with `inside`.
-template <int kColumns, bool inside, class Row>
-__device__ __forceinline__ void each_two_sums(std::int64_t m0, std::int64_t rows, int left,
-                                              const float (&sum)[kColumns / 2], const Row& row) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const std::int64_t m = m0 + sum_row(2 * half);
-    if (m >= rows) continue;
-    const auto store = row(m);
-#pragma unroll
-    for (int i = 2 * half; i < kColumns / 2; i += 4)
-      if (inside || i / 4 * 8 < left) store(i / 4 * 8, sum[i], sum[i + 1]);
-  }
-}
-
 // The sums of one warpgroup into the result, or into this piece's part of a split sum.
 template <class T, int kColumns>
-__device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const HopperPlan::Piece& piece, int consumer,
+__device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const HopperPlan::Piece& piece,
                                            const float (&sum)[kColumns / 2]) {
   const Strided<T, float>& c = p.product;
-  const std::int64_t m0 = static_cast<std::int64_t>(piece.row) * HopperPlan::kRows + consumer * kPanelSide;
-  const std::int64_t n0 = static_cast<std::int64_t>(piece.column) * kColumns + sum_column(0);
-  const int left = static_cast<int>(c.n - n0 < kColumns ? c.n - n0 : kColumns);
-  if (p.partial) {
-    float* const part = p.partial + (static_cast<std::int64_t>(piece.part) * c.batch + piece.batch) * c.m * c.n + n0;
-    each_two_sums<kColumns, false>(m0, c.m, left, sum, [&](std::int64_t m) {
-      return [line = part + m * c.n, left](int column, float v, float next) {
-        line[column] = v;
-        if (column + 1 < left) line[column + 1] = next;
-      };
-    });
-    return;
-  }
-  T* const to = static_cast<T*>(c.g.c) + piece.batch * c.g.c_batch + n0;
+  if (p.partial) return store_part<kColumns>(p.partial, piece, c.batch, c.m, c.n, sum);
+  const TilePlace at = TilePlace::of<kColumns>(piece, c.n);
+  T* const to = static_cast<T*>(c.g.c) + piece.batch * c.g.c_batch + at.n0;
   Finish<T, float> finish(c.g);
-  if (finish.bias) finish.bias += n0;
+  if (finish.bias) finish.bias += at.n0;
   if (p.in_pairs && !finish.reads_c && static_cast<std::int64_t>(piece.column + 1) * kColumns <= c.n)
-    each_two_sums<kColumns, true>(m0, c.m, left, sum, [&](std::int64_t m) {
+    each_two_sums<kColumns, true>(at, c.m, sum, [&](std::int64_t m) {
       return [&finish, line = to + m * c.g.c_row](int column, float v, float next) {
         store_two_products(finish, line + column, column, v, next);
       };
     });
   else
-    each_two_sums<kColumns, false>(m0, c.m, left, sum, [&](std::int64_t m) {
-      return [&finish, line = to + m * c.g.c_row, left](int column, float v, float next) {
+    each_two_sums<kColumns, false>(at, c.m, sum, [&](std::int64_t m) {
+      return [&finish, line = to + m * c.g.c_row, left = at.left](int column, float v, float next) {
         line[column] = finish.template at<true, false>(line + column, column, v);
         if (column + 1 < left) line[column + 1] = finish.template at<true, false>(line + column + 1, column + 1, next);
       };
@@ -100,47 +49,32 @@ __device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const Hopp
 template <class T, int kColumns, bool a_along_k, bool b_along_k>
 __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant__ HopperProduct<T> p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
-  using S = Stages<kColumns>;
-  unsigned char* const ring = swizzled_shared();
-  Barrier* const full = reinterpret_cast<Barrier*>(ring + S::kCount * S::kBytes);
-  Barrier* const empty = full + S::kCount;
-  const std::uint32_t work = p.plan.work();
-  Turn<S::kCount> turn;
+  using R = TileRing<kColumns>;
+  const R ring;
   const auto produce = [&] {
     if (threadIdx.x != kConsumers * kWarpgroup) return;
+    const std::uint32_t work = p.plan.work();
+    Turn<R::kCount> turn;
     for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
       const HopperPlan::Piece piece = p.plan.piece(index);
       const int row = static_cast<int>(piece.row) * HopperPlan::kRows;
       const int column = static_cast<int>(piece.column) * kColumns, batch = static_cast<int>(piece.batch);
       for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
         const int k = static_cast<int>(piece.k) + static_cast<int>(panel) * HopperPlan::kDepth;
-        unsigned char* const to = ring + turn.stage() * S::kBytes;
-        Barrier* const there = full + turn.stage();
-        wait(empty + turn.stage(), turn.parity() ^ 1);  // in the first round at once
-        arrive_expecting(there, S::kBytes);
-        load_panels<a_along_k, HopperPlan::kRows / kPanelSide>(to, p.a, row, k, batch * p.a_batched, there);
-        load_panels<b_along_k, kColumns / kPanelSide>(to + S::kA, p.b, column, k, batch * p.b_batched, there);
+        unsigned char* const to = ring.at + turn.stage() * R::kBytes;
+        Barrier* const full = ring.full + turn.stage();
+        wait(ring.empty + turn.stage(), turn.parity() ^ 1);  // in the first round at once
+        arrive_expecting(full, R::kBytes);
+        load_panels<a_along_k, HopperPlan::kRows / kPanelSide>(to, p.a, row, k, batch * p.a_batched, full);
+        load_panels<b_along_k, kColumns / kPanelSide>(to + R::kA, p.b, column, k, batch * p.b_batched, full);
       }
     }
   };
   const auto consume = [&] {
-    const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
-    // Both layouts have 64 rows of A in kPanelBytes.
-    const std::uint64_t a = operand_descriptor(shared_address(ring + group * kPanelBytes), a_along_k);
-    const std::uint64_t b = operand_descriptor(shared_address(ring + S::kA), b_along_k);
-    for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
-      const HopperPlan::Piece piece = p.plan.piece(index);
-      float sum[kColumns / 2] = {};
-      for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
-        const int at = turn.stage() * S::kBytes;
-        wait(full + turn.stage(), turn.parity());
-        multiply_panels<T, a_along_k, b_along_k>(sum, advance(a, at), advance(b, at));
-        if (threadIdx.x % kWarp == 0) arrive(empty + turn.stage());
-      }
-      store_tile<T, kColumns>(p, piece, group, sum);
-    }
+    consume_panels<T, kColumns, a_along_k, b_along_k>(
+        p.plan, ring, [&](const auto& piece, const auto& sum) { store_tile<T, kColumns>(p, piece, sum); });
   };
-  share_work([&] { init_ring(full, empty, S::kCount, 1); }, produce, consume);
+  share_work([&] { init_ring(ring.full, ring.empty, R::kCount, 1); }, produce, consume);
 #endif
 }
 
@@ -193,7 +127,7 @@ const char* obstacle(const Gemm& g, const Memory& a, const Memory& b) {
 
 template <class T, int kColumns, bool a_along_k, bool b_along_k>
 void run(const HopperProduct<T>& p) {
-  launch_staying<gemm_wgmma<T, kColumns, a_along_k, b_along_k>>(p, p.plan.work(), Stages<kColumns>::kShared);
+  launch_staying<gemm_wgmma<T, kColumns, a_along_k, b_along_k>>(p, p.plan.work(), TileRing<kColumns>::kShared);
 }
 template <class T, int kColumns>
 void run(const HopperProduct<T>& p, bool a_along_k, bool b_along_k) {
@@ -203,8 +137,10 @@ void run(const HopperProduct<T>& p, bool a_along_k, bool b_along_k) {
     b_along_k ? run<T, kColumns, false, true>(p) : run<T, kColumns, false, false>(p);
 }
 
+}  // namespace
+
 template <class T>
-bool gemm(const Gemm& g) {
+bool gemm_hopper(const Gemm& g) {
   constexpr DType dtype = DTypeOf<T>::value;
   if (products_by_library() == UseLibrary::always && library_product(g, dtype)) return true;
   const Memory a{g.a, g.m, g.k, g.batch, g.a_row, g.a_col, g.a_batch};
@@ -238,13 +174,13 @@ bool gemm(const Gemm& g) {
   run_add_parts(p.product, p.partial, p.plan.parts);
   return true;
 }
-
-}  // namespace
+template bool gemm_hopper<Half>(const Gemm&);
+template bool gemm_hopper<BFloat16>(const Gemm&);
 
 void register_gemm_hopper(KernelTable& t) {
   GemmKernels& k = family<GemmKernels>(t);
-  k.external[static_cast<int>(DType::Float16)] = gemm<Half>;
-  k.external[static_cast<int>(DType::BFloat16)] = gemm<BFloat16>;
+  k.external[static_cast<int>(DType::Float16)] = gemm_hopper<Half>;
+  k.external[static_cast<int>(DType::BFloat16)] = gemm_hopper<BFloat16>;
 }
 
 }  // namespace pydlx::cuda

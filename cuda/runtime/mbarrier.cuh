@@ -35,12 +35,18 @@ __device__ __forceinline__ void init_barrier(Barrier* b, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
 #endif
 }
+// Shows what this thread has written to shared memory to the copy engine and to products of warpgroups.
+__device__ __forceinline__ void show_to_engines() {
+#if !defined(PYDLX_CUDA_EMULATED)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 // Shows the new barriers to the copy engine; the block's threads see them after a __syncthreads() as well.
 __device__ __forceinline__ void publish_barriers() {
 #if !defined(PYDLX_CUDA_EMULATED)
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
+  show_to_engines();
 }
 
 __device__ __forceinline__ void arrive(Barrier* b) {

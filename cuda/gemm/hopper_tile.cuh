@@ -1,0 +1,110 @@
+// Tiles of a product of 16-bit floats on warpgroups (sm_90a), as HopperPlan cuts them: a ring of panels of both
+// operands, and what the consumers do with it, 64 rows of the tile each. Who fills the ring is the kernel's own matter.
+#pragma once
+#include "cuda/gemm/hopper_plan.h"
+#include "cuda/runtime/warpgroups.cuh"
+
+namespace pydlx::cuda {
+namespace {
+
+static_assert(HopperPlan::kRows == kConsumers * kPanelSide && HopperPlan::kDepth == kPanelSide);
+
+// A stage: 128 rows of A, then `columns` columns of B, in panels of 64 x 64.
+template <int columns>
+struct TileRing {
+  static constexpr int kCount = columns == 256 ? 4 : columns == 128 ? 6 : 8;
+  static constexpr int kA = HopperPlan::kRows / kPanelSide * kPanelBytes, kB = columns / kPanelSide * kPanelBytes,
+                       kBytes = kA + kB;
+  // The ring, room to begin it at a multiple of kSwizzlePeriod, and the barriers behind it.
+  static constexpr std::size_t kShared = kCount * kBytes + kSwizzlePeriod + 2 * kCount * sizeof(Barrier);
+  static_assert(kShared <= 227 << 10);
+
+  unsigned char* at;
+  Barrier *full, *empty;
+  __device__ __forceinline__ TileRing()
+      : at(swizzled_shared()), full(reinterpret_cast<Barrier*>(at + kCount * kBytes)), empty(full + kCount) {}
+};
+
+// `count` panels of an operand: one box when lines are along k, otherwise one each.
+template <bool along_k, int count>
+__device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap& map, int outer, int k, int batch,
+                                            Barrier* full) {
+  if constexpr (along_k) {
+    load_box(to, map, k, outer, batch, full);
+  } else {
+#pragma unroll
+    for (int i = 0; i < count; ++i) load_box(to + i * kPanelBytes, map, outer + i * kPanelSide, k, batch, full);
+  }
+}
+
+// The consumers' work: store(piece, sum) for every piece that falls to the block.
+template <class T, int columns, bool a_along_k, bool b_along_k, class Store>
+__device__ __forceinline__ void consume_panels(const HopperPlan& plan, const TileRing<columns>& ring,
+                                               const Store& store) {
+  using R = TileRing<columns>;
+  const std::uint32_t work = plan.work();
+  // Both layouts have 64 rows of A in kPanelBytes.
+  const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
+  const std::uint64_t a = operand_descriptor(shared_address(ring.at + group * kPanelBytes), a_along_k);
+  const std::uint64_t b = operand_descriptor(shared_address(ring.at + R::kA), b_along_k);
+  Turn<R::kCount> turn;
+  for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
+    const HopperPlan::Piece piece = plan.piece(index);
+    float sum[columns / 2] = {};
+    for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
+      const int at = turn.stage() * R::kBytes;
+      wait(ring.full + turn.stage(), turn.parity());
+      multiply_panels<T, a_along_k, b_along_k>(sum, advance(a, at), advance(b, at));
+      if (threadIdx.x % kWarp == 0) arrive(ring.empty + turn.stage());
+    }
+    store(piece, sum);
+  }
+}
+
+// Where a thread's sums of a piece belong: its first row and column, and the columns from there on.
+struct TilePlace {
+  std::int64_t m0, n0;
+  int left;
+  template <int columns>
+  __device__ __forceinline__ static TilePlace of(const HopperPlan::Piece& piece, std::int64_t n) {
+    const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
+    TilePlace p;
+    p.m0 = static_cast<std::int64_t>(piece.row) * HopperPlan::kRows + group * kPanelSide;
+    p.n0 = static_cast<std::int64_t>(piece.column) * columns + sum_column(0);
+    p.left = static_cast<int>(n - p.n0 < columns ? n - p.n0 : columns);
+    return p;
+  }
+};
+
+// A thread's sums two by two: row(m) is called for its two rows, and what that returns for every eighth column from
+// the thread's first one, with the sum there and the next one. `left` columns are there, all of them with `inside`.
+template <int columns, bool inside, class Row>
+__device__ __forceinline__ void each_two_sums(const TilePlace& at, std::int64_t rows, const float (&sum)[columns / 2],
+                                              const Row& row) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t m = at.m0 + sum_row(2 * half);
+    if (m >= rows) continue;
+    const auto store = row(m);
+#pragma unroll
+    for (int i = 2 * half; i < columns / 2; i += 4)
+      if (inside || i / 4 * 8 < at.left) store(i / 4 * 8, sum[i], sum[i + 1]);
+  }
+}
+
+// The sums of a piece of a split product as its part, for add_parts.
+template <int columns>
+__device__ __forceinline__ void store_part(float* partial, const HopperPlan::Piece& piece, std::int64_t batch,
+                                           std::int64_t m, std::int64_t n, const float (&sum)[columns / 2]) {
+  const TilePlace at = TilePlace::of<columns>(piece, n);
+  float* const part = partial + (static_cast<std::int64_t>(piece.part) * batch + piece.batch) * m * n + at.n0;
+  each_two_sums<columns, false>(at, m, sum, [&](std::int64_t row) {
+    return [line = part + row * n, left = at.left](int column, float v, float next) {
+      line[column] = v;
+      if (column + 1 < left) line[column + 1] = next;
+    };
+  });
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
