@@ -74,14 +74,15 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
                          $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -diag-suppress=186 -Xfatbin=-compress-all
                          $<$<BOOL:${PYDLX_WERROR}>:-Werror=all-warnings>>)
     # Spills to memory are accepted in kernels of float64 and of rare functions, not where time is spent.
-    file(GLOB PYDLX_CUDA_HOT cuda/gemm/*.cu cuda/attention/*.cu cuda/rnn/*.cu cuda/norm.cu cuda/loss.cu
+    file(GLOB PYDLX_CUDA_HOT cuda/gemm/*.cu cuda/attention/*.cu cuda/rnn/*.cu cuda/conv/conv_last.cu
+         cuda/conv/conv_hopper.cu cuda/norm.cu cuda/loss.cu
          cuda/embedding.cu cuda/optim.cu)
     # ptxas options cannot differ between architectures: the rule is for the one that the kernels are shaped for.
     if(CMAKE_CUDA_ARCHITECTURES STREQUAL "90a-real")
       set_source_files_properties(${PYDLX_CUDA_HOT} PROPERTIES COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
     endif()
     if("90a-real" IN_LIST CMAKE_CUDA_ARCHITECTURES)
-      set(_sm90a cuda/gemm/gemm_hopper.cu cuda/attention/attention_hopper.cu cuda/attention/attention_hopper_backward.cu)
+      file(GLOB _sm90a cuda/*/*_hopper.cu cuda/*/*_hopper_backward.cu)
       set_source_files_properties(${_sm90a} PROPERTIES COMPILE_DEFINITIONS PYDLX_CUDA_SM90A)
       # Their kernels are empty for other architectures, and what they are made of is not used there.
       if(NOT CMAKE_CUDA_ARCHITECTURES STREQUAL "90a-real")

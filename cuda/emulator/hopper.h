@@ -1,7 +1,7 @@
 // What sm_90 added, as the PTX manual documents it: barriers with phases (mbarrier), the copy engine (TMA) and products
-// of warpgroups (wgmma); and the asynchronous copies of sm_80 (cp.async). The engines run later than the instructions that start them: a copy some turns later, a
-// product or a thread's copy not before it is waited for. Code that reads too early, or gives memory back too early, then gets wrong
-// numbers.
+// of warpgroups (wgmma); and the asynchronous copies of sm_80 (cp.async). The engines run later than the instructions
+// that start them: a copy some turns later, a product or a thread's copy not before it is waited for. Code that reads
+// too early, or gives memory back too early, then gets wrong numbers.
 #pragma once
 #include <cuda.h>
 #include <cuda_runtime.h>

@@ -1,33 +1,21 @@
 // Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
 // the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
-#include "cuda/conv_last.h"
-#include "cuda/conv_positions.cuh"
+#include "cuda/conv/conv_last.h"
+#include "cuda/conv/problem.cuh"
 #include "cuda/gemm/warp_tile.cuh"
 #include "cuda/libraries/cudnn.h"
-#include "functors/types.h"
 #include "kernels.h"
-#include "kernels/conv.h"
 
 namespace pydlx::cuda {
 namespace {
 
 template <class T>
-struct Problem {
-  using Element = T;
-  using Acc = functors::compute_t<T>;
-  Conv c;
-  Volume in, out, kernel;
-  std::int64_t m, n, k, batch;
+struct Problem : ConvProblem<T> {
+  using ConvProblem<T>::c;
   bool a_along_k = true, b_along_k = false;
 
-  explicit Problem(const Conv& conv) : c(conv), batch(conv.shape.groups) {
-    const ConvShape& s = conv.shape;
-    const std::int64_t above = s.batch > s.cin ? s.batch : s.cin;
-    in = Volume(s.in, above);
-    out = Volume(s.out, above);
-    kernel = Volume(s.kernel, above > s.cout ? above : s.cout);
-  }
+  using ConvProblem<T>::ConvProblem;
   // The input position that tap `tap` of output `o` looks at; false outside the image.
   __device__ __forceinline__ bool look(const Position& o, const Position& tap, std::int64_t (&at)[3]) const {
     bool inside = true;
@@ -39,19 +27,10 @@ struct Problem {
     return inside;
   }
   __device__ __forceinline__ std::int64_t x_at(std::int64_t image, std::int64_t group, std::int64_t channel) const {
-    return ((image * c.shape.groups + group) * c.shape.cin + channel) * in.count;
+    return ((image * c.shape.groups + group) * c.shape.cin + channel) * this->in.count;
   }
   __device__ __forceinline__ std::int64_t y_at(std::int64_t image, std::int64_t group, std::int64_t channel) const {
-    return ((image * c.shape.groups + group) * c.shape.cout + channel) * out.count;
-  }
-  // What happens to a sum of the forward pass on its way to memory.
-  __device__ __forceinline__ T ended(Acc v, std::int64_t channel) const {
-    if (c.scale) v *= static_cast<Acc>(static_cast<const T*>(c.scale)[channel]);
-    if (c.bias) v += static_cast<Acc>(static_cast<const T*>(c.bias)[channel]);
-    return static_cast<T>(c.activation == Activation::relu && v < Acc(0) ? Acc(0) : v);
-  }
-  __device__ __forceinline__ T with_bias(Acc v, std::int64_t channel) const {
-    return static_cast<T>(c.bias ? v + static_cast<Acc>(static_cast<const T*>(c.bias)[channel]) : v);
+    return ((image * c.shape.groups + group) * c.shape.cout + channel) * this->out.count;
   }
 };
 

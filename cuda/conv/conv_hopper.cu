@@ -1,0 +1,229 @@
+// Convolution of 16-bit floats with the channels last by the instructions of sm_90a: the products of last_problem.cuh,
+// cut like those of matrices (HopperPlan) and multiplied by two warpgroups. The copy engine brings the operand that
+// lies in memory as a matrix: the weights or, for their gradient, that of the output. The other one is gathered by the
+// threads of the third warpgroup in chunks of 16 bytes, each to where the engine would put it. That serves any stride,
+// dilation and number of channels, where boxes of an image would need 64 channels of one tap, and the engine's own
+// way through images (im2col) strides of one for the gradient of the input.
+//
+// Several panels are on their way at a time: a thread hands a panel over kLag panels after it has started its copies.
+// Of a 128 x 128 tile's panel, 512 cycles of a multiprocessor's tensor cores, gathering is about 130 instructions for
+// each of the four schedulers.
+#include "cuda/conv/conv_hopper.h"
+#include "cuda/conv/last_problem.cuh"
+#include "cuda/gemm/hopper_tile.cuh"
+#include "cuda/gemm/tile.cuh"
+#include "cuda/runtime/mma.cuh"
+#include "cuda/runtime/pairs.cuh"
+#include "kernels.h"
+
+namespace pydlx::cuda {
+namespace {
+
+constexpr int kLineChunks = kPanelSide / kChunk, kLineStep = kWarpgroup / kLineChunks;  // between a thread's lines
+
+template <class P>
+struct HopperConv {
+  CUtensorMap
+      matrix;  // of the operand that is not gathered: B where sums are over channels, A where they are over pixels
+  P p;
+  HopperPlan plan;
+  float* partial;
+};
+
+// Every thread copies chunk thread % 8 of every sixteenth line.
+template <class T>
+__device__ __forceinline__ void copy_chunk(unsigned char* panel, int line, int chunk, const T* data, int element) {
+  cp_async_16(reinterpret_cast<uint4*>(panel) + chunk_at<kLineChunks>(line, chunk),
+              element == kNone ? data : data + element, element != kNone);
+}
+
+// Rows of A, with k along the lines.
+template <class P, int columns>
+struct GatheredRows {
+  static constexpr int kAt = 0, kLines = HopperPlan::kRows / kLineStep;
+  Place row[kLines];
+  int first_line, chunk;
+
+  __device__ __forceinline__ explicit GatheredRows(int thread)
+      : first_line(thread / kLineChunks), chunk(thread % kLineChunks) {}
+  __device__ __forceinline__ void begin(const P& p, const HopperPlan::Piece& piece) {
+    const std::int64_t m0 = static_cast<std::int64_t>(piece.row) * HopperPlan::kRows + first_line;
+#pragma unroll
+    for (int j = 0; j < kLines; ++j) row[j] = p.a_outer(piece.batch, m0 + j * kLineStep);
+  }
+  __device__ __forceinline__ void start(const P& p, int k0, unsigned char* to) const {
+    const auto depth = p.depth(k0 + chunk * kChunk, static_cast<int>(p.k));
+#pragma unroll
+    for (int j = 0; j < kLines; ++j) copy_chunk(to, first_line + j * kLineStep, chunk, p.a_data(), p.a(row[j], depth));
+  }
+};
+
+// Columns of B, with positions of k one line below the other, panels of 64 columns.
+template <class P, int columns>
+struct GatheredColumns {
+  static constexpr int kAt = TileRing<columns>::kA, kLines = HopperPlan::kDepth / kLineStep,
+                       kPanels = columns / kPanelSide;
+  Tap column[kPanels];
+  int first_line, chunk;
+
+  __device__ __forceinline__ explicit GatheredColumns(int thread)
+      : first_line(thread / kLineChunks), chunk(thread % kLineChunks) {}
+  __device__ __forceinline__ void begin(const P& p, const HopperPlan::Piece& piece) {
+    const std::int64_t n0 = static_cast<std::int64_t>(piece.column) * columns + chunk * kChunk;
+#pragma unroll
+    for (int i = 0; i < kPanels; ++i) column[i] = p.b_outer(piece.batch, n0 + i * kPanelSide);
+  }
+  __device__ __forceinline__ void start(const P& p, int k0, unsigned char* to) const {
+#pragma unroll
+    for (int j = 0; j < kLines; ++j) {
+      const int line = first_line + j * kLineStep;
+      const auto depth = p.depth(k0 + line, static_cast<int>(p.k));
+#pragma unroll
+      for (int i = 0; i < kPanels; ++i)
+        copy_chunk(to + i * kPanelBytes, line, chunk, p.b_data(), p.b(column[i], depth));
+    }
+  }
+};
+
+template <class P, int columns>
+__device__ __forceinline__ void produce(const HopperConv<P>& c, const TileRing<columns>& ring) {
+  using R = TileRing<columns>;
+  using Gathered = std::conditional_t<P::kAlongK, GatheredRows<P, columns>, GatheredColumns<P, columns>>;
+  // Copies have as long as the products of kLag panels take, at least 1000 cycles. The consumers give back a stage that
+  // was handed over, so kLag must stay below the number of stages.
+  constexpr int kLag = R::kCount / 2;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const std::uint32_t work = c.plan.work();
+  Gathered gathered(thread);
+  Turn<R::kCount> turn, done;
+  int under_way = 0;
+  const auto hand_over = [&] {
+    show_to_engines();
+    __syncwarp();
+    if (thread % kWarp == 0) arrive(ring.full + done.stage());
+    done.next();
+  };
+  for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
+    const HopperPlan::Piece piece = c.plan.piece(index);
+    gathered.begin(c.p, piece);
+    for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
+      const int k0 = static_cast<int>(piece.k) + static_cast<int>(panel) * HopperPlan::kDepth;
+      unsigned char* const to = ring.at + turn.stage() * R::kBytes;
+      Barrier* const full = ring.full + turn.stage();
+      wait(ring.empty + turn.stage(), turn.parity() ^ 1);  // in the first round at once
+      if (thread == 0) {
+        const int row = static_cast<int>(piece.row) * HopperPlan::kRows,
+                  column = static_cast<int>(piece.column) * columns, batch = static_cast<int>(piece.batch);
+        arrive_expecting(full, P::kAlongK ? R::kB : R::kA);
+        if constexpr (P::kAlongK)
+          load_panels<true, columns / kPanelSide>(to + R::kA, c.matrix, column, k0, batch, full);
+        else
+          load_panels<false, HopperPlan::kRows / kPanelSide>(to, c.matrix, row, k0, batch, full);
+      }
+      gathered.start(c.p, k0, to + Gathered::kAt);
+      cp_async_commit();
+      if (under_way == kLag) {
+        cp_async_wait<kLag>();
+        hand_over();
+      } else {
+        ++under_way;
+      }
+    }
+  }
+  cp_async_wait<0>();
+  for (; under_way > 0; --under_way) hand_over();
+}
+
+template <class P, int columns>
+__device__ __forceinline__ void store_tile(const HopperConv<P>& c, const HopperPlan::Piece& piece,
+                                           const float (&sum)[columns / 2]) {
+  const P& p = c.p;
+  if (c.partial) return store_part<columns>(c.partial, piece, p.batch, p.m, p.n, sum);
+  const TilePlace at = TilePlace::of<columns>(piece, p.n);
+  each_two_sums<columns, false>(at, p.m, sum, [&](std::int64_t m) {
+    return [&, line = p.line(piece.batch, m) + at.n0](int column, float v, float next) {
+      // Both columns are there, as their number is a multiple of eight.
+      *reinterpret_cast<std::uint32_t*>(line + column) =
+          pair_of(p.finished(v, piece.batch, at.n0 + column), p.finished(next, piece.batch, at.n0 + column + 1));
+    };
+  });
+}
+
+template <class P, int columns>
+__global__ void __launch_bounds__(kThreads, 1) conv_wgmma(const __grid_constant__ HopperConv<P> c) {
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
+  using R = TileRing<columns>;
+  const R ring;
+  const auto consume = [&] {
+    consume_panels<typename P::Element, columns, P::kAlongK, P::kAlongK>(
+        c.plan, ring, [&](const auto& piece, const auto& sum) { store_tile<P, columns>(c, piece, sum); });
+  };
+  // The places of eight rows take registers. A stage is full with the engine's bytes and the word of four warps.
+  share_work<104, 200>([&] { init_ring(ring.full, ring.empty, R::kCount, 1 + kWarpgroup / kWarp); },
+                       [&] { produce<P, columns>(c, ring); }, consume);
+#endif
+}
+
+// ---- choice ---------------------------------------------------------------------------------------------------------
+
+template <class P>
+const char* obstacle(const P& p, const void* result) {
+  if (const char* why = no_wgmma()) return why;
+  if (reinterpret_cast<std::uintptr_t>(result) % 4 != 0) return "the result does not begin at a multiple of 4 bytes";
+  // Small tiles are for smaller products.
+  return p.m < kPanelSide || p.n < kPanelSide || p.k < kPanelSide ? "fewer than 64 rows, columns or terms" : nullptr;
+}
+
+// `matrix` without the lines of its boxes where these are the columns of a tile.
+template <class P>
+bool run(const P& p, const void* result, const BoxSource<3>& matrix) {
+  using T = typename P::Element;
+  const char* why = obstacle(p, result);
+  HopperConv<P> c = {{}, p, {}, nullptr};
+  if (!why) {
+    c.plan = hopper_plan(p.m, p.n, p.k, p.batch, multiprocessors());
+    if (p.n <= 64) c.plan.columns = 64;  // one column of tiles, as before
+    BoxSource<3> boxes = matrix;
+    if (P::kAlongK) boxes.box[1] = c.plan.columns;
+    if (c.plan.work() == 0)
+      why = "too many tiles";
+    else if (!encode_map<T>(c.matrix, boxes))
+      why = kNoMaps;
+  }
+  if (refused(why)) return false;
+  if (verbose_on)
+    verbose_note("; wgmma, 128 x %d tiles; %u piece%s of k", c.plan.columns, c.plan.parts,
+                 c.plan.parts == 1 ? "" : "s");
+  const Scratch<float> partial(c.plan.parts == 1 ? 0 : c.plan.parts * p.batch * p.m * p.n);
+  if (c.plan.parts > 1) c.partial = partial.get();
+  const auto start = [&]<int columns>() {
+    launch_staying<conv_wgmma<P, columns>>(c, c.plan.work(), TileRing<columns>::kShared);
+  };
+  if (c.plan.columns == 64)
+    start.template operator()<64>();
+  else if (c.plan.columns == 128)
+    start.template operator()<128>();
+  else
+    start.template operator()<256>();
+  if (c.partial) run_add_parts(p, c.partial, c.plan.parts);
+  return true;
+}
+
+}  // namespace
+
+template <class T>
+bool run_conv_hopper(const Conv& c, ConvPass pass, const T* weights) {
+  const auto over_channels = [&]<class P>(const P& p, const void* result) {
+    return run(p, result, {weights, {p.k, p.n, p.batch}, {1, p.k, p.n * p.k}, {kPanelSide, 0, 1}});
+  };
+  if (pass == ConvPass::forward) return over_channels(LastForward<T>(c), c.y);
+  if (pass == ConvPass::input_grad) return over_channels(LastInputGrad<T>(c), c.x);
+  const LastWeightGrad<T> p(c);
+  return run(p, c.w, {c.y, {p.m, p.k, p.batch}, {1, p.y_line, p.m}, {kPanelSide, kPanelSide, 1}});
+}
+template bool run_conv_hopper<Half>(const Conv&, ConvPass, const Half*);
+template bool run_conv_hopper<BFloat16>(const Conv&, ConvPass, const BFloat16*);
+
+void register_conv_hopper(KernelTable&) {}  // conv_last.cu asks for it
+
+}  // namespace pydlx::cuda

@@ -1,0 +1,249 @@
+// Convolution of 16-bit floats with the channels last: the products of last_problem.cuh by the instructions of sm_80,
+// or those of sm_90a where they serve (conv_hopper.cu). Panels come to shared memory by copies of 16 bytes that no
+// register holds, two panels ahead of the one that the tensor cores multiply. Long sums with few tiles are split, and
+// the parts are added in order.
+#include "core/verbose.h"
+#include "cuda/conv/conv_hopper.h"
+#include "cuda/conv/conv_last.h"
+#include "cuda/conv/last_problem.cuh"
+#include "cuda/gemm/gemm_hopper.h"
+#include "cuda/gemm/warp_tile.cuh"
+#include "cuda/libraries/cudnn.h"
+#include "kernels.h"
+
+namespace pydlx::cuda {
+namespace {
+
+constexpr int kStages = 3, kPanelChunks = kM * kK / kChunk, kEach = kPanelChunks / kThreads;
+static_assert(kM == kN);
+
+// Weights as lines of k: [group and row, tap and channel of the other side].
+template <class T, class P>
+struct WithWeights : P {
+  const T* lines;
+  WithWeights(const Conv& c, const T* weights) : P(c), lines(weights) {}
+  __device__ const T* b_data() const { return lines; }
+  __device__ int b_outer(std::int64_t group, std::int64_t row) const {
+    return row < this->n ? static_cast<int>((group * this->n + row) * this->k) : kNone;
+  }
+  __device__ int b(int line, int at, int end) const { return line == kNone || at >= end ? kNone : line + at; }
+};
+
+template <class P>
+__global__ void __launch_bounds__(kThreads)
+    conv_last_product(const __grid_constant__ P p, std::int64_t split, float* partial) {
+  constexpr bool along_k = P::kAlongK;
+  // Chunks per line of a panel: lines are rows of A or columns of B with k along them, or positions of k.
+  constexpr int kWidth = (along_k ? kK : kM) / kChunk;
+  __shared__ uint4 as[kStages][kPanelChunks], bs[kStages][kPanelChunks];
+  const std::int64_t tiles_n = (p.n + kN - 1) / kN;
+  const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.x) / tiles_n * kM;
+  const std::int64_t n0 = static_cast<std::int64_t>(blockIdx.x) % tiles_n * kN;
+  const int k_begin = static_cast<int>(blockIdx.y * split),
+            k_end = static_cast<int>(k_begin + split < p.k ? k_begin + split : p.k);
+  const int chunk = static_cast<int>(threadIdx.x) % kWidth, first_line = static_cast<int>(threadIdx.x) / kWidth;
+  constexpr int kStep = kThreads / kWidth;  // between a thread's lines
+  const auto copy = [](uint4* to, const typename P::Element* data, int element) {
+    cp_async_16(to, element == kNone ? data : data + element, element != kNone);
+  };
+
+  for (int batch = static_cast<int>(blockIdx.z); batch < p.batch; batch += static_cast<int>(gridDim.z)) {
+    WarpSums sum = {};
+    const auto run = [&](const auto& start) {
+#pragma unroll
+      for (int stage = 0; stage < kStages - 1; ++stage) {
+        if (const int k0 = k_begin + stage * kK; k0 < k_end) start(k0, stage);
+        cp_async_commit();  // also when empty, so that the count of groups stays that of panels
+      }
+      int stage = 0, ahead = kStages - 1;
+      for (int k0 = k_begin; k0 < k_end; k0 += kK) {
+        cp_async_wait<kStages - 2>();
+        __syncthreads();  // this panel is there for all, and nobody reads the one before any more
+        if (const int next = k0 + (kStages - 1) * kK; next < k_end) start(next, ahead);
+        cp_async_commit();
+        add_panel<typename P::Element, along_k, along_k>(sum, as[stage], bs[stage]);
+        stage = stage + 1 == kStages ? 0 : stage + 1;
+        ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+      }
+    };
+    if constexpr (along_k) {
+      decltype(p.a_outer(0, 0)) a[kEach];
+      decltype(p.b_outer(0, 0)) b[kEach];
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) {
+        a[j] = p.a_outer(batch, m0 + first_line + j * kStep);
+        b[j] = p.b_outer(batch, n0 + first_line + j * kStep);
+      }
+      run([&](int k0, int stage) {
+        const int at = k0 + chunk * kChunk;
+        const auto depth = p.depth(at, k_end);
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+          const int place = chunk_at<kWidth>(first_line + j * kStep, chunk);
+          copy(&as[stage][place], p.a_data(), p.a(a[j], depth));
+          copy(&bs[stage][place], p.b_data(), p.b(b[j], at, k_end));
+        }
+      });
+    } else {
+      const auto a = p.a_outer(batch, m0 + chunk * kChunk);
+      const auto b = p.b_outer(batch, n0 + chunk * kChunk);
+      run([&](int k0, int stage) {
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+          const int line = first_line + j * kStep, place = chunk_at<kWidth>(line, chunk);
+          const auto depth = p.depth(k0 + line, k_end);
+          copy(&as[stage][place], p.a_data(), p.a(a, depth));
+          copy(&bs[stage][place], p.b_data(), p.b(b, depth));
+        }
+      });
+    }
+    store_sums(p, batch, m0, n0, sum, partial);
+    cp_async_wait<0>();
+    __syncthreads();  // the next group overwrites the panels
+  }
+}
+
+// ---- weights as lines -----------------------------------------------------------------------------------------------
+
+struct WeightOrder {
+  std::int64_t rows, taps, channels;      // of the result: [group and row, tap, channel]
+  std::int64_t group, row, tap, channel;  // distances in what is given
+  std::int64_t count;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    conv_last_weights(const T* given, T* lines, const __grid_constant__ WeightOrder o) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < o.count; i += step) {
+    const std::int64_t channel = i % o.channels, tap = i / o.channels % o.taps, row = i / o.channels / o.taps;
+    lines[i] = given[row / o.rows * o.group + row % o.rows * o.row + tap * o.tap + channel * o.channel];
+  }
+}
+
+// How the weights of a pass lie, and how it wants them.
+WeightOrder weight_order(const ConvShape& s, ConvPass pass, std::int64_t taps) {
+  const std::int64_t cout = s.cin * taps, tap = s.weights_last ? s.cin : 1, cin = s.weights_last ? 1 : taps;
+  const std::int64_t count = s.groups * s.cout * s.cin * taps;
+  if (pass == ConvPass::forward) return {s.cout, taps, s.cin, s.cout * cout, cout, tap, cin, count};
+  return {s.cin, taps, s.cout, s.cout * cout, cin, tap, cout, count};
+}
+
+template <class P>
+void run_last(const P& p) {
+  const Split s = split_of("conv", p, kM, kN, kK);
+  constexpr auto kernel = conv_last_product<P>;
+  if (s.parts == 1) return launch(kernel, s.grid, kThreads, 0, p, s.length, static_cast<float*>(nullptr));
+  const Scratch<float> partial(s.parts * p.batch * p.m * p.n);
+  launch(kernel, s.grid, kThreads, 0, p, s.length, partial.get());
+  run_add_parts(p, partial.get(), s.parts);
+}
+
+template <class T, class P>
+void run_with_weights(const Conv& c, ConvPass pass) {
+  const WeightOrder order = weight_order(c.shape, pass, c.shape.kernel[0] * c.shape.kernel[1] * c.shape.kernel[2]);
+  const T* const given = static_cast<const T*>(c.w);
+  const bool in_order = pass == ConvPass::forward && (c.shape.weights_last || order.taps == 1);
+  const auto run = [&](const T* lines) {
+    if (!run_conv_hopper(c, pass, lines)) run_last(WithWeights<T, P>(c, lines));
+  };
+  if (in_order && reinterpret_cast<std::uintptr_t>(given) % 16 == 0) return run(given);
+  const Scratch<T> lines(order.count);
+  launch(conv_last_weights<T>, grid_for(ceil_div(order.count, kThreads)), kThreads, 0, given, lines.get(), order);
+  run(lines.get());
+}
+
+// A kernel of one tap that meets every pixel makes a product of matrices; where warpgroups compute it, the copy engine
+// brings both. False otherwise.
+template <class T>
+bool run_pointwise(const Conv& c, ConvPass pass) {
+  const ConvShape& s = c.shape;
+  if (s.groups != 1 || c.scale) return false;
+  for (int d = 0; d < 3; ++d)
+    if (s.kernel[d] != 1 || s.stride[d] != 1 || s.pad[d] != 0 || s.in[d] != s.out[d]) return false;
+  const std::int64_t pixels = s.batch * s.in[0] * s.in[1] * s.in[2];
+  Gemm g;
+  if (pass == ConvPass::weight_grad) {
+    g.m = s.cout, g.n = s.cin, g.k = pixels;
+    g.a = c.y, g.a_row = 1, g.a_col = s.cout;
+    g.b = c.x, g.b_row = s.cin, g.b_col = 1;
+    g.c = c.w;
+  } else {
+    const bool forward = pass == ConvPass::forward;
+    g.m = pixels, g.n = forward ? s.cout : s.cin, g.k = forward ? s.cin : s.cout;
+    g.a = forward ? c.x : c.y, g.a_row = g.k, g.a_col = 1;
+    g.b = c.w, g.b_row = forward ? 1 : s.cin, g.b_col = forward ? s.cin : 1;
+    g.c = forward ? c.y : c.x;
+    g.bias = c.bias;
+    g.activation = c.activation;
+  }
+  g.c_row = g.n;
+  if (verbose_on) verbose_note("; a product of matrices");
+  return gemm_hopper<T>(g);
+}
+
+// Lets an operand that is read begin at a multiple of 16 bytes: the given one, or a copy of it.
+template <class T>
+class Aligned {
+ public:
+  Aligned(void*& operand, std::int64_t count, bool read)
+      : copied_(read && reinterpret_cast<std::uintptr_t>(operand) % 16 != 0), copy_(copied_ ? count : 0) {
+    if (!copied_) return;
+    check(cudaMemcpyAsync(copy_.get(), operand, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice,
+                          current_stream().handle),
+          "cudaMemcpyAsync");
+    operand = copy_.get();
+  }
+
+ private:
+  const bool copied_;
+  const Scratch<T> copy_;
+};
+
+}  // namespace
+
+bool conv_last_serves(const ConvShape& s, ConvPass pass) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 28;  // coordinates and distances fit an int
+  if (convolutions_by_library() || s.cin % kChunk != 0 || s.cout % kChunk != 0) return false;
+  for (int d = 0; d < 3; ++d)
+    if (s.in[d] > kMost || s.out[d] > kMost || s.pad[d] > kMost || s.stride[d] > kMost ||
+        s.kernel[d] * s.dilation[d] > kMost || s.out[d] * s.stride[d] > kMost)
+      return false;
+  const std::int64_t pixels = s.out[0] * s.out[1] * s.out[2] * s.batch, inputs = s.in[0] * s.in[1] * s.in[2] * s.batch,
+                     taps = s.kernel[0] * s.kernel[1] * s.kernel[2];
+  constexpr std::int64_t kMostElements = (std::int64_t{1} << 31) - 1;
+  if (s.cin * taps > kMost || s.cout * taps > kMost || inputs * s.groups * s.cin > kMostElements ||
+      pixels * s.groups * s.cout > kMostElements || s.groups * s.cout * s.cin * taps > kMostElements)
+    return false;
+  switch (pass) {
+    case ConvPass::forward:
+      return s.cout >= 32 && pixels >= 32 && s.cin * taps >= 16;
+    case ConvPass::input_grad:
+      return s.cin >= 32 && inputs >= 32 && s.cout * taps >= 16;
+    default:
+      return s.cout >= 32 && s.cin * taps >= 32 && pixels >= 16;
+  }
+}
+
+template <class T>
+void run_conv_last(const Conv& given, ConvPass pass) {
+  Conv c = given;
+  const ConvShape& s = c.shape;
+  const std::int64_t x_count = s.batch * s.in[0] * s.in[1] * s.in[2] * s.groups * s.cin,
+                     y_count = s.batch * s.out[0] * s.out[1] * s.out[2] * s.groups * s.cout;
+  if (verbose_on) verbose_note("; channels last, chunks of 16 bytes");
+  const Aligned<T> x(c.x, x_count, pass != ConvPass::input_grad), y(c.y, y_count, pass != ConvPass::forward);
+  if (run_pointwise<T>(c, pass)) return;
+  if (pass == ConvPass::forward)
+    run_with_weights<T, LastForward<T>>(c, pass);
+  else if (pass == ConvPass::input_grad)
+    run_with_weights<T, LastInputGrad<T>>(c, pass);
+  else if (!run_conv_hopper<T>(c, pass, nullptr))
+    run_last(LastWeightGrad<T>(c));
+}
+template void run_conv_last<Half>(const Conv&, ConvPass);
+template void run_conv_last<BFloat16>(const Conv&, ConvPass);
+
+void register_conv_last(KernelTable&) {}  // conv.cu asks for it
+
+}  // namespace pydlx::cuda
