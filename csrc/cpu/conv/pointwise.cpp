@@ -61,6 +61,17 @@ struct Product {
   ChannelEnd<float> end;
 };
 
+// `rows` runs of n pixels into the columns of a panel. The rows are too far apart for prefetchers to follow.
+void copy_rows(const float* from, std::int64_t pixels, std::int64_t rows, std::int64_t n, float* packed) {
+  constexpr std::int64_t kLine = 16, kAhead = 16;
+  const std::int64_t panel = packed_columns_f32(1);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = from + r * pixels;
+    for (std::int64_t i = 0; i < n + kLine - 1; i += kLine) __builtin_prefetch(row + kAhead * pixels + i);
+    copy_run(packed + r * panel, row, n);
+  }
+}
+
 // Rows that a scale is applied to while they are in the first-level cache; a ReLU alone is part of the product.
 constexpr std::int64_t kEndRows = 48;
 
@@ -113,18 +124,12 @@ void run_product(const Product& p, float* buffers) {
       const std::int64_t y_row = through ? panel : p.pixels;
       for (std::int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
         const std::int64_t k = smaller(kDepth, p.k - k0);
-        const float* x = p.x + first * p.x_image + k0 * p.pixels + at;
-        if (!through) {
-          pack_f32(x, p.pixels, 1, k, n, packed);
-        } else {
-          for (std::int64_t j = 0, column = at, source = first; j < n;) {
-            const std::int64_t run = smaller(n - j, p.pixels - column);
-            const float* from = p.x + source * p.x_image + k0 * p.pixels + column;
-            for (std::int64_t r = 0; r < k; ++r) copy_run(packed + r * panel + j, from + r * p.pixels, run);
-            j += run;
-            column = 0;
-            ++source;
-          }
+        for (std::int64_t j = 0, column = at, source = first; j < n;) {
+          const std::int64_t run = smaller(n - j, p.pixels - column);
+          copy_rows(p.x + source * p.x_image + k0 * p.pixels + column, p.pixels, k, run, packed + j);
+          j += run;
+          column = 0;
+          ++source;
         }
         if (k0 == 0 && p.start)
           for (std::int64_t i = m0; i < m1; ++i)
