@@ -34,6 +34,8 @@ def run(case, device, dtype, rounded):
     inputs = [t.to(rounded).to(device, dtype).requires_grad_() for t in made]
     out = getattr(F, function)(*inputs, **arguments)
     grads = pydlx.autograd.grad(out, inputs, pydlx.randn(out.shape).to(rounded).to(device, dtype))
+    # Also where the kernels worked on copies with the channels last.
+    assert all(t.is_contiguous() for t in (out, *grads))
     return [t.cpu().float() for t in (out.detach(), *grads)]
 
 
@@ -121,23 +123,25 @@ def test_channels_last_passes_are_the_same_every_time():
 LAST_PROGRAM = """
 import pydlx
 import pydlx.nn.functional as F
-def pass_over(cin, cout, last):
+def pass_over(cin, cout, last, kernel=3):
     x = pydlx.ones(2, cin, 8, 8, dtype=pydlx.bfloat16, device="cuda")
-    w = pydlx.ones(cout, cin, 3, 3, dtype=pydlx.bfloat16, device="cuda").requires_grad_()
+    w = pydlx.ones(cout, cin, kernel, kernel, dtype=pydlx.bfloat16, device="cuda").requires_grad_()
     x = x.contiguous(memory_format=pydlx.channels_last) if last else x
-    F.conv2d(x.requires_grad_(), w, padding=1).sum().backward()
+    F.conv2d(x.requires_grad_(), w, padding=kernel // 2).sum().backward()
 pass_over(32, 40, True)
 pass_over(32, 40, False)
 pass_over(36, 40, True)
+pass_over(64, 64, False, 1)
 """
 
 
 def test_choice_of_the_layout():
-    """PYDLX_VERBOSE tells when a pass takes the channels last."""
+    """PYDLX_VERBOSE tells when a pass takes the channels last, and when images are copied for that."""
     done = python(LAST_PROGRAM, PYDLX_VERBOSE="1", PYDLX_CUDA_CONV="own")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "pass " in line]
-    assert [("channels last" in line) for line in lines] == [True] * 3 + [False] * 6, done.stderr
+    assert [("channels last" in line) for line in lines] == [True] * 6 + [False] * 6, done.stderr
+    assert [("copied" in line) for line in lines] == [False] * 3 + [True] * 3 + [False] * 6, done.stderr
 
 
 @pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32, pydlx.float64], ids=str)

@@ -48,6 +48,8 @@ struct ConvKernels {
       const ConvShape&) = {};  // -1: does not fit
   // Whether the pass reads and writes channels-last tensors of this geometry. Null: never.
   bool (*channels_last[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(const ConvShape&) = {};
+  // Whether images with the channels first had better be copied to channels last for the pass, and back. Null: never.
+  bool (*prefers_last[static_cast<int>(ConvPass::COUNT)][kDTypeCount])(const ConvShape&) = {};
   std::int64_t (*prepared_size[kDTypeCount])(const ConvShape&) = {};  // null or 0: weights are used as they are
 };
 

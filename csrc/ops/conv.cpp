@@ -57,17 +57,22 @@ struct End {
 constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradient"};
 
 // How a pass takes its operands: 16-bit floats as they are, which kernels for some shapes do, and images with the
-// channels last where there are such images and the kernels can read them.
+// channels last where there are such images and the kernels can read them, or where the kernels are worth the copies.
 struct Taken {
-  bool as_given, channels_last;
+  bool as_given;
+  MemoryFormat images;
 };
 Taken taken_by(ConvPass pass, const Geometry& g, const Tensor& a) {
   const auto& table = kernels<ConvKernels>(a.device());
   const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
   const auto size = table.scratch_size[p][t];
   const bool as_given = size && size(g.shape) >= 0;
-  const auto takes = table.channels_last[p][as_given ? t : static_cast<int>(DType::Float32)];
-  return {as_given, g.format != MemoryFormat::contiguous && takes && takes(g.shape)};
+  const bool first = g.format == MemoryFormat::contiguous;
+  const auto takes =
+      (first ? table.prefers_last : table.channels_last)[p][as_given ? t : static_cast<int>(DType::Float32)];
+  const int axes = g.x_sizes.ndim();
+  if (axes < 4 || !takes || !takes(g.shape)) return {as_given, MemoryFormat::contiguous};
+  return {as_given, !first ? g.format : axes == 4 ? MemoryFormat::channels_last : MemoryFormat::channels_last_3d};
 }
 
 // Runs one pass; the tensor it writes is made here and returned in the dtype of the operands.
@@ -77,15 +82,14 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   const FixedThreads fixed;  // scratch memory has a part per thread
   const auto& table = kernels<ConvKernels>(a0.device());
   const int p = static_cast<int>(pass);
-  const auto [as_given, last] = taken_by(pass, g, a0);
+  const auto [as_given, images] = taken_by(pass, g, a0);
   const auto ready = [&, given = as_given](const Tensor& t, MemoryFormat format) {
     return !t.defined() ? t : given ? contiguous(detach(t), format) : wide_operand(t, format);
   };
   ConvShape shape = g.shape;
-  shape.channels_last = last;
-  const MemoryFormat images = shape.channels_last ? g.format : MemoryFormat::contiguous;
+  shape.channels_last = images != MemoryFormat::contiguous;
   const bool weights = pass != ConvPass::weight_grad;  // the second operand
-  shape.weights_last = shape.channels_last && (!weights || (has_format(b0, g.format) && !b0.contiguous_layout()));
+  shape.weights_last = shape.channels_last && (!weights || (has_format(b0, images) && !b0.contiguous_layout()));
   const Tensor a = ready(a0, images), bias = ready(bias0, MemoryFormat::contiguous),
                scale = ready(end.scale, MemoryFormat::contiguous),
                b = ready(b0, weights && !shape.weights_last ? MemoryFormat::contiguous : images);
@@ -97,6 +101,7 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
       verbose_note(" %s x %s w %s y %s (%s): pass %s", dtype_name(a.dtype()), to_text(g.x_sizes).c_str(),
                    to_text(g.w_sizes).c_str(), to_text(g.y_sizes).c_str(), kernels_for(a.device()).name,
                    kPassName[static_cast<int>(pass)]);
+    if (verbose_on && shape.channels_last && g.format == MemoryFormat::contiguous) verbose_note("; copied");
     const int t = static_cast<int>(a.dtype());
     const auto run = kernel_or_fail(table.run[p][t], op, a.device(), a0.dtype());
     const Tensor scratch = empty({table.scratch_size[p][t](shape)}, DType::UInt8, a.device());
@@ -139,14 +144,14 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
     if (kept.defined()) ConvWeights::instance().put(key, std::move(kept));
   }
   out = to_dtype(out, a0.dtype());
-  return g.format == MemoryFormat::contiguous ? out : to_format(out, g.format);
+  return images == g.format ? out : to_format(out, g.format);
 }
 
 // The gradient that both backward passes read, reordered once for the two.
 Tensor ready_for_both(const Tensor& grad, const Geometry& g) {
   const Taken x = taken_by(ConvPass::input_grad, g, grad), w = taken_by(ConvPass::weight_grad, g, grad);
-  if (!x.as_given || !w.as_given || x.channels_last != w.channels_last) return grad;
-  return contiguous(grad, x.channels_last ? g.format : MemoryFormat::contiguous);
+  if (!x.as_given || !w.as_given || x.images != w.images) return grad;
+  return contiguous(grad, x.images);
 }
 
 Tensor bias_grad(const Tensor& g) {

@@ -126,11 +126,6 @@ void run_conv(const Conv& c) {
   run_product("conv", p);
 }
 
-template <ConvPass pass>
-bool serves_last(const ConvShape& s) {
-  return conv_last_serves(s, pass);
-}
-
 }  // namespace
 
 void register_conv(KernelTable& t) {
@@ -140,9 +135,14 @@ void register_conv(KernelTable& t) {
     k.run[static_cast<int>(ConvPass::input_grad)][idx<T>] = run_conv<InputGrad<T>, ConvPass::input_grad>;
     k.run[static_cast<int>(ConvPass::weight_grad)][idx<T>] = run_conv<WeightGrad<T>, ConvPass::weight_grad>;
     if constexpr (sizeof(T) == 2) {
-      k.channels_last[static_cast<int>(ConvPass::forward)][idx<T>] = serves_last<ConvPass::forward>;
-      k.channels_last[static_cast<int>(ConvPass::input_grad)][idx<T>] = serves_last<ConvPass::input_grad>;
-      k.channels_last[static_cast<int>(ConvPass::weight_grad)][idx<T>] = serves_last<ConvPass::weight_grad>;
+      const auto with = [&]<ConvPass pass>() {
+        constexpr int p = static_cast<int>(pass);
+        k.channels_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_serves(s, pass); };
+        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays(s, pass); };
+      };
+      with.template operator()<ConvPass::forward>();
+      with.template operator()<ConvPass::input_grad>();
+      with.template operator()<ConvPass::weight_grad>();
     }
     for (auto& pass : k.scratch_size) pass[idx<T>] = [](const ConvShape&) { return std::int64_t{0}; };
   });

@@ -225,6 +225,14 @@ bool conv_last_serves(const ConvShape& s, ConvPass pass) {
   }
 }
 
+bool conv_last_pays(const ConvShape& s, ConvPass pass) {
+  // An estimate that no measurement has confirmed: per pixel the other kernels, which find and fetch single elements,
+  // do 262 multiply-adds in a cycle of a multiprocessor, and copies move 5 elements there and back.
+  constexpr std::int64_t kProductsPerElement = 64;
+  const std::int64_t taps = s.kernel[0] * s.kernel[1] * s.kernel[2];
+  return conv_last_serves(s, pass) && s.cin * taps * s.cout >= kProductsPerElement * (s.cin + s.cout);
+}
+
 template <class T>
 void run_conv_last(const Conv& given, ConvPass pass) {
   Conv c = given;
