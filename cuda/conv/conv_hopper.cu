@@ -89,9 +89,10 @@ template <class P, int columns>
 __device__ __forceinline__ void produce(const HopperConv<P>& c, const TileRing<columns>& ring) {
   using R = TileRing<columns>;
   using Gathered = std::conditional_t<P::kAlongK, GatheredRows<P, columns>, GatheredColumns<P, columns>>;
-  // Copies have as long as the products of kLag panels take, at least 1000 cycles. The consumers give back a stage that
-  // was handed over, so kLag must stay below the number of stages.
+  // Copies have as long as the products of kLag panels take, at least 1000 cycles. A stage comes back once the next panel
+  // was handed over, so that two stages must be left.
   constexpr int kLag = R::kCount / 2;
+  static_assert(kLag <= R::kCount - 2);
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const std::uint32_t work = c.plan.work();
   Gathered gathered(thread);

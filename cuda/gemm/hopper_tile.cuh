@@ -37,7 +37,8 @@ __device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap
   }
 }
 
-// The consumers' work: store(piece, sum) for every piece that falls to the block.
+// The consumers' work: store(piece, sum) for every piece that falls to the block. The products of a panel are started
+// before those of the panel before are finished, so that the tensor cores need not wait for this warpgroup.
 template <class T, int columns, bool a_along_k, bool b_along_k, class Store>
 __device__ __forceinline__ void consume_panels(const HopperPlan& plan, const TileRing<columns>& ring,
                                                const Store& store) {
@@ -51,12 +52,27 @@ __device__ __forceinline__ void consume_panels(const HopperPlan& plan, const Til
   for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
     const HopperPlan::Piece piece = plan.piece(index);
     float sum[columns / 2] = {};
-    for (std::uint32_t panel = 0; panel < piece.panels; ++panel, turn.next()) {
+    const auto start = [&] {
       const int at = turn.stage() * R::kBytes;
       wait(ring.full + turn.stage(), turn.parity());
-      multiply_panels<T, a_along_k, b_along_k>(sum, advance(a, at), advance(b, at));
-      if (threadIdx.x % kWarp == 0) arrive(ring.empty + turn.stage());
+      start_panels<T, a_along_k, b_along_k>(sum, advance(a, at), advance(b, at));
+    };
+    const auto give_back = [&](int stage) {
+      if (threadIdx.x % kWarp == 0) arrive(ring.empty + stage);
+    };
+    hold(sum);
+    start();
+    for (std::uint32_t panel = 1; panel < piece.panels; ++panel) {
+      const int before = turn.stage();
+      turn.next();
+      start();
+      wgmma_wait<1>();
+      give_back(before);
     }
+    wgmma_wait<0>();
+    hold(sum);
+    give_back(turn.stage());
+    turn.next();
     store(piece, sum);
   }
 }

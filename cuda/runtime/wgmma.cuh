@@ -209,17 +209,14 @@ __device__ __forceinline__ void add_wgmma(float (&d)[count], const std::uint32_t
 #undef PYDLX_PLACES_64
 #undef PYDLX_PLACES_32
 
-// d += a b over the 64 positions of k of a panel, finished on return.
+// d += a b over the 64 positions of k of a panel, started.
 template <class T, bool a_along_k, bool b_along_k, int count>
-__device__ __forceinline__ void multiply_panels(float (&d)[count], std::uint64_t a, std::uint64_t b) {
-  hold(d);
+__device__ __forceinline__ void start_panels(float (&d)[count], std::uint64_t a, std::uint64_t b) {
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < kPanelSide; k += 16)
     wgmma<T, !a_along_k, !b_along_k>(d, advance_k(a, k, a_along_k), advance_k(b, k, b_along_k), true);
   wgmma_commit();
-  wgmma_wait<0>();
-  hold(d);
 }
 
 }  // namespace
