@@ -1,68 +1,14 @@
 // Convolutions of bfloat16 on channels-last images as products of pairs of channels (see cpu/gemm/pairs.h). Forward and
 // input gradient: rows are pixels, whose channels under every tap are copied side by side, or read in place for 1x1
-// kernels; weights are packed once per call. Weight gradient: K runs over pairs of pixels. Where sums of all weights
-// stay in the caches the pixels are shared out, in chunks with sums of their own; else the taps are, of which x is
-// joined per tap and dy transposed once. Layers with few channels are in conv_first_avx512_bf16.cpp.
-#include "cpu/conv/pairs_last.h"
-#include "cpu/conv/pairs_pixels.h"
+// kernels; weights are packed once per call. The weight gradient is in conv_last_weight_avx512_bf16.cpp, layers with
+// few channels are in conv_first_avx512_bf16.cpp.
+#include "cpu/conv/last_product.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
 constexpr std::int64_t kPixels = 96, kBlockWords = 640;               // of a block: 252 KB of lines
 constexpr std::int64_t kLineElements = 2 * kBlockWords + 2 * kWords;  // off the cache-set period
-
-// y[pixel][k] = sum over taps and channels of x[seen pixel][channel] w(tap, channel, k), for the pixels of a grid.
-struct LastProduct {
-  Pixels pixels;       // planes without channels: offsets count pixels
-  int tap[kMostTaps];  // of the kernel, for every tap of `pixels`
-  std::int64_t batch = 0, groups = 1, channels = 0, outputs = 0;
-  std::int64_t x_pixel = 0;  // elements between pixels
-  const T* x = nullptr;
-  const T* w = nullptr;
-  std::int64_t w_group = 0, w_tap = 0, w_channel = 0, w_output = 0;
-  const T *bias = nullptr, *scale = nullptr;
-  bool relu = false;
-  T* y = nullptr;
-  std::int64_t y_image = 0, y_row = 0, y_pixel = 0;  // elements, between pixels of the grid
-
-  std::int64_t half() const { return ceil_div(channels, 2); }
-  std::int64_t words() const { return pixels.all_taps() * half(); }
-  std::int64_t panels() const { return ceil_div(outputs, kColumns); }
-  std::int64_t total() const { return batch * pixels.plane(); }
-  // Rows of the product are one run of x.
-  bool in_place() const {
-    return pixels.all_taps() == 1 && pixels.at[0] == 0 && x_pixel == groups * channels && channels % 2 == 0 &&
-           pixels.dense() && pixels.plane() == pixels.rows * pixels.columns;
-  }
-};
-
-void set_grid(LastProduct& p, const std::int64_t (&size)[3]) {
-  p.pixels.rows = size[1];
-  p.pixels.columns = size[2];
-  p.pixels.image = plane_of(size);
-}
-
-LastProduct forward_product(const ConvShape& c) {
-  LastProduct p;
-  forward_pixels(c, nullptr, p.pixels);
-  set_grid(p, c.in);
-  for (int t = 0; t < p.pixels.all_taps(); ++t) p.tap[t] = t;
-  p.batch = c.batch;
-  p.groups = c.groups;
-  p.channels = c.cin;
-  p.x_pixel = c.groups * c.cin;
-  p.outputs = c.cout;
-  const std::int64_t taps = plane_of(c.kernel);
-  p.w_group = c.cout * c.cin * taps;
-  p.w_output = c.cin * taps;
-  p.w_tap = c.weights_last ? c.cin : 1;
-  p.w_channel = c.weights_last ? 1 : taps;
-  p.y_pixel = c.groups * c.cout;
-  p.y_row = c.out[2] * p.y_pixel;
-  p.y_image = c.out[1] * p.y_row;
-  return p;
-}
 
 // The pixels of a phase of the stride.
 LastProduct gradient_product(const ConvShape& c, std::int64_t fh, std::int64_t fw) {
@@ -114,8 +60,6 @@ void pack_weights(const LastProduct& p, float* out) {
   });
 }
 
-constexpr std::int64_t kPixelsAhead = 8;  // rows of images are far apart, and their lines come from the third level
-
 // n elements (zeros where `from` is null) and zeros up to a whole vector, which the next ones overwrite.
 PYDLX_INLINE void copy_channels(const T* from, std::int64_t n, T* to) {
   std::int64_t l = 0;
@@ -143,27 +87,6 @@ void gather_lines(const LastProduct& p, std::int64_t group, const std::int32_t* 
       to += 2 * words;
       s += words;
     }
-  }
-}
-
-// Pixels [first, first + count) and taps -> the pixels they see, -1 outside.
-void place_pixels(const Pixels& s, std::int64_t first, std::int64_t count, std::int32_t* place) {
-  std::int64_t image = first / s.plane(), h = first % s.plane() / s.width, w = first % s.width;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto below = [](std::int64_t v, std::int64_t limit) {
-      return static_cast<std::uint64_t>(v) < static_cast<std::uint64_t>(limit);
-    };
-    for (int a = 0; a < s.taps[0]; ++a) {
-      const std::int64_t y = h * s.step[0] + s.shift[0][a], row = image * s.image + y * s.columns, x = w * s.step[1];
-      const std::int64_t columns = below(y, s.rows) ? s.columns : 0;
-      for (int b = 0; b < s.taps[1]; ++b)
-        *place++ = static_cast<std::int32_t>(below(x + s.shift[1][b], columns) ? row + x + s.shift[1][b] : -1);
-    }
-    if (++w < s.width) continue;
-    w = 0;
-    if (++h < s.height) continue;
-    h = 0;
-    ++image;
   }
 }
 
@@ -266,196 +189,7 @@ std::int64_t scratch_of(const LastProduct& p) {
   return rounded(packed_floats(p) * 4) + num_threads() * LastPlan(p).bytes(p.pixels.all_taps());
 }
 
-// ---- weight gradient
-
-constexpr std::int64_t kGradPixels = 256, kGradWords = kGradPixels / 2;  // of a block of sums
-constexpr std::int64_t kChunkPixels = 128;                               // of a block, where pixels are shared out
-constexpr std::int64_t kMostSums = 256 << 10;                            // bytes of a chunk
-constexpr std::int64_t kTurnedWords = kGradWords + kWords;               // of a line of dy: off the cache-set period
-
-struct WeightPlan {
-  std::int64_t total, blocks, panels, share, shares;
-  explicit WeightPlan(const ConvShape& c, const LastProduct& p)
-      : total(p.total()),
-        blocks(ceil_div(total, kGradPixels)),
-        panels(ceil_div(p.channels, kColumns)),
-        share(share_of(c.cout, c.groups * p.pixels.all_taps() * panels)),
-        shares(ceil_div(c.cout, share)) {}
-  std::int64_t turned_bytes(const ConvShape& c) const { return rounded(c.groups * blocks * c.cout * kTurnedWords * 4); }
-  std::int64_t bytes() const {
-    return rounded(kGradWords * kColumns * 4) + rounded(share * kColumns * 4) + rounded(kGradPixels * 4);
-  }
-};
-
-Pixels tap_alone(const Pixels& s, std::int64_t tap) {
-  Pixels one = s;
-  one.taps[0] = one.taps[1] = 1;
-  one.shift[0][0] = s.shift[0][tap / s.taps[1]];
-  one.shift[1][0] = s.shift[1][tap % s.taps[1]];
-  return one;
-}
-
-// Pairs of pixels -> [pair][64 channels].
-void join_pixels(const T* x, std::int64_t x_pixel, const std::int32_t* place, std::int64_t count, std::int64_t channels,
-                 float* panel) {
-  for (std::int64_t i = 0; i < count; i += 2, panel += kColumns) {
-    const std::int32_t* later = place + min_of(i + 2 * kPixelsAhead, count - 1);
-    for (std::int64_t j = 0; j < channels; j += 2 * kWords) {
-      __builtin_prefetch(x + later[0] * x_pixel + j);
-      if (i + 2 * kPixelsAhead + 1 < count) __builtin_prefetch(x + later[1] * x_pixel + j);
-    }
-    join_two(place[i] < 0 ? nullptr : x + place[i] * x_pixel, place[i + 1] < 0 ? nullptr : x + place[i + 1] * x_pixel,
-             channels, panel);
-  }
-}
-
-// Pixels shared out in chunks.
-struct ChunkPlan {
-  std::int64_t panels, blocks, chunks, chunk;  // of outputs of the kernel; of pixels, and of these in a chunk
-  explicit ChunkPlan(const LastProduct& p)
-      : panels(ceil_div(p.channels, kColumns)), blocks(ceil_div(p.total(), kChunkPixels)) {
-    const std::int64_t bytes = sums(p) * 4;
-    chunks = bytes > kMostSums ? 0 : chunks_of(blocks, blocks * kChunkPixels * sums(p), bytes);
-    chunk = chunks == 0 ? 0 : ceil_div(blocks, chunks);
-    if (chunks != 0) chunks = ceil_div(blocks, chunk);
-  }
-  // [group][tap][panel of x][channel of dy][64]
-  std::int64_t sums(const LastProduct& p) const {
-    return p.groups * p.pixels.all_taps() * panels * p.outputs * kColumns;
-  }
-  static std::int64_t panel_bytes() { return kChunkPixels / 2 * kColumns * 4; }
-  std::int64_t bytes(const LastProduct& p) const {
-    return (ceil_div(p.outputs, kColumns) + 1) * panel_bytes() + rounded(kChunkPixels * 4);
-  }
-};
-
-// One block of pixels of a group, to the sums of its chunk.
-void add_block(const LastProduct& p, const ChunkPlan& plan, const T* dy, std::int64_t group, std::int64_t first,
-               std::int64_t run, bool fresh, char* memory, float* sums) {
-  const std::int64_t taps = p.pixels.all_taps(), dy_panels = ceil_div(p.outputs, kColumns),
-                     words = kChunkPixels / 2 * kColumns;
-  float *dy_joined = reinterpret_cast<float*>(memory), *panel = dy_joined + dy_panels * words;
-  std::int32_t* place = reinterpret_cast<std::int32_t*>(panel + words);
-  for (std::int64_t i = 0; i < run; ++i) place[i] = static_cast<std::int32_t>(first + i);
-  if (run % 2 != 0) place[run] = -1;
-  for (std::int64_t k = 0; k < p.outputs; k += kColumns)
-    join_pixels(dy + group * p.outputs + k, p.groups * p.outputs, place, run, min_of(kColumns, p.outputs - k),
-                dy_joined + k / kColumns * words);
-  for (std::int64_t t = 0; t < taps; ++t) {
-    place_pixels(tap_alone(p.pixels, t), first, run, place);
-    if (run % 2 != 0) place[run] = -1;
-    for (std::int64_t c = 0; c < p.channels; c += kColumns) {
-      const std::int64_t columns = min_of(kColumns, p.channels - c);
-      join_pixels(p.x + group * p.channels + c, p.x_pixel, place, run, columns, panel);
-      for (std::int64_t k = 0; k < p.outputs; k += kColumns) {
-        WordBlock<T> w;
-        w.m = min_of(kColumns, p.outputs - k);
-        w.n = columns;
-        w.steps = ceil_div(run, 2);
-        w.a = reinterpret_cast<const char*>(dy_joined + k / kColumns * words);
-        w.a_row = 4;
-        w.a_step = kColumns * 4;
-        w.ragged = false;
-        w.b = panel;
-        w.sums = sums + (((group * taps + t) * plan.panels + c / kColumns) * p.outputs + k) * kColumns;
-        w.sums_row = kColumns;
-        w.first = fresh;
-        w.last = false;
-        w.c = nullptr;
-        w.c_row = 0;
-        w.end = {1, 0, nullptr, false};
-        Pairs::block(w);
-      }
-    }
-  }
-}
-
-void weight_by_chunks(const LastProduct& p, const ChunkPlan& plan, const T* dy, T* dw, char* memory) {
-  const std::int64_t sums = plan.sums(p), total = p.total(), taps = p.pixels.all_taps();
-  float* all = reinterpret_cast<float*>(memory);
-  memory += rounded(plan.chunks * sums * 4);
-  parallel_for(plan.chunks, 1, [&](std::int64_t begin, std::int64_t end) {
-    char* own = memory + thread_index() * plan.bytes(p);
-    for (std::int64_t u = begin; u < end; ++u)
-      for (std::int64_t b = u * plan.chunk; b < min_of(plan.blocks, (u + 1) * plan.chunk); ++b)
-        for (std::int64_t group = 0; group < p.groups; ++group)
-          add_block(p, plan, dy, group, b * kChunkPixels, min_of(kChunkPixels, total - b * kChunkPixels),
-                    b == u * plan.chunk, own, all + u * sums);
-  });
-  // Chunks are added in order.
-  parallel_for(sums / kColumns, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t u = begin; u < end; ++u) {
-      const std::int64_t k = u % p.outputs, c = u / p.outputs % plan.panels * kColumns,
-                         t = u / p.outputs / plan.panels % taps, group = u / p.outputs / plan.panels / taps;
-      for (std::int64_t j = 0; j < min_of(kColumns, p.channels - c); j += kWords)
-        narrow_store(dw + ((group * p.outputs + k) * taps + t) * p.channels + c + j,
-                     add_chunks(all + u * kColumns + j, sums, plan.chunks),
-                     static_cast<int>(min_of(kWords, p.channels - c - j)));
-    }
-  });
-}
-
 }  // namespace
-
-void pairs_last_weight(const Conv& conv) {
-  const ConvShape& c = conv.shape;
-  if (verbose_on) verbose_note(", products of pairs of channels-last pixels (vdpbf16ps)");
-  LastProduct p = forward_product(c);
-  p.x = static_cast<const T*>(conv.x);
-  char* memory = aligned(conv.scratch);
-  const ChunkPlan chunks(p);
-  if (chunks.chunks != 0)
-    return weight_by_chunks(p, chunks, static_cast<const T*>(conv.y), static_cast<T*>(conv.w), memory);
-  const WeightPlan plan(c, p);
-  float* turned = reinterpret_cast<float*>(memory);  // [group][block][channel][pair of pixels]
-  memory += plan.turned_bytes(c);
-  const std::int64_t y_pixel = c.groups * c.cout, taps = p.pixels.all_taps();
-  const T* dy = static_cast<const T*>(conv.y);
-  parallel_for(c.groups * plan.blocks, 65536 / (kGradPixels * c.cout) + 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t u = begin; u < end; ++u) {
-      const std::int64_t group = u / plan.blocks, first = u % plan.blocks * kGradPixels;
-      pack_words_rows<Pairs>(dy + first * y_pixel + group * c.cout, 1, y_pixel, c.cout,
-                             min_of(kGradPixels, plan.total - first), kTurnedWords, turned + u * c.cout * kTurnedWords);
-    }
-  });
-  const Pixels& s = p.pixels;
-  parallel_for(c.groups * taps * plan.panels * plan.shares, 1, [&](std::int64_t begin, std::int64_t end) {
-    char* at = memory + thread_index() * plan.bytes();
-    float* panel = reinterpret_cast<float*>(at);
-    at += rounded(kGradWords * kColumns * 4);
-    float* sums = reinterpret_cast<float*>(at);
-    std::int32_t* place = reinterpret_cast<std::int32_t*>(at + rounded(plan.share * kColumns * 4));
-    for (std::int64_t u = begin; u < end; ++u) {
-      const std::int64_t k0 = u % plan.shares * plan.share, c0 = u / plan.shares % plan.panels * kColumns,
-                         t = u / plan.shares / plan.panels % taps, group = u / plan.shares / plan.panels / taps,
-                         columns = min_of(kColumns, p.channels - c0);
-      const Pixels one = tap_alone(s, t);
-      for (std::int64_t b = 0; b < plan.blocks; ++b) {
-        const std::int64_t first = b * kGradPixels, run = min_of(kGradPixels, plan.total - first);
-        place_pixels(one, first, run, place);
-        if (run % 2 != 0) place[run] = -1;
-        join_pixels(p.x + group * p.channels + c0, p.x_pixel, place, run, columns, panel);
-        WordBlock<T> w;
-        w.m = min_of(plan.share, c.cout - k0);
-        w.n = columns;
-        w.steps = ceil_div(run, 2);
-        w.a = reinterpret_cast<const char*>(turned + ((group * plan.blocks + b) * c.cout + k0) * kTurnedWords);
-        w.a_row = kTurnedWords * 4;
-        w.a_step = 4;
-        w.ragged = false;
-        w.b = panel;
-        w.sums = sums;
-        w.sums_row = kColumns;
-        w.first = b == 0;
-        w.last = b + 1 == plan.blocks;
-        w.c = static_cast<T*>(conv.w) + ((group * c.cout + k0) * taps + t) * p.channels + c0;
-        w.c_row = taps * p.channels;
-        w.end = {1, 0, nullptr, false};
-        Pairs::block(w);
-      }
-    }
-  });
-}
 
 void pairs_last_data(const Conv& conv, ConvPass pass) {
   const ConvShape& c = conv.shape;
@@ -489,13 +223,7 @@ bool pairs_last_fits(const ConvShape& c, ConvPass pass) {
 
 std::int64_t pairs_last_scratch(const ConvShape& c, ConvPass pass) {
   if (pass != ConvPass::input_grad && first_layer_fits(c)) return first_layer_scratch(c, pass);
-  if (pass == ConvPass::weight_grad) {
-    const LastProduct p = forward_product(c);
-    const ChunkPlan chunks(p);
-    if (chunks.chunks != 0) return 64 + rounded(chunks.chunks * chunks.sums(p) * 4) + num_threads() * chunks.bytes(p);
-    const WeightPlan plan(c, p);
-    return 64 + plan.turned_bytes(c) + num_threads() * plan.bytes();
-  }
+  if (pass == ConvPass::weight_grad) return pairs_last_weight_scratch(c);
   if (pass == ConvPass::forward) return 64 + scratch_of(forward_product(c));
   std::int64_t most = 0;
   for (std::int64_t fh = 0; fh < min_of(c.stride[1], c.in[1]); ++fh)

@@ -2,137 +2,10 @@
 // Vectors run along the output row; the planes of a group are first copied with their zero border, columns sorted by
 // their residue modulo the stride, so that every tap of every output is one contiguous load without a test. The input
 // gradient is the same sum over the output gradient with zeros between its elements and the taps reversed.
-#include "cpu/conv/channel_end.h"
-#include "cpu/conv/special.h"
-#include "cpu/row_copy.h"
+#include "cpu/conv/narrow_layer.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
-
-constexpr int kLane = kLanesOf<float>;
-using V = Vector<float>;
-
-PYDLX_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-PYDLX_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-PYDLX_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// y[k](oy, ox) = bias[k] + sum over c, taps of w[k, c, tap] bordered[c](oy step_y + tap_y, ox step_x + tap_x).
-struct Layer {
-  std::int64_t batch, groups, cin, cout;
-  std::int64_t in_y, in_x, out_y, out_x;
-  std::int64_t taps_y, taps_x, dilation_y, dilation_x;
-  std::int64_t step_y, step_x;      // between outputs
-  std::int64_t spread_y, spread_x;  // between inputs: zeros are inserted for the gradient of a strided convolution
-  std::int64_t front_y, front_x;    // border in front; negative values cut
-  const float *x, *w, *start;
-  ChannelEnd<float> end;
-  float* y;
-  std::int64_t w_in, w_out, w_group;
-  bool flip;
-
-  // What follows from the above: the bordered plane, and the inputs that fall inside of it.
-  std::int64_t taps, rows, columns, part, pitch, plane;
-  std::int64_t first_y, last_y, first_x, last_x;
-
-  void finish() {
-    taps = taps_y * taps_x;
-    rows = (out_y - 1) * step_y + (taps_y - 1) * dilation_y + 1;
-    columns = (out_x - 1) * step_x + (taps_x - 1) * dilation_x + 1;
-    part = ceil_div(columns, step_x) + kLane;  // of one residue, with room for a vector that starts at the last output
-    pitch = part * step_x;
-    first_y = front_y >= 0 ? 0 : ceil_div(-front_y, spread_y);
-    last_y = smaller(in_y, front_y >= rows ? 0 : (rows - 1 - front_y) / spread_y + 1);
-    first_x = front_x >= 0 ? 0 : ceil_div(-front_x, spread_x);
-    last_x = smaller(in_x, front_x >= columns ? 0 : (columns - 1 - front_x) / spread_x + 1);
-    // With a large dilation the product need not fit an integer.
-    fits = static_cast<double>(rows) * static_cast<double>(pitch) * static_cast<double>(cin) < 400e3;
-    plane = fits ? rows * pitch : 0;
-  }
-  bool fits;  // the planes of a group stay in the second-level cache
-};
-
-Layer forward_layer(const ConvShape& c) {
-  Layer s{};
-  s.batch = c.batch;
-  s.groups = c.groups;
-  s.cin = c.cin;
-  s.cout = c.cout;
-  s.in_y = c.in[1];
-  s.in_x = c.in[2];
-  s.out_y = c.out[1];
-  s.out_x = c.out[2];
-  s.taps_y = c.kernel[1];
-  s.taps_x = c.kernel[2];
-  s.dilation_y = c.dilation[1];
-  s.dilation_x = c.dilation[2];
-  s.step_y = c.stride[1];
-  s.step_x = c.stride[2];
-  s.spread_y = s.spread_x = 1;
-  s.front_y = c.pad[1];
-  s.front_x = c.pad[2];
-  s.w_in = c.kernel[1] * c.kernel[2];
-  s.w_out = c.cin * s.w_in;
-  s.w_group = c.cout * s.w_out;
-  s.flip = false;
-  s.finish();
-  return s;
-}
-
-Layer gradient_layer(const ConvShape& c) {
-  Layer s = forward_layer(c);
-  s.cin = c.cout;
-  s.cout = c.cin;
-  s.in_y = c.out[1];
-  s.in_x = c.out[2];
-  s.out_y = c.in[1];
-  s.out_x = c.in[2];
-  s.step_y = s.step_x = 1;
-  s.spread_y = c.stride[1];
-  s.spread_x = c.stride[2];
-  s.front_y = c.dilation[1] * (c.kernel[1] - 1) - c.pad[1];
-  s.front_x = c.dilation[2] * (c.kernel[2] - 1) - c.pad[2];
-  const std::int64_t w_in = s.w_in;
-  s.w_in = s.w_out;
-  s.w_out = w_in;
-  s.flip = true;
-  s.finish();
-  return s;
-}
-
-// One plane into a buffer that was zero, or held another plane: element (r, col) of the bordered plane goes to
-// r * pitch + col % step_x * part + col / step_x. The border is not written.
-void copy_plane(const Layer& s, const float* x, float* out) {
-  for (std::int64_t iy = s.first_y; iy < s.last_y; ++iy) {
-    float* to = out + (s.front_y + iy * s.spread_y) * s.pitch;
-    const float* from = x + iy * s.in_x;
-    if (s.step_x == 1 && s.spread_x == 1) {
-      copy_run(to + s.front_x + s.first_x, from + s.first_x, s.last_x - s.first_x);
-    } else if (s.spread_x > 1) {  // step_x is 1
-      for (std::int64_t i = s.first_x; i < s.last_x; ++i) to[s.front_x + i * s.spread_x] = from[i];
-    } else {
-      for (std::int64_t f = 0; f < s.step_x; ++f) {  // columns f, f + step, ... of the bordered row
-        const std::int64_t lo = s.front_x <= f ? 0 : ceil_div(s.front_x - f, s.step_x);
-        const std::int64_t end = smaller(s.columns, s.front_x + s.in_x);
-        const std::int64_t hi = end <= f ? 0 : ceil_div(end - f, s.step_x);
-        const float* src = from + f - s.front_x;
-        float* dst = to + f * s.part;
-        if (s.step_x == 2)
-          for (std::int64_t i = lo; i < hi; ++i) dst[i] = src[2 * i];
-        else
-          for (std::int64_t i = lo; i < hi; ++i) dst[i] = src[i * s.step_x];
-      }
-    }
-  }
-}
-
-// Offsets of the taps inside a bordered plane, in the order of the weights.
-void tap_offsets(const Layer& s, std::int64_t* offset) {
-  for (std::int64_t t = 0; t < s.taps; ++t) {
-    const std::int64_t k = s.flip ? s.taps - 1 - t : t;
-    const std::int64_t row = k / s.taps_x * s.dilation_y, col = k % s.taps_x * s.dilation_x;
-    offset[t] = row * s.pitch + col % s.step_x * s.part + col / s.step_x;
-  }
-}
 
 constexpr int kRows = 4;      // output rows computed together
 constexpr int kManyRows = 8;  // with one output channel: fewer sums than that leave the multipliers waiting
@@ -311,14 +184,7 @@ PlanesFn small_plane_fn(const Layer& s) {
   return s.taps_y == 3 ? small_plane<3> : s.taps_y == 5 ? small_plane<5> : s.taps_y == 7 ? small_plane<7> : nullptr;
 }
 
-std::int64_t thread_floats(const Layer& s) { return (s.cin * s.plane + kLane + 15) / 16 * 16; }
-
 std::int64_t data_scratch(const Layer& s) { return (num_threads() * thread_floats(s) + 16) * 4 + (s.taps + 8) * 8; }
-
-// Output channels per unit of work: all, unless that leaves too few units. Every unit copies its own planes.
-std::int64_t channel_share(const Layer& s, std::int64_t units) {
-  return larger(8, ceil_div(ceil_div(s.cout, ceil_div(16, units)), 4) * 4);
-}
 
 void run_data(const Layer& s, void* scratch) {
   std::int64_t* offset =
@@ -355,57 +221,6 @@ void run_data(const Layer& s, void* scratch) {
   });
 }
 
-// Taps accumulated together with one or two channels, and with eight: loads of the input straddle cache lines, so
-// several channels share them.
-constexpr int kTaps = 9, kFewTaps = 3, kManyChannels = 8;
-
-// sums[k][t] += over rows [first, last) of dy[k] times the bordered input seen by each of NT taps.
-template <int KB, int NT>
-void plane_dots(const Layer& s, const float* plane, const float* dy, const std::int64_t* offset, float* sums,
-                std::int64_t sums_channel, std::int64_t first, std::int64_t last) {
-  V acc[KB][NT];
-#pragma GCC unroll 8
-  for (int k = 0; k < KB; ++k)
-#pragma GCC unroll 9
-    for (int t = 0; t < NT; ++t) acc[k][t] = load(sums + k * sums_channel + t * kLane);
-  const std::int64_t channel = s.out_y * s.out_x;
-  for (std::int64_t oy = first; oy < last; ++oy) {
-    const float* p = plane + oy * s.step_y * s.pitch;
-    const float* g = dy + oy * s.out_x;
-    std::int64_t ox = 0;
-    for (; ox + kLane <= s.out_x; ox += kLane) {
-      V v[KB];
-#pragma GCC unroll 8
-      for (int k = 0; k < KB; ++k) v[k] = load(g + k * channel + ox);
-#pragma GCC unroll 9
-      for (int t = 0; t < NT; ++t) {
-        const V x = load(p + ox + offset[t]);
-#pragma GCC unroll 8
-        for (int k = 0; k < KB; ++k) acc[k][t] += v[k] * x;
-      }
-    }
-    if (ox < s.out_x) {  // masked on both sides: what follows a row may be infinite
-      const Lanes lanes(static_cast<int>(s.out_x - ox));
-      V v[KB];
-#pragma GCC unroll 8
-      for (int k = 0; k < KB; ++k) v[k] = load_part(g + k * channel + ox, lanes);
-#pragma GCC unroll 9
-      for (int t = 0; t < NT; ++t) {
-        const V x = load_part(p + ox + offset[t], lanes);
-#pragma GCC unroll 8
-        for (int k = 0; k < KB; ++k) acc[k][t] += v[k] * x;
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int k = 0; k < KB; ++k)
-#pragma GCC unroll 9
-    for (int t = 0; t < NT; ++t) store<float>(sums + k * sums_channel + t * kLane, acc[k][t]);
-}
-
-std::int64_t padded_taps(const Layer& s) { return ceil_div(s.taps, kTaps) * kTaps; }
-std::int64_t weight_floats(const Layer& s) { return thread_floats(s) + s.cin * s.cout * padded_taps(s) * kLane; }
-
 }  // namespace
 
 void narrow_data(const Conv& conv, ConvPass pass) {
@@ -425,68 +240,6 @@ bool narrow_fits(const ConvShape& c, ConvPass pass) {
 
 std::int64_t narrow_data_scratch(const ConvShape& c, ConvPass pass) {
   return data_scratch(pass == ConvPass::forward ? forward_layer(c) : gradient_layer(c));
-}
-
-std::int64_t narrow_weight_scratch(const ConvShape& c) {
-  const Layer s = forward_layer(c);
-  return (num_threads() * weight_floats(s) + 16) * 4 + (padded_taps(s) + 8) * 8;
-}
-
-// One group (or a share of its output channels) at a time, its images in order.
-void narrow_weight(const Conv& conv) {
-  const Layer s = forward_layer(conv.shape);
-  const std::int64_t taps = s.taps, all = padded_taps(s);
-  std::int64_t* offset =
-      reinterpret_cast<std::int64_t*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
-  float* buffers = reinterpret_cast<float*>(offset + (all + 7) / 8 * 8);
-  tap_offsets(s, offset);
-  for (std::int64_t t = taps; t < all; ++t) offset[t] = offset[0];  // not used
-  const float *x = static_cast<const float*>(conv.x), *dy = static_cast<const float*>(conv.y);
-  const std::int64_t share = channel_share(s, s.groups), shares = ceil_div(s.cout, share);
-  const std::int64_t channel = s.out_y * s.out_x;
-  // Rows whose input stays in the first-level cache while all channels and taps pass over it.
-  const std::int64_t band = larger(1, 4096 / (s.pitch * s.step_y));
-  parallel_for(s.groups * shares, 1, [&](std::int64_t b, std::int64_t e) {
-    float* planes = buffers + thread_index() * weight_floats(s);
-    float* sums = planes + thread_floats(s);
-    std::memset(planes, 0, static_cast<std::size_t>(thread_floats(s)) * sizeof(float));
-    for (std::int64_t u = b; u < e; ++u) {
-      const std::int64_t g = u / shares, k0 = u % shares * share, k1 = smaller(s.cout, k0 + share);
-      std::memset(sums, 0, static_cast<std::size_t>(s.cin * (k1 - k0) * all * kLane) * sizeof(float));
-      for (std::int64_t n = 0; n < s.batch; ++n)
-        for (std::int64_t c = 0; c < s.cin; ++c) {
-          copy_plane(s, x + ((n * s.groups + g) * s.cin + c) * s.in_y * s.in_x, planes);
-          for (std::int64_t y0 = 0; y0 < s.out_y; y0 += band)
-            for (std::int64_t k = k0; k < k1;) {
-              const std::int64_t y1 = smaller(s.out_y, y0 + band);
-              const float* from = dy + ((n * s.groups + g) * s.cout + k) * channel;
-              float* to = sums + ((k - k0) * s.cin + c) * all * kLane;
-              const std::int64_t next = s.cin * all * kLane, left = kVectorBytes == 64 ? k1 - k : 1;
-              if (left >= kManyChannels) {
-                for (std::int64_t t = 0; t < taps; t += kFewTaps)
-                  plane_dots<kManyChannels, kFewTaps>(s, planes, from, offset + t, to + t * kLane, next, y0, y1);
-                k += kManyChannels;
-              } else if (left >= 2) {
-                for (std::int64_t t = 0; t < taps; t += kTaps)
-                  plane_dots<2, kTaps>(s, planes, from, offset + t, to + t * kLane, next, y0, y1);
-                k += 2;
-              } else {
-                for (std::int64_t t = 0; t < taps; t += kTaps)
-                  plane_dots<1, kTaps>(s, planes, from, offset + t, to + t * kLane, next, y0, y1);
-                k += 1;
-              }
-            }
-        }
-      float* dw = static_cast<float*>(conv.w) + g * s.w_group + k0 * s.w_out;
-      for (std::int64_t i = 0; i < s.cin * (k1 - k0); ++i)
-        for (std::int64_t t = 0; t < taps; ++t) {
-          float* p = sums + (i * all + t) * kLane;
-          for (int half = kLane / 2; half >= 1; half /= 2)
-            for (int l = 0; l < half; ++l) p[l] += p[l + half];
-          dw[i * taps + t] = p[0];
-        }
-    }
-  });
 }
 
 void register_narrow(KernelTable&) {}  // reached through conv_data.cpp and conv_weight.cpp

@@ -8,6 +8,7 @@ bool pairs_last_fits(const ConvShape& c, ConvPass pass);
 std::int64_t pairs_last_scratch(const ConvShape& c, ConvPass pass);
 void pairs_last_data(const Conv& conv, ConvPass pass);  // forward or input_grad
 void pairs_last_weight(const Conv& conv);
+std::int64_t pairs_last_weight_scratch(const ConvShape& c);
 
 // Of few channels: the forward pass of channels-last images, the weight gradient of any. The passes hand over what
 // fits.

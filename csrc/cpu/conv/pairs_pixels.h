@@ -219,14 +219,14 @@ PYDLX_INLINE void gather_line(const Pixels& p, const View& v, std::int64_t from,
 }
 
 // Rows that a part of work takes: all, unless threads would wait. No sum depends on it.
-std::int64_t share_of(std::int64_t m, std::int64_t units) {
+[[maybe_unused]] std::int64_t share_of(std::int64_t m, std::int64_t units) {
   const std::int64_t wanted = in_parallel_region() || num_threads() == 1 ? 1 : 4 * num_threads(),
                      shares = units >= wanted ? 1 : min_of(ceil_div(m, 24), ceil_div(wanted, units));
   return ceil_div(ceil_div(m, shares), kTileRows) * kTileRows;
 }
 
 // Which shapes the kernels take.
-bool fits(const ConvShape& c) {
+[[maybe_unused]] bool fits(const ConvShape& c) {
   constexpr std::int64_t kMost = 1 << 26;  // positions are counted in 32 bits
   bool small = true;
   for (int i = 1; i < 3; ++i)
