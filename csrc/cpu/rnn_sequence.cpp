@@ -6,6 +6,7 @@
 #include "cpu/gemm/micro.h"
 #include "cpu/rnn_cells.h"
 #include "cpu/rnn_steps.h"
+#include "cpu/vector_rows.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
@@ -96,90 +97,43 @@ void pack_panel(const float* w, std::int64_t hidden, std::int64_t u0, float* out
     }
 }
 
-// Pointers to kLane units of one row, one per gate where it matters. What is only kept for the backward pass (all of
-// `kept_*`, and the activations in x) is written with kKeep.
+// Pointers to up to kLane units of one row, one per gate where it matters. What is only kept for the backward pass (all
+// of `kept_*`, and the activations in x) is written with kKeep.
 struct Units {
   float *x[4], *c, *h, *kept_h, *kept_c, *kept_candidate;
   const float *s, *h_prev, *bias[3];
 };
 
 template <CellKind kind, bool kKeep, int kStride>
-PYDLX_INLINE void apply_gates(const Units& u) {
-  const float* __restrict s = u.s;
-  const float* __restrict p = u.h_prev;
-  float* __restrict h = u.h;
-  float* __restrict x0 = u.x[0];
-  if constexpr (kKeep) std::memcpy(u.kept_h, p, kLane * sizeof(float));
-  if constexpr (kind == CellKind::tanh || kind == CellKind::relu) {
-#pragma omp simd
-    for (int j = 0; j < kLane; ++j) {
-      const float v = x0[j] + s[j], y = kind == CellKind::tanh ? math::tanh(v) : (v < 0.0f ? 0.0f : v);
-      h[j] = y;
-      if constexpr (kKeep) x0[j] = y;
-    }
-  } else {
-    float* __restrict x1 = u.x[1];
-    float* __restrict x2 = u.x[2];
-    if constexpr (kind == CellKind::lstm) {
-      float* __restrict x3 = u.x[3];
-      float* __restrict c = u.c;
-      if constexpr (kKeep) std::memcpy(u.kept_c, c, kLane * sizeof(float));
-#pragma omp simd
-      for (int j = 0; j < kLane; ++j) {
-        const float i = math::sigmoid(x0[j] + s[j]), f = math::sigmoid(x1[j] + s[kStride + j]),
-                    g = math::tanh(x2[j] + s[2 * kStride + j]), o = math::sigmoid(x3[j] + s[3 * kStride + j]);
-        const float state = f * c[j] + i * g;
-        if constexpr (kKeep) {
-          x0[j] = i;
-          x1[j] = f;
-          x2[j] = g;
-          x3[j] = o;
-        }
-        c[j] = state;
-        h[j] = o * math::tanh(state);
-      }
-    } else {
-      const float* __restrict b0 = u.bias[0];
-      const float* __restrict b1 = u.bias[1];
-      const float* __restrict b2 = u.bias[2];
-      float* __restrict candidate = u.kept_candidate;
-#pragma omp simd
-      for (int j = 0; j < kLane; ++j) {
-        const float r = math::sigmoid(x0[j] + (s[j] + b0[j])), z = math::sigmoid(x1[j] + (s[kStride + j] + b1[j]));
-        const float n = s[2 * kStride + j] + b2[j], g = math::tanh(x2[j] + r * n);
-        if constexpr (kKeep) {
-          x0[j] = r;
-          x1[j] = z;
-          x2[j] = g;
-          candidate[j] = n;
-        }
-        h[j] = g + z * (p[j] - g);
-      }
-    }
-  }
-}
-
-// The same for fewer than kLane units: through padded copies.
-template <CellKind kind, bool kKeep, int kStride>
-void apply_gates_part(const Units& u, int count) {
+PYDLX_INLINE void apply_gates(const Units& u, int count) {
+  using vmath::V, vmath::load_count, vmath::store_count;
   constexpr int G = static_cast<int>(gates_of(kind));
-  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
-  float x[4][kLane] = {}, c[kLane] = {}, h[kLane] = {}, prev[kLane] = {}, bias[3][kLane] = {}, kept[3][kLane] = {};
-  for (int g = 0; g < G; ++g) std::memcpy(x[g], u.x[g], bytes);
-  std::memcpy(prev, u.h_prev, bytes);
-  if (kind == CellKind::lstm) std::memcpy(c, u.c, bytes);
-  if (kind == CellKind::gru)
-    for (int g = 0; g < 3; ++g) std::memcpy(bias[g], u.bias[g], bytes);
-  apply_gates<kind, kKeep, kStride>(
-      {{x[0], x[1], x[2], x[3]}, c, h, kept[0], kept[1], kept[2], u.s, prev, {bias[0], bias[1], bias[2]}});
-  std::memcpy(u.h, h, bytes);
-  if (kind == CellKind::lstm) std::memcpy(u.c, c, bytes);
-  if constexpr (kKeep) {
-    for (int g = 0; g < G; ++g) std::memcpy(u.x[g], x[g], bytes);
-    std::memcpy(u.kept_h, kept[0], bytes);
-    if (kind == CellKind::lstm) std::memcpy(u.kept_c, kept[1], bytes);
-    if (kind == CellKind::gru) std::memcpy(u.kept_candidate, kept[2], bytes);
+  V x[G], s[G], h, previous{};
+  for (int g = 0; g < G; ++g) x[g] = load_count(u.x[g], count), s[g] = load(u.s + g * kStride);
+  if (kKeep || kind == CellKind::gru) previous = load_count(u.h_prev, count);
+  if constexpr (kKeep) store_count(u.kept_h, previous, count);
+  if constexpr (kind == CellKind::tanh) {
+    h = x[0] = vmath::tanh(x[0] + s[0]);
+  } else if constexpr (kind == CellKind::relu) {
+    const V v = x[0] + s[0];
+    h = x[0] = v < 0.0f ? V{} : v;
+  } else if constexpr (kind == CellKind::lstm) {
+    const V before = load_count(u.c, count);
+    if constexpr (kKeep) store_count(u.kept_c, before, count);
+    for (int g = 0; g < G; ++g) x[g] = g == 2 ? vmath::tanh(x[g] + s[g]) : vmath::sigmoid(x[g] + s[g]);
+    const V state = x[1] * before + x[0] * x[2];
+    store_count(u.c, state, count);
+    h = x[3] * vmath::tanh(state);
+  } else {
+    for (int g = 0; g < G; ++g) s[g] += load_count(u.bias[g], count);
+    for (int g = 0; g < 2; ++g) x[g] = vmath::sigmoid(x[g] + s[g]);
+    if constexpr (kKeep) store_count(u.kept_candidate, s[2], count);
+    x[2] = vmath::tanh(x[2] + x[0] * s[2]);
+    h = x[2] + x[1] * (previous - x[2]);
   }
+  if constexpr (kKeep)
+    for (int g = 0; g < G; ++g) store_count(u.x[g], x[g], count);
+  store_count(u.h, h, count);
 }
 
 // One step for one panel, rows r0 .. r1 of the state `h` before the step, which row 0 of the step is `offset` rows into
@@ -214,9 +168,9 @@ void forward_rows(const SequenceForward& q, const float* packed, const float* h,
           if (kind == CellKind::gru) a.kept_candidate = static_cast<float*>(q.candidate) + at * n + j;
         }
         if (n - j >= kLane)
-          apply_gates<kind, kKeep, S::units>(a);
+          apply_gates<kind, kKeep, S::units>(a, kLane);
         else
-          apply_gates_part<kind, kKeep, S::units>(a, static_cast<int>(n - j));
+          apply_gates<kind, kKeep, S::units>(a, static_cast<int>(n - j));
       }
     }
   }

@@ -18,6 +18,10 @@ struct Wide<Transcendental<UnaryOp::sigmoid>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::sigmoid(x); }
 };
 template <>
+struct Wide<Transcendental<UnaryOp::tanh>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::tanh(x); }
+};
+template <>
 struct Wide<Act<UnaryOp::gelu>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::gelu(x); }
 };
