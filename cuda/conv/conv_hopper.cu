@@ -89,8 +89,8 @@ template <class P, int columns>
 __device__ __forceinline__ void produce(const HopperConv<P>& c, const TileRing<columns>& ring) {
   using R = TileRing<columns>;
   using Gathered = std::conditional_t<P::kAlongK, GatheredRows<P, columns>, GatheredColumns<P, columns>>;
-  // Copies have as long as the products of kLag panels take, at least 1000 cycles. A stage comes back once the next panel
-  // was handed over, so that two stages must be left.
+  // Copies have as long as the products of kLag panels take, at least 1000 cycles. A stage comes back once the next
+  // panel was handed over, so that two stages must be left.
   constexpr int kLag = R::kCount / 2;
   static_assert(kLag <= R::kCount - 2);
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;

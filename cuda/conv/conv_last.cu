@@ -9,6 +9,7 @@
 #include "cuda/gemm/gemm_hopper.h"
 #include "cuda/gemm/warp_tile.cuh"
 #include "cuda/libraries/cudnn.h"
+#include "cuda/pointwise/transpose.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
@@ -103,32 +104,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// ---- weights as lines -----------------------------------------------------------------------------------------------
-
-struct WeightOrder {
-  std::int64_t rows, taps, channels;      // of the result: [group and row, tap, channel]
-  std::int64_t group, row, tap, channel;  // distances in what is given
-  std::int64_t count;
-};
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    conv_last_weights(const T* given, T* lines, const __grid_constant__ WeightOrder o) {
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < o.count; i += step) {
-    const std::int64_t channel = i % o.channels, tap = i / o.channels % o.taps, row = i / o.channels / o.taps;
-    lines[i] = given[row / o.rows * o.group + row % o.rows * o.row + tap * o.tap + channel * o.channel];
-  }
-}
-
-// How the weights of a pass lie, and how it wants them.
-WeightOrder weight_order(const ConvShape& s, ConvPass pass, std::int64_t taps) {
-  const std::int64_t cout = s.cin * taps, tap = s.weights_last ? s.cin : 1, cin = s.weights_last ? 1 : taps;
-  const std::int64_t count = s.groups * s.cout * s.cin * taps;
-  if (pass == ConvPass::forward) return {s.cout, taps, s.cin, s.cout * cout, cout, tap, cin, count};
-  return {s.cin, taps, s.cout, s.cout * cout, cin, tap, cout, count};
-}
-
 template <class P>
 void run_last(const P& p) {
   const Split s = split_of("conv", p, kM, kN, kK);
@@ -139,18 +114,65 @@ void run_last(const P& p) {
   run_add_parts(p, partial.get(), s.parts);
 }
 
-template <class T, class P>
-void run_with_weights(const Conv& c, ConvPass pass) {
-  const WeightOrder order = weight_order(c.shape, pass, c.shape.kernel[0] * c.shape.kernel[1] * c.shape.kernel[2]);
-  const T* const given = static_cast<const T*>(c.w);
-  const bool in_order = pass == ConvPass::forward && (c.shape.weights_last || order.taps == 1);
-  const auto run = [&](const T* lines) {
-    if (!run_conv_hopper(c, pass, lines)) run_last(WithWeights<T, P>(c, lines));
+// Lets an operand that is read begin at a multiple of 16 bytes: the given one, or a copy of it.
+template <class T>
+class Aligned {
+ public:
+  Aligned(void*& operand, std::int64_t count, bool read)
+      : copied_(read && reinterpret_cast<std::uintptr_t>(operand) % 16 != 0), copy_(copied_ ? count : 0) {
+    if (!copied_) return;
+    check(cudaMemcpyAsync(copy_.get(), operand, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice,
+                          current_stream().handle),
+          "cudaMemcpyAsync");
+    operand = copy_.get();
+  }
+
+ private:
+  const bool copied_;
+  const Scratch<T> copy_;
+};
+
+// The order in which a pass does not find the weights but wants them, lines of k: [group and row, tap and channel of
+// the other side].
+Transpose weight_lines(const ConvShape& s, ConvPass pass, std::int64_t taps, const void* given, void* lines) {
+  Transpose t;
+  t.out = lines;
+  t.in = given;
+  const auto walk = [&](std::int64_t size, std::int64_t out, std::int64_t in) {
+    t.size[t.ndim] = size;
+    t.out_step[t.ndim] = out;
+    t.in_step[t.ndim++] = in;
   };
-  if (in_order && reinterpret_cast<std::uintptr_t>(given) % 16 == 0) return run(given);
-  const Scratch<T> lines(order.count);
-  launch(conv_last_weights<T>, grid_for(ceil_div(order.count, kThreads)), kThreads, 0, given, lines.get(), order);
-  run(lines.get());
+  if (pass == ConvPass::forward) {  // [cin, tap] of every row
+    t.rows = t.in_col = taps;
+    t.cols = t.out_row = s.cin;
+    walk(s.groups * s.cout, s.cin * taps, s.cin * taps);
+  } else if (!s.weights_last) {  // [cout, (cin, tap)]
+    t.rows = t.in_col = s.cin * taps;
+    t.cols = t.out_row = s.cout;
+    walk(s.groups, s.cout * s.cin * taps, s.cout * s.cin * taps);
+  } else {  // [cout, cin] of every tap
+    t.rows = s.cin;
+    t.cols = s.cout;
+    t.out_row = taps * s.cout;
+    t.in_col = taps * s.cin;
+    walk(taps, s.cout, s.cin);
+    walk(s.groups, s.cout * s.cin * taps, s.cout * s.cin * taps);
+  }
+  return t;
+}
+
+template <class T, class P>
+void run_with_weights(const Conv& given, ConvPass pass) {
+  Conv c = given;
+  const ConvShape& s = c.shape;
+  const std::int64_t taps = s.kernel[0] * s.kernel[1] * s.kernel[2], count = s.groups * s.cout * s.cin * taps;
+  const bool in_order = pass == ConvPass::forward && (s.weights_last || taps == 1);
+  const Aligned<T> w(c.w, count, in_order);
+  const Scratch<T> reordered(in_order ? 0 : count);
+  if (!in_order) run_transpose<std::uint16_t>(weight_lines(s, pass, taps, c.w, reordered.get()));
+  const T* const lines = in_order ? static_cast<const T*>(c.w) : reordered.get();
+  if (!run_conv_hopper(c, pass, lines)) run_last(WithWeights<T, P>(c, lines));
 }
 
 // A kernel of one tap that meets every pixel makes a product of matrices; where warpgroups compute it, the copy engine
@@ -181,24 +203,6 @@ bool run_pointwise(const Conv& c, ConvPass pass) {
   if (verbose_on) verbose_note("; a product of matrices");
   return gemm_hopper<T>(g);
 }
-
-// Lets an operand that is read begin at a multiple of 16 bytes: the given one, or a copy of it.
-template <class T>
-class Aligned {
- public:
-  Aligned(void*& operand, std::int64_t count, bool read)
-      : copied_(read && reinterpret_cast<std::uintptr_t>(operand) % 16 != 0), copy_(copied_ ? count : 0) {
-    if (!copied_) return;
-    check(cudaMemcpyAsync(copy_.get(), operand, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice,
-                          current_stream().handle),
-          "cudaMemcpyAsync");
-    operand = copy_.get();
-  }
-
- private:
-  const bool copied_;
-  const Scratch<T> copy_;
-};
 
 }  // namespace
 
