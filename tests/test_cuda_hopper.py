@@ -105,13 +105,16 @@ def test_long_sums_are_split_in_a_fixed_order():
 
 
 @needs_device
-def test_nothing_is_written_beside_the_result():
+@pytest.mark.parametrize(("columns", "first"), [(131, 1), (136, 8), (128, 8), (132, 8), (136, 4)])
+def test_nothing_is_written_beside_the_result(columns, first):
+    """Results are stored by chunks of 16 bytes where their lines are made of those, otherwise one by one."""
     rng = np.random.default_rng(6)
-    a, b = operand(rng, 130, 64, False, pydlx.float16), operand(rng, 64, 131, False, pydlx.float16)
-    around = pydlx.full((140, 136), 7.0, dtype=pydlx.float16, device="cuda")
-    pydlx.mm(a, b, out=around[4:134, 1:132])
-    check(around[4:134, 1:132], exact(a) @ exact(b), pydlx.float16, 64)
-    around[4:134, 1:132] = 7.0
+    a, b = operand(rng, 130, 64, False, pydlx.float16), operand(rng, 64, columns, False, pydlx.float16)
+    around = pydlx.full((140, 152), 7.0, dtype=pydlx.float16, device="cuda")
+    inside = around[4:134, first : first + columns]
+    pydlx.mm(a, b, out=inside)
+    check(inside, exact(a) @ exact(b), pydlx.float16, 64)
+    inside.fill_(7.0)
     assert (around == 7.0).all().item()
 
 

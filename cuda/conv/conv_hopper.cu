@@ -141,13 +141,11 @@ __device__ __forceinline__ void store_tile(const HopperConv<P>& c, const HopperP
   const P& p = c.p;
   if (c.partial) return store_part<columns>(c.partial, piece, p.batch, p.m, p.n, sum);
   const TilePlace at = TilePlace::of<columns>(piece, p.n);
-  each_two_sums<columns, false>(at, p.m, sum, [&](std::int64_t m) {
-    return [&, line = p.line(piece.batch, m) + at.n0](int column, float v, float next) {
-      // Both columns are there, as their number is a multiple of eight.
-      *reinterpret_cast<std::uint32_t*>(line + column) =
-          pair_of(p.finished(v, piece.batch, at.n0 + column), p.finished(next, piece.batch, at.n0 + column + 1));
-    };
-  });
+  store_chunks<columns>(
+      at, p.m, sum, [&](std::int64_t m) { return p.line(piece.batch, m) + at.n0; },
+      [&](int column, float v, float next) {
+        return pair_of(p.finished(v, piece.batch, at.n0 + column), p.finished(next, piece.batch, at.n0 + column + 1));
+      });
 }
 
 template <class P, int columns>
@@ -170,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1) conv_wgmma(const __grid_constant_
 template <class P>
 const char* obstacle(const P& p, const void* result) {
   if (const char* why = no_wgmma()) return why;
-  if (reinterpret_cast<std::uintptr_t>(result) % 4 != 0) return "the result does not begin at a multiple of 4 bytes";
+  if (reinterpret_cast<std::uintptr_t>(result) % 16 != 0) return "the result does not begin at a multiple of 16 bytes";
   // Small tiles are for smaller products.
   return p.m < kPanelSide || p.n < kPanelSide || p.k < kPanelSide ? "fewer than 64 rows, columns or terms" : nullptr;
 }

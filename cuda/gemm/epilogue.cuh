@@ -4,7 +4,6 @@
 
 #include "core/half.h"
 #include "cuda/runtime/launch.h"
-#include "cuda/runtime/pairs.cuh"
 #include "functors/activation.h"
 #include "functors/transcendental.h"
 #include "kernels/gemm.h"
@@ -72,14 +71,6 @@ struct Finish {
       return static_cast<Acc>(f);
   }
 };
-
-// Two neighbours of 16 bits with one access; c at a multiple of 4 bytes, beta zero, and relu or nothing behind.
-template <class T>
-__device__ __forceinline__ void store_two_products(const Finish<T, float>& finish, T* c, std::int64_t column,
-                                                   float first, float second) {
-  *reinterpret_cast<std::uint32_t*>(c) = pair_of(finish.template at<false, false>(c, column, first),
-                                                 finish.template at<false, false>(c, column + 1, second));
-}
 
 }  // namespace
 }  // namespace pydlx::cuda

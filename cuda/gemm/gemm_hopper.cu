@@ -6,6 +6,7 @@
 #include "cuda/gemm/hopper_tile.cuh"
 #include "cuda/gemm/strided.cuh"
 #include "cuda/libraries/cublas_lt.h"
+#include "cuda/runtime/pairs.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
@@ -17,7 +18,7 @@ struct HopperProduct {
   Strided<T, float> product;
   HopperPlan plan;
   int a_batched, b_batched;  // 0: one matrix for the whole batch
-  bool in_pairs;             // C's lines begin at multiples of 4 bytes
+  bool in_chunks;            // C's lines begin and end at multiples of 16 bytes
   float* partial;
 };
 
@@ -31,14 +32,15 @@ __device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const Hopp
   T* const to = static_cast<T*>(c.g.c) + piece.batch * c.g.c_batch + at.n0;
   Finish<T, float> finish(c.g);
   if (finish.bias) finish.bias += at.n0;
-  if (p.in_pairs && !finish.reads_c && static_cast<std::int64_t>(piece.column + 1) * kColumns <= c.n)
-    each_two_sums<kColumns, true>(at, c.m, sum, [&](std::int64_t m) {
-      return [&finish, line = to + m * c.g.c_row](int column, float v, float next) {
-        store_two_products(finish, line + column, column, v, next);
-      };
-    });
+  if (p.in_chunks && !finish.reads_c)
+    store_chunks<kColumns>(
+        at, c.m, sum, [&](std::int64_t m) { return to + m * c.g.c_row; },
+        [&](int column, float v, float next) {
+          return pair_of(finish.template at<false, false>(to, column, v),
+                         finish.template at<false, false>(to, column + 1, next));
+        });
   else
-    each_two_sums<kColumns, false>(at, c.m, sum, [&](std::int64_t m) {
+    each_two_sums<kColumns>(at, c.m, sum, [&](std::int64_t m) {
       return [&finish, line = to + m * c.g.c_row, left = at.left](int column, float v, float next) {
         line[column] = finish.template at<true, false>(line + column, column, v);
         if (column + 1 < left) line[column + 1] = finish.template at<true, false>(line + column + 1, column + 1, next);
@@ -147,7 +149,8 @@ bool gemm_hopper(const Gemm& g) {
   const Memory b{g.b, g.n, g.k, g.batch, g.b_col, g.b_row, g.b_batch};
   const char* why = g.batch == 0 ? "no matrices" : obstacle(g, a, b);
   HopperProduct<T> p = {{}, {}, Strided<T, float>(g), {}, a.batched(), b.batched(), false, nullptr};
-  p.in_pairs = reinterpret_cast<std::uintptr_t>(g.c) % 4 == 0 && g.c_row % 2 == 0 && g.c_batch % 2 == 0;
+  p.in_chunks =
+      reinterpret_cast<std::uintptr_t>(g.c) % 16 == 0 && g.n % 8 == 0 && g.c_row % 8 == 0 && g.c_batch % 8 == 0;
   if (!why) {
     p.plan = hopper_plan(g.m, g.n, g.k, g.batch, multiprocessors());
     if (p.plan.columns == 0)

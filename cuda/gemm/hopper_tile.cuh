@@ -93,8 +93,8 @@ struct TilePlace {
 };
 
 // A thread's sums two by two: row(m) is called for its two rows, and what that returns for every eighth column from
-// the thread's first one, with the sum there and the next one. `left` columns are there, all of them with `inside`.
-template <int columns, bool inside, class Row>
+// the thread's first one, with the sum there and the next one.
+template <int columns, class Row>
 __device__ __forceinline__ void each_two_sums(const TilePlace& at, std::int64_t rows, const float (&sum)[columns / 2],
                                               const Row& row) {
 #pragma unroll
@@ -104,7 +104,46 @@ __device__ __forceinline__ void each_two_sums(const TilePlace& at, std::int64_t 
     const auto store = row(m);
 #pragma unroll
     for (int i = 2 * half; i < columns / 2; i += 4)
-      if (inside || i / 4 * 8 < at.left) store(i / 4 * 8, sum[i], sum[i + 1]);
+      if (i / 4 * 8 < at.left) store(i / 4 * 8, sum[i], sum[i + 1]);
+  }
+}
+
+// Four neighbouring threads with four words each exchange them: thread t has word t of each, in their order.
+__device__ __forceinline__ void exchange_four(std::uint32_t (&w)[4]) {
+  const auto swap = [](std::uint32_t& first, std::uint32_t& second, int distance) {
+    const bool upper = static_cast<int>(threadIdx.x) & distance;
+    const std::uint32_t got = __shfl_xor_sync(kFullMask, upper ? first : second, distance);
+    (upper ? first : second) = got;
+  };
+  swap(w[0], w[1], 1);
+  swap(w[2], w[3], 1);
+  swap(w[0], w[2], 2);
+  swap(w[1], w[3], 2);
+}
+
+// A thread's sums into lines of 16-bit floats by chunks of 16 bytes, so that a warp fills the sectors of memory that it
+// writes to. line(m) is the place of the thread's first column in a row, chunks begin at multiples of 16 bytes, and the
+// columns are a multiple of eight. word(column, sum, next) is the pair from that column on, counted from the first one.
+template <int columns, class Line, class Word>
+__device__ __forceinline__ void store_chunks(const TilePlace& at, std::int64_t rows, const float (&sum)[columns / 2],
+                                             const Line& line, const Word& word) {
+  const int quarter = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t m = at.m0 + sum_row(2 * half);
+#pragma unroll
+    for (int block = 0; block < columns / 8; block += 4) {
+      std::uint32_t w[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int column = (block + j) * 8, i = (block + j) * 4 + 2 * half;
+        w[j] = column < at.left ? word(column, sum[i], sum[i + 1]) : 0;
+      }
+      exchange_four(w);
+      const int column = (block + quarter) * 8;
+      if (m < rows && column < at.left)
+        *reinterpret_cast<uint4*>(line(m) + column - sum_column(0)) = uint4{w[0], w[1], w[2], w[3]};
+    }
   }
 }
 
@@ -114,7 +153,7 @@ __device__ __forceinline__ void store_part(float* partial, const HopperPlan::Pie
                                            std::int64_t m, std::int64_t n, const float (&sum)[columns / 2]) {
   const TilePlace at = TilePlace::of<columns>(piece, n);
   float* const part = partial + (static_cast<std::int64_t>(piece.part) * batch + piece.batch) * m * n + at.n0;
-  each_two_sums<columns, false>(at, m, sum, [&](std::int64_t row) {
+  each_two_sums<columns>(at, m, sum, [&](std::int64_t row) {
     return [line = part + row * n, left = at.left](int column, float v, float next) {
       line[column] = v;
       if (column + 1 < left) line[column + 1] = next;
