@@ -93,7 +93,7 @@ FAST = [
     (2, 16, 16, (21, 20), (3, 3), 1, {"padding": (1, 0), "dilation": (1, 7)}),
 ]
 
-# Stride 2: tiles of 4 x 4 outputs (3 x 3 at the precision "highest"), of 8 x 8 pixels of the input gradient, which begin with the second row of
+# Stride 2: tiles of 3 x 3 to 5 x 5 outputs, of 6 x 6 to 10 x 10 pixels of the input gradient, which begin with the second row of
 # the padded image; at least 16 tiles, or 4 with many channels.
 STRIDED = [
     *((9, c, k, 18, 17, 1, 1) for c, k in itertools.product((32, 47, 65), (33, 64, 70))),
@@ -104,6 +104,7 @@ STRIDED = [
         for h, w in itertools.product((17, 18), (20, 23))
         for pad in (0, 2, (0, 1), (1, 0), (2, 1), (0, 2))
     ),
+    *((3, 34, 48, h, w, 1, 1) for h, w in itertools.product((25, 28, 29, 31), (18, 19, 20, 27))),
     *((2, 32, 34, 19, w, 1, 1) for w in (127, 128, 129, 145)),
     (40, 32, 32, 1, 2, 1, 1),
     (40, 32, 32, 3, 4, 0, 1),

@@ -85,7 +85,7 @@ def test_strided_convolutions():
         "x, w = (pydlx.ones(s, requires_grad=True) for s in ((4, 64, 16, 16), (128, 64, 3, 3)))\n"
         "conv2d(x, w, stride=2, padding=1).sum().backward()\n"
         "pydlx.set_float32_matmul_precision('highest')\n"
-        "conv2d(x.detach(), w.detach(), stride=2)\n"
+        "conv2d(x.detach(), w.detach(), stride=2, padding=1)\n"
         "conv2d(x.detach(), w.detach(), stride=3)\n"
         "conv2d(x.detach(), pydlx.ones(128, 64, 5, 5), stride=2)\n"
         "conv2d(x.detach()[:1], w.detach(), stride=2)\n",

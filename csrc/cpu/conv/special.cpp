@@ -17,12 +17,15 @@ enum class Algorithm { general, winograd, dilated, pointwise, narrow, stem, dire
 // kernels' time divided by this one's: the forward pass of 16 to 16 channels 0.8 to 0.9, 16 to 32 1.2, 32 to 32 1.1;
 // the input gradient of 16 to 16 1.1, 32 to 32 1.2; the weight gradient, which transforms both images for every
 // product, of 32 to 32 0.8, 64 to 64 1.2. Few tiles pay for the transform of the kernels with 128 channels only (1.1
-// to 1.4).
+// to 1.4), and then even with as many rows (512 to 512 on 14, one image: 1.4), as the direct kernels meet each weight
+// as rarely. With the precision "highest" 1.65 times fewer products, not 1.78, are 1.1 to 1.4 times as fast from 64 to
+// 128 on.
 bool takes_strided(const ConvShape& c, ConvPass pass) {
-  const std::int64_t tiles = c.batch * c.out[0] * ceil_div(c.out[1], 4) * ceil_div(c.out[2], 4);
-  const std::int64_t products = c.cin * c.cout;
-  if (c.exact) return products >= 64 * 128 && tiles >= 16;  // 1.65 times fewer products, not 1.78: 1.1 to 1.4
-  if (smaller(c.cin, c.cout) < 16 || tiles < (products < 128 * 128 ? 16 : 4)) return false;
+  const std::int64_t products = c.cin * c.cout, outputs = c.batch * c.out[0] * c.out[1] * c.out[2];
+  const bool many = products >= 128 * 128;
+  if (smaller(c.cin, c.cout) < 16 || outputs < (many && !c.exact ? 48 : 128)) return false;
+  if (winograd_strided_tiles(c, pass).rows > (many ? 12 : 9) * outputs) return false;
+  if (c.exact) return products >= 64 * 128;
   return pass == ConvPass::forward ? products >= 16 * 32 : pass == ConvPass::input_grad || products >= 64 * 64;
 }
 
@@ -102,11 +105,13 @@ Algorithm choose(const ConvShape& c, ConvPass pass) {
 }
 
 // For PYDLX_VERBOSE.
-__attribute__((cold, noinline)) void describe(const ConvShape& c, Algorithm a) {
+__attribute__((cold, noinline)) void describe(const ConvShape& c, ConvPass pass, Algorithm a) {
   switch (a) {
     case Algorithm::winograd:
-      if (c.stride[2] == 2)
-        return verbose_note(", Winograd F(%dx%d, 3x3) over the phases of stride 2", c.exact ? 3 : 4, c.exact ? 3 : 4);
+      if (c.stride[2] == 2) {
+        const int outputs = static_cast<int>(winograd_strided_tiles(c, pass).outputs);
+        return verbose_note(", Winograd F(%dx%d, 3x3) over the phases of stride 2", outputs, outputs);
+      }
       verbose_note(c.kernel[1] == 5   ? ", Winograd F(2x2, 5x5)"
                    : c.kernel[1] == 1 ? ", Winograd F(4, 3)"
                    : c.exact          ? ", Winograd F(2x2, 3x3)"
@@ -219,7 +224,7 @@ void turn_matrices(std::int64_t count, std::int64_t rows, std::int64_t columns, 
 
 bool special_conv(const Conv& conv, ConvPass pass) {
   const Algorithm algorithm = choose(conv.shape, pass);
-  if (verbose_on) describe(conv.shape, algorithm);
+  if (verbose_on) describe(conv.shape, pass, algorithm);
   if (!turns(conv.shape)) return run(conv, pass, algorithm);
   float* turned = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(conv.scratch) + 63) & ~std::uintptr_t{63});
   Conv inner = conv;

@@ -37,6 +37,11 @@ std::int64_t winograd_data_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_prepared(const ConvShape& c);
 bool winograd_current(const Conv& conv);  // whether the prepared weights were made from `w`
 std::int64_t winograd_weight_scratch(const ConvShape& c);
+struct StridedTiles {
+  std::int64_t outputs;  // of a tile, along both axes
+  std::int64_t rows;     // of products, with the time for a kernel's transform counted as rows; 9 per output otherwise
+};
+StridedTiles winograd_strided_tiles(const ConvShape& c, ConvPass pass);
 void winograd_strided_data(const Conv& conv, ConvPass pass);
 std::int64_t winograd_strided_scratch(const ConvShape& c, ConvPass pass);
 std::int64_t winograd_strided_prepared(const ConvShape& c);

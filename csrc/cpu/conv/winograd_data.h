@@ -2,8 +2,8 @@
 // it, multiplies it with the transformed kernels one panel of output channels at a time, and transforms each panel back
 // while it is in the cache. No element depends on how tiles are grouped or shared out.
 // A layer with few tiles multiplies each transformed kernel so few times that writing and reading all of them would
-// take longer: its threads take panels of output channels instead, and transform the kernels of one, for some of the
-// input channels at a time, right before they multiply them (one panel would be one thread's work). With three axes the
+// take longer: its threads take panels of output channels instead (if there is more than one), and transform the
+// kernels of one, for some of the input channels at a time, right before they multiply them. With three axes the
 // kernel's depth counts as more input channels: those of the planes that an output plane sees.
 #pragma once
 

@@ -4,9 +4,9 @@
 //
 //   V[q] = B^T d B (input tile d), U[q] = G g G^T (kernel g), y = A^T (sum_c U V) A        (Lavin & Gray, 2015)
 //
-// Interpolation points: {0, 1, -1, 1/2, -2} and infinity. The usual {0, 1, -1, 2, -2} has rounding errors 1.6 times
-// larger. B only depends on the points. The gradient of the kernel is the transposed algorithm: the same B, a tile of
-// output gradients through G for as many values, and one final A for R values per kernel.
+// B only depends on the points of interpolation, which decide the rounding errors, too; see PairedPoints. The gradient
+// of the kernel is the transposed algorithm: the same B, a tile of output gradients through G for as many values, and
+// one final A for R values per kernel.
 //
 // Stride two, three taps: y_i = (x_2i g_0 + x_{2i+2} g_2) + x_{2i+1} g_1. The bracket is a kernel of two taps with unit
 // stride on the even inputs, the rest one product per output: with five points nine products make four outputs of an
@@ -22,57 +22,65 @@ namespace {
 constexpr int kLane = kLanesOf<float>;
 using V = Vector<float>;
 
-// With float32_matmul_precision "highest" 3x3 kernels use four points, 0, 1, -1 and infinity: 2.25 times fewer
-// multiplications, and rounding errors below those of the plain sum: its transforms hardly enlarge anything, and the
-// sums over channels have fewer terms.
-//
-// The transforms along an axis. Rows of B^T are the coefficients of prod_{j != i} (x - a_j); their scales are in
-// `spread`.
-struct SixPoints {
-  static constexpr int count = 6;
+// The transforms along an axis for the points A, -A, B, -B, infinity and, if `Zero`, 0. Rows of B^T are the
+// coefficients of prod_{j != i} (x - a_j); their scales 1 / prod_{j != i} (a_i - a_j) are in `spread`.
+template <float A, float B, bool Zero>
+struct PairedPoints {
+  static constexpr int count = Zero ? 6 : 5;
+  static constexpr int z = Zero ? 1 : 0;
+  static constexpr float a2 = A * A, b2 = B * B;
+  static constexpr float scale_a = 0.5f / ((Zero ? a2 : A) * (a2 - b2)), scale_b = 0.5f / ((Zero ? b2 : B) * (b2 - a2));
   PYDLX_INLINE static void input(const V* d, V* t) {
-    const V e = d[4] - d[2], f = d[3] - d[1];
-    t[0] = (d[0] + d[4]) + 1.5f * f - 2.0f * d[2];
-    t[1] = (d[4] - d[1]) + 0.5f * d[2] + 2.5f * d[3];
-    t[2] = (d[4] + d[1]) + 0.5f * d[3] - 2.5f * d[2];
-    t[3] = e + 2.0f * f;
-    t[4] = e - 0.5f * f;
-    t[5] = (d[1] + d[5]) + 1.5f * e - 2.0f * d[3];
+    const V near_odd = d[z + 3] - b2 * d[z + 1], near_even = d[z + 2] - b2 * d[z];
+    const V far_odd = d[z + 3] - a2 * d[z + 1], far_even = d[z + 2] - a2 * d[z];
+    // Without the odd factor, (x^2 - A^2) (x^2 - B^2); with these shared factors no coefficient is left but four.
+    if constexpr (Zero) t[0] = near_odd - a2 * (d[2] - b2 * d[0]);
+    t[z] = near_odd + A * near_even;
+    t[z + 1] = near_odd - A * near_even;
+    t[z + 2] = far_odd + B * far_even;
+    t[z + 3] = far_odd - B * far_even;
+    t[z + 4] = (d[z + 4] - b2 * d[z + 2]) - a2 * near_even;
   }
-  // G: the polynomial with K coefficients g at the six points.
+  // G: the polynomial with K coefficients g at the points.
   template <int K>
   PYDLX_INLINE static void spread(const V* g, V* u) {
-    V even = g[0], odd = g[1], half = g[0] + 0.5f * g[1], two = g[0] - 2.0f * g[1];
-    float small = 0.25f, large = 4.0f;
+    V near_even = g[0], near_odd = A * g[1], far_even = g[0], far_odd = B * g[1];
+    float near = a2, far = b2;
 #pragma GCC unroll 5
-    for (int i = 2; i < K; ++i, small *= 0.5f, large *= -2.0f) {
-      (i % 2 ? odd : even) += g[i];
-      half += small * g[i];
-      two += large * g[i];
+    for (int i = 2; i < K; ++i, near *= A, far *= B) {
+      (i % 2 ? near_odd : near_even) += near * g[i];
+      (i % 2 ? far_odd : far_even) += far * g[i];
     }
-    even *= 1.0f / 3;
-    odd *= 1.0f / 3;
-    u[0] = g[0];
-    u[1] = even + odd;
-    u[2] = odd - even;
-    u[3] = half * (-16.0f / 15);
-    u[4] = two * (1.0f / 15);
-    u[5] = g[K - 1];
+    if constexpr (Zero) u[0] = (1 / (a2 * b2)) * g[0];
+    u[z] = scale_a * (near_even + near_odd);
+    u[z + 1] = (Zero ? scale_a : -scale_a) * (near_even - near_odd);
+    u[z + 2] = scale_b * (far_even + far_odd);
+    u[z + 3] = (Zero ? scale_b : -scale_b) * (far_even - far_odd);
+    u[z + 4] = g[K - 1];
   }
-  // A^T: the moments 0 to K - 1 of six values at the points.
+  // A^T: the moments 0 to K - 1 of the values at the points.
   template <int K>
   PYDLX_INLINE static void collect(const V* m, V* y) {
-    const V s = m[1] + m[2], d = m[1] - m[2];
-    y[0] = (m[0] + s) + (m[3] + m[4]);
-    float small = 0.5f, large = -2.0f;
+    const V near_even = m[z] + m[z + 1], near_odd = m[z] - m[z + 1];
+    const V far_even = m[z + 2] + m[z + 3], far_odd = m[z + 2] - m[z + 3];
+    float near = 1, far = 1;
 #pragma GCC unroll 5
-    for (int i = 1; i < K; ++i, small *= 0.5f, large *= -2.0f) {
-      const V first = i == K - 1 ? (i % 2 ? d : s) + m[5] : (i % 2 ? d : s);
-      y[i] = first + small * m[3] + large * m[4];
+    for (int i = 0; i < K; ++i, near *= A, far *= B) {
+      y[i] = near * (i % 2 ? near_odd : near_even) + far * (i % 2 ? far_odd : far_even);
+      if (Zero && i == 0) y[i] += m[0];
+      if (i == K - 1) y[i] += m[z + 4];
     }
   }
 };
+// Of all pairs of eighths these are (nearly) the most accurate: the rounding errors of F(4x4, 3x3) are 1.8 times those
+// of the plain sum (with 1, -1, 1/2, -2 2.5 times, with 1, -1, 2, -2 4 times), those with stride two 0.83 times (with
+// 1, -1, 1/2, -1/2 1.1 times). They and their squares are exact in binary.
+using SixPoints = PairedPoints<0.75f, 1.5f, true>;
+using FivePoints = PairedPoints<0.375f, 1.25f, false>;
 
+// 0, 1, -1 and infinity. With float32_matmul_precision "highest" 3x3 kernels use these: 2.25 times fewer
+// multiplications, and rounding errors below those of the plain sum: the transforms hardly enlarge anything, and the
+// sums over channels have fewer terms.
 struct FourPoints {
   static constexpr int count = 4;
   PYDLX_INLINE static void input(const V* d, V* t) {
@@ -97,44 +105,6 @@ struct FourPoints {
     y[0] = m[0] + s;
 #pragma GCC unroll 3
     for (int i = 1; i < K; ++i) y[i] = (i % 2 ? d : s) + (i == K - 1 ? m[3] : V{});
-  }
-};
-
-// 1, -1, 1/2, -1/2 and infinity; for two taps only, whose rounding errors with 0 among the points are 1.5 times larger.
-struct FivePoints {
-  static constexpr int count = 5;
-  PYDLX_INLINE static void input(const V* d, V* t) {
-    const V e = d[2] - 0.25f * d[0], f = d[3] - 0.25f * d[1], g = d[2] - d[0], h = d[3] - d[1];
-    t[0] = f + e;
-    t[1] = f - e;
-    t[2] = h + 0.5f * g;
-    t[3] = h - 0.5f * g;
-    t[4] = (d[4] - d[2]) - 0.25f * g;
-  }
-  template <int K>
-  PYDLX_INLINE static void spread(const V* g, V* u) {
-    V even = g[0], odd = g[1], near = g[0], far = 0.5f * g[1];
-    float power = 0.25f;
-#pragma GCC unroll 4
-    for (int i = 2; i < K; ++i, power *= 0.5f) {
-      (i % 2 ? odd : even) += g[i];
-      (i % 2 ? far : near) += power * g[i];
-    }
-    u[0] = (even + odd) * (2.0f / 3);
-    u[1] = (odd - even) * (2.0f / 3);
-    u[2] = (near + far) * (-4.0f / 3);
-    u[3] = (near - far) * (4.0f / 3);
-    u[4] = g[K - 1];
-  }
-  template <int K>
-  PYDLX_INLINE static void collect(const V* m, V* y) {
-    const V s = m[0] + m[1], d = m[0] - m[1], near = m[2] + m[3], far = m[2] - m[3];
-    float power = 1;
-#pragma GCC unroll 4
-    for (int i = 0; i < K; ++i, power *= 0.5f) {
-      const V first = i % 2 ? d : s;
-      y[i] = (i == K - 1 ? first + m[4] : first) + power * (i % 2 ? far : near);
-    }
   }
 };
 

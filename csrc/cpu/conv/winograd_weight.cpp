@@ -196,7 +196,12 @@ struct WeightPass {
 // f(the pass of this geometry).
 template <class F>
 auto with_pass(const ConvShape& c, const F& f) {
-  if (c.stride[2] != 1) return f(WeightPass<Strided<FivePoints>, 3, 3>());
+  if (c.stride[2] != 1) {
+    const std::int64_t outputs = winograd_strided_tiles(c, ConvPass::weight_grad).outputs;
+    return outputs == 3   ? f(WeightPass<Strided<FourPoints>, 3, 3>())
+           : outputs == 4 ? f(WeightPass<Strided<FivePoints>, 3, 3>())
+                          : f(WeightPass<Strided<SixPoints>, 3, 3>());
+  }
   switch (c.kernel[1]) {
     case 5:
       return f(WeightPass<UnitStride<SixPoints>, 5, 5>());

@@ -44,6 +44,8 @@ inline constexpr std::int64_t kWinogradBand = 24 << 10, kWinogradTiles = 48, kWi
 // Above the last number of bytes kept kernels come from memory, which takes longer than transforming them again
 // (1x512x14x14: 1.6 ms kept, 1.1 transformed).
 inline constexpr std::int64_t kWinogradFew = 128, kWinogradChunk = 128, kWinogradKept = 16 << 20;
+// With stride two: rows of a product that take as long as the transform of its kernel.
+inline constexpr std::int64_t kWinogradKernelRows = 7;
 // Direct: floats of a band of input, a third of the second level; (tap, channel group) pairs per pass, a quarter of it;
 // for the weight gradient the bands of several channel groups share it.
 inline constexpr std::int64_t kDirectBand = 96 << 10, kDirectPass = 4096, kDirectGradBand = 48 << 10;
