@@ -98,6 +98,57 @@ def test_geometry(arguments, weights_last):
     check((2, 64, 19, 17), (72, 64, 3, 3), pydlx.float16, weights_last=weights_last, **arguments)
 
 
+# Pixels of the input that are seen through other taps than their neighbours, or through none.
+STRIDED = {
+    "one tap of four pixels": ((2, 64, 17, 16), (64, 64, 1, 1), {"stride": 2}),
+    "patches": ((2, 64, 24, 24), (64, 64, 3, 3), {"stride": 3}),
+    "patches and a rest": ((2, 64, 26, 25), (72, 64, 3, 3), {"stride": 3}),
+    "gaps": ((2, 64, 24, 23), (64, 64, 2, 1), {"stride": (3, 2), "padding": (1, 0)}),
+    "dilation with a common factor": ((2, 64, 21, 20), (64, 64, 3, 3), {"stride": 2, "dilation": 2, "padding": 2}),
+    "dilation with a part in common": (
+        (2, 64, 20, 27),
+        (64, 64, 3, 4),
+        {"stride": (4, 6), "dilation": (2, 4), "padding": (3, 5)},
+    ),
+    "dilation and stride without": (
+        (2, 64, 20, 21),
+        (64, 64, 4, 3),
+        {"stride": (2, 3), "dilation": (3, 5), "padding": (4, 6)},
+    ),
+    "a step beyond the image": ((70, 64, 3, 4), (64, 64, 2, 3), {"stride": (9, 7)}),
+    "groups": ((2, 160, 17, 16), (144, 80, 3, 3), {"stride": 2, "padding": 1, "groups": 2}),
+    "three axes": ((1, 64, 7, 8, 9), (64, 64, 3, 2, 3), {"stride": (2, 1, 2), "padding": 1}),
+}
+
+
+@needs_device
+@pytest.mark.parametrize("channels", ["wide", "narrow"])
+@pytest.mark.parametrize("name", STRIDED)
+def test_strides(name, channels):
+    """Narrow ones are left to mma.sync."""
+    x, w, arguments = STRIDED[name]
+    if channels == "narrow":
+        groups = arguments.get("groups", 1)
+        x, w = (x[0], 40 * groups, *x[2:]), (48 * groups, 40, *w[2:])
+    check(x, w, pydlx.float16, f"conv{len(x) - 2}d", **arguments)
+
+
+@needs_device
+@pytest.mark.parametrize("weights_last", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "arguments"),
+    [
+        ((2, 2), {"stride": 2}),
+        ((4, 4), {"stride": 2, "padding": 1}),
+        ((3, 2), {"stride": 3, "output_padding": 1}),
+        ((3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "dilation": 2}),
+    ],
+    ids=str,
+)
+def test_transposed(kernel, arguments, weights_last):
+    check((2, 64, 9, 8), (64, 72, *kernel), pydlx.bfloat16, "conv_transpose2d", weights_last=weights_last, **arguments)
+
+
 @needs_device
 @pytest.mark.parametrize("dtype", UNITS, ids=str)
 def test_groups(dtype):

@@ -18,18 +18,6 @@ namespace {
 constexpr int kStages = 3, kPanelChunks = kM * kK / kChunk, kEach = kPanelChunks / kThreads;
 static_assert(kM == kN);
 
-// Weights as lines of k: [group and row, tap and channel of the other side].
-template <class T, class P>
-struct WithWeights : P {
-  const T* lines;
-  WithWeights(const Conv& c, const T* weights) : P(c), lines(weights) {}
-  __device__ const T* b_data() const { return lines; }
-  __device__ int b_outer(std::int64_t group, std::int64_t row) const {
-    return row < this->n ? static_cast<int>((group * this->n + row) * this->k) : kNone;
-  }
-  __device__ int b(int line, int at, int end) const { return line == kNone || at >= end ? kNone : line + at; }
-};
-
 template <class P>
 __global__ void __launch_bounds__(kThreads)
     conv_last_product(const __grid_constant__ P p, std::int64_t split, float* partial) {
@@ -40,8 +28,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t tiles_n = (p.n + kN - 1) / kN;
   const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.x) / tiles_n * kM;
   const std::int64_t n0 = static_cast<std::int64_t>(blockIdx.x) % tiles_n * kN;
-  const int k_begin = static_cast<int>(blockIdx.y * split),
-            k_end = static_cast<int>(k_begin + split < p.k ? k_begin + split : p.k);
+  const int k_begin = static_cast<int>(blockIdx.y * split);
   const int chunk = static_cast<int>(threadIdx.x) % kWidth, first_line = static_cast<int>(threadIdx.x) / kWidth;
   constexpr int kStep = kThreads / kWidth;  // between a thread's lines
   const auto copy = [](uint4* to, const typename P::Element* data, int element) {
@@ -50,6 +37,8 @@ __global__ void __launch_bounds__(kThreads)
 
   for (int batch = static_cast<int>(blockIdx.z); batch < p.batch; batch += static_cast<int>(gridDim.z)) {
     WarpSums sum = {};
+    const auto terms = p.terms(batch);
+    const int k_end = static_cast<int>(k_begin + split < terms.count ? k_begin + split : terms.count);
     const auto run = [&](const auto& start) {
 #pragma unroll
       for (int stage = 0; stage < kStages - 1; ++stage) {
@@ -68,31 +57,30 @@ __global__ void __launch_bounds__(kThreads)
       }
     };
     if constexpr (along_k) {
-      decltype(p.a_outer(0, 0)) a[kEach];
-      decltype(p.b_outer(0, 0)) b[kEach];
+      decltype(p.a_outer(terms, 0)) a[kEach];
+      decltype(p.b_outer(terms, 0)) b[kEach];
 #pragma unroll
       for (int j = 0; j < kEach; ++j) {
-        a[j] = p.a_outer(batch, m0 + first_line + j * kStep);
-        b[j] = p.b_outer(batch, n0 + first_line + j * kStep);
+        a[j] = p.a_outer(terms, m0 + first_line + j * kStep);
+        b[j] = p.b_outer(terms, n0 + first_line + j * kStep);
       }
       run([&](int k0, int stage) {
-        const int at = k0 + chunk * kChunk;
-        const auto depth = p.depth(at, k_end);
+        const auto depth = p.depth(terms, k0 + chunk * kChunk, k_end);
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
           const int place = chunk_at<kWidth>(first_line + j * kStep, chunk);
           copy(&as[stage][place], p.a_data(), p.a(a[j], depth));
-          copy(&bs[stage][place], p.b_data(), p.b(b[j], at, k_end));
+          copy(&bs[stage][place], p.b_data(), p.b(b[j], depth));
         }
       });
     } else {
-      const auto a = p.a_outer(batch, m0 + chunk * kChunk);
-      const auto b = p.b_outer(batch, n0 + chunk * kChunk);
+      const auto a = p.a_outer(terms, m0 + chunk * kChunk);
+      const auto b = p.b_outer(terms, n0 + chunk * kChunk);
       run([&](int k0, int stage) {
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
           const int line = first_line + j * kStep, place = chunk_at<kWidth>(line, chunk);
-          const auto depth = p.depth(k0 + line, k_end);
+          const auto depth = p.depth(terms, k0 + line, k_end);
           copy(&as[stage][place], p.a_data(), p.a(a, depth));
           copy(&bs[stage][place], p.b_data(), p.b(b, depth));
         }

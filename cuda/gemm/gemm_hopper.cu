@@ -74,7 +74,8 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant_
   };
   const auto consume = [&] {
     consume_panels<T, kColumns, a_along_k, b_along_k>(
-        p.plan, ring, [&](const auto& piece, const auto& sum) { store_tile<T, kColumns>(p, piece, sum); });
+        p.plan, ring, [](const auto& piece) { return piece.panels; },
+        [&](const auto& piece, const auto& sum) { store_tile<T, kColumns>(p, piece, sum); });
   };
   share_work([&] { init_ring(ring.full, ring.empty, R::kCount, 1); }, produce, consume);
 #endif

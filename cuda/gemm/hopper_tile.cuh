@@ -37,11 +37,12 @@ __device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap
   }
 }
 
-// The consumers' work: store(piece, sum) for every piece that falls to the block. The products of a panel are started
+// The consumers' work: store(piece, sum) for every piece that falls to the block, with panels(piece) panels, possibly
+// none. The products of a panel are started
 // before those of the panel before are finished, so that the tensor cores need not wait for this warpgroup.
-template <class T, int columns, bool a_along_k, bool b_along_k, class Store>
+template <class T, int columns, bool a_along_k, bool b_along_k, class Panels, class Store>
 __device__ __forceinline__ void consume_panels(const HopperPlan& plan, const TileRing<columns>& ring,
-                                               const Store& store) {
+                                               const Panels& panels, const Store& store) {
   using R = TileRing<columns>;
   const std::uint32_t work = plan.work();
   // Both layouts have 64 rows of A in kPanelBytes.
@@ -61,18 +62,20 @@ __device__ __forceinline__ void consume_panels(const HopperPlan& plan, const Til
       if (threadIdx.x % kWarp == 0) arrive(ring.empty + stage);
     };
     hold(sum);
-    start();
-    for (std::uint32_t panel = 1; panel < piece.panels; ++panel) {
-      const int before = turn.stage();
-      turn.next();
+    if (const std::uint32_t count = panels(piece); count > 0) {
       start();
-      wgmma_wait<1>();
-      give_back(before);
+      for (std::uint32_t panel = 1; panel < count; ++panel) {
+        const int before = turn.stage();
+        turn.next();
+        start();
+        wgmma_wait<1>();
+        give_back(before);
+      }
+      wgmma_wait<0>();
+      give_back(turn.stage());
+      turn.next();
     }
-    wgmma_wait<0>();
     hold(sum);
-    give_back(turn.stage());
-    turn.next();
     store(piece, sum);
   }
 }
@@ -122,8 +125,9 @@ __device__ __forceinline__ void exchange_four(std::uint32_t (&w)[4]) {
 }
 
 // A thread's sums into lines of 16-bit floats by chunks of 16 bytes, so that a warp fills the sectors of memory that it
-// writes to. line(m) is the place of the thread's first column in a row, chunks begin at multiples of 16 bytes, and the
-// columns are a multiple of eight. word(column, sum, next) is the pair from that column on, counted from the first one.
+// writes to. line(m) is the place of the thread's first column in a row, null where there is none; chunks begin at
+// multiples of 16 bytes, and the columns are a multiple of eight. word(column, sum, next) is the pair from that column
+// on, counted from the first one.
 template <int columns, class Line, class Word>
 __device__ __forceinline__ void store_chunks(const TilePlace& at, std::int64_t rows, const float (&sum)[columns / 2],
                                              const Line& line, const Word& word) {
@@ -141,8 +145,9 @@ __device__ __forceinline__ void store_chunks(const TilePlace& at, std::int64_t r
       }
       exchange_four(w);
       const int column = (block + quarter) * 8;
-      if (m < rows && column < at.left)
-        *reinterpret_cast<uint4*>(line(m) + column - sum_column(0)) = uint4{w[0], w[1], w[2], w[3]};
+      if (m >= rows || column >= at.left) continue;
+      if (auto* const to = line(m))
+        *reinterpret_cast<uint4*>(to + column - sum_column(0)) = uint4{w[0], w[1], w[2], w[3]};
     }
   }
 }
