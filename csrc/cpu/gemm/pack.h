@@ -63,22 +63,27 @@ void pack_rows(const T* a, std::int64_t a_row, std::int64_t a_col, std::int64_t 
     return;
   }
   constexpr int L = kLanesOf<T>;
-  std::int64_t i = 0;
-  if (a_row == 1)
-    for (; i + L <= m; i += L) {
-      std::int64_t p = 0;
-      for (; p + L <= k; p += L) {
-        Vector<T> r[L];
-#pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) r[l] = load(a + i + (p + l) * a_col);
-        transpose_square<T>(r);
-#pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) store<T>(out + (i + l) * ld + p, r[l]);
+  // In squares, those of the same columns of A one after another: its columns are read in runs, and those of the next
+  // squares are asked for ahead, which prefetchers that see strides of some KB do not.
+  const std::int64_t whole = a_row == 1 ? m / L * L : 0;
+  for (std::int64_t p = 0; p < k; p += L)
+    for (std::int64_t i = 0; i < whole; i += L) {
+      if (k - p < L) {
+        for (std::int64_t q = p; q < k; ++q)
+          for (int l = 0; l < L; ++l) out[(i + l) * ld + q] = a[i + l + q * a_col];
+        continue;
       }
-      for (; p < k; ++p)
-        for (int l = 0; l < L; ++l) out[(i + l) * ld + p] = a[i + l + p * a_col];
+      Vector<T> r[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) {
+        r[l] = load(a + i + (p + l) * a_col);
+        __builtin_prefetch(a + i + (p + L + l) * a_col);
+      }
+      transpose_square<T>(r);
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) store<T>(out + (i + l) * ld + p, r[l]);
     }
-  for (; i < m; ++i)
+  for (std::int64_t i = whole; i < m; ++i)
     for (std::int64_t p = 0; p < k; ++p) out[i * ld + p] = a[i * a_row + p * a_col];
 }
 
