@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 
 import numpy as np
@@ -340,6 +341,21 @@ def test_random_numbers_equal_the_cpu():
     except pydlx.DTypeError as e:
         pytest.skip(str(e))
     assert got.tolist() == want.tolist()
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", [pydlx.uint8, pydlx.float16, pydlx.float32, pydlx.float64], ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(8, 130), (31, 33), (32, 65), (63, 9), (64, 64), (65, 128)])
+def test_transposes_around_the_edges_of_tiles(rows, columns, dtype):
+    for shape, order in [
+        ((rows, columns), (1, 0)),
+        ((3, rows, columns), (0, 2, 1)),
+        ((2, rows, 3, columns), (0, 3, 2, 1)),
+        ((rows, 2, columns), (2, 0, 1)),
+    ]:
+        x = (pydlx.arange(rows * columns * 6) % 251)[: math.prod(shape)].reshape(shape).to(dtype)
+        got = x.cuda().permute(*order).contiguous()
+        assert (got.cpu() == x.permute(*order)).all().item()
 
 
 @needs_device

@@ -1,12 +1,11 @@
 // Transposes of matrices whose lines are dense on either side.
 #pragma once
-#include "core/limits.h"
-#include "cuda/runtime/launch.h"
+#include "cuda/runtime/divisor.cuh"
 
 namespace pydlx::cuda {
 namespace {
 
-constexpr int kTile = 32, kTileRows = 8;
+constexpr int kTransposeThreads = 256;
 
 // out[batch, j, i] = in[batch, i, j] through shared memory, so that both sides move whole lines. Axis 0 is dense in the
 // output, axis 1 in the input; the others are walked by the grid.
@@ -19,30 +18,52 @@ struct Transpose {
   std::int64_t size[kMaxDims], out_step[kMaxDims], in_step[kMaxDims];
 };
 
+// Tiles and how they are numbered: fewer than 2^31, as every one is many bytes of memory.
 template <class W>
-__global__ void __launch_bounds__(kTile* kTileRows)
-    transpose(const __grid_constant__ Transpose t, std::int64_t tiles_x, std::int64_t tiles_y, std::int64_t tiles) {
-  __shared__ W tile[kTile][kTile + 1];  // one more column: no two rows of a column share a bank
-  const int tx = static_cast<int>(threadIdx.x) % kTile, ty = static_cast<int>(threadIdx.x) / kTile;
-  for (std::int64_t work = blockIdx.x; work < tiles; work += gridDim.x) {
-    std::int64_t rest = work;
-    const std::int64_t x0 = rest % tiles_x * kTile;
-    rest /= tiles_x;
-    const std::int64_t y0 = rest % tiles_y * kTile;
-    rest /= tiles_y;
+struct TransposeTiles {
+  static constexpr int kSide = sizeof(W) <= 2 ? 64 : 32;
+  // Between lines of shared memory: the elements of a column lie in different banks.
+  static constexpr int kPitch = kSide + (sizeof(W) < 4 ? 4 / static_cast<int>(sizeof(W)) : 1);
+  FastDivisor across, down, size[kMaxDims];
+  std::uint32_t count;
+};
+
+template <class W>
+__global__ void __launch_bounds__(kTransposeThreads)
+    transpose(const __grid_constant__ Transpose t, const __grid_constant__ TransposeTiles<W> tiles) {
+  using Tiles = TransposeTiles<W>;
+  constexpr int kSide = Tiles::kSide, kStep = kTransposeThreads / kSide, kEach = kSide / kStep;
+  __shared__ W tile[kSide][Tiles::kPitch];
+  const int tx = static_cast<int>(threadIdx.x) % kSide, ty = static_cast<int>(threadIdx.x) / kSide;
+  for (std::uint32_t work = blockIdx.x; work < tiles.count; work += gridDim.x) {
+    std::uint32_t rest = work;
+    const auto next = [&rest](const FastDivisor& size) {
+      const std::uint32_t q = size.quotient(rest), i = rest - q * size.divisor;
+      rest = q;
+      return static_cast<std::int64_t>(i);
+    };
+    const std::int64_t x0 = next(tiles.across) * kSide, y0 = next(tiles.down) * kSide;
     W* out = static_cast<W*>(t.out);
     const W* in = static_cast<const W*>(t.in);
     for (int d = 0; d < t.ndim; ++d) {
-      const std::int64_t i = rest % t.size[d];
-      rest /= t.size[d];
+      const std::int64_t i = next(tiles.size[d]);
       out += i * t.out_step[d];
       in += i * t.in_step[d];
     }
-    for (int j = ty; j < kTile; j += kTileRows)  // rows of the tile lie along the input's dense axis
-      if (x0 + j < t.cols && y0 + tx < t.rows) tile[j][tx] = in[(x0 + j) * t.in_col + y0 + tx];
+    W v[kEach];  // all on their way before the first is stored
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {  // rows of the tile lie along the input's dense axis
+      const std::int64_t x = x0 + ty + j * kStep;
+      v[j] = x < t.cols && y0 + tx < t.rows ? in[x * t.in_col + y0 + tx] : W();
+    }
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) tile[ty + j * kStep][tx] = v[j];
     __syncthreads();
-    for (int j = ty; j < kTile; j += kTileRows)
-      if (y0 + j < t.rows && x0 + tx < t.cols) out[(y0 + j) * t.out_row + x0 + tx] = tile[tx][j];
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const std::int64_t y = y0 + ty + j * kStep;
+      if (y < t.rows && x0 + tx < t.cols) out[y * t.out_row + x0 + tx] = tile[tx][ty + j * kStep];
+    }
     __syncthreads();
   }
 }
@@ -50,10 +71,18 @@ __global__ void __launch_bounds__(kTile* kTileRows)
 // W is any type of the elements' size.
 template <class W>
 void run_transpose(const Transpose& t) {
-  const std::int64_t x = (t.cols + kTile - 1) / kTile, y = (t.rows + kTile - 1) / kTile;
-  std::int64_t tiles = x * y;
-  for (int d = 0; d < t.ndim; ++d) tiles *= t.size[d];
-  launch(transpose<W>, grid_for(tiles, 32), kTile * kTileRows, 0, t, x, y, tiles);
+  using Tiles = TransposeTiles<W>;
+  Tiles tiles;
+  const auto divisor = [](std::int64_t n) { return FastDivisor(static_cast<std::uint32_t>(n)); };
+  const std::int64_t x = (t.cols + Tiles::kSide - 1) / Tiles::kSide, y = (t.rows + Tiles::kSide - 1) / Tiles::kSide;
+  std::int64_t count = x * y;
+  for (int d = 0; d < t.ndim; ++d) count *= t.size[d];
+  if (count == 0) return;
+  tiles.across = divisor(x);
+  tiles.down = divisor(y);
+  for (int d = 0; d < t.ndim; ++d) tiles.size[d] = divisor(t.size[d]);
+  tiles.count = static_cast<std::uint32_t>(count);
+  launch(transpose<W>, grid_for(count, 32), kTransposeThreads, 0, t, tiles);
 }
 
 }  // namespace
