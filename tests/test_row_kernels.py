@@ -175,6 +175,62 @@ def test_smoothed_cross_entropy_around_the_lanes(classes, weighted):
     np.testing.assert_allclose(t.grad.numpy(), total * np.exp(log_p) - share * w, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("inner", [2, 15, 16, 63, 64, 65, 144])
+@pytest.mark.parametrize("classes", [1, 2, 21, 96, 97])
+def test_cross_entropy_of_maps(classes, inner, smoothing, isa):
+    """Blocks of 64 positions, the last vector partial; up to 96 classes wait in a buffer. Ignored positions may hold
+    anything."""
+    rng = np.random.default_rng(inner)
+    x, target = rng.normal(0, 3, (3, classes, inner)), rng.integers(0, classes, (3, inner))
+    x = x.astype(np.float32).astype(np.float64)
+    w = rng.uniform(0.5, 2, classes).astype(np.float32)
+    target[1, ::3] = -100
+    given = x.copy()
+    given[1, :, 0], given[1, 0, -3:] = np.inf, np.where(target[1, -3:] < 0, np.nan, given[1, 0, -3:])
+
+    def run():
+        t = pydlx.from_numpy(given.astype(np.float32)).requires_grad_()
+        loss = F.cross_entropy(
+            t, pydlx.from_numpy(target), pydlx.from_numpy(w), label_smoothing=smoothing, reduction="none"
+        )
+        loss.backward(pydlx.from_numpy(scale))
+        return loss.detach().numpy(), t.grad.numpy()
+
+    scale = rng.normal(size=(3, inner)).astype(np.float32)
+    one, three = both_thread_counts(run)
+    for got, again in zip(one, three, strict=True):
+        np.testing.assert_array_equal(got, again)
+    log_p = x - x.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    onehot = np.arange(classes)[:, None] == target[:, None]
+    share = (smoothing / classes + (1 - smoothing) * onehot) * w[:, None] * (target >= 0)[:, None]
+    np.testing.assert_allclose(one[0], -(share * log_p).sum(1), rtol=1e-5, atol=1e-5)
+    want = (share.sum(1, keepdims=True) * np.exp(log_p) - share) * scale[:, None]
+    np.testing.assert_allclose(one[1], want, rtol=1e-4, atol=2e-5)
+    assert not one[1][1, :, 0].any()
+
+
+def test_cross_entropy_of_maps_past_the_caches(isa):
+    """The same bits where the gradient leaves past the caches, with two threads, as where it does not."""
+    shape = (1, 25, 512, 512)
+    rng = np.random.default_rng(8)
+    memory = pydlx.from_numpy(rng.standard_normal((25 * 512 * 512,), dtype=np.float32))
+    target = pydlx.from_numpy(rng.integers(0, 25, (1, 512, 512)))
+
+    def run():
+        x = memory.reshape(shape).detach().requires_grad_()
+        F.cross_entropy(x, target).backward()
+        return x.grad.numpy()
+
+    one, three = both_thread_counts(run)
+    assert np.array_equal(one, three)
+    x = memory.reshape(shape).numpy()[:, :, 300].astype(np.float64)
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    p -= np.arange(25)[:, None] == target.numpy()[:, None, 300]
+    np.testing.assert_allclose(one[:, :, 300], p / 512**2, rtol=1e-4, atol=1e-11)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("channels", [1, 3, 63, 64, 65, 200, 512, 513])
 def test_batch_norm_of_few_channels_in_segments_of_rows(channels, dtype):

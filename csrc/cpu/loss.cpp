@@ -6,7 +6,7 @@
 #include "cpu/first_bad.h"
 #include "cpu/isa.h"
 #include "cpu/past_caches.h"
-#include "cpu/vector_rows.h"
+#include "cpu/vector_columns.h"
 #include "functors/math.h"
 #include "functors/types.h"
 
@@ -40,26 +40,25 @@ inline __attribute__((always_inline)) Target target_of(const K& k, std::int64_t 
   return {t, false};
 }
 
-// The loss of one row from its maximum, the sum of exp(x - max), and the weighted sum of x - max.
+// The loss of one row from its maximum, the logarithm of the sum of exp(x - max), and the weighted sum of x - max.
 template <class A>
 struct RowTotals {
-  A max, sum, smooth;
+  A max, log_sum, smooth;
 };
 template <class T, class A>
 inline __attribute__((always_inline)) void finish_row(const CrossEntropy& k, std::int64_t row, const T* x,
                                                       std::int64_t stride, Target t, const RowTotals<A>& r,
                                                       A total_weight) {
   const A* w = static_cast<const A*>(k.weight);
-  const A log_sum = log_of(r.sum);
-  static_cast<A*>(k.lse)[row] = r.max + log_sum;
+  static_cast<A*>(k.lse)[row] = r.max + r.log_sum;
   A loss = 0, weight = 0;
   if (!t.ignored) {
     weight = w ? w[t.index] : A(1);
     // A class of weight 0 takes no part, even with an infinite logit.
     if (weight != 0)
-      loss = static_cast<A>(1 - k.smoothing) * weight * (log_sum - (static_cast<A>(x[t.index * stride]) - r.max));
+      loss = static_cast<A>(1 - k.smoothing) * weight * (r.log_sum - (static_cast<A>(x[t.index * stride]) - r.max));
     if (k.smoothing > 0)
-      loss += static_cast<A>(k.smoothing / static_cast<double>(k.classes)) * (total_weight * log_sum - r.smooth);
+      loss += static_cast<A>(k.smoothing / static_cast<double>(k.classes)) * (total_weight * r.log_sum - r.smooth);
   }
   static_cast<A*>(k.loss)[row] = loss;
   static_cast<A*>(k.row_weight)[row] = weight;
@@ -89,7 +88,7 @@ RowTotals<float> totals_of(const float* x, std::int64_t n) {
     // Nothing but -inf so far: any finite reference gives the exponentials 0.
     sum += vmath::row_exp_sum<false>(x + i, nullptr, m, max == -__builtin_inff() ? 0.0f : max);
   }
-  return {max, sum, 0};
+  return {max, log_of(sum), 0};
 }
 
 template <class T>
@@ -134,7 +133,40 @@ void forward_row(const CrossEntropy& k, std::int64_t row, FirstBad& bad, compute
   }
   for (int width = kLanes / 2; width > 0; width /= 2)
     for (int l = 0; l < width; ++l) sum[l] += sum[l + width], smooth[l] += smooth[l + width];
-  finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), {max, sum[0], smooth[0]}, total_weight);
+  finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), {max, log_of(sum[0]), smooth[0]}, total_weight);
+}
+
+// The largest element of `width` <= 64 neighbouring columns, and the sum of the exponentials relative to it.
+template <class T, class A>
+void column_totals(const T* x, std::int64_t n, std::int64_t stride, int width, A* max, A* sum) {
+  for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
+  for (std::int64_t c = 1; c < n; ++c)
+    for (int l = 0; l < width; ++l) {
+      const A v = static_cast<A>(x[c * stride + l]);
+      max[l] = v > max[l] ? v : max[l];
+    }
+  for (std::int64_t c = 0; c < n; ++c) {
+#pragma omp simd
+    for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[c * stride + l]) - max[l]);
+  }
+}
+template <int vectors>
+PYDLX_INLINE void column_vectors(const float* x, std::int64_t n, std::int64_t stride, int count, float* max,
+                                 float* sum) {
+  vmath::ColumnBuffer<vectors> buffer;
+  vmath::V m[vectors], s[vectors];
+  vmath::column_totals(x, n, stride, count, buffer, m, s, [](std::int64_t, int, vmath::V, vmath::V) {});
+  for (int v = 0; v < vectors; ++v) {
+    vmath::store_count(max + v * vmath::kWidth, m[v], count);
+    vmath::store_count(sum + v * vmath::kWidth, s[v], count);
+  }
+}
+void column_totals(const float* x, std::int64_t n, std::int64_t stride, int width, float* max, float* sum) {
+  constexpr int kVectors = 4, kStrip = kVectors * vmath::kWidth;
+  int l = 0;
+  for (; l + kStrip <= width; l += kStrip) column_vectors<kVectors>(x + l, n, stride, vmath::kWidth, max + l, sum + l);
+  for (; l < width; l += vmath::kWidth)
+    column_vectors<1>(x + l, n, stride, width - l < vmath::kWidth ? width - l : vmath::kWidth, max + l, sum + l);
 }
 
 // Up to 64 neighbouring positions of one outer index.
@@ -144,17 +176,10 @@ void forward_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t fir
   using A = compute_t<T>;
   const T* x = static_cast<const T*>(k.x) + outer * k.classes * k.inner + first;
   const A* w = static_cast<const A*>(k.weight);
-  A max[kColumns] = {}, sum[kColumns] = {}, smooth[kColumns] = {};
-  for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]);
-  for (std::int64_t c = 1; c < k.classes; ++c)
-    for (int l = 0; l < width; ++l) {
-      const A v = static_cast<A>(x[c * k.inner + l]);
-      max[l] = v > max[l] ? v : max[l];
-    }
-  for (std::int64_t c = 0; c < k.classes; ++c) {
+  A max[kColumns], log_sum[kColumns], smooth[kColumns] = {};
+  column_totals(x, k.classes, k.inner, width, max, log_sum);
 #pragma omp simd
-    for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[c * k.inner + l]) - max[l]);
-  }
+  for (int l = 0; l < width; ++l) log_sum[l] = math::log(log_sum[l]);
   if (k.smoothing > 0)
     for (std::int64_t c = 0; c < k.classes; ++c) {
       const A wc = w ? w[c] : A(1);
@@ -162,7 +187,7 @@ void forward_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t fir
     }
   for (int l = 0; l < width; ++l) {
     const std::int64_t row = outer * k.inner + first + l;
-    finish_row<T, A>(k, row, x + l, k.inner, target_of(k, row, bad), {max[l], sum[l], smooth[l]}, total_weight);
+    finish_row<T, A>(k, row, x + l, k.inner, target_of(k, row, bad), {max[l], log_sum[l], smooth[l]}, total_weight);
   }
 }
 
@@ -225,6 +250,55 @@ inline __attribute__((always_inline)) void gradient_row(const float* x, float* d
   if (i < n) vmath::store_count(dx + i, at(i, static_cast<int>(n - i)), static_cast<int>(n - i));
 }
 
+// dx of up to 64 neighbouring positions of one outer index.
+template <class T, bool past>
+void gradient_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t first, int width,
+                      compute_t<T> total_weight) {
+  using A = compute_t<T>;
+  const std::int64_t base = outer * k.classes * k.inner + first;
+  const A* w = static_cast<const A*>(k.weight);
+  alignas(kVectorBytes) A p[kColumns] = {}, slope[kColumns] = {}, onehot[kColumns] = {}, lse[kColumns] = {};
+  std::int64_t target[kColumns];
+  for (int l = 0; l < width; ++l) {
+    const RowSlopes<A> s = slopes_of<A>(k, outer * k.inner + first + l, total_weight);
+    p[l] = s.p, slope[l] = s.w, onehot[l] = s.onehot, lse[l] = s.lse, target[l] = s.target;
+  }
+  // Classes are counted in 32 bits, which vectors of floats compare, from the first of every 2^30.
+  constexpr std::int64_t kCounted = std::int64_t{1} << 30;
+  for (std::int64_t c0 = 0; c0 < k.classes; c0 += kCounted) {
+    alignas(kVectorBytes) std::int32_t near[kColumns] = {};
+    for (int l = 0; l < width; ++l) {
+      const std::int64_t ahead = target[l] - c0;
+      near[l] = ahead >= 0 && ahead < kCounted ? static_cast<std::int32_t>(ahead) : -1;
+    }
+    for (std::int64_t c = c0; c < k.classes && c < c0 + kCounted; ++c) {
+      const A wc = w ? w[c] : A(1);
+      const T* x = static_cast<const T*>(k.x) + base + c * k.inner;
+      T* dx = static_cast<T*>(k.dx) + base + c * k.inner;
+      const auto here = static_cast<std::int32_t>(c - c0);
+      // Ignored, or no gradient: zero even where x is not finite.
+      if constexpr (__is_same(T, float)) {
+        for (int l = 0; l < width; l += vmath::kWidth) {
+          const int count = width - l < vmath::kWidth ? width - l : vmath::kWidth;
+          const vmath::V pl = load(p + l), sl = load(slope + l), hit = load(onehot + l);
+          vmath::I t;
+          std::memcpy(&t, near + l, sizeof t);
+          const vmath::V d = pl * vmath::exp(vmath::load_count(x + l, count) - load(lse + l)) - sl * wc -
+                             (t == here ? hit : vmath::V{});
+          vmath::put<past>(dx + l, (pl == 0.0f) & (sl == 0.0f) ? vmath::V{} : d, count);
+        }
+      } else {
+#pragma omp simd
+        for (int l = 0; l < width; ++l) {
+          const A d =
+              p[l] * math::exp(static_cast<A>(x[l]) - lse[l]) - slope[l] * wc - (near[l] == here ? onehot[l] : A(0));
+          dx[l] = static_cast<T>((p[l] == 0) & (slope[l] == 0) ? A(0) : d);
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 void cross_entropy_backward(const CrossEntropy& k) {
   using A = compute_t<T>;
@@ -266,24 +340,16 @@ void cross_entropy_backward(const CrossEntropy& k) {
     return;
   }
   const std::int64_t blocks = (k.inner + kColumns - 1) / kColumns;
+  bool past = false;
+  if constexpr (__is_same(T, float)) past = vmath::rows_past_caches(k.dx, k.outer * k.classes, k.inner);
+  const auto block = past ? gradient_columns<T, __is_same(T, float)> : gradient_columns<T, false>;
   parallel_for(k.outer * blocks, grain_for(k.classes * kColumns), [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t i = b; i < e; ++i) {
-      const std::int64_t first = i % blocks * kColumns, base = i / blocks * k.classes * k.inner + first;
-      const int width = static_cast<int>(k.inner - first < kColumns ? k.inner - first : kColumns);
-      RowSlopes<A> s[kColumns];
-      for (int l = 0; l < width; ++l) s[l] = slopes_of<A>(k, i / blocks * k.inner + first + l, total_weight);
-      const T* x = static_cast<const T*>(k.x) + base;
-      T* dx = static_cast<T*>(k.dx) + base;
-      for (std::int64_t c = 0; c < k.classes; ++c) {
-        const A wc = w ? w[c] : A(1);
-        for (int l = 0; l < width; ++l) {
-          const std::int64_t at = c * k.inner + l;
-          const A p = s[l].p * math::exp(static_cast<A>(x[at]) - s[l].lse) - s[l].w * wc -
-                      (s[l].target == c ? s[l].onehot : A(0));
-          dx[at] = static_cast<T>(s[l].p == 0 && s[l].w == 0 ? A(0) : p);
-        }
-      }
+      const std::int64_t first = i % blocks * kColumns;
+      block(k, i / blocks, first, static_cast<int>(k.inner - first < kColumns ? k.inner - first : kColumns),
+            total_weight);
     }
+    if (past) past_caches_done();
   });
 }
 

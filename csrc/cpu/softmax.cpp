@@ -4,7 +4,7 @@
 #include "kernels/softmax.h"
 
 #include "cpu/isa.h"
-#include "cpu/vector_rows.h"
+#include "cpu/vector_columns.h"
 #include "functors/math.h"
 #include "functors/types.h"
 
@@ -130,47 +130,39 @@ void backward_rows(const Softmax& k) {
   });
 }
 
-// The same for neighbouring columns of float, `vectors` of them, or of a single vector `count` lanes. Rows a power of
-// two apart share sets of the first-level cache: they are read once, into a buffer, unless there are too many.
+// log of n sums. In double: the logarithm should add nothing to the error of the difference that it is taken from.
+template <class A>
+PYDLX_INLINE void take_logs(A* sum, int n) {
+#pragma omp simd
+  for (int l = 0; l < n; ++l) sum[l] = static_cast<A>(math::log(static_cast<double>(sum[l])));
+}
+
+// The same for neighbouring columns of float, `vectors` of them, or of a single vector `count` lanes.
 template <bool logarithm, int vectors>
 PYDLX_INLINE void forward_columns(const float* x, float* y, std::int64_t n, std::int64_t stride, int count) {
   using vmath::kWidth, vmath::V;
-  constexpr std::int64_t kRows = 96;
-  alignas(kVectorBytes) float buffer[kRows][vectors * kWidth];
-  const bool staged = n <= kRows;
-  const float* from = staged ? buffer[0] : x;
+  vmath::ColumnBuffer<vectors> buffer;
+  const bool staged = n <= buffer.kRows;
+  float* const kept = staged ? buffer.row[0] : y;
   const std::int64_t step = staged ? vectors * kWidth : stride;
-  V m[vectors], sum[vectors] = {};
-  for (int v = 0; v < vectors; ++v) m[v] = vmath::all(-__builtin_inff());
-  for (std::int64_t i = 0; i < n; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      const V a = vmath::load_count(x + i * stride + v * kWidth, count);
-      if (staged) store(buffer[i] + v * kWidth, a);
-      m[v] = vmath::at_least(a, m[v]);
-    }
-  for (std::int64_t i = 0; i < n; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      const V d = vmath::load_count(from + i * step + v * kWidth, staged ? kWidth : count) - m[v],
-              e = vmath::exp_nonpositive(d);
-      sum[v] += e;
-      if (staged)
-        store(buffer[i] + v * kWidth, logarithm ? d : e);
-      else
-        vmath::store_count(y + i * stride + v * kWidth, logarithm ? d : e, count);
-    }
-  for (int v = 0; v < vectors; ++v) {
-    if constexpr (logarithm)
-      for (int l = 0; l < count; ++l) sum[v][l] = static_cast<float>(log(static_cast<double>(sum[v][l])));
-    else
-      sum[v] = 1.0f / sum[v];
+  const int lanes = staged ? kWidth : count;
+  V largest[vectors], sum[vectors];
+  vmath::column_totals(x, n, stride, count, buffer, largest, sum,
+                       [&](std::int64_t i, int v, V d, V e) __attribute__((always_inline)) {
+                         vmath::store_count(kept + i * step + v * kWidth, logarithm ? d : e, lanes);
+                       });
+  if constexpr (logarithm) {
+    alignas(kVectorBytes) float log_sum[vectors * kWidth];
+    for (int v = 0; v < vectors; ++v) store(log_sum + v * kWidth, sum[v]);
+    take_logs(log_sum, vectors * kWidth);
+    for (int v = 0; v < vectors; ++v) sum[v] = load(log_sum + v * kWidth);
+  } else {
+    for (int v = 0; v < vectors; ++v) sum[v] = 1.0f / sum[v];
   }
-  if (!staged) from = y;
   for (std::int64_t i = 0; i < n; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      const V e = vmath::load_count(from + i * step + v * kWidth, staged ? kWidth : count);
+      const V e = vmath::load_count(kept + i * step + v * kWidth, lanes);
       vmath::store_count(y + i * stride + v * kWidth, logarithm ? e - sum[v] : e * sum[v], count);
     }
 }
@@ -194,7 +186,10 @@ void forward_block(const T* x, T* y, std::int64_t n, std::int64_t stride, int wi
     for (int l = 0; l < width; ++l) max[l] = larger(max[l], static_cast<A>(x[i * stride + l]));
   for (std::int64_t i = 0; i < n; ++i)
     for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[i * stride + l]) - max[l]);
-  for (int l = 0; l < width; ++l) sum[l] = logarithm ? static_cast<A>(log(static_cast<double>(sum[l]))) : A(1) / sum[l];
+  if constexpr (logarithm)
+    take_logs(sum, width);
+  else
+    for (int l = 0; l < width; ++l) sum[l] = A(1) / sum[l];
   for (std::int64_t i = 0; i < n; ++i)
     for (int l = 0; l < width; ++l) {
       const A d = static_cast<A>(x[i * stride + l]) - max[l];

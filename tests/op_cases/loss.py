@@ -99,7 +99,7 @@ CASES = [
         _ce(label_smoothing=0.1, reduction="none"),
         args(normal(7, 6), integers(0, 6, 7)),
     ),
-    Case("cross_entropy/maps", _ce(), args(normal(2, 5, 9, 11), _some_ignored(0, 5, -100, 2, 9, 11))),
+    Case("cross_entropy/maps", _ce(), args(normal(2, 5, 9, 11), _some_ignored(0, 5, -100, 2, 9, 11)), dtypes=ALL),
     Case(
         "cross_entropy/maps none",
         _ce(reduction="none", label_smoothing=0.1),

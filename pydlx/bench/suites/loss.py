@@ -23,6 +23,19 @@ def _cross_entropy(rows: int, classes: int, *, train: bool = True, smoothing: fl
     return Row(name, setup, 0.0, (2 if train else 1) * size, size if train else 0.0)
 
 
+def _map_cross_entropy(*shape: int) -> Row:
+    """Segmentation: one class per pixel, images (N, classes, H, W)."""
+
+    def loss(T: Any, x: Any, y: Any) -> Any:
+        return T.nn.functional.cross_entropy(x, y)
+
+    def inputs(x: Inputs) -> list[Any]:
+        return [x.normal(*shape, scale=2.0), x.integers(shape[1], shape[0], *shape[2:])]
+
+    size = 4.0 * math.prod(shape)
+    return Row(f"cross_entropy {'x'.join(map(str, shape))} fwd+bwd", training(loss, inputs, (0,)), 0.0, 2 * size, size)
+
+
 def _linear_cross_entropy(rows: int, features: int, classes: int) -> Row:
     """The head of a language model and its loss in one call, which need not hold the logits."""
 
@@ -67,6 +80,8 @@ def rows() -> list[Row]:
         _cross_entropy(1024, 50257),
         _cross_entropy(256, 1000, smoothing=0.1),
         _cross_entropy(700, 10007),
+        _map_cross_entropy(8, 21, 64, 64),
+        _map_cross_entropy(4, 5, 128, 128),
         _linear_cross_entropy(256, 384, 10000),
         _linear_cross_entropy(512, 768, 50257),
         _pairs("mse_loss", (1024, 1024)),

@@ -105,6 +105,8 @@ def rows() -> list[Row]:
         _softmax((1024, 1000), "log_softmax"),
         _softmax((1024, 1000), "log_softmax", train=True),
         _softmax((256, 50257), "log_softmax"),
+        _softmax((8, 21, 64, 64), "log_softmax", dim=1),
+        _softmax((8, 21, 64, 64), "log_softmax", dim=1, train=True),
         _rows_norm("layer_norm", 512, 768),
         _rows_norm("layer_norm", 8192, 768),
         _rows_norm("layer_norm", 2048, 384),
