@@ -20,6 +20,10 @@ CASES = {
     "split weight gradient": ("conv2d", (4, 35, 16, 16), (37, 35, 1, 1), {}),
     "few channels: ordinary units": ("conv2d", (2, 3, 8, 8), (5, 3, 3, 3), {}),
     "one axis": ("conv1d", (2, 32, 50), (48, 32, 5), {"padding": 2}),
+    "one axis, groups": ("conv1d", (3, 80, 41), (112, 40, 5), {"stride": 2, "groups": 2}),
+    "one axis, transposed": ("conv_transpose1d", (2, 70, 40), (70, 66, 4), {"stride": 2}),
+    "three channels": ("conv2d", (2, 3, 21, 20), (68, 3, 7, 7), {"stride": 2, "padding": 3}),
+    "odd channels": ("conv2d", (1, 67, 9, 9), (101, 67, 3, 3), {"padding": 1}),
     "three axes": ("conv3d", (1, 16, 5, 6, 7), (32, 16, 2, 3, 2), {"padding": 1}),
     "transposed": ("conv_transpose2d", (2, 32, 6, 6), (32, 40, 3, 3), {"stride": 2, "padding": 1}),
 }
@@ -132,6 +136,7 @@ pass_over(32, 40, True)
 pass_over(32, 40, False)
 pass_over(36, 40, True)
 pass_over(64, 64, False, 1)
+pass_over(3, 40, False)
 """
 
 
@@ -140,14 +145,24 @@ def test_choice_of_the_layout():
     done = python(LAST_PROGRAM, PYDLX_VERBOSE="1", PYDLX_CUDA_CONV="own")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "pass " in line]
-    assert [("channels last" in line) for line in lines] == [True] * 6 + [False] * 6, done.stderr
-    assert [("copied" in line) for line in lines] == [False] * 3 + [True] * 3 + [False] * 6, done.stderr
+    assert [("channels last" in line) for line in lines] == [True] * 9 + [False] * 6, done.stderr
+    assert [("copied" in line) for line in lines] == [False] * 3 + [True] * 6 + [False] * 6, done.stderr
+    assert all("copied with 40 and 40 channels" in line for line in lines[6:9]), done.stderr
 
 
 @pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32, pydlx.float64], ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize(
-    "name", ["partly filled tiles", "groups", "few channels: ordinary units", "one axis", "three axes"]
+    "name",
+    [
+        "partly filled tiles",
+        "groups",
+        "few channels: ordinary units",
+        "one axis",
+        "three axes",
+        "odd channels",
+        "three channels",
+    ],
 )
 def test_scaled_and_rectified_results_equal_the_cpu(name, last, dtype):
     _, x, w, arguments = (LAST_CASES if last and name in LAST_CASES else CASES)[name]

@@ -1,6 +1,7 @@
 // Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
 // the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
+#include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_last.h"
 #include "cuda/conv/problem.cuh"
 #include "cuda/gemm/warp_tile.cuh"
@@ -120,6 +121,8 @@ void run_conv(const Conv& c) {
   if constexpr (sizeof(typename P::Element) == 2)
     if (c.shape.channels_last) return run_conv_last<typename P::Element>(c, pass);
   if (library_conv(c, pass, DTypeOf<typename P::Element>::value)) return;
+  if constexpr (sizeof(typename P::Element) == 2)
+    if (run_conv_first<typename P::Element>(c, pass)) return;
   const P p(c);
   if constexpr (sizeof(typename P::Element) == 2)
     if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0) return run_tensor_tiles("conv", p);
@@ -138,7 +141,7 @@ void register_conv(KernelTable& t) {
       const auto with = [&]<ConvPass pass>() {
         constexpr int p = static_cast<int>(pass);
         k.channels_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_serves(s, pass); };
-        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays(s, pass); };
+        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays(s, pass, s.cin * s.cout); };
       };
       with.template operator()<ConvPass::forward>();
       with.template operator()<ConvPass::input_grad>();

@@ -217,12 +217,12 @@ bool conv_last_serves(const ConvShape& s, ConvPass pass) {
   }
 }
 
-bool conv_last_pays(const ConvShape& s, ConvPass pass) {
+bool conv_last_pays(const ConvShape& s, ConvPass pass, std::int64_t products) {
   // An estimate that no measurement has confirmed: per pixel the other kernels, which find and fetch single elements,
   // do 262 multiply-adds in a cycle of a multiprocessor, and copies move 5 elements there and back.
   constexpr std::int64_t kProductsPerElement = 64;
   const std::int64_t taps = s.kernel[0] * s.kernel[1] * s.kernel[2];
-  return conv_last_serves(s, pass) && s.cin * taps * s.cout >= kProductsPerElement * (s.cin + s.cout);
+  return conv_last_serves(s, pass) && products * taps >= kProductsPerElement * (s.cin + s.cout);
 }
 
 template <class T>
