@@ -76,3 +76,25 @@ def test_one_and_more_threads_agree(arrays):
         results.append(pydlx.atan2(a, b).numpy())
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize("source", ["contiguous", "reversed", "every other", "one number"])
+def test_copies(isa, arrays, source):
+    """Copies into one run of memory, and fills."""
+    a = arrays[0].reshape(-1)
+    memory = pydlx.full((a.size + 16,), 7.0)
+    out = memory[16:]
+    if source == "one number":
+        out.fill_(2.5)
+        want = np.full_like(a, 2.5)
+    elif source == "contiguous":
+        out.copy_(pydlx.from_numpy(a))
+        want = a
+    elif source == "reversed":
+        out.copy_(pydlx.flip(pydlx.from_numpy(a), (0,)))
+        want = a[::-1]
+    else:
+        out.copy_(pydlx.from_numpy(np.repeat(a, 2))[::2])
+        want = a
+    np.testing.assert_array_equal(out.numpy(), want)
+    assert (memory.numpy()[:16] == 7).all()

@@ -192,6 +192,9 @@ void copy_between(const Tensor& out, const Tensor& src, bool non_blocking) {
 void copy_raw(const Tensor& out, const Tensor& src) {
   if (out.numel() == 0) return;
   if (!(out.device() == src.device()) && !(src.ndim() == 0 && src.is_cpu())) return copy_between(out, src, false);
+  // One number is converted once.
+  if (src.ndim() == 0 && src.is_cpu() && src.dtype() != out.dtype() && is_floating(out.dtype()))
+    return copy_raw(out, wrap_scalar(load_scalar(src.data(), src.dtype()), out.dtype()));
   const auto fn = kernel_or_fail(
       kernels<PointwiseKernels>(out.device()).copy[static_cast<int>(out.dtype())][static_cast<int>(src.dtype())],
       "copy_", out.device(), src.dtype());

