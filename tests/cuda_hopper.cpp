@@ -379,6 +379,25 @@ void thread_copy(int skipped) {
   const auto* const from = static_cast<const std::uint16_t*>(device_memory(counting(16))) + skipped;
   run_kernel(1, [&] { cp_async_16(emulator::shared_memory(), from, true); });
 }
+// A product of what the group's threads have copied, with or without a fence behind their copies.
+void copied_product(bool fenced) {
+  run_kernel(kWarpgroup, [&] {
+    auto* const shared = static_cast<unsigned char*>(emulator::shared_memory());
+    for (int i = static_cast<int>(threadIdx.x); i < 2 * kPanelBytes / 16; i += kWarpgroup)
+      cp_async_16(shared + i * 16, shared, false);
+    cp_async_commit();
+    cp_async_wait<0>();
+    if (fenced) show_to_engines();
+    __syncthreads();
+    float sum[32];
+    wgmma_fence();
+    wgmma<Half, false, false>(sum, operand_descriptor(shared_address(shared), true),
+                              operand_descriptor(shared_address(shared + kPanelBytes), true), false);
+    wgmma_commit();
+    wgmma_wait<0>();
+    require_that(sum[0] == 0 && sum[31] == 0, "a product of zeros");
+  });
+}
 void no_barrier() {
   run_kernel(32, [] { arrive(static_cast<Barrier*>(emulator::shared_memory())); });
 }
@@ -394,6 +413,8 @@ int main(int argc, char** argv) {
   if (part == "thread_copies") return thread_copies(), 0;
   if (part == "unwaited_copy") return thread_copy(0), 0;
   if (part == "odd_copy") return thread_copy(2), 0;
+  if (part == "copied_product") return copied_product(true), 0;
+  if (part == "unshown_copy") return copied_product(false), 0;
   if (part == "products") return products(), 0;
   if (part == "missing_arrival") return missing_arrival(), 0;
   if (part == "next_phase") return too_many_arrivals_later(), 0;

@@ -189,7 +189,7 @@ def program(tmp_path_factory):
     return compiled(tmp_path_factory.mktemp("hopper") / "cuda_hopper", "tests/cuda_hopper.cpp")
 
 
-@pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "thread_copies", "products"])
+@pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "thread_copies", "copied_product", "products"])
 def test_parts(program, part):
     done = run_part(program, part)
     assert done.returncode == 0, done.stderr
@@ -204,6 +204,7 @@ def test_parts(program, part):
         ("no_barrier", "not initialised"),
         ("unwaited_copy", "copies that it never waited for"),
         ("odd_copy", "not a multiple of 16"),
+        ("unshown_copy", "no proxy fence has shown"),
         ("unfenced", "without a wgmma.fence"),
         ("unwaited", "never waited for"),
         ("changed_registers", "changed before it was waited for"),

@@ -351,6 +351,12 @@ void* shared_pointer(std::uint32_t address, std::uint32_t bytes) {
   return g_shared + (address - kSharedStart);
 }
 
+int shared_chunk(const void* p) {
+  static_assert(kSharedLimit / 16 <= kSharedChunks);
+  const auto* at = static_cast<const unsigned char*>(p);
+  return at >= g_shared && at < g_shared + kSharedLimit ? static_cast<int>((at - g_shared) / 16) : -1;
+}
+
 void die(const char* what) {
   std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what, current ? current->block.x : 0,
                current ? current->thread.x : 0);

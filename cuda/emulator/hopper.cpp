@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <unordered_map>
 #include <vector>
 
 namespace emulator {
@@ -145,18 +146,25 @@ struct Pending {
   std::array<std::uint32_t, 4> registers = {};  // as they were
   float rows[2][kDepth] = {};                   // of A, with its registers gathered
 };
-struct Copy {
-  void* to;
-  const void* from;
-};
 struct ThreadState {
-  std::vector<std::vector<Copy>> copies;  // as below
-  std::vector<Copy> open_copies;
   bool fenced = false;
   std::vector<std::vector<Pending>> groups;  // committed, oldest first
   std::vector<Pending> open;
 };
 ThreadState g_threads[kMaxThreads];
+
+struct Copy {
+  void* to;
+  const void* from;
+};
+struct Copies {
+  std::vector<std::vector<Copy>> groups;  // committed, oldest first
+  std::vector<Copy> open;
+  std::vector<int> unshown;  // chunks that were brought since the thread's last proxy fence
+};
+// By thread and not by its number: the blocks of a cooperative launch are under way together.
+std::unordered_map<const void*, Copies> g_copies;
+int g_unshown[kSharedChunks];  // how often each chunk is in some thread's list
 
 // The threads of a warpgroup meet at every product, and name the same one.
 struct Meeting {
@@ -180,7 +188,9 @@ class Met final : public Condition {
 
 std::uint16_t element(const Operand& o, bool mn_major, unsigned outer, unsigned k) {
   std::uint16_t bits;
-  std::memcpy(&bits, shared_pointer(element_address(o, mn_major, outer, k), 2), 2);
+  const void* const at = shared_pointer(element_address(o, mn_major, outer, k), 2);
+  if (g_unshown[shared_chunk(at)]) die("a wgmma reads what cp.async has brought and no proxy fence has shown");
+  std::memcpy(&bits, at, 2);
   return bits;
 }
 
@@ -235,26 +245,36 @@ void check_operand(std::uint64_t descriptor, const char* what) {
 void copy_16(void* to, const void* from) {
   const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   if (!aligned(to) || !aligned(from)) die("a copy of 16 bytes at an address that is not a multiple of 16");
-  g_threads[thread_number()].open_copies.push_back({to, from});
+  g_copies[current].open.push_back({to, from});
 }
 
 void copies_commit() {
-  ThreadState& mine = g_threads[thread_number()];
-  mine.copies.push_back(std::move(mine.open_copies));
-  mine.open_copies.clear();
+  Copies& mine = g_copies[current];
+  mine.groups.push_back(std::move(mine.open));
+  mine.open.clear();
 }
 
 void copies_wait(int pending) {
-  ThreadState& mine = g_threads[thread_number()];
-  while (mine.copies.size() > static_cast<std::size_t>(pending)) {
-    for (const Copy& c : mine.copies.front()) {
+  Copies& mine = g_copies[current];
+  while (mine.groups.size() > static_cast<std::size_t>(pending)) {
+    for (const Copy& c : mine.groups.front()) {
       if (c.from)
         std::memcpy(c.to, c.from, 16);
       else
         std::memset(c.to, 0, 16);
+      if (const int chunk = shared_chunk(c.to); chunk >= 0) {
+        ++g_unshown[chunk];
+        mine.unshown.push_back(chunk);
+      }
     }
-    mine.copies.erase(mine.copies.begin());
+    mine.groups.erase(mine.groups.begin());
   }
+}
+
+void show_to_engines() {
+  Copies& mine = g_copies[current];
+  for (const int chunk : mine.unshown) --g_unshown[chunk];
+  mine.unshown.clear();
 }
 
 void wgmma_fence() { g_threads[thread_number()].fenced = true; }
@@ -310,9 +330,10 @@ void thread_ends() {
   if (!mine.groups.empty() || !mine.open.empty()) die("a thread has returned with products that it never waited for");
   mine.fenced = false;
   copies_commit();
-  for (const auto& group : mine.copies)
+  for (const auto& group : g_copies[current].groups)
     if (!group.empty()) die("a thread has returned with copies that it never waited for");
-  mine.copies.clear();
+  show_to_engines();
+  g_copies.erase(current);
 }
 
 }  // namespace emulator

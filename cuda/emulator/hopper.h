@@ -53,6 +53,9 @@ constexpr std::uint32_t element_address(const Operand& o, bool mn_major, std::ui
 // Addresses in the block's shared memory; like the hardware's, they do not begin at zero.
 std::uint32_t shared_address(const void*);
 void* shared_pointer(std::uint32_t address, std::uint32_t bytes);
+// Which chunk of 16 bytes of dynamic shared memory that is, below kSharedChunks; -1 for other memory.
+constexpr int kSharedChunks = 1 << 14;
+int shared_chunk(const void*);
 
 void mbarrier_init(std::uint32_t barrier, std::uint32_t arrivals);
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes);
@@ -66,6 +69,8 @@ void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list
 void copy_16(void* to, const void* from);  // zeros for null
 void copies_commit();
 void copies_wait(int pending);
+// Shows what the thread's copies have brought to products, which stop at anything else.
+void show_to_engines();
 
 struct Product {
   int n;

@@ -37,7 +37,9 @@ __device__ __forceinline__ void init_barrier(Barrier* b, int arrivals) {
 }
 // Shows what this thread has written to shared memory to the copy engine and to products of warpgroups.
 __device__ __forceinline__ void show_to_engines() {
-#if !defined(PYDLX_CUDA_EMULATED)
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::show_to_engines();
+#else
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
