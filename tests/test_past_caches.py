@@ -98,3 +98,25 @@ def test_copies(isa, arrays, source):
         want = a
     np.testing.assert_array_equal(out.numpy(), want)
     assert (memory.numpy()[:16] == 7).all()
+
+
+def test_gradients_filled_with_zeros(isa):
+    """Together larger than any cache: odd sizes, every start, other layouts and dtypes, and nothing beside them."""
+    big = pydlx.full((9 << 20,), 7.0)
+    spans = [(0, 3 << 20), ((3 << 20) + 5, (6 << 20) + 2), ((6 << 20) + 16, (9 << 20) - 3)]
+    grads = [big[a:b] for a, b in spans]
+    grads += [pydlx.ones(3, 5, 7, 2).to(memory_format=pydlx.channels_last), pydlx.ones(6, 4)[:, ::2], pydlx.ones(0)]
+    grads += [pydlx.ones(33, dtype=pydlx.bfloat16), pydlx.ones(17, dtype=pydlx.float64), pydlx.tensor(3.0)]
+    parameters = [pydlx.zeros(g.shape, dtype=g.dtype).requires_grad_() for g in grads]
+    for p, g in zip(parameters, grads, strict=True):
+        p.grad = g
+    shared = parameters[0].grad
+    versions = [g._version for g in grads]
+    pydlx.optim.SGD(parameters, lr=0.1).zero_grad(set_to_none=False)
+    assert parameters[0].grad is shared
+    assert all(bool((p.grad == 0).all()) for p in parameters)
+    assert all(g._version > v for g, v in zip(grads, versions, strict=True))
+    kept = np.full(9 << 20, 7, np.float32)
+    for a, b in spans:
+        kept[a:b] = 0
+    np.testing.assert_array_equal(big.numpy(), kept)

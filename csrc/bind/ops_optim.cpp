@@ -6,6 +6,7 @@ namespace pydlx::bind {
 
 void bind_optim(OpRegistry& r) {
   r.add({
+      {"fused_zero_(Tensor[] tensors) -> None", call<&ops::fused_zero_>, kHidden, "Fills every tensor with zeros."},
       {"fused_sgd_(Tensor[] params, Tensor[] grads, Tensor[] momentum_buffers, float lr, float momentum, float "
        "dampening, float weight_decay, "
        "bool nesterov, bool maximize, bool first_step, Tensor? live=None) -> None",

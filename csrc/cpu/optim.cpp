@@ -6,6 +6,7 @@
 #include "kernels/optim.h"
 
 #include "cpu/isa.h"
+#include "cpu/past_caches.h"
 #include "functors/math.h"
 #include "functors/types.h"
 
@@ -20,9 +21,9 @@ constexpr std::int64_t kOptimGrain = 16384;
 
 // Calls f(t, begin, n) so that the pieces [begin, begin + n) of tensors t tile all elements; chunks run across tensor
 // boundaries, so a thousand small tensors cost no more than one large one.
-template <class F>
-inline __attribute__((always_inline)) void over_pieces(const OptimStep& k, const F& f) {
-  parallel_for(k.start[k.count], kOptimGrain, [&](std::int64_t begin, std::int64_t end) {
+template <class Lists, class F>
+inline __attribute__((always_inline)) void over_pieces(const Lists& k, const F& f, std::int64_t grain = kOptimGrain) {
+  parallel_for(k.start[k.count], grain, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t low = 0, high = k.count;  // the last tensor that starts at or before `begin`
     while (high - low > 1) {
       const std::int64_t middle = (low + high) / 2;
@@ -196,10 +197,35 @@ void adagrad(const AdagradStep& k) {
   k.weight_decay != 0 ? adagrad_decay<T, true>(k) : adagrad_decay<T, false>(k);
 }
 
+// Together the tensors may be larger than any cache where none of them is: ResNet-18's gradients take 0.5 ms past the
+// caches, and 0.8 through them.
+void zero(const ZeroStep& k) {
+  constexpr std::int64_t kLines = 2048;  // per chunk
+  const bool past_caches = num_threads() > 1 && k.start[k.count] * kCacheLine >= kPastCaches;
+  over_pieces(
+      k,
+      [&](std::int64_t t, std::int64_t begin, std::int64_t n) {
+        char* const to = static_cast<char*>(k.data[t]) + begin * kCacheLine;
+        const std::int64_t left = k.bytes[t] - begin * kCacheLine,
+                           bytes = n * kCacheLine < left ? n * kCacheLine : left;
+        if (!past_caches || reinterpret_cast<std::uintptr_t>(to) % kCacheLine != 0) {
+          std::memset(to, 0, static_cast<std::size_t>(bytes));
+          return;
+        }
+        std::int64_t i = 0;
+        for (; i + kVectorBytes <= bytes; i += kVectorBytes)
+          store_past_caches<float>(reinterpret_cast<float*>(to + i), Vector<float>{});
+        std::memset(to + i, 0, static_cast<std::size_t>(bytes - i));
+        past_caches_done();
+      },
+      kLines);
+}
+
 }  // namespace
 
 void register_optim(KernelTable& t) {
   OptimKernels& k = family<OptimKernels>(t);
+  k.zero = zero;
   each_type(FloatTypes{}, [&]<class T>() {
     k.sgd[idx<T>] = sgd<T>;
     k.adam[idx<T>] = adam<T>;

@@ -48,7 +48,16 @@ struct AdagradStep : OptimStep {  // state: sum of squares; numbers: lr
   double eps = 0;
 };
 
+// Tensors of any dtypes to fill with zeros.
+struct ZeroStep {
+  std::int64_t count = 0;
+  const std::int64_t* start = nullptr;  // [count + 1]: their places, in cache lines, when all are laid end to end
+  void* const* data = nullptr;          // [count]
+  const std::int64_t* bytes = nullptr;  // [count]
+};
+
 struct OptimKernels {
+  void (*zero)(const ZeroStep&) = nullptr;  // where there is none, tensors are filled one by one
   void (*sgd[kDTypeCount])(const SgdStep&) = {};
   void (*adam[kDTypeCount])(const AdamStep&) = {};
   void (*rmsprop[kDTypeCount])(const RmspropStep&) = {};

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 
+#include "autograd/node.h"
 #include "core/backend.h"
 #include "kernels/optim.h"
 #include "ops/dispatch.h"
@@ -126,6 +127,29 @@ void require_step(const char* op, std::int64_t step) {
 }
 
 }  // namespace
+
+void fused_zero_(const TensorList& tensors) {
+  constexpr std::int64_t kLine = 64;
+  std::vector<std::int64_t> start{0}, bytes;
+  std::vector<void*> data;
+  for (const Tensor& t : tensors) {
+    const bool direct = t.is_cpu() && !any_requires_grad(t) && t.numel() > 0 &&
+                        (t.contiguous_layout() || is_dense(t.sizes(), t.strides()));
+    Tensor target = t;
+    if (!direct || !kernels<OptimKernels>(t.device()).zero) {
+      zero_(target);
+      continue;
+    }
+    check_inplace(target, "zero_");
+    data.push_back(t.data());
+    bytes.push_back(t.numel() * static_cast<std::int64_t>(itemsize(t.dtype())));
+    start.push_back(start.back() + (bytes.back() + kLine - 1) / kLine);
+    bump_version(target, "zero_");
+  }
+  if (data.empty()) return;
+  kernels<OptimKernels>(Device{}).zero(
+      {static_cast<std::int64_t>(data.size()), start.data(), data.data(), bytes.data()});
+}
 
 void fused_sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers, double lr,
                 double momentum, double dampening, double weight_decay, bool nesterov, bool maximize, bool first_step,

@@ -9,6 +9,9 @@
 
 namespace pydlx::ops {
 
+// Fills every tensor with zeros, as zero_() does one by one.
+void fused_zero_(const TensorList& tensors);
+
 void fused_sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers, double lr,
                 double momentum, double dampening, double weight_decay, bool nesterov, bool maximize, bool first_step,
                 const Tensor& live);

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from .. import Tensor
+from .._C import fused_zero_
 from ..autograd import enable_grad
 from ..utils.hooks import RemovableHandle
 
@@ -263,6 +264,7 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros when ``set_to_none`` is False."""
+        kept: list[Tensor] = []
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
@@ -272,7 +274,9 @@ class Optimizer:
                         p.grad = grad = grad.detach()
                     else:
                         grad.requires_grad_(False)
-                    grad.zero_()
+                    kept.append(grad)
+        if kept:
+            fused_zero_(kept)
 
     def step(self, closure: Closure | None = None) -> Any:
         """Make one update of all parameters; subclasses define it.
