@@ -64,6 +64,7 @@ Memory plan(const Layer& s) {
     p.tiling.per_block = p.tiling.bands;
     p.tiling.blocks = 1;
   }
+  if (p.tiling.blocks > num_threads()) p.tiling.even_out(num_threads());
   // Few blocks: panels of output channels are shared out too, and every share transforms the tiles again. That reads
   // the transformed kernels once, where smaller blocks would read all of them once each.
   p.shares = smaller(panels, ceil_div(2 * num_threads(), p.tiling.blocks));

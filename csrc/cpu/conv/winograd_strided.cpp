@@ -33,8 +33,10 @@ auto with_pass(const ConvShape& c, ConvPass pass, const F& f) {
 StridedTiles winograd_strided_tiles(const ConvShape& c, ConvPass pass) {
   const StridedTiles three = tiles_on<FourPoints>(c, pass), four = tiles_on<FivePoints>(c, pass),
                      five = tiles_on<SixPoints>(c, pass);
-  if (c.exact || (three.rows < four.rows && three.rows <= five.rows)) return three;
-  return five.rows < four.rows ? five : four;
+  // The sums of 49 kernels, or tiles of 121 positions, keep the weight gradient of many channels out of the caches.
+  const bool small = pass != ConvPass::weight_grad || c.cin * c.cout <= 128 * 128;
+  if (c.exact || (three.rows < four.rows && (three.rows <= five.rows || !small))) return three;
+  return small && five.rows < four.rows ? five : four;
 }
 
 std::int64_t winograd_strided_scratch(const ConvShape& c, ConvPass pass) {

@@ -42,6 +42,18 @@ struct Tiling {
                        written = band_rows * outputs<W>(RY) * piece * outputs<W>(RX);
     return larger(read, written) * kLane;
   }
+  // Other blocks, between half and four thirds of their size, if that leaves less of the work to the busiest thread.
+  void even_out(std::int64_t threads) {
+    const auto most = [&](std::int64_t per) { return ceil_div(ceil_div(bands, per), threads) * per; };
+    std::int64_t best = per_block, least = most(per_block) * 31 / 32;
+    for (std::int64_t per = per_block * 4 / 3; 2 * per >= per_block; --per)
+      if (most(per) <= least) {
+        best = per;
+        least = most(per) - 1;
+      }
+    per_block = best;
+    blocks = ceil_div(bands, per_block);
+  }
 };
 
 // Blocks of about `wanted` tiles, and at least `least` blocks if there are enough bands.
