@@ -51,24 +51,23 @@ PYDLX_INLINE int half_word_at(const char* p) {  // the lower element alone
   return element;
 }
 
-// What ends a tile, column by column: `count` of the last vector.
-template <int MR, int NV>
-PYDLX_INLINE void scale_columns(Words (&acc)[MR][NV], const BFloat16* scale, int count) {
+// What ends a tile: f(sum, value of its column) for all sums, `count` columns of the last vector.
+template <int MR, int NV, class F>
+PYDLX_INLINE void with_columns(Words (&acc)[MR][NV], const BFloat16* values, int count, const F& f) {
 #pragma GCC unroll 8
   for (int j = 0; j < NV; ++j) {
-    const Words v = widen_load(scale + j * kWords, j == NV - 1 ? count : kWords);
+    const Words v = widen_load(values + j * kWords, j == NV - 1 ? count : kWords);
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) acc[i][j] *= v;
+    for (int i = 0; i < MR; ++i) acc[i][j] = f(acc[i][j], v);
   }
 }
 template <int MR, int NV>
+PYDLX_INLINE void scale_columns(Words (&acc)[MR][NV], const BFloat16* scale, int count) {
+  with_columns(acc, scale, count, [](Words sum, Words v) __attribute__((always_inline)) { return sum * v; });
+}
+template <int MR, int NV>
 PYDLX_INLINE void bias_columns(Words (&acc)[MR][NV], const BFloat16* bias, int count) {
-#pragma GCC unroll 8
-  for (int j = 0; j < NV; ++j) {
-    const Words v = widen_load(bias + j * kWords, j == NV - 1 ? count : kWords);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) acc[i][j] += v;
-  }
+  with_columns(acc, bias, count, [](Words sum, Words v) __attribute__((always_inline)) { return sum + v; });
 }
 template <int MR, int NV>
 PYDLX_INLINE void relu_tile(Words (&acc)[MR][NV]) {
