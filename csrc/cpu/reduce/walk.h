@@ -395,8 +395,19 @@ inline __attribute__((always_inline)) void fold_cols(const T* x, std::int64_t ro
   if (lane_stride == 1)
     for (; i + 4 <= rows; i += 4) {
       const T *p0 = x + i * row_stride, *p1 = p0 + row_stride, *p2 = p1 + row_stride, *p3 = p2 + row_stride;
+      int first = 0;
+      if constexpr (__is_same(A, T) && (__is_same(A, float) || __is_same(A, double))) {
+        // The compiler makes branches of selections between floats.
+        constexpr int kLanes = VectorOf<A>::lanes;
+        for (; first + kLanes <= width; first += kLanes) {
+          vec_t<A> sum = load<A>(part + first);
+          sum = F::combine(sum, F::combine(F::combine(F::map(load<A>(p0 + first)), F::map(load<A>(p1 + first))),
+                                           F::combine(F::map(load<A>(p2 + first)), F::map(load<A>(p3 + first)))));
+          std::memcpy(part + first, &sum, sizeof sum);
+        }
+      }
 #pragma omp simd
-      for (int l = 0; l < width; ++l)
+      for (int l = first; l < width; ++l)
         part[l] =
             F::combine(part[l], F::combine(F::combine(F::map(static_cast<A>(p0[l])), F::map(static_cast<A>(p1[l]))),
                                            F::combine(F::map(static_cast<A>(p2[l])), F::map(static_cast<A>(p3[l])))));
