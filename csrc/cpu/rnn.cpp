@@ -19,11 +19,14 @@ void forward(const CellForward& k) {
       T* __restrict g = static_cast<T*>(k.gates) + r * n * gates_of(kind);
       T* __restrict h = static_cast<T*>(k.h) + r * n;
       if constexpr (kind == CellKind::tanh) {
+#pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) h[j] = g[j] = math::tanh(g[j]);
       } else if constexpr (kind == CellKind::relu) {
+#pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) h[j] = g[j] = g[j] < T(0) ? T(0) : g[j];
       } else if constexpr (kind == CellKind::lstm) {
         T* __restrict c = static_cast<T*>(k.c) + r * n;
+#pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
           const T i = math::sigmoid(g[j]), f = math::sigmoid(g[n + j]), u = math::tanh(g[2 * n + j]),
                   o = math::sigmoid(g[3 * n + j]);
@@ -38,6 +41,7 @@ void forward(const CellForward& k) {
       } else {
         const T* __restrict s = static_cast<const T*>(k.recurrent) + r * n * 3;
         const T* __restrict p = static_cast<const T*>(k.h_prev) + r * n;
+#pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
           const T reset = math::sigmoid(g[j] + s[j]), z = math::sigmoid(g[n + j] + s[n + j]);
           const T u = math::tanh(g[2 * n + j] + reset * s[2 * n + j]);
