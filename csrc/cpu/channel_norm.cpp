@@ -9,7 +9,7 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-using functors::compute_t;
+using functors::bits_of, functors::bits_t, functors::compute_t;
 
 constexpr int kLanes = 32;
 constexpr std::int64_t kRowBlock = 256;  // rows summed before the partial sum joins the total
@@ -19,8 +19,10 @@ template <class A, class F>
 inline __attribute__((always_inline)) void plane_sums(std::int64_t n, A& a, A& b, const F& f) {
   A la[kLanes] = {}, lb[kLanes] = {};
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
     for (int l = 0; l < kLanes; ++l) f(i + l, la[l], lb[l]);
+  }
   for (int l = 0; i < n; ++i, ++l) f(i, la[l], lb[l]);
   for (int w = kLanes / 2; w > 0; w /= 2)
     for (int l = 0; l < w; ++l) la[l] += la[l + w], lb[l] += lb[l + w];
@@ -174,7 +176,7 @@ void batch_apply(const ChannelNorm& k) {
   if constexpr (__is_same(T, float))
     if (k.spatial > 1) return planes::past_caches(k) ? planes::apply<true>(k) : planes::apply<false>(k);
   const T* x = static_cast<const T*>(k.x);
-  T* y = static_cast<T*>(k.out);
+  auto* y = static_cast<bits_t<T>*>(k.out);
   const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd),
           *w = static_cast<const A*>(k.weight), *b = static_cast<const A*>(k.bias);
   if (k.spatial > 1) {
@@ -183,10 +185,10 @@ void batch_apply(const ChannelNorm& k) {
         const std::int64_t c = p % k.channels;
         const A m = mean[c], scale = w ? rstd[c] * w[c] : rstd[c], shift = b ? b[c] : A(0);
         const T* in = x + p * k.spatial;
-        T* out = y + p * k.spatial;
+        auto* out = y + p * k.spatial;
 #pragma omp simd
         for (std::int64_t i = 0; i < k.spatial; ++i)
-          out[i] = static_cast<T>((static_cast<A>(in[i]) - m) * scale + shift);
+          out[i] = bits_of(static_cast<T>((static_cast<A>(in[i]) - m) * scale + shift));
       }
     });
     return;
@@ -194,10 +196,11 @@ void batch_apply(const ChannelNorm& k) {
   parallel_for(k.batch, grain_for(k.channels), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T* in = x + r * k.channels;
-      T* out = y + r * k.channels;
+      auto* out = y + r * k.channels;
+#pragma omp simd
       for (std::int64_t c = 0; c < k.channels; ++c) {
         const A scale = w ? rstd[c] * w[c] : rstd[c], shift = b ? b[c] : A(0);
-        out[c] = static_cast<T>((static_cast<A>(in[c]) - mean[c]) * scale + shift);
+        out[c] = bits_of(static_cast<T>((static_cast<A>(in[c]) - mean[c]) * scale + shift));
       }
     }
   });
@@ -210,7 +213,7 @@ void batch_backward(const ChannelNorm& k) {
   if constexpr (__is_same(T, float))
     if (k.spatial > 1) return k.out && planes::past_caches(k) ? planes::backward<true>(k) : planes::backward<false>(k);
   const T *x = static_cast<const T*>(k.x), *dy = static_cast<const T*>(k.dy);
-  T* dx = static_cast<T*>(k.out);
+  auto* dx = static_cast<bits_t<T>*>(k.out);
   const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd),
           *w = static_cast<const A*>(k.weight);
   A *dw = static_cast<A*>(k.dweight), *db = static_cast<A*>(k.dbias);
@@ -239,8 +242,8 @@ void batch_backward(const ChannelNorm& k) {
         const std::int64_t at = r * k.channels;
 #pragma omp simd
         for (std::int64_t c = 0; c < k.channels; ++c)
-          dx[at + c] = static_cast<T>(
-              scale[c] * (static_cast<A>(dy[at + c]) - mean_g[c] - (static_cast<A>(x[at + c]) - mean[c]) * slope[c]));
+          dx[at + c] = bits_of(static_cast<T>(
+              scale[c] * (static_cast<A>(dy[at + c]) - mean_g[c] - (static_cast<A>(x[at + c]) - mean[c]) * slope[c])));
       }
     });
     return;
@@ -270,10 +273,11 @@ void batch_backward(const ChannelNorm& k) {
         for (std::int64_t n = 0; n < k.batch; ++n) {
           const std::int64_t at = (n * k.channels + c) * k.spatial;
           const T *g = dy + at, *p = x + at;
-          T* out = dx + at;
+          auto* out = dx + at;
 #pragma omp simd
           for (std::int64_t i = 0; i < k.spatial; ++i)
-            out[i] = static_cast<T>(scale * (static_cast<A>(g[i]) - mean_g - (static_cast<A>(p[i]) - m) * slope));
+            out[i] =
+                bits_of(static_cast<T>(scale * (static_cast<A>(g[i]) - mean_g - (static_cast<A>(p[i]) - m) * slope)));
         }
       },
       [&](std::int64_t c0, int width) {
@@ -298,8 +302,8 @@ void batch_backward(const ChannelNorm& k) {
         for (std::int64_t r = 0; r < k.batch; ++r)
           for (int l = 0; l < width; ++l) {
             const std::int64_t at = r * k.channels + c0 + l;
-            dx[at] = static_cast<T>(scale[l] *
-                                    (static_cast<A>(dy[at]) - mean_g[l] - (static_cast<A>(x[at]) - m[l]) * slope[l]));
+            dx[at] = bits_of(static_cast<T>(
+                scale[l] * (static_cast<A>(dy[at]) - mean_g[l] - (static_cast<A>(x[at]) - m[l]) * slope[l])));
           }
       });
 }
@@ -315,7 +319,7 @@ void group_forward(const ChannelNorm& k) {
   parallel_for(k.batch * k.groups, grain_for(length), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t g = begin; g < end; ++g) {
       const T* x = static_cast<const T*>(k.x) + g * length;
-      T* y = static_cast<T*>(k.out) + g * length;
+      auto* y = static_cast<bits_t<T>*>(k.out) + g * length;
       A sum, squares, unused;
       plane_sums<A>(length, sum, unused, [&](std::int64_t i, A& a, A&) { a += static_cast<A>(x[i]); });
       const A m = sum / static_cast<A>(length);
@@ -330,10 +334,10 @@ void group_forward(const ChannelNorm& k) {
         const std::int64_t c = g % k.groups * per_group + j;
         const A scale = w ? s * w[c] : s, shift = b ? b[c] : A(0);
         const T* in = x + j * k.spatial;
-        T* out = y + j * k.spatial;
+        auto* out = y + j * k.spatial;
 #pragma omp simd
         for (std::int64_t i = 0; i < k.spatial; ++i)
-          out[i] = static_cast<T>((static_cast<A>(in[i]) - m) * scale + shift);
+          out[i] = bits_of(static_cast<T>((static_cast<A>(in[i]) - m) * scale + shift));
       }
     }
   });
@@ -373,12 +377,12 @@ void group_backward(const ChannelNorm& k) {
       for (std::int64_t j = 0; j < per_group; ++j) {
         const std::int64_t at = (plane0 + j) * k.spatial;
         const T *dy = static_cast<const T*>(k.dy) + at, *x = static_cast<const T*>(k.x) + at;
-        T* dx = static_cast<T*>(k.out) + at;
+        auto* dx = static_cast<bits_t<T>*>(k.out) + at;
         const A scale = w ? w[c0 + j] : A(1);
 #pragma omp simd
         for (std::int64_t i = 0; i < k.spatial; ++i)
-          dx[i] =
-              static_cast<T>(s * (static_cast<A>(dy[i]) * scale - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
+          dx[i] = bits_of(
+              static_cast<T>(s * (static_cast<A>(dy[i]) * scale - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx)));
       }
     }
   });

@@ -33,9 +33,9 @@ std::int64_t forward(const PairLoss& k) {
   if (bad.position >= 0) return bad.position;
   if (k.out)
     parallel_for(k.n, kGrain, [&](std::int64_t b, std::int64_t e) {
-      T* out = static_cast<T*>(k.out);
+      auto* out = static_cast<bits_t<T>*>(k.out);
 #pragma omp simd
-      for (std::int64_t i = b; i < e; ++i) out[i] = static_cast<T>(value(i));
+      for (std::int64_t i = b; i < e; ++i) out[i] = bits_of(static_cast<T>(value(i)));
     });
   if (k.partial)
     parallel_for((k.n + PairLoss::kChunk - 1) / PairLoss::kChunk, 2, [&](std::int64_t b, std::int64_t e) {
@@ -61,23 +61,24 @@ template <PairLossOp op, class T>
 void backward(const PairLoss& k) {
   using A = compute_t<T>;
   const T *x = static_cast<const T*>(k.x), *t = static_cast<const T*>(k.t);
-  T *dx = static_cast<T*>(k.dx), *dt = static_cast<T*>(k.dt);
+  auto *dx = static_cast<bits_t<T>*>(k.dx), *dt = static_cast<bits_t<T>*>(k.dt);
   const A* g = static_cast<const A*>(k.grad);
   const A param = static_cast<A>(k.param);
   parallel_for(k.n, kGrain, [&](std::int64_t b, std::int64_t e) {
-    if (dx && k.grad_stride == 0) {
-      const A f = g[0];
+    const auto write = [&](bits_t<T>* out, const auto& slope) __attribute__((always_inline)) {
+      if (k.grad_stride == 0) {
+        const A f = g[0];
 #pragma omp simd
-      for (std::int64_t i = b; i < e; ++i)
-        dx[i] = static_cast<T>(f * Pair<op>::dx(static_cast<A>(x[i]), static_cast<A>(t[i]), param));
-    } else if (dx) {
+        for (std::int64_t i = b; i < e; ++i)
+          out[i] = bits_of(static_cast<T>(f * slope(static_cast<A>(x[i]), static_cast<A>(t[i]))));
+      } else {
 #pragma omp simd
-      for (std::int64_t i = b; i < e; ++i)
-        dx[i] = static_cast<T>(g[i] * Pair<op>::dx(static_cast<A>(x[i]), static_cast<A>(t[i]), param));
-    }
-    if (dt)
-      for (std::int64_t i = b; i < e; ++i)
-        dt[i] = static_cast<T>(g[i * k.grad_stride] * Pair<op>::dt(static_cast<A>(x[i]), static_cast<A>(t[i]), param));
+        for (std::int64_t i = b; i < e; ++i)
+          out[i] = bits_of(static_cast<T>(g[i] * slope(static_cast<A>(x[i]), static_cast<A>(t[i]))));
+      }
+    };
+    if (dx) write(dx, [&](A v, A u) __attribute__((always_inline)) { return Pair<op>::dx(v, u, param); });
+    if (dt) write(dt, [&](A v, A u) __attribute__((always_inline)) { return Pair<op>::dt(v, u, param); });
   });
 }
 

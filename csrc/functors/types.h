@@ -75,4 +75,14 @@ struct WordOf<8> {
 template <class T>
 using word_t = typename WordOf<sizeof(T)>::type;
 
+// How loops store numbers: 16-bit floats as bits, since GCC does not vectorise stores of structures.
+PYDLX_HD constexpr std::uint16_t bits_of(Half v) { return v.bits; }
+PYDLX_HD constexpr std::uint16_t bits_of(BFloat16 v) { return v.bits; }
+template <class T>
+PYDLX_HD constexpr T bits_of(T v) {
+  return v;
+}
+template <class T>
+using bits_t = decltype(bits_of(T{}));
+
 }  // namespace pydlx::functors

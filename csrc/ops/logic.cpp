@@ -18,7 +18,7 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 
 Tensor truth(const Tensor& x) { return x.dtype() == DType::Bool ? detach(x) : ne(x, zero()); }
 Tensor constant(const Tensor& x, bool value) { return full(x.sizes(), value, DType::Bool, x.device()); }
-bool all_true(const Tensor& mask) { return item(sum(logical_not(mask), {}, false)).i == 0; }
+bool all_true(const Tensor& mask) { return item(all(mask, {}, false)).i != 0; }
 
 void refuse_floats(const char* name, const Tensor& a, const Tensor& b) {
   const DType t = result_type({&a, &b});

@@ -65,13 +65,6 @@ void load(std::int64_t n, char* to, const char* from, std::int64_t stride) {
     for (std::int64_t i = 0; i < n; ++i) o[i] = static_cast<C>(a[i * stride]);
   }
 }
-// Bits rather than objects: GCC does not vectorise stores of structures.
-PYDLX_HD std::uint16_t bits_of(Half v) { return v.bits; }
-PYDLX_HD std::uint16_t bits_of(BFloat16 v) { return v.bits; }
-template <class T>
-PYDLX_HD T bits_of(T v) {
-  return v;
-}
 template <class C, class T>
 void store(std::int64_t n, char* to, std::int64_t stride, const char* from) {
   word_t<T>* o = reinterpret_cast<word_t<T>*>(to);
