@@ -103,12 +103,45 @@ struct Binary<BinaryOp::fmin> {
   }
 };
 
-// Integer division never traps: the ops refuse a zero divisor beforehand, and division by -1 is a negation, which
-// wraps.
+// Integer division never traps: the ops refuse a zero divisor beforehand (the result would be 0), and division by -1 is
+// a negation, which wraps. It takes place in floating point, where it has vectors: of integers below 2^24 in float or
+// 2^53 in double a quotient that is no integer stays below the next one when it is rounded, so that its trunc and floor
+// are exact, and so are the product and difference that make the remainder. Wider integers are `rare`.
 template <class T>
-PYDLX_HD T negated(T a) {
-  return static_cast<T>(0 - static_cast<std::uint64_t>(a));
+using quotient_t = std::conditional_t<(sizeof(T) <= 2), float, double>;
+template <class T>
+PYDLX_HD quotient_t<T> to_quotient(T a) {
+  if constexpr (sizeof(T) == 8)  // without the conversion that AVX2 lacks
+    return bit_cast<double>(static_cast<std::int64_t>(a) + 0x4338000000000000ll) - 6755399441055744.0;
+  else
+    return static_cast<quotient_t<T>>(a);
 }
+// Whether |a| or |b| exceeds the 2^51 that to_quotient and math::to_int are good for.
+PYDLX_HD bool exceeds_quotient(std::int64_t a, std::int64_t b) {
+  const std::uint64_t limit = 1ull << 51;
+  return (((static_cast<std::uint64_t>(a) + limit) | (static_cast<std::uint64_t>(b) + limit)) >> 52) != 0;
+}
+enum class Rounding { trunc, floor };
+template <Rounding rounding, class T>
+PYDLX_HD quotient_t<T> rounded_quotient(quotient_t<T> x, quotient_t<T> y) {
+  return rounding == Rounding::floor ? math::floor(x / y) : math::trunc(x / y);
+}
+template <Rounding rounding, class T>
+PYDLX_HD T integer_quotient(T a, T b) {
+  const T q = static_cast<T>(math::to_int(rounded_quotient<rounding, T>(to_quotient(a), to_quotient(b))));
+  return b == T(0) ? T(0) : q;
+}
+template <Rounding rounding, class T>
+PYDLX_HD T integer_remainder(T a, T b) {
+  const quotient_t<T> x = to_quotient(a), y = to_quotient(b);
+  const T r = static_cast<T>(math::to_int(x - rounded_quotient<rounding, T>(x, y) * y));
+  return b == T(0) ? T(0) : r;
+}
+// The same for all integers.
+PYDLX_HD std::int64_t trunc_quotient(std::int64_t a, std::int64_t b) {
+  return b == 0 ? 0 : (b == -1 ? static_cast<std::int64_t>(0 - static_cast<std::uint64_t>(a)) : a / b);
+}
+PYDLX_HD std::int64_t trunc_remainder(std::int64_t a, std::int64_t b) { return b == 0 || b == -1 ? 0 : a % b; }
 
 template <>
 struct Binary<BinaryOp::trunc_divide> {
@@ -118,8 +151,14 @@ struct Binary<BinaryOp::trunc_divide> {
     if constexpr (type_bit<T> == kFloat)
       return math::trunc(a / b);
     else
-      return b == 0 ? T(0) : (b == static_cast<T>(-1) && T(-1) < T(0) ? negated(a) : static_cast<T>(a / b));
+      return integer_quotient<Rounding::trunc>(a, b);
   }
+  template <class T>
+    requires(std::is_same_v<T, std::int64_t>)
+  PYDLX_HD static bool rare(T a, T b) {
+    return exceeds_quotient(a, b);
+  }
+  PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) { return trunc_quotient(a, b); }
 };
 
 template <>
@@ -127,14 +166,33 @@ struct Binary<BinaryOp::remainder> {  // the sign of the divisor, as in Python
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (type_bit<T> == kFloat) {
-      const T r = math::fmod(a, b);
-      return r != T(0) && (r < T(0)) != (b < T(0)) ? r + b : r;
-    } else {
-      if (b == 0 || (T(-1) < T(0) && b == static_cast<T>(-1))) return T(0);
-      const T r = static_cast<T>(a % b);
-      return r != 0 && (r < 0) != (b < 0) ? static_cast<T>(r + b) : r;
-    }
+    if constexpr (std::is_same_v<T, double>)
+      return shifted(math::fmod(a, b), b);
+    else if constexpr (std::is_same_v<T, float>)
+      return shifted(math::fmod_small(a, b), b);
+    else
+      return integer_remainder<Rounding::floor>(a, b);
+  }
+  template <class T>
+    requires(sizeof(T) == 8 ? type_bit<T> == kInt : type_bit<T> == kFloat)
+  PYDLX_HD static bool rare(T a, T b) {
+    if constexpr (sizeof(T) == 8)
+      return exceeds_quotient(a, b);
+    else
+      return math::fmod_is_large(a, b);
+  }
+  PYDLX_HD static float slow(float a, float b) { return shifted(math::fmod(a, b), b); }
+  PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) {
+    const std::int64_t r = trunc_remainder(a, b);
+    return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+  }
+
+ private:
+  // Zeros keep their sign, the dividend's.
+  template <class T>
+  PYDLX_HD static T shifted(T r, T b) {
+    const T other = r * math::copysign(T(1), b) < T(0) ? r + b : r;
+    return other;
   }
 };
 
@@ -143,11 +201,23 @@ struct Binary<BinaryOp::fmod> {  // the sign of the dividend, as in C
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (type_bit<T> == kFloat)
+    if constexpr (std::is_same_v<T, double>)
       return math::fmod(a, b);
+    else if constexpr (std::is_same_v<T, float>)
+      return math::fmod_small(a, b);
     else
-      return b == 0 || (T(-1) < T(0) && b == static_cast<T>(-1)) ? T(0) : static_cast<T>(a % b);
+      return integer_remainder<Rounding::trunc>(a, b);
   }
+  template <class T>
+    requires(sizeof(T) == 8 ? type_bit<T> == kInt : type_bit<T> == kFloat)
+  PYDLX_HD static bool rare(T a, T b) {
+    if constexpr (sizeof(T) == 8)
+      return exceeds_quotient(a, b);
+    else
+      return math::fmod_is_large(a, b);
+  }
+  PYDLX_HD static float slow(float a, float b) { return math::fmod(a, b); }
+  PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) { return trunc_remainder(a, b); }
 };
 
 template <>
@@ -155,20 +225,39 @@ struct Binary<BinaryOp::floor_divide> {
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (type_bit<T> == kFloat) {
-      // (a - remainder) / b is within an ulp of an integer even where a / b rounds up to one (Python's algorithm).
-      if (b == T(0)) return a / b;
-      const T r = math::fmod(a, b);
-      T q = (a - r) / b;
-      if (r != T(0) && (r < T(0)) != (b < T(0))) q -= T(1);
-      if (q == T(0)) return math::copysign(T(0), a / b);
-      const T f = math::floor(q);
-      return q - f > T(0.5) ? f + T(1) : f;
-    } else {
-      const T q = Binary<BinaryOp::trunc_divide>::apply(a, b, nullptr);
-      const T r = Binary<BinaryOp::fmod>::apply(a, b, nullptr);
-      return r != 0 && (r < 0) != (b < 0) ? static_cast<T>(q - 1) : q;
-    }
+    if constexpr (std::is_same_v<T, double>)
+      return slow(a, b);
+    else if constexpr (std::is_same_v<T, float>)
+      return floored(a, b, math::fmod_small(a, b));
+    else
+      return integer_quotient<Rounding::floor>(a, b);
+  }
+  template <class T>
+    requires(sizeof(T) == 8 ? type_bit<T> == kInt : type_bit<T> == kFloat)
+  PYDLX_HD static bool rare(T a, T b) {
+    if constexpr (sizeof(T) == 8)
+      return exceeds_quotient(a, b);
+    else
+      return math::fmod_is_large(a, b);
+  }
+  template <class T>
+    requires(type_bit<T> == kFloat)
+  PYDLX_HD static T slow(T a, T b) {
+    return b == T(0) ? a / b : floored(a, b, math::fmod(a, b));
+  }
+  PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) {
+    const std::int64_t q = trunc_quotient(a, b), r = trunc_remainder(a, b);
+    return r != 0 && (r < 0) != (b < 0) ? q - 1 : q;
+  }
+
+ private:
+  // (a - remainder) / b is within an ulp of an integer even where a / b rounds up to one (Python's algorithm).
+  template <class T>
+  PYDLX_HD static T floored(T a, T b, T r) {
+    const T sign = math::copysign(T(1), b), whole = (a - r) / b;
+    const T q = r * sign < T(0) ? whole - T(1) : whole;
+    const T f = math::floor(q), n = q - f > T(0.5) ? f + T(1) : f;
+    return q == T(0) ? math::copysign(T(0), a * sign) : n;
   }
 };
 

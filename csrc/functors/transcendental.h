@@ -122,10 +122,11 @@ struct Transcendental<UnaryOp::erf> {
 template <>
 struct Transcendental<UnaryOp::tan> {
   static constexpr unsigned types = kFloat;
-  template <class T>
-  PYDLX_HD static T apply(T x, const double*) {
-    return math::tan(x);
-  }
+  PYDLX_HD static float apply(float x, const double*) { return math::tan_small(x); }
+  PYDLX_HD static double apply(double x, const double*) { return math::tan(x); }
+  PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
+  static bool rare(double) = delete;  // would be narrowed, and has no need
+  PYDLX_HD static float slow(float x) { return math::tan(x); }
 };
 
 template <>

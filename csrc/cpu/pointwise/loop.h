@@ -273,8 +273,8 @@ struct Params {
 };
 
 // Functors with `rare(x)` and `slow(x)` have arguments that their branch-free form cannot serve.
-template <class F, class A>
-concept HasRare = requires(A a) { F::rare(a); };
+template <class F, class... A>
+concept HasRare = requires(A... a) { F::rare(a...); };
 
 // The form of functor F on explicit float vectors, where it has one (cpu/pointwise/wide.h).
 template <class F>
@@ -334,6 +334,20 @@ void dense2(std::int64_t n, char* const* p, const double* param) {
     if (i < n) {
       const Lanes rest(static_cast<int>(n - i));
       store_part(o + i, Wide<F>::apply(load_part(a + i, rest), load_part(b + i, rest), q.p), rest);
+    }
+  } else if constexpr (HasRare<F, A, B>) {
+    for (std::int64_t begin = 0; begin < n; begin += kBlock) {
+      const std::int64_t end = n - begin < kBlock ? n : begin + kBlock;
+      int rare = 0;
+#pragma omp simd reduction(| : rare)
+      for (std::int64_t i = begin; i < end; ++i) rare |= F::rare(a[i], b[i]) ? 1 : 0;
+      if (rare) {
+        for (std::int64_t i = begin; i < end; ++i)
+          o[i] = F::rare(a[i], b[i]) ? F::slow(a[i], b[i]) : F::apply(a[i], b[i], q.p);
+      } else {
+#pragma omp simd
+        for (std::int64_t i = begin; i < end; ++i) o[i] = F::apply(a[i], b[i], q.p);
+      }
     }
   } else {
 #pragma omp simd
