@@ -27,6 +27,7 @@ def softplus(x):
 # name: (function, bound in ULP, float64 reference, lowest and highest argument)
 TABLE = {
     "exp": (pydlx.exp, 1.0, np.exp, -110, 95),
+    "exp2": (pydlx.exp2, 1.2, np.exp2, -155, 130),
     "sigmoid": (pydlx.sigmoid, 2.5, sigmoid, -110, 110),
     "silu": (F.silu, 3.0, lambda x: x * sigmoid(x), -80, 110),
     "gelu": (F.gelu, 6.0, lambda x: x * 0.5 * erfc(-x / math.sqrt(2)), -12.9, 20),

@@ -166,22 +166,24 @@ struct Binary<BinaryOp::remainder> {  // the sign of the divisor, as in Python
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (std::is_same_v<T, double>)
-      return shifted(math::fmod(a, b), b);
-    else if constexpr (std::is_same_v<T, float>)
+    if constexpr (type_bit<T> == kFloat)
       return shifted(math::fmod_small(a, b), b);
     else
       return integer_remainder<Rounding::floor>(a, b);
   }
   template <class T>
-    requires(sizeof(T) == 8 ? type_bit<T> == kInt : type_bit<T> == kFloat)
+    requires(sizeof(T) == 8 || type_bit<T> == kFloat)
   PYDLX_HD static bool rare(T a, T b) {
-    if constexpr (sizeof(T) == 8)
+    if constexpr (type_bit<T> == kInt)
       return exceeds_quotient(a, b);
     else
       return math::fmod_is_large(a, b);
   }
-  PYDLX_HD static float slow(float a, float b) { return shifted(math::fmod(a, b), b); }
+  template <class T>
+    requires(type_bit<T> == kFloat)
+  PYDLX_HD static T slow(T a, T b) {
+    return shifted(math::fmod(a, b), b);
+  }
   PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) {
     const std::int64_t r = trunc_remainder(a, b);
     return r != 0 && (r < 0) != (b < 0) ? r + b : r;
@@ -201,22 +203,24 @@ struct Binary<BinaryOp::fmod> {  // the sign of the dividend, as in C
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (std::is_same_v<T, double>)
-      return math::fmod(a, b);
-    else if constexpr (std::is_same_v<T, float>)
+    if constexpr (type_bit<T> == kFloat)
       return math::fmod_small(a, b);
     else
       return integer_remainder<Rounding::trunc>(a, b);
   }
   template <class T>
-    requires(sizeof(T) == 8 ? type_bit<T> == kInt : type_bit<T> == kFloat)
+    requires(sizeof(T) == 8 || type_bit<T> == kFloat)
   PYDLX_HD static bool rare(T a, T b) {
-    if constexpr (sizeof(T) == 8)
+    if constexpr (type_bit<T> == kInt)
       return exceeds_quotient(a, b);
     else
       return math::fmod_is_large(a, b);
   }
-  PYDLX_HD static float slow(float a, float b) { return math::fmod(a, b); }
+  template <class T>
+    requires(type_bit<T> == kFloat)
+  PYDLX_HD static T slow(T a, T b) {
+    return math::fmod(a, b);
+  }
   PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) { return trunc_remainder(a, b); }
 };
 
@@ -225,17 +229,15 @@ struct Binary<BinaryOp::floor_divide> {
   static constexpr unsigned types = kNumber;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (std::is_same_v<T, double>)
-      return slow(a, b);
-    else if constexpr (std::is_same_v<T, float>)
+    if constexpr (type_bit<T> == kFloat)
       return floored(a, b, math::fmod_small(a, b));
     else
       return integer_quotient<Rounding::floor>(a, b);
   }
   template <class T>
-    requires(sizeof(T) == 8 ? type_bit<T> == kInt : type_bit<T> == kFloat)
+    requires(sizeof(T) == 8 || type_bit<T> == kFloat)
   PYDLX_HD static bool rare(T a, T b) {
-    if constexpr (sizeof(T) == 8)
+    if constexpr (type_bit<T> == kInt)
       return exceeds_quotient(a, b);
     else
       return math::fmod_is_large(a, b);

@@ -108,6 +108,15 @@ struct Unary<UnaryOp::trunc> {
 };
 
 template <>
+struct Unary<UnaryOp::frac> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return x - math::trunc(x);
+  }
+};
+
+template <>
 struct Unary<UnaryOp::bitwise_not> {
   static constexpr unsigned types = kBool | kInt;
   template <class T>

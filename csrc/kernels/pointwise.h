@@ -39,6 +39,7 @@ enum class UnaryOp : int {
   ceil,
   round,
   trunc,
+  frac,
   bitwise_not,
   nan_to_num,
   relu,

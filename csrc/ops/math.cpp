@@ -44,7 +44,8 @@ Tensor round(const Tensor& x, std::int64_t decimals) {
 Tensor frac(const Tensor& x) {
   require(is_floating(x.dtype()), "frac", "input", ErrorKind::DType, "expected a floating point tensor, got ",
           x.dtype());
-  return sub(x, trunc(x));
+  return unary_op(UnaryOp::frac, "frac", x, false,
+                  [](const Tensor&) { return [](Backward& bw) { bw.set(0, bw.grad()); }; });
 }
 Tensor positive(const Tensor& x) {
   require(x.dtype() != DType::Bool, "positive", "input", ErrorKind::DType, "expected numbers, got bool");

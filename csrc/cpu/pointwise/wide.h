@@ -14,6 +14,10 @@ struct Wide<Transcendental<UnaryOp::exp>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::exp(x); }
 };
 template <>
+struct Wide<Transcendental<UnaryOp::exp2>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::exp2(x); }
+};
+template <>
 struct Wide<Transcendental<UnaryOp::sigmoid>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::sigmoid(x); }
 };
