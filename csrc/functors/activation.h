@@ -212,6 +212,15 @@ struct ActGrad<BinaryOp::leaky_relu_backward> {
 };
 
 template <>
+struct ActGrad<BinaryOp::prelu> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, T slope, const double*) {
+    return x > T(0) ? x : x * slope;
+  }
+};
+
+template <>
 struct ActGrad<BinaryOp::elu_backward> {
   static constexpr unsigned types = kFloat;
   template <class T>

@@ -131,6 +131,7 @@ enum class BinaryOp : int {
   log_sigmoid_backward,
   threshold_backward,
   shrink_backward,
+  prelu,  // (input, slope)
   COUNT
 };
 enum class TernaryOp : int { addcmul, addcdiv, lerp, COUNT };

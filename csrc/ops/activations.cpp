@@ -163,7 +163,10 @@ Tensor prelu(const Tensor& x, const Tensor& weight) {
   } else if (weight.ndim() > 0) {
     w = reshape(weight, {});
   }
-  return where(gt(x, zero()), x, mul(x, w));
+  return detail::binary_op(
+      BinaryOp::prelu, "prelu", x, w, true,
+      [](const Tensor& g, const Tensor& t, const Tensor& slope) { return where(gt(t, zero()), g, mul(g, slope)); },
+      [](const Tensor& g, const Tensor& t, const Tensor&) { return mul(g, minimum(t, zero())); });
 }
 
 Tensor rrelu(const Tensor& x, double lower, double upper) {

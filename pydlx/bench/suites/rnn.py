@@ -63,6 +63,21 @@ def _recurrent(
     ]
 
 
+def _cell(kind: str, batch: int, width: int) -> Row:
+    """One step, as hand-written loops take it."""
+
+    def inference(T: Any, x: Inputs) -> Step:
+        module = x.load(getattr(T.nn, kind)(width, width))
+        module.requires_grad_(False)
+        inputs = x.normal(batch, width)
+        return lambda: module(inputs)
+
+    weights = 2 * _GATES[kind.removesuffix("Cell")] * width * width
+    return Row(
+        f"{kind} b{batch} {width}->{width}", inference, 2.0 * weights * batch, 4.0 * weights, 8.0 * batch * width
+    )
+
+
 def rows() -> list[Row]:
     found = []
     for kind in _GATES:
@@ -71,6 +86,7 @@ def rows() -> list[Row]:
         found += _recurrent(kind, 1, 64, 512, 512)
         found += _recurrent(kind, 32, 32, 512, 512)
         found += _recurrent(kind, 7, 19, 37, 53)
+    found += [_cell("LSTMCell", 32, 64), _cell("GRUCell", 32, 256)]
     found += _recurrent("LSTM", 20, 35, 200, 200, layers=2)
     found += _recurrent("LSTM", 16, 50, 128, 128, bidirectional=True)
     found += _recurrent("GRU", 16, 50, 128, 128, bidirectional=True)
