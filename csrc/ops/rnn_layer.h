@@ -32,6 +32,9 @@ struct Tape {
   bool narrow = false;    // left by forward_narrow
 };
 
+inline bool is_narrow(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
+const char* name_of(CellKind kind);
+
 inline void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
 
 template <class Sequence>
@@ -43,6 +46,9 @@ void describe(Sequence& q, const Steps& steps, std::int64_t hidden, std::int64_t
   q.offset = steps.offset.data();
   q.reverse = steps.reverse;
 }
+
+// y (rows, H), h_n, c_n with one recorded node.
+TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in);
 
 // 16-bit floats by kernels that keep float32 inside, where the device has them: see NarrowForward.
 TensorList forward_narrow(CellKind kind, const Steps& steps, const Layer& in, Tape* tape);
