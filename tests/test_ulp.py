@@ -239,6 +239,23 @@ def test_lgamma_and_digamma_bounds(isa):
     np.testing.assert_array_equal(pydlx.digamma(poles[:8]).numpy(), [-inf, inf, nan, nan, nan, inf, nan, nan])
 
 
+def test_trigamma_bound(isa):
+    """The gradient of digamma, against the float64 form."""
+    special = np.array([0.0, -1, -5, np.inf, 1e30, 1e-30, -1e-30, -0.0])
+    x = np.concatenate([np.linspace(-60, 60, 40_001), np.linspace(-2, 9, 40_001), np.exp2(np.linspace(-60, 60, 2001))])
+    x = np.concatenate([x, special]).astype(np.float32)
+    slopes = []
+    for dtype in (np.float32, np.float64):
+        v = pydlx.from_numpy(x.astype(dtype)).requires_grad_(True)
+        pydlx.digamma(v).sum().backward()
+        slopes.append(v.grad.numpy())
+    got, want = slopes
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.where(got == want.astype(np.float32), 0, ulp_errors(got, want))
+    worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+    assert error[worst] <= 1.5, (x[worst], got[worst], want[worst])
+
+
 FLOAT_SPECIALS = [0.0, -0.0, 1, -1, 0.5, -3, 5.5, 1e-45, -1e-45, 1e-38, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1e9]
 
 
