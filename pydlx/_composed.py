@@ -8,6 +8,7 @@ from typing import Any
 
 from . import _C
 from ._C import Tensor
+from ._namespace import broadcast_shapes
 
 __all__ = [
     "can_cast",
@@ -135,6 +136,10 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
         raise _C.ShapeError(f"[cdist] x2: expected (..., R, {x1.shape[-1:]}) for x1 {x1.shape}, got shape {x2.shape}")
     if not p >= 0:
         raise ValueError(f"[cdist] p: expected a number >= 0, got {p}")
+    if p == 2 and x1.dtype == x2.dtype and _category(x1.dtype) == 2 and x1.numel() and x2.numel():
+        lead = broadcast_shapes(x1.shape[:-2], x2.shape[:-2])
+        a, b = (x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (x1, x2))
+        return _C._euclidean_distances(a, b).reshape(*lead, x1.shape[-2], x2.shape[-2])
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
     return _C.norm(difference, p, -1) if x1.shape[-1] else difference.sum(-1)
 

@@ -1,6 +1,7 @@
-// Rows of the matrix products.
+// Rows of the matrix products and of distances.
 #include "bind/rows.h"
 #include "ops/activate.h"
+#include "ops/distance.h"
 #include "ops/linear.h"
 #include "ops/matmul.h"
 
@@ -62,6 +63,8 @@ void bind_matmul(OpRegistry& r) {
        "Sum of products over the paired axes."},
       {"_einsum(str equation, Tensor[] operands) -> Tensor", call<&einsum>, kFunction,
        "Einstein summation, contracted left to right."},
+      {"_euclidean_distances(Tensor a, Tensor b) -> Tensor", call<&euclidean_distances>, kFunction,
+       "Distances of all rows of a (N, P, M) to all rows of b (N, R, M), for cdist."},
       {"_multi_dot(Tensor[] tensors) -> Tensor", call<&multi_dot>, kFunction,
        "Product of a chain of matrices in the cheapest order; the first and last may be vectors."},
       {"matrix_power(Tensor input, int n) -> Tensor", call<&matrix_power>, kBoth | kOut,

@@ -1,4 +1,5 @@
-"""Matrix products: square, linear layers, skinny, matrix-vector, batched, transposed, odd sizes, other dtypes."""
+"""Matrix products: square, linear layers, skinny, matrix-vector, batched, transposed, odd sizes, other dtypes; and all
+distances between two sets of rows, which are summed in the same kind of tiles."""
 
 from __future__ import annotations
 
@@ -98,6 +99,23 @@ def _matvec(m: int, n: int, transposed: bool = False) -> Row:
     )
 
 
+def _distances(rows: int, others: int, features: int, *, train: bool = False) -> Row:
+    def apply(T: Any, a: Any, b: Any) -> Any:
+        return T.cdist(a, b)
+
+    def inputs(x: Inputs) -> list[Any]:
+        return [x.normal(rows, features), x.normal(others, features)]
+
+    flops, size = 3.0 * rows * others * features, 4.0 * rows * others
+    return Row(
+        f"cdist {rows}x{features} {others}x{features}" + (" fwd+bwd" if train else ""),
+        (training if train else forward)(apply, inputs),
+        (3 if train else 1) * flops,
+        4.0 * (rows + others) * features + (size if train else 0.0),
+        size,
+    )
+
+
 def rows() -> list[Row]:
     square = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
     odd = (7, 31, 63, 65, 127, 129, 257, 509, 1021)
@@ -157,4 +175,6 @@ def rows() -> list[Row]:
         _bmm((12,), 1024, 64, 1024, "nt"),
         _bmm((32,), 1, 512, 512),
         _broadcast(32, 128, 64, 64),
+        _distances(1000, 500, 64),
+        _distances(200, 300, 64, train=True),
     ]
