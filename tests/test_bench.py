@@ -15,6 +15,7 @@ import pydlx
 from pydlx import cli
 from pydlx.bench import limits, report, rows, runner
 from pydlx.bench.inputs import Inputs
+from pydlx.bench.suites import ON_REQUEST
 from pydlx.bench.worker import Server, largest_error, samples_of
 
 ELSEWHERE = tempfile.gettempdir()
@@ -72,9 +73,9 @@ def a_report(*results):
 
 
 def test_rows_are_well_formed():
-    everything = rows.select()
+    everything = [row for family in rows.families() for row in rows.select(family)]
     assert len({row.key for row in everything}) == len(everything)
-    assert {row.family for row in everything} == set(rows.families())
+    assert {row.family for row in rows.select()} == set(rows.families()) - set(ON_REQUEST)
     for row in everything:
         assert callable(row.setup)
         assert all(math.isfinite(n) and n >= 0 for n in (row.flops, row.reads, row.writes, row.footprint)), row.key
@@ -103,6 +104,11 @@ def test_a_row_agrees_with_its_float64_reference(key, tmp_path):
     assert prepared["seconds"] > 0
     measured = server.measure(1e-4)
     assert measured["seconds"] > 0 and measured["samples"] >= 1
+
+
+def test_every_row_of_breadth_runs():
+    for row in rows.select("breadth", "* float32*"):
+        row.setup(pydlx, Inputs(pydlx, row.key))()
 
 
 def test_an_error_is_seen():

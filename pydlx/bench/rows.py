@@ -79,8 +79,10 @@ def training(fn: Callable[..., Any], inputs: MakeInputs, leaves: Sequence[int] |
         tensors = inputs(x)
         wanted = [tensors[i] for i in (range(len(tensors)) if leaves is None else leaves)]
         with T.no_grad():
-            shape = tuple(fn(T, *tensors).shape)
-        cotangent = x.normal(*shape) if shape else None
+            y = fn(T, *tensors)
+        shape, cotangent = tuple(y.shape), None
+        if shape:  # in the result's dtype, as in a network
+            cotangent = x.normal(*shape).to(y.dtype)
         for tensor in wanted:
             tensor.requires_grad_()
 
@@ -97,11 +99,12 @@ def training(fn: Callable[..., Any], inputs: MakeInputs, leaves: Sequence[int] |
 
 
 def families() -> list[str]:
-    """Names of the families, in the order in which they run."""
+    """Names of the families, in the order in which they run; those of ``suites.ON_REQUEST`` come last."""
     from . import suites
 
     found = {module.name for module in pkgutil.iter_modules(suites.__path__)}
-    return [name for name in suites.ORDER if name in found] + sorted(found - set(suites.ORDER))
+    others = sorted(found - set(suites.ORDER) - set(suites.ON_REQUEST))
+    return [*(name for name in suites.ORDER if name in found), *others, *suites.ON_REQUEST]
 
 
 def rows_of(family: str) -> list[Row]:
@@ -126,12 +129,15 @@ def find(key: str) -> Row:
 
 
 def select(family: str | None = None, glob: str | None = None) -> list[Row]:
-    """Rows of a family (default: all) whose key or name matches a shell pattern.
+    """Rows of a family (default: all but those that run on request) whose key or name matches a shell pattern.
 
     Raises:
         ValueError: unknown family, or nothing matches.
     """
-    rows = [row for name in ([family] if family else families()) for row in rows_of(name)]
+    from .suites import ON_REQUEST
+
+    names = [family] if family else [name for name in families() if name not in ON_REQUEST]
+    rows = [row for name in names for row in rows_of(name)]
     if glob is not None:
         matches = [row for row in rows if fnmatch.fnmatch(row.key, glob) or fnmatch.fnmatch(row.name, glob)]
         if not matches:

@@ -22,3 +22,6 @@ ORDER = (
     "steps",
     "overhead",
 )
+
+# Families that run only when they are named.
+ON_REQUEST = ("breadth",)
