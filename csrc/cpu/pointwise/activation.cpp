@@ -8,6 +8,19 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
+constexpr bool cheap(UnaryOp op) {
+  return op == UnaryOp::leaky_relu || op == UnaryOp::hardsigmoid || op == UnaryOp::hardswish ||
+         op == UnaryOp::threshold || op == UnaryOp::hardshrink || op == UnaryOp::softshrink;
+}
+constexpr bool cheap(BinaryOp op) {
+  return op <= BinaryOp::leaky_relu_backward || op == BinaryOp::hardsigmoid_backward ||
+         op == BinaryOp::hardswish_backward || op >= BinaryOp::threshold_backward;
+}
+template <UnaryOp op>
+inline constexpr bool kCheap<Act<op>> = cheap(op);
+template <BinaryOp op>
+inline constexpr bool kCheap<ActGrad<op>> = cheap(op);
+
 template <class T>
 void activate(Activation activation, T* x, std::int64_t n) {
   char* const p[2] = {reinterpret_cast<char*>(x), reinterpret_cast<char*>(x)};

@@ -8,6 +8,7 @@
 
 #include "cpu/gemm/words.h"
 #include "cpu/past_caches.h"
+#include "cpu/pointwise/narrow.h"
 #include "cpu/pointwise/transpose.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
@@ -385,7 +386,12 @@ void dense3(std::int64_t n, char* const* p, const double* param) {
 // The kernels. F is a stateless functor type with `static C apply(C..., const double* param)` on compute types.
 template <class F, class Out, class A>
 void map1(const Elementwise& e) {
-  walk(e, kFormats<Out, A>, dense1<F, compute_t<Out>, compute_t<A>>);
+  if constexpr (HasBits<F, Out, A>)
+    map1<OnBits<F>, word_t<Out>, word_t<A>>(e);
+  else if constexpr (RunsOnPairs<F, Out, A>)
+    walk(e, kFormats<word_t<Out>, word_t<A>>, dense_pairs<F, 2>);
+  else
+    walk(e, kFormats<Out, A>, dense1<F, compute_t<Out>, compute_t<A>>);
 }
 template <class F, class Out, class A, class B = A>
 void map2(const Elementwise& e) {
@@ -403,11 +409,19 @@ void map2(const Elementwise& e) {
       return walk(swapped, kFormats<Out, A, B>, dense2_single<F, A>, 2);
     }
   }
-  walk(e, kFormats<Out, A, B>, dense2<F, compute_t<Out>, compute_t<A>, compute_t<B>>);
+  if constexpr (HasBits<F, Out, A, B>)
+    map2<OnBits<F>, word_t<Out>, word_t<A>, word_t<B>>(e);
+  else if constexpr (RunsOnPairs<F, Out, A, B>)
+    walk(e, kFormats<word_t<Out>, word_t<A>, word_t<B>>, dense_pairs<F, 3>);
+  else
+    walk(e, kFormats<Out, A, B>, dense2<F, compute_t<Out>, compute_t<A>, compute_t<B>>);
 }
 template <class F, class Out, class A, class B = A, class C = B>
 void map3(const Elementwise& e) {
-  walk(e, kFormats<Out, A, B, C>, dense3<F, compute_t<Out>, compute_t<A>, compute_t<B>, compute_t<C>>);
+  if constexpr (RunsOnPairs<F, Out, A, B, C>)
+    walk(e, kFormats<word_t<Out>, word_t<A>, word_t<B>, word_t<C>>, dense_pairs<F, 4>);
+  else
+    walk(e, kFormats<Out, A, B, C>, dense3<F, compute_t<Out>, compute_t<A>, compute_t<B>, compute_t<C>>);
 }
 
 // The kernels as functors/fill.h asks for them.
