@@ -364,3 +364,37 @@ def test_a_mask_may_be_the_tensor_itself():
     want[:-1][picked] = False
     b[:-1][b[1:]] = False
     assert b.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_sums_of_rows_keep_extreme_values(dtype):
+    """index_add, rows put on top of rows, and bags of look-ups share a kernel that adds in registers."""
+    rows = np.zeros((6, 37))
+    rows[0], rows[1], rows[2] = np.inf, -np.inf, np.nan
+    rows[3] = 1e-7 if dtype == "float16" else 1e-39  # subnormal
+    rows[4] = 3e4 if dtype == "float16" else 1e38
+    index = np.array([0, 0, 1, 1, 2, 3, 3, 4, 4, 5], np.int64)
+    source = np.array([0, 5, 0, 1, 2, 3, 3, 4, 4, 5], np.int64)
+    x = pydlx.zeros(7, 37, dtype=getattr(pydlx, dtype))
+    table = pydlx.from_numpy(rows).to(x.dtype)
+    want = np.zeros((7, 37))
+    with np.errstate(invalid="ignore"):
+        np.add.at(want, index, table.double().numpy()[source])
+    with np.errstate(over="ignore"):
+        want = pydlx.from_numpy(want).to(x.dtype).double().numpy()
+    at, values = pydlx.from_numpy(index), table[pydlx.from_numpy(source)]
+    for got in (x.index_add(0, at, values), x.index_put((at - 7,), values, accumulate=True)):
+        np.testing.assert_array_equal(got.double().numpy(), want)
+    bags = pydlx.nn.functional.embedding_bag(pydlx.tensor([[0, 5], [3, 3], [4, 4], [0, 1], [2, 5]]), table, mode="sum")
+    np.testing.assert_array_equal(bags.double().numpy(), want[[0, 3, 4, 1, 2]])
+
+
+def test_bags_of_no_indices_or_of_bad_ones():
+    embedding_bag = pydlx.nn.functional.embedding_bag
+    table = pydlx.ones(4, 5)
+    for mode in ("sum", "mean"):
+        assert embedding_bag(pydlx.zeros(3, 0, dtype=pydlx.int64), table, mode=mode).tolist() == [[0.0] * 5] * 3
+        assert embedding_bag(pydlx.zeros(0, 3, dtype=pydlx.int64), table, mode=mode).shape == (0, 5)
+        for bad in (4, -1):
+            with pytest.raises(IndexError, match=r"\[embedding_bag\] input: .* flat position 3"):
+                embedding_bag(pydlx.tensor([[0, 1], [2, bad], [bad, 0]]), table, mode=mode)

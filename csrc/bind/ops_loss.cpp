@@ -102,6 +102,8 @@ void bind_loss(OpRegistry& r) {
       {"embedding(Tensor input, Tensor weight, int? padding_idx=None, object? max_norm=None, float norm_type=2.0, "
        "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
        call<&embedding_functional>, kFunction, "Rows weight[input]; deterministic gradient."},
+      {"_embedding_bag(Tensor input, Tensor weight, bool mean, bool scale_grad_by_freq=False) -> Tensor",
+       call<&embedding_bag>, kHidden, "The sum, or the mean, of weight[input] along the second axis of input."},
       {"one_hot(Tensor input, int num_classes=-1) -> Tensor", call<&one_hot>, kHidden,
        "int64 zeros with a one at each index."},
   });

@@ -1,15 +1,14 @@
-// Table look-ups, their gradients by counting sort, one-hot rows.
+// Table look-ups, sums of them, their gradients by counting sort, one-hot rows.
 #include "kernels/embedding.h"
 
 #include "cpu/first_bad.h"
 #include "cpu/isa.h"
 #include "cpu/row_copy.h"
+#include "cpu/row_sums.h"
 #include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
-
-using functors::compute_t;
 
 std::int64_t grain_for(std::int64_t work) { return work >= 16384 ? 1 : 16384 / (work + 1) + 1; }
 
@@ -31,49 +30,41 @@ std::int64_t forward(const EmbeddingForward& k) {
 
 template <class T>
 void backward(const EmbeddingBackward& k) {
-  using A = compute_t<T>;
-  // Stable counting sort: order[start[v] .. start[v + 1]) are the positions of v, ascending.
-  for (std::int64_t v = 0; v <= k.rows; ++v) k.start[v] = 0;
   // Forward has checked the indices, but memory shared with other libraries may have changed since: never leave the
   // table.
-  auto inside = [&](std::int64_t i) {
-    return static_cast<std::uint64_t>(k.index[i]) < static_cast<std::uint64_t>(k.rows);
-  };
-  for (std::int64_t i = 0; i < k.n; ++i)
-    if (inside(i)) ++k.start[k.index[i]];
-  std::int64_t total = 0;
-  for (std::int64_t v = 0; v <= k.rows; ++v) {
-    const std::int64_t count = k.start[v];
-    k.start[v] = total;
-    total += count;
-  }
-  for (std::int64_t i = 0; i < k.n; ++i)
-    if (inside(i)) k.order[k.start[k.index[i]]++] = i;  // start[v] becomes the end of v
-  const T* dy = static_cast<const T*>(k.dy);
+  sort_by_place(k.n, k.rows, k.start, k.order, [&](std::int64_t i) {
+    const std::int64_t v = k.index[i];
+    return static_cast<std::uint64_t>(v) < static_cast<std::uint64_t>(k.rows) ? v : -1;
+  });
   parallel_for(k.rows, grain_for(k.cols * (1 + k.n / (k.rows + 1))), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t v = begin; v < end; ++v) {
-      T* out = static_cast<T*>(k.dweight) + v * k.cols;
-      const std::int64_t first = v == 0 ? 0 : k.start[v - 1], last = k.start[v];
-      if (first == last || v == k.padding_index) {
-        for (std::int64_t c = 0; c < k.cols; ++c) out[c] = static_cast<T>(A(0));
-        continue;
-      }
-      const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
-      for (std::int64_t c0 = 0; c0 < k.cols; c0 += 64) {
-        const int width = static_cast<int>(k.cols - c0 < 64 ? k.cols - c0 : 64);
-        A sum[64] = {};
-        for (std::int64_t j = first; j < last; ++j) {
-          const std::int64_t i = k.order[j];
-          const T* row = dy + i * k.cols + c0;
-          if (width == 64)
-            for (int l = 0; l < 64; ++l) sum[l] += static_cast<A>(row[l]) * factor;
-          else
-            for (int l = 0; l < width; ++l) sum[l] += static_cast<A>(row[l]) * factor;
-        }
-        for (int l = 0; l < width; ++l) out[c0 + l] = static_cast<T>(sum[l]);
-      }
+      const std::int64_t first = v == 0 ? 0 : k.start[v - 1], count = v == k.padding_index ? 0 : k.start[v] - first;
+      sum_rows<T>({static_cast<const T*>(k.dy), k.cols, k.order + first, count, k.start[k.rows - 1] - first}, nullptr,
+                  k.by_frequency && count > 0 ? static_cast<double>(count) : 1, static_cast<T*>(k.dweight) + v * k.cols,
+                  k.cols);
     }
   });
+}
+
+template <class T>
+std::int64_t bag(const EmbeddingBag& k) {
+  FirstBad bad;
+  parallel_for(k.bags, grain_for(k.length * k.cols), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t* pick = k.index + b * k.length;
+      bool inside = true;
+      for (std::int64_t i = 0; i < k.length; ++i)
+        if (static_cast<std::uint64_t>(pick[i]) >= static_cast<std::uint64_t>(k.rows)) {
+          bad.note(b * k.length + i);
+          inside = false;
+          break;
+        }
+      if (inside)
+        sum_rows<T>({static_cast<const T*>(k.weight), k.cols, pick, k.length}, nullptr,
+                    k.mean ? static_cast<double>(k.length) : 1, static_cast<T*>(k.out) + b * k.cols, k.cols);
+    }
+  });
+  return bad.position;
 }
 
 std::int64_t one_hot(const OneHot& k) {
@@ -105,7 +96,10 @@ void register_embedding(KernelTable& t) {
   k.forward = forward;
   k.one_hot = one_hot;
   k.largest = largest;
-  each_type(FloatTypes{}, [&]<class T>() { k.backward[idx<T>] = backward<T>; });
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.backward[idx<T>] = backward<T>;
+    k.bag[idx<T>] = bag<T>;
+  });
 }
 
 }  // namespace pydlx::PYDLX_ISA

@@ -4,6 +4,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/row_copy.h"
+#include "cpu/row_sums.h"
 #include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -204,6 +205,24 @@ void scatter(const IndexedRows& a) {
 template <ScatterOp op, class T>
 void reduce(const IndexedRows& a) {
   run(a, sizeof(T), !a.distinct, block_of<Combine<op>, T>);
+}
+
+// By places: what goes to one is added in registers.
+template <class T>
+void add_rows(const IndexedRows& a, std::int64_t* start, std::int64_t* order) {
+  sort_by_place(a.count, a.self_size, start, order,
+                [&](std::int64_t i) { return place_of(a.index[i * a.index_step], a.self_size); });
+  const std::int64_t work = a.row * (a.count / a.self_size + 1);
+  parallel_for(a.self_size, ceil_div(kBlock, work), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t v = begin; v < end; ++v) {
+      const std::int64_t first = v == 0 ? 0 : start[v - 1];
+      T* self = static_cast<T*>(a.self) + v * a.self_step;
+      if (start[v] > first)
+        sum_rows<T>({static_cast<const T*>(a.dense), a.dense_step, order + first, start[v] - first,
+                     start[a.self_size - 1] - first},
+                    self, 1, self, a.row);
+    }
+  });
 }
 
 template <int op, class... Ts>
@@ -409,6 +428,7 @@ void fill_widths(IndexingKernels& k) {
 void register_indexing(KernelTable& t) {
   IndexingKernels& k = family<IndexingKernels>(t);
   fill<0, bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, float, double>(k);
+  each_type(FloatTypes{}, [&]<class T>() { k.add_rows[idx<T>] = add_rows<T>; });
   fill_ranges<bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, Half, BFloat16, float, double>(
       k);
   fill_widths<std::uint8_t, std::uint16_t, std::uint32_t, std::uint64_t>(k);

@@ -27,6 +27,15 @@ struct EmbeddingBackward {
   bool by_frequency = false;        // divide by the number of occurrences
 };
 
+// out[b] = the sum of weight[index[b, i]] over i, or their mean.
+struct EmbeddingBag {
+  const void* weight = nullptr;         // [rows, cols]
+  const std::int64_t* index = nullptr;  // [bags, length]
+  void* out = nullptr;                  // [bags, cols]
+  std::int64_t bags = 0, length = 0, rows = 0, cols = 0;
+  bool mean = false;
+};
+
 struct OneHot {
   const std::int64_t* index = nullptr;
   std::int64_t* out = nullptr;  // [n, classes]
@@ -36,6 +45,7 @@ struct OneHot {
 struct EmbeddingKernels {
   std::int64_t (*forward)(const EmbeddingForward&) = nullptr;
   void (*backward[kDTypeCount])(const EmbeddingBackward&) = {};
+  std::int64_t (*bag[kDTypeCount])(const EmbeddingBag&) = {};  // or null: look-ups, then a sum
   std::int64_t (*one_hot)(const OneHot&) = nullptr;
   std::int64_t (*largest)(const OneHot&) = nullptr;  // largest index; n > 0
 };

@@ -88,6 +88,10 @@ struct IndexingKernels {
   IndexedRowsFn gather[kWidths] = {};         // dense <- self
   IndexedRowsFn scatter[kWidths] = {};        // self <- dense
   IndexedRowsFn scatter_reduce[static_cast<int>(ScatterOp::COUNT)][kDTypeCount] = {};
+  // self <- self + dense for floats, one slice, a shared index, dense rows; 16-bit floats are added in float32 and
+  // rounded once.
+  // Scratch: start [self_size], order [count]. Or null.
+  void (*add_rows[kDTypeCount])(const IndexedRows&, std::int64_t* start, std::int64_t* order) = {};
   void (*range[kDTypeCount])(const RangeFill&) = {};
   void (*triangle[kWidths])(const Triangle&) = {};
   std::int64_t (*nonzero_count)(const Nonzero&) = nullptr;  // fills starts, returns the count

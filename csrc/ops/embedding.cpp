@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/pointwise.h"
+#include "ops/reduce.h"
 #include "ops/views.h"
 
 namespace pydlx::ops {
@@ -19,6 +20,12 @@ struct Lookup {
 };
 
 Tensor embedding_backward(const Lookup& l, const Tensor& g);
+
+void fail_outside(const char* op, const Lookup& l, std::int64_t bad) {
+  if (bad >= 0)
+    fail(op, "input", ErrorKind::Index, "expected indices in [0, ", l.table[0],
+         "), got another value at flat position ", bad);
+}
 
 // The look-up and its gradient are each other's transpose when neither padding nor frequencies change the gradient.
 Tensor look_up(const Lookup& l, const Tensor& weight) {
@@ -37,9 +44,7 @@ Tensor look_up(const Lookup& l, const Tensor& weight) {
   if (k.n > 0) {
     const std::int64_t bad =
         kernel_or_fail(kernels<EmbeddingKernels>(weight.device()).forward, op, weight.device(), weight.dtype())(k);
-    if (bad >= 0)
-      fail(op, "input", ErrorKind::Index, "expected indices in [0, ", k.rows, "), got another value at flat position ",
-           bad);
+    fail_outside(op, l, bad);
   }
   if (any_requires_grad(weight))
     record(op, out, {&weight}, [l, index = save(l.index)](Backward& bw) {
@@ -91,17 +96,53 @@ Tensor embedding_backward(const Lookup& l, const Tensor& g) {
   return out;
 }
 
-}  // namespace
-
-Tensor embedding(const Tensor& index, const Tensor& weight, std::int64_t padding_index, bool by_frequency) {
-  const char* op = "embedding";
+void check_arguments(const char* op, const Tensor& index, const Tensor& weight) {
   require(is_integral(index.dtype()), op, "input", ErrorKind::DType, "expected integer indices, got ", index.dtype());
   require(weight.ndim() == 2, op, "weight", ErrorKind::Shape, "expected shape (rows, features), got ", weight.sizes());
   require(index.device() == weight.device(), op, "input", ErrorKind::Device, "expected ", weight.device(),
           " like the weight, got ", index.device());
+}
+
+}  // namespace
+
+Tensor embedding(const Tensor& index, const Tensor& weight, std::int64_t padding_index, bool by_frequency) {
+  const char* op = "embedding";
+  check_arguments(op, index, weight);
   require(padding_index < weight.sizes()[0], op, "padding_idx", ErrorKind::Value, "expected a row below ",
           weight.sizes()[0], ", got ", padding_index);
   return look_up({contiguous(to_dtype(index, DType::Int64)), weight.sizes(), padding_index, by_frequency}, weight);
+}
+
+Tensor embedding_bag(const Tensor& index, const Tensor& weight, bool mean, bool by_frequency) {
+  const char* op = "embedding_bag";
+  check_arguments(op, index, weight);
+  require(index.ndim() == 2, op, "input", ErrorKind::Shape, "expected shape (bags, length), got ", index.sizes());
+  const auto fn = kernels<EmbeddingKernels>(weight.device()).bag[static_cast<int>(weight.dtype())];
+  const Lookup l{contiguous(to_dtype(index, DType::Int64)), weight.sizes(), -1, by_frequency};
+  const std::int64_t length = index.sizes()[1];
+  if (!fn) {
+    const Tensor total = sum(look_up(l, weight), {1}, false);
+    return mean && length > 1 ? div(total, wrap_scalar(length)) : total;
+  }
+  const Tensor w = contiguous(detach(weight));
+  Tensor out = empty({index.sizes()[0], l.table[1]}, weight.dtype(), weight.device());
+  EmbeddingBag k;
+  k.weight = w.data();
+  k.index = l.index.data_as<std::int64_t>();
+  k.out = out.data();
+  k.bags = index.sizes()[0];
+  k.length = length;
+  k.rows = l.table[0];
+  k.cols = l.table[1];
+  k.mean = mean && length > 0;
+  fail_outside(op, l, fn(k));
+  if (any_requires_grad(weight))
+    record(op, out, {&weight}, [l, index = save(l.index), mean = k.mean](Backward& bw) {
+      index.get(bw);
+      const Tensor g = mean ? div(bw.grad(), wrap_scalar(l.index.sizes()[1])) : bw.grad();
+      bw.set(0, embedding_backward(l, expand(unsqueeze(g, 1), {l.index.sizes()[0], l.index.sizes()[1], l.table[1]})));
+    });
+  return out;
 }
 
 Tensor one_hot(const Tensor& index, std::int64_t num_classes) {

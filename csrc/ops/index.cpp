@@ -230,10 +230,12 @@ void put_raw(const char* op, const Tensor& x, const TensorList& indices, const T
     step = one_step(v, p.before, p.lookup.ndim());
   }
   const IndexedRows r = rows_of(p, x, v, step);
-  if (accumulate)
-    run_reduce(op, ScatterOp::sum, r, x);
-  else
-    run_scatter(op, r, x);
+  if (!accumulate) return run_scatter(op, r, x);
+  if (add_rows(r, x)) return;
+  accumulate_wide(x, [&](const Tensor& t) {
+    if (t.dtype() == x.dtype()) return run_reduce(op, ScatterOp::sum, r, t);
+    put_raw(op, t, safe, to_dtype(v, t.dtype()), true);
+  });
 }
 
 Tensor index_backward(const Tensor& g, const Dims& sizes, const TensorList& indices);
@@ -252,8 +254,7 @@ TensorList get_all(const std::vector<Saved>& saved, const Backward& bw) {
 // The adjoint of index: zeros with g added at the indexed positions. Its own gradient is index again.
 Tensor index_backward(const Tensor& g, const Dims& sizes, const TensorList& indices) {
   Tensor out = full(sizes, 0, g.dtype(), g.device());
-  accumulate_wide(
-      out, [&](const Tensor& t) { put_raw("index_backward", t, indices, to_dtype(detach(g), t.dtype()), true); });
+  put_raw("index_backward", out, indices, detach(g), true);
   if (any_requires_grad(g))
     record("index_backward", out, {&g},
            [s = save_all(indices)](Backward& bw) { bw.set(0, index(bw.grad(), get_all(s, bw))); });
@@ -264,10 +265,7 @@ Tensor index_put_impl(const char* name, const Tensor& x, const TensorList& indic
                       bool accumulate, bool inplace) {
   return write_op(
       name, x, values, inplace,
-      [&](const Tensor& target, const Tensor& v) {
-        if (!accumulate) return put_raw(name, target, indices, v, false);
-        accumulate_wide(target, [&](const Tensor& t) { put_raw(name, t, indices, to_dtype(v, t.dtype()), true); });
-      },
+      [&](const Tensor& target, const Tensor& v) { put_raw(name, target, indices, v, accumulate); },
       [&] {
         return [s = save_all(indices), sizes = values.sizes(), dtype = values.dtype(), accumulate](Backward& bw) {
           const TensorList at = get_all(s, bw);
@@ -338,6 +336,7 @@ Tensor add_impl(const char* name, const Tensor& x, std::int64_t axis, const Tens
   return write_op(
       name, x, source, inplace,
       [&](const Tensor& target, const Tensor& s) {
+        if (!scaled && add_rows(along_shared(with_axis(target), dim, i, with_axis(s)), target)) return;
         accumulate_wide(target, [&](const Tensor& t) {
           Tensor v = to_dtype(s, t.dtype());
           if (scaled) v = mul(v, wrap_scalar(alpha));

@@ -127,4 +127,17 @@ void run_reduce(const char* op, ScatterOp how, const IndexedRows& r, const Tenso
   kernel_or_fail(table[static_cast<int>(self.dtype())], op, self.device(), self.dtype())(r);
 }
 
+bool add_rows(const IndexedRows& r, const Tensor& self) {
+  const auto fn = kernels<IndexingKernels>(self.device()).add_rows[static_cast<int>(self.dtype())];
+  constexpr std::int64_t kLeast = 16;  // shorter rows are not worth sorting the index
+  if (!fn || r.slices != 1 || r.index_row != 0 || r.self_row != 1 || r.dense_row != 1 || r.row < kLeast ||
+      r.self_step < r.row)
+    return false;
+  if (!has_work(r)) return true;
+  const Tensor start = empty({r.self_size}, DType::Int64, self.device()),
+               order = empty({r.count}, DType::Int64, self.device());
+  fn(r, start.data_as<std::int64_t>(), order.data_as<std::int64_t>());
+  return true;
+}
+
 }  // namespace pydlx::ops

@@ -39,6 +39,8 @@ IndexedRows along_shared(const Tensor& self, int dim, const Tensor& index, const
 void run_gather(const char* op, const IndexedRows& r, const Tensor& self);
 void run_scatter(const char* op, const IndexedRows& r, const Tensor& self);
 void run_reduce(const char* op, ScatterOp how, const IndexedRows& r, const Tensor& self);
+// self <- self + dense where a kernel adds rows place by place, 16-bit floats in float32; otherwise false.
+bool add_rows(const IndexedRows& r, const Tensor& self);
 // 16-bit floats are accumulated in float32 and rounded once: calls f(self) with a tensor it may add to.
 template <class F>
 void accumulate_wide(const Tensor& self, F f) {

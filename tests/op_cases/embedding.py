@@ -9,6 +9,12 @@ def _f(T):
     return T._C if T.__name__ == "pydlx" else T.nn.functional
 
 
+def _bag(T, i, w, mode):
+    if T.__name__ == "pydlx":
+        return T.nn.functional.embedding_bag(i, w, mode=mode)
+    return getattr(T.nn.functional.embedding(i, w), mode)(1)  # whose gradient PyTorch can differentiate again
+
+
 CASES = [
     Case(
         "embedding",
@@ -36,6 +42,21 @@ CASES = [
         lambda T, i, w: _f(T).embedding(i, w, scale_grad_by_freq=True),
         args(integers(0, 5, 30), normal(5, 3)),
         grad=False,
+    ),
+    *(
+        Case(
+            f"embedding_bag/{mode} {width}",
+            lambda T, i, w, mode=mode: _bag(T, i, w, mode),
+            args(integers(0, 11, 6, 9), normal(11, width)),
+            dtypes=("float32", "float64", "float16", "bfloat16"),
+        )
+        for mode in ("sum", "mean")
+        for width in (3, 147)
+    ),
+    Case(
+        "embedding_bag/int32",
+        lambda T, i, w: _bag(T, i, w, "mean"),
+        args(integers(0, 5, 7, 2, dtype="int32"), normal(5, 3)),
     ),
     Case("embedding/0d", lambda T, i, w: _f(T).embedding(i, w), args(integers(0, 5), normal(5, 3))),
     Case(

@@ -105,6 +105,24 @@ CASES = [
         "index_add+", lambda T, x, s, i: x.index_add(1, i, s) * 2, X, normal(5, 9, 7), integers(0, 6, 9), dtypes=HALVES
     ),
     row(
+        "index_add/rows+",
+        lambda T, x, s, i: x.index_add(0, i, s) * 2,
+        normal(30, 147),
+        normal(200, 147),
+        integers(0, 30, 200),
+        dtypes=HALVES,
+        tolerance=2.0,
+    ),
+    row(
+        "index_add/rows of slices+",
+        lambda T, x, s, i: x.t().index_add(0, i, s.t()[:, 1:]) * 2,
+        normal(32, 20),
+        normal(33, 50),
+        integers(0, 20, 50),
+        dtypes=HALVES,
+        tolerance=2.0,
+    ),
+    row(
         "index_add/alpha+",
         lambda T, x, s, i: T.index_add(x, 0, i, s, alpha=-1.5) * 2,
         X,

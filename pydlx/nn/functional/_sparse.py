@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..._C import DTypeError, Tensor, arange, int32, int64, zeros
+from ..._C import DTypeError, Tensor, _embedding_bag, arange, int32, int64, zeros
 from ..._C import embedding as _embedding
 from ...autograd import no_grad
 from ._distance import _vector_norm
@@ -98,6 +98,10 @@ def embedding_bag(
     if input.ndim == 2:
         if offsets is not None:
             raise ValueError("[embedding_bag] offsets: expected None with a 2-d input, got a tensor")
+        if mode != "max" and per_sample_weights is None and padding_idx is None:
+            if max_norm is not None:
+                _renorm(weight, input, max_norm, norm_type)
+            return _embedding_bag(input, weight, mode == "mean", scale_grad_by_freq)
         bags, length = input.shape
         bag_of = arange(bags, device=input.device).repeat_interleave(length)
         input = input.reshape(-1)
