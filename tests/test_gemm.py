@@ -186,6 +186,31 @@ def test_thread_counts_agree(layout):
         pydlx.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 15, 16, 31, 33, 127, 129, 1000, 8191, 8192, 8193, 100003, 8192 * 256 + 5])
+def test_vectors(isa, dtype, n):
+    """Inner products: at the edges of vectors and of runs, and more than the most runs."""
+    rng = np.random.default_rng(n)
+    a, b = (rng.standard_normal(n).astype(dtype) for _ in range(2))
+    exact = float(np.dot(a.astype(np.longdouble), b.astype(np.longdouble)))
+    size = float(np.abs(a * b).sum())
+    x, y = pydlx.tensor(a), pydlx.tensor(b)
+    results = []
+    before = pydlx.get_num_threads()
+    for threads in (1, 2, before):
+        pydlx.set_num_threads(threads)
+        results.append(float(pydlx.dot(x, y)))
+    assert len(set(results)) == 1
+    assert abs(results[0] - exact) <= 8 * np.finfo(dtype).eps * max(size / n**0.5, abs(exact))
+    apart = pydlx.tensor(np.repeat(a, 2))[::2]
+    assert float(pydlx.dot(apart, y)) == pytest.approx(exact, rel=1e-3, abs=1e-4 * size / n**0.5)
+    if n < 10000:
+        pairs = pydlx.matmul(pydlx.stack([x, y, x])[:, None, :], pydlx.stack([y, y, x])[:, :, None])
+        expected = [exact, float(np.square(b.astype(np.float64)).sum()), float(np.square(a.astype(np.float64)).sum())]
+        assert pairs.reshape(-1).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5 * size / n**0.5)
+        assert float(pairs[0]) == results[0]
+
+
 def test_strided_operands(isa):
     rng = np.random.default_rng(4)
     big = rng.standard_normal((80, 150)).astype(np.float32)

@@ -7,6 +7,7 @@
 #include "core/scratch.h"
 #include "core/verbose.h"
 #include "cpu/gemm/cuts.h"
+#include "cpu/gemm/dot.h"
 #include "cpu/gemm/finish.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/strip.h"
@@ -254,6 +255,7 @@ __attribute__((cold, noinline)) void describe_plan(const Gemm& g, const Plan& pl
 template <class T>
 void gemm_typed(const Gemm& given) {
   if (given.m <= 0 || given.n <= 0 || given.batch <= 0) return;
+  if (is_dot<T>(given)) return dot_products<T>(given);
   Gemm g = given;
   std::int64_t c_i = g.c_row, c_j = 1, bias_i = 0, bias_j = 1;
   // A product with few columns is the transposed product with few rows. Inner products store element by element and
