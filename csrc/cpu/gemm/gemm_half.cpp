@@ -38,7 +38,7 @@ struct Widened {
       f.k = w.steps;
       f.a = reinterpret_cast<const float*>(w.a + r0 * w.a_row);
       f.a_row = w.a_row / static_cast<std::int64_t>(sizeof(float));
-      f.a_col = 1;
+      f.a_col = w.a_step / static_cast<std::int64_t>(sizeof(float));
       f.b = w.b;
       f.packed = true;
       f.c = kept ? w.sums + r0 * w.sums_row : w.sums;

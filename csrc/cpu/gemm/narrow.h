@@ -65,6 +65,16 @@ void pack_words_rows(const typename P::T* x, std::int64_t row, std::int64_t col,
   }
 }
 
+// Lines that are neighbours in memory, as they pass: word s of line i at out[s * ld + i].
+template <class P>
+void pack_words_steps(const typename P::T* x, std::int64_t col, std::int64_t lines, std::int64_t depth, std::int64_t ld,
+                      float* out) {
+  constexpr int L = kWords, D = P::kDepth;
+  for (std::int64_t p = 0; p < depth; p += D, x += D * col, out += ld)
+    for (std::int64_t i = 0; i < lines; i += L)
+      store<float>(out + i, P::across(x + i, col, p + 1 < depth, static_cast<int>(min_of(L, lines - i))));
+}
+
 // B(p, j) -> panels of kPanel columns, each [words][kPanel]; of the last panel as many whole vectors as are used.
 template <class P>
 void pack_words_b(const typename P::T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t depth, std::int64_t n,
@@ -147,11 +157,15 @@ void tiles_narrow(const Gemm& g, const NarrowPlan& plan, const typename P::T* a0
                      nc_max = ceil_div(ceil_div(j1 - j0, col_blocks), kPanel) * kPanel,
                      mc_max = plan.pack_a ? min_of(kPackedRows, i1 - i0) : i1 - i0,
                      group = blocked ? min_of(i1 - i0, max_of(kPackedRows, (1 << 20) / nc_max)) : i1 - i0,
-                     ld = ceil_div(plan.kc, kWords) * kWords + kWords,  // off the cache-set period
-      sums_rows = blocked              ? group
-                  : P::kFinishesInTile ? 0
-                                       : kTileRows;
-  const std::int64_t need_b = plan.kc * nc_max, need_a = plan.pack_a ? mc_max * ld : 0, need_sums = sums_rows * nc_max;
+                     sums_rows = blocked              ? group
+                                 : P::kFinishesInTile ? 0
+                                                      : kTileRows;
+  const bool by_steps = g.a_row == 1;  // packed A: a step's words side by side, or a row's
+  // Leading dimensions of packed A, off the cache-set period.
+  const std::int64_t ld =
+      by_steps ? ceil_div(mc_max, kWords) / 2 * 2 * kWords + kWords : ceil_div(plan.kc, kWords) * kWords + kWords;
+  const std::int64_t need_b = plan.kc * nc_max, need_a = !plan.pack_a ? 0 : ld * (by_steps ? plan.kc : mc_max),
+                     need_sums = sums_rows * nc_max;
   float* packed_b = static_cast<float*>(
       thread_scratch(ScratchSlot::gemm, static_cast<std::size_t>(need_b + need_a + need_sums) * sizeof(float)));
   if (!packed_b && need_b + need_a + need_sums > 0)
@@ -176,10 +190,13 @@ void tiles_narrow(const Gemm& g, const NarrowPlan& plan, const typename P::T* a0
           w.a_step = D * static_cast<std::int64_t>(sizeof(T));
           w.ragged = !plan.pack_a && depth % D != 0;
           if (plan.pack_a) {
-            pack_words_rows<P>(a, g.a_row, g.a_col, w.m, depth, ld, packed_a);
+            if (by_steps)
+              pack_words_steps<P>(a, g.a_col, w.m, depth, ld, packed_a);
+            else
+              pack_words_rows<P>(a, g.a_row, g.a_col, w.m, depth, ld, packed_a);
             w.a = reinterpret_cast<const char*>(packed_a);
-            w.a_row = ld * static_cast<std::int64_t>(sizeof(float));
-            w.a_step = sizeof(float);
+            w.a_row = (by_steps ? 1 : ld) * static_cast<std::int64_t>(sizeof(float));
+            w.a_step = (by_steps ? ld : 1) * static_cast<std::int64_t>(sizeof(float));
           }
           w.b = packed_b;
           w.sums = blocked ? sums + (ic - ig) * nc_max : sums;
