@@ -86,11 +86,11 @@ inline void stats(const ChannelNorm& k) {
     float m[kTogether];
     sums(k, first, channels, total, unused,
          [&](int, std::int64_t at, int lanes, V& a, V&)
-             __attribute__((always_inline)) { a += vmath::load_count(x + at, lanes); });
+             __attribute__((always_inline)) { a += load_count(x + at, lanes); });
     for (int c = 0; c < channels; ++c) m[c] = static_cast<float>(total[c] / count);
     sums(k, first, channels, total, unused,
          [&](int c, std::int64_t at, int lanes, V& a, V&) __attribute__((always_inline)) {
-           const V d = vmath::load_count(x + at, lanes) - m[c];
+           const V d = load_count(x + at, lanes) - m[c];
            a += lanes == kWidth ? d * d : (vmath::lane_numbers() < lanes ? d * d : V{});
          });
     for (int c = 0; c < channels; ++c) {
@@ -118,7 +118,7 @@ void apply(const ChannelNorm& k) {
                    const float* in = static_cast<const float*>(k.x) + p * k.spatial;
                    float* out = static_cast<float*>(k.out) + p * k.spatial;
                    vmath::each_vector(k.spatial, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-                     vmath::put<past>(out + i, (vmath::load_count(in + i, count) - m) * scale + shift, count);
+                     vmath::put<past>(out + i, (load_count(in + i, count) - m) * scale + shift, count);
                    });
                  }
                  if (past) past_caches_done();
@@ -140,9 +140,9 @@ void backward(const ChannelNorm& k) {
     if (summed)
       sums(k, first, channels, total, total_x,
            [&](int c, std::int64_t at, int lanes, V& a, V& b) __attribute__((always_inline)) {
-             const V g = vmath::load_count(dy + at, lanes);  // 0 in lanes beyond the plane
+             const V g = load_count(dy + at, lanes);  // 0 in lanes beyond the plane
              a += g;
-             b += g * (vmath::load_count(x + at, lanes) - mean[first + c]);
+             b += g * (load_count(x + at, lanes) - mean[first + c]);
            });
     for (int c = 0; c < channels; ++c) {
       const float s = rstd[first + c];
@@ -160,8 +160,7 @@ void backward(const ChannelNorm& k) {
         const float m = mean[first + c], sc = scale[c], mg = mean_g[c], sl = slope[c], *g = dy + at, *p = x + at;
         float* out = static_cast<float*>(k.out) + at;
         vmath::each_vector(k.spatial, [&](std::int64_t i, int lanes) __attribute__((always_inline)) {
-          vmath::put<past>(
-              out + i, sc * (vmath::load_count(g + i, lanes) - mg - (vmath::load_count(p + i, lanes) - m) * sl), lanes);
+          vmath::put<past>(out + i, sc * (load_count(g + i, lanes) - mg - (load_count(p + i, lanes) - m) * sl), lanes);
         });
       }
     if (past) past_caches_done();

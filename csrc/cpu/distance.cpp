@@ -3,6 +3,7 @@
 // stored.
 #include "kernels/distance.h"
 
+#include "cpu/gemm/cuts.h"
 #include "cpu/gemm/micro.h"
 #include "cpu/gemm/pack.h"
 #include "functors/math.h"
@@ -14,23 +15,10 @@ constexpr std::int64_t kDepth = 64;    // features that pass at a time: a panel 
 constexpr std::int64_t kRows = 64;     // rows that meet a packed panel
 constexpr std::int64_t kSummed = 256;  // rows whose gradients are added up before they join the total
 
-PYDLX_INLINE std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
-template <class T>
-PYDLX_INLINE Vector<T> load_count(const T* p, int count) {
-  return count == kLanesOf<T> ? load(p) : load_part(p, Lanes(count));
-}
-template <class T>
-PYDLX_INLINE void store_count(T* p, Vector<T> v, int count) {
-  if (count == kLanesOf<T>)
-    store<T>(p, v);
-  else
-    store_part(p, v, Lanes(count));
-}
 // Lanes of vector v of a strip of n elements.
 template <class T>
 PYDLX_INLINE int lanes_of(std::int64_t n, int v) {
-  return static_cast<int>(least(n - v * kLanesOf<T>, kLanesOf<T>));
+  return static_cast<int>(min_of(n - v * kLanesOf<T>, kLanesOf<T>));
 }
 
 // sums (+)= squared differences of `MR` rows of a and n columns of a panel, over k features.
@@ -58,7 +46,7 @@ PYDLX_INLINE void add_squares(const T* a, std::int64_t a_row, const T* panel, st
       T* to = sums + r * sums_row + v * L;
       const int count = lanes_of<T>(n, v);
       if (count <= 0) continue;
-      store_count<T>(to, first ? acc[r][v] : load_count<T>(to, count) + acc[r][v], count);
+      store_count(to, first ? acc[r][v] : load_count(to, count) + acc[r][v], count);
     }
 }
 
@@ -76,17 +64,17 @@ void forward(const Distances& k) {
   constexpr std::int64_t W = kTileColumns<T>;
   constexpr int L = kLanesOf<T>, kVectors = static_cast<int>(W / L);
   const std::int64_t m = k.features, panels = (k.rows_b + W - 1) / W, blocks = (k.rows_a + kRows - 1) / kRows;
-  const std::int64_t work = least(kRows, k.rows_a) * least(W, k.rows_b) * m;
+  const std::int64_t work = min_of(kRows, k.rows_a) * min_of(W, k.rows_b) * m;
   parallel_for(k.batch * panels * blocks, 65536 / (work + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
     alignas(64) T panel[kDepth * W];
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t n = u / (panels * blocks), j0 = u / blocks % panels * W, i0 = u % blocks * kRows;
-      const std::int64_t columns = least(W, k.rows_b - j0), rows = least(kRows, k.rows_a - i0);
+      const std::int64_t columns = min_of(W, k.rows_b - j0), rows = min_of(kRows, k.rows_a - i0);
       const T* a = static_cast<const T*>(k.a) + (n * k.rows_a + i0) * m;
       const T* b = static_cast<const T*>(k.b) + (n * k.rows_b + j0) * m;
       T* out = static_cast<T*>(k.out) + (n * k.rows_a + i0) * k.rows_b + j0;
       for (std::int64_t p = 0; p < m; p += kDepth) {
-        const std::int64_t depth = least(kDepth, m - p);
+        const std::int64_t depth = min_of(kDepth, m - p);
         pack_b<T>(b + p, 1, m, depth, columns, panel);
         const auto run = columns > 2 * L ? panel_rows<T, kVectors> : columns > L ? panel_rows < T,
                    kVectors < 2 ? kVectors : 2 > : panel_rows<T, 1>;
@@ -107,11 +95,11 @@ PYDLX_INLINE void add_slopes(const T* x, const T* y, std::int64_t row, std::int6
   constexpr int L = kLanesOf<T>;
   Vector<T> acc[MR][NV] = {}, at[MR][NV];
   for (int r = 0; r < MR; ++r)
-    for (int v = 0; v < NV; ++v) at[r][v] = load_count<T>(x + r * row + v * L, lanes_of<T>(n, v));
+    for (int v = 0; v < NV; ++v) at[r][v] = load_count(x + r * row + v * L, lanes_of<T>(n, v));
   for (std::int64_t j = 0; j < count; ++j) {
     Vector<T> b[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) b[v] = load_count<T>(y + j * row + v * L, lanes_of<T>(n, v));
+    for (int v = 0; v < NV; ++v) b[v] = load_count(y + j * row + v * L, lanes_of<T>(n, v));
 #pragma GCC unroll 2
     for (int r = 0; r < MR; ++r) {
       const Vector<T> s = splat<T>(slope[r * slope_i + j * slope_j]);
@@ -123,7 +111,7 @@ PYDLX_INLINE void add_slopes(const T* x, const T* y, std::int64_t row, std::int6
     for (int v = 0; v < NV; ++v) {
       T* to = dx + r * row + v * L;
       const int lanes = lanes_of<T>(n, v);
-      store_count<T>(to, first ? acc[r][v] : load_count<T>(to, lanes) + acc[r][v], lanes);
+      store_count(to, first ? acc[r][v] : load_count(to, lanes) + acc[r][v], lanes);
     }
 }
 
@@ -139,7 +127,7 @@ void gradient(std::int64_t batch, std::int64_t rows, std::int64_t others, std::i
       const T *xi = x + (n * rows + i) * m, *slopes = slope + n * rows * others + i * slope_i;
       T* to = dx + (n * rows + i) * m;
       for (std::int64_t j = 0; j < others; j += kSummed) {
-        const std::int64_t count = least(kSummed, others - j);
+        const std::int64_t count = min_of(kSummed, others - j);
         const T *from = y + (n * others + j) * m, *s = slopes + j * slope_j;
         const auto strip = [&]<int NV>(std::int64_t f, std::int64_t width) __attribute__((always_inline)) {
           if (i + 1 < rows)
@@ -149,7 +137,7 @@ void gradient(std::int64_t batch, std::int64_t rows, std::int64_t others, std::i
         };
         std::int64_t f = 0;
         for (; f + 4 * L <= m; f += 4 * L) strip.template operator()<4>(f, 4 * L);
-        for (; f < m; f += L) strip.template operator()<1>(f, least(L, m - f));
+        for (; f < m; f += L) strip.template operator()<1>(f, min_of(L, m - f));
       }
     }
   });

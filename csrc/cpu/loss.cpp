@@ -157,8 +157,8 @@ PYDLX_INLINE void column_vectors(const float* x, std::int64_t n, std::int64_t st
   vmath::V m[vectors], s[vectors];
   vmath::column_totals(x, n, stride, count, buffer, m, s, [](std::int64_t, int, vmath::V, vmath::V) {});
   for (int v = 0; v < vectors; ++v) {
-    vmath::store_count(max + v * vmath::kWidth, m[v], count);
-    vmath::store_count(sum + v * vmath::kWidth, s[v], count);
+    store_count(max + v * vmath::kWidth, m[v], count);
+    store_count(sum + v * vmath::kWidth, s[v], count);
   }
 }
 void column_totals(const float* x, std::int64_t n, std::int64_t stride, int width, float* max, float* sum) {
@@ -236,18 +236,17 @@ inline __attribute__((always_inline)) RowSlopes<A> slopes_of(const CrossEntropy&
 // through them.
 inline __attribute__((always_inline)) void gradient_row(const float* x, float* dx, std::int64_t n, float p, float lse,
                                                         float w, bool past_caches) {
-  const auto at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
-    return p * vmath::exp(vmath::load_count(x + i, count) - lse) - w;
-  };
+  const auto at = [&](std::int64_t i, int count)
+                      __attribute__((always_inline)) { return p * vmath::exp(load_count(x + i, count) - lse) - w; };
   std::int64_t i = 0;
   if (past_caches) {
     const int head = static_cast<int>(-(reinterpret_cast<std::uintptr_t>(dx) / sizeof(float)) % vmath::kWidth);
-    if (head > 0 && head < n) vmath::store_count(dx, at(0, head), head), i = head;
+    if (head > 0 && head < n) store_count(dx, at(0, head), head), i = head;
     for (; i + vmath::kWidth <= n; i += vmath::kWidth) store_past_caches<float>(dx + i, at(i, vmath::kWidth));
     past_caches_done();
   }
   for (; i + vmath::kWidth <= n; i += vmath::kWidth) store<float>(dx + i, at(i, vmath::kWidth));
-  if (i < n) vmath::store_count(dx + i, at(i, static_cast<int>(n - i)), static_cast<int>(n - i));
+  if (i < n) store_count(dx + i, at(i, static_cast<int>(n - i)), static_cast<int>(n - i));
 }
 
 // dx of up to 64 neighbouring positions of one outer index.
@@ -283,8 +282,8 @@ void gradient_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t fi
           const vmath::V pl = load(p + l), sl = load(slope + l), hit = load(onehot + l);
           vmath::I t;
           std::memcpy(&t, near + l, sizeof t);
-          const vmath::V d = pl * vmath::exp(vmath::load_count(x + l, count) - load(lse + l)) - sl * wc -
-                             (t == here ? hit : vmath::V{});
+          const vmath::V d =
+              pl * vmath::exp(load_count(x + l, count) - load(lse + l)) - sl * wc - (t == here ? hit : vmath::V{});
           vmath::put<past>(dx + l, (pl == 0.0f) & (sl == 0.0f) ? vmath::V{} : d, count);
         }
       } else {

@@ -74,13 +74,13 @@ PYDLX_INLINE void forward_rows(const LayerNormForward& k, std::int64_t r) {
 #pragma GCC unroll 4
   for (int j = 0; j < rows; ++j) {
     const auto value = [&](std::int64_t i, int count)
-                           __attribute__((always_inline)) { return vmath::load_count(x[j] + i, count); };
+                           __attribute__((always_inline)) { return load_count(x[j] + i, count); };
     mean[j] = k.mean ? vmath::sum_row(n, value) / static_cast<float>(n) : 0.0f;
   }
 #pragma GCC unroll 4
   for (int j = 0; j < rows; ++j) {
     const float square = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-      const V d = vmath::load_count(x[j] + i, count) - mean[j];
+      const V d = load_count(x[j] + i, count) - mean[j];
       return within(d * d, count);
     });
     rstd[j] = 1.0f / math::sqrt(square / static_cast<float>(n) + static_cast<float>(k.eps));
@@ -95,24 +95,23 @@ PYDLX_INLINE void forward_rows(const LayerNormForward& k, std::int64_t r) {
       shift(i, count, [&](const auto& finish) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int j = 0; j < rows; ++j)
-          vmath::put<past_caches>(y + j * n + i, finish((vmath::load_count(x[j] + i, count) - mean[j]) * rstd[j]),
-                                  count);
+          vmath::put<past_caches>(y + j * n + i, finish((load_count(x[j] + i, count) - mean[j]) * rstd[j]), count);
       });
     });
   };
   if (w && b) {
     scale([&](std::int64_t i, int count, const auto& each) __attribute__((always_inline)) {
-      const V wi = vmath::load_count(w + i, count), bi = vmath::load_count(b + i, count);
+      const V wi = load_count(w + i, count), bi = load_count(b + i, count);
       each([&](V v) __attribute__((always_inline)) { return v * wi + bi; });
     });
   } else if (w) {
     scale([&](std::int64_t i, int count, const auto& each) __attribute__((always_inline)) {
-      const V wi = vmath::load_count(w + i, count);
+      const V wi = load_count(w + i, count);
       each([&](V v) __attribute__((always_inline)) { return v * wi; });
     });
   } else if (b) {
     scale([&](std::int64_t i, int count, const auto& each) __attribute__((always_inline)) {
-      const V bi = vmath::load_count(b + i, count);
+      const V bi = load_count(b + i, count);
       each([&](V v) __attribute__((always_inline)) { return v + bi; });
     });
   } else {
@@ -144,14 +143,14 @@ PYDLX_INLINE void backward_means(const LayerNormBackward& k, std::int64_t r, flo
   }
   V sh[rows][2] = {}, shx[rows][2] = {};
   const auto step = [&](std::int64_t i, int count, int half) __attribute__((always_inline)) {
-    const V wi = weighted ? vmath::load_count(w + i, count) : V{};
+    const V wi = weighted ? load_count(w + i, count) : V{};
     V dw{}, db{};
-    if constexpr (summed) dw = vmath::load_count(sums + i, count), db = vmath::load_count(sums + n + i, count);
+    if constexpr (summed) dw = load_count(sums + i, count), db = load_count(sums + n + i, count);
 #pragma GCC unroll 4
     for (int j = 0; j < rows; ++j) {
       // Lanes beyond the row have dy 0, but 0 - m may leave the range of float once it is scaled.
-      const V g = vmath::load_count(dy + j * n + i, count),
-              xhat = within((vmath::load_count(x + j * n + i, count) - m[j]) * s[j], count), h = weighted ? g * wi : g;
+      const V g = load_count(dy + j * n + i, count),
+              xhat = within((load_count(x + j * n + i, count) - m[j]) * s[j], count), h = weighted ? g * wi : g;
       sh[j][half] += h;
       shx[j][half] += h * xhat;
       if constexpr (summed) {
@@ -160,8 +159,8 @@ PYDLX_INLINE void backward_means(const LayerNormBackward& k, std::int64_t r, flo
       }
     }
     if constexpr (summed) {
-      vmath::store_count(sums + i, dw, count);
-      vmath::store_count(sums + n + i, db, count);
+      store_count(sums + i, dw, count);
+      store_count(sums + n + i, db, count);
     }
   };
   std::int64_t i = 0;
@@ -190,12 +189,12 @@ PYDLX_INLINE void backward_row(const LayerNormBackward& k, std::int64_t r, float
   const float m = k.mean ? static_cast<const float*>(k.mean)[r] : 0.0f, s = static_cast<const float*>(k.rstd)[r],
               slope = s * mean_hx;
   const auto value = [&](std::int64_t i, int count) __attribute__((always_inline)) {
-    const V g = vmath::load_count(dy + i, count), h = weighted ? g * vmath::load_count(w + i, count) : g;
-    return s * (h - mean_h - (vmath::load_count(x + i, count) - m) * slope);
+    const V g = load_count(dy + i, count), h = weighted ? g * load_count(w + i, count) : g;
+    return s * (h - mean_h - (load_count(x + i, count) - m) * slope);
   };
   if (ds)
     vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-      vmath::put<past_caches>(dx + i, value(i, count) + vmath::load_count(ds + i, count), count);
+      vmath::put<past_caches>(dx + i, value(i, count) + load_count(ds + i, count), count);
     });
   else
     vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {

@@ -106,7 +106,7 @@ struct Units {
 
 template <CellKind kind, bool kKeep, int kStride>
 PYDLX_INLINE void apply_gates(const Units& u, int count) {
-  using vmath::V, vmath::load_count, vmath::store_count;
+  using vmath::V;
   constexpr int G = static_cast<int>(gates_of(kind));
   V x[G], s[G], h, previous{};
   for (int g = 0; g < G; ++g) x[g] = load_count(u.x[g], count), s[g] = load(u.s + g * kStride);

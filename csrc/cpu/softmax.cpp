@@ -60,20 +60,20 @@ inline __attribute__((always_inline)) void forward_row(const float* x, float* y,
   const float scale = logarithm ? static_cast<float>(log(static_cast<double>(s))) : 1.0f / s;
   vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
     if constexpr (logarithm)
-      vmath::store_count(y + i, vmath::load_count(x + i, count) - m - scale, count);
+      store_count(y + i, load_count(x + i, count) - m - scale, count);
     else
-      vmath::store_count(y + i, vmath::load_count(y + i, count) * scale, count);
+      store_count(y + i, load_count(y + i, count) * scale, count);
   });
 }
 template <bool logarithm>
 inline __attribute__((always_inline)) void backward_row(const float* g, const float* y, float* dx, std::int64_t n) {
   const float s = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-    const vmath::V v = vmath::load_count(g + i, count);
-    return logarithm ? v : v * vmath::load_count(y + i, count);
+    const vmath::V v = load_count(g + i, count);
+    return logarithm ? v : v * load_count(y + i, count);
   });
   vmath::each_vector(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-    const vmath::V v = vmath::load_count(g + i, count), p = vmath::load_count(y + i, count);
-    vmath::store_count(dx + i, logarithm ? v - vmath::exp_nonpositive(p) * s : p * (v - s), count);
+    const vmath::V v = load_count(g + i, count), p = load_count(y + i, count);
+    store_count(dx + i, logarithm ? v - vmath::exp_nonpositive(p) * s : p * (v - s), count);
   });
 }
 
@@ -142,14 +142,14 @@ template <bool logarithm, int vectors>
 PYDLX_INLINE void forward_columns(const float* x, float* y, std::int64_t n, std::int64_t stride, int count) {
   using vmath::kWidth, vmath::V;
   vmath::ColumnBuffer<vectors> buffer;
-  const bool staged = n <= buffer.kRows;
+  const bool staged = buffer.holds(n);
   float* const kept = staged ? buffer.row[0] : y;
   const std::int64_t step = staged ? vectors * kWidth : stride;
   const int lanes = staged ? kWidth : count;
   V largest[vectors], sum[vectors];
   vmath::column_totals(x, n, stride, count, buffer, largest, sum,
                        [&](std::int64_t i, int v, V d, V e) __attribute__((always_inline)) {
-                         vmath::store_count(kept + i * step + v * kWidth, logarithm ? d : e, lanes);
+                         store_count(kept + i * step + v * kWidth, logarithm ? d : e, lanes);
                        });
   if constexpr (logarithm) {
     alignas(kVectorBytes) float log_sum[vectors * kWidth];
@@ -162,8 +162,8 @@ PYDLX_INLINE void forward_columns(const float* x, float* y, std::int64_t n, std:
   for (std::int64_t i = 0; i < n; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      const V e = vmath::load_count(kept + i * step + v * kWidth, lanes);
-      vmath::store_count(y + i * stride + v * kWidth, logarithm ? e - sum[v] : e * sum[v], count);
+      const V e = load_count(kept + i * step + v * kWidth, lanes);
+      store_count(y + i * stride + v * kWidth, logarithm ? e - sum[v] : e * sum[v], count);
     }
 }
 

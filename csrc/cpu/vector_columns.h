@@ -12,6 +12,8 @@ template <int vectors>
 struct ColumnBuffer {
   static constexpr std::int64_t kRows = 96;
   alignas(kVectorBytes) float row[kRows][vectors * kWidth];
+
+  static constexpr bool holds(std::int64_t rows) { return rows <= kRows; }
 };
 
 // The largest element of every column, and the sum of e^(element - largest). keep(i, v, d, e) sees vector v of row i:
@@ -19,7 +21,7 @@ struct ColumnBuffer {
 template <int vectors, class Keep>
 PYDLX_INLINE void column_totals(const float* x, std::int64_t n, std::int64_t stride, int count,
                                 ColumnBuffer<vectors>& buffer, V* largest, V* sum, const Keep& keep) {
-  const bool staged = n <= buffer.kRows;
+  const bool staged = buffer.holds(n);
   V m[vectors], s[vectors] = {};
   for (int v = 0; v < vectors; ++v) m[v] = all(-__builtin_inff());
   for (std::int64_t i = 0; i < n; ++i)

@@ -64,13 +64,6 @@ PYDLX_INLINE void each_vector(std::int64_t n, const F& f) {
   for (; i + kWidth <= n; i += kWidth) f(i, kWidth);
   if (i < n) f(i, static_cast<int>(n - i));
 }
-PYDLX_INLINE V load_count(const float* p, int count) { return count == kWidth ? load(p) : load_part(p, Lanes(count)); }
-PYDLX_INLINE void store_count(float* p, V v, int count) {
-  if (count == kWidth)
-    store<float>(p, v);
-  else
-    store_part(p, v, Lanes(count));
-}
 
 // The largest element, or any where there are NaN: what is made of it is NaN in that case anyway.
 PYDLX_INLINE float row_max(const float* x, std::int64_t n) {

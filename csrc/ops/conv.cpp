@@ -124,8 +124,8 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
         c.x = b.data();
         c.w = out.data();
     }
-    c.bias = bias.defined() ? bias.data() : nullptr;
-    c.scale = scale.defined() ? scale.data() : nullptr;
+    c.bias = data_or_null(bias);
+    c.scale = data_or_null(scale);
     c.activation = end.activation;
     const bool keep =
         g.inference && pass == ConvPass::forward && table.prepared_size[t] && b.data() == b0.data();  // not a copy

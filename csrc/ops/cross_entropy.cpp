@@ -17,8 +17,6 @@ namespace pydlx::ops {
 namespace {
 
 DType acc_dtype(DType t) { return t == DType::Float64 ? DType::Float64 : DType::Float32; }
-void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
-
 // x as [outer, classes, inner] and the shape of one value per row.
 struct Rows {
   std::int64_t outer = 1, classes = 1, inner = 1;

@@ -39,4 +39,7 @@ Fn kernel_or_fail(Fn fn, const char* op, Device device, DType dtype) {
 // device.
 Device common_device(const char* op, std::initializer_list<const Tensor*> tensors);
 
+// For operands and results that a kernel may be without.
+inline void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
+
 }  // namespace pydlx

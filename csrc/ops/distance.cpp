@@ -65,8 +65,8 @@ Tensor euclidean_distances(const Tensor& a, const Tensor& b) {
                    db = bw.needs(1) ? empty(y.sizes(), y.dtype(), y.device()) : Tensor();
       Distances k = describe(x, y);
       k.slope = s.data();
-      k.da = da.defined() ? da.data() : nullptr;
-      k.db = db.defined() ? db.data() : nullptr;
+      k.da = data_or_null(da);
+      k.db = data_or_null(db);
       kernels<DistanceKernels>(x.device()).backward[static_cast<int>(x.dtype())](k);
       if (da.defined()) bw.set(0, da);
       if (db.defined()) bw.set(1, db);

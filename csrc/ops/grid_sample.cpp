@@ -74,8 +74,8 @@ Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode,
       b.x = xc.data();
       b.grid = gc.data();
       b.dy = dy.data();
-      b.dx = dx.defined() ? dx.data() : nullptr;
-      b.dgrid = dgrid.defined() ? dgrid.data() : nullptr;
+      b.dx = data_or_null(dx);
+      b.dgrid = data_or_null(dgrid);
       const auto fn =
           kernel_or_fail(kernels<ResampleKernels>(xc.device()).grid_sample_backward[static_cast<int>(xc.dtype())], op,
                          xc.device(), x0.dtype());

@@ -52,13 +52,13 @@ Composed fused_backward(const Backward& bw, const Tensor& grad, const Tensor& ds
   }
   k.dy = g.data();
   k.x = xc.data();
-  k.weight = wc.defined() ? wc.data() : nullptr;
-  k.mean = mean.defined() ? mean.data() : nullptr;
+  k.weight = data_or_null(wc);
+  k.mean = data_or_null(mean);
   k.rstd = rstd.data();
-  k.dsum = ds.defined() ? ds.data() : nullptr;
-  k.dx = out.dx.defined() ? out.dx.data() : nullptr;
-  k.dweight = out.dweight.defined() ? out.dweight.data() : nullptr;
-  k.dbias = out.dbias.defined() ? out.dbias.data() : nullptr;
+  k.dsum = data_or_null(ds);
+  k.dx = data_or_null(out.dx);
+  k.dweight = data_or_null(out.dweight);
+  k.dbias = data_or_null(out.dbias);
   k.rows = rows;
   k.cols = cols;
   kernel_or_fail(kernels<NormKernels>(xc.device()).layer_norm_backward[static_cast<int>(xc.dtype())],
@@ -99,10 +99,10 @@ TensorList normalise_rows(const char* op, const Tensor& x, const Tensor& residua
     k.x = xc.data();
     k.residual = pair ? rc.data() : nullptr;
     k.sum = pair ? out[0].data() : nullptr;
-    k.weight = w.defined() ? w.data() : nullptr;
-    k.bias = b.defined() ? b.data() : nullptr;
+    k.weight = data_or_null(w);
+    k.bias = data_or_null(b);
     k.y = out.back().data();
-    k.mean = mean.defined() ? mean.data() : nullptr;
+    k.mean = data_or_null(mean);
     k.rstd = rstd.data();
     k.rows = rows;
     k.cols = cols;

@@ -43,7 +43,7 @@ Tensor forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activa
   g.b_col = weight.stride(0);
   g.c = out.data();
   g.c_row = out_features;
-  g.bias = b.defined() ? b.data() : nullptr;
+  g.bias = data_or_null(b);
   g.activation = activation;
   run_gemm("linear", g, x.dtype(), x.device());
   return out;

@@ -32,8 +32,6 @@ void check_vector(const char* op, const char* name, const Tensor& v, const Tenso
 Tensor vector_for(const Tensor& v, DType dtype) {
   return v.defined() ? contiguous(to_dtype(detach(v), dtype)) : Tensor();
 }
-void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
-
 // Of a tensor in the given format; pixels of channels-last tensors are samples of one value per channel.
 ChannelNorm describe(const Tensor& x, MemoryFormat format = MemoryFormat::contiguous) {
   ChannelNorm k;

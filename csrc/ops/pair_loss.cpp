@@ -140,8 +140,8 @@ Tensor pair_loss(PairLossOp op, const char* name, const Tensor& x, const Tensor&
            k.param = param;
            k.grad = gc.data();
            k.grad_stride = gc.ndim() == 0 && !sizes.empty() ? 0 : 1;
-           k.dx = dx.defined() ? dx.data() : nullptr;
-           k.dt = dt.defined() ? dt.data() : nullptr;
+           k.dx = data_or_null(dx);
+           k.dt = data_or_null(dt);
            if (k.n > 0)
              kernel_or_fail(
                  kernels<PairLossKernels>(xc.device()).backward[static_cast<int>(op)][static_cast<int>(dtype)], name,

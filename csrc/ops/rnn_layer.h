@@ -35,8 +35,6 @@ struct Tape {
 inline bool is_narrow(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
 const char* name_of(CellKind kind);
 
-inline void* data_or_null(const Tensor& t) { return t.defined() ? t.data() : nullptr; }
-
 template <class Sequence>
 void describe(Sequence& q, const Steps& steps, std::int64_t hidden, std::int64_t batch) {
   q.steps = static_cast<std::int64_t>(steps.count());

@@ -172,7 +172,7 @@ Tensor count_into(const char* op, const Tensor& in, const Tensor& weights, std::
   if (in.numel() == 0) return out;
   Bincount k;
   k.in = in.data_as<std::int64_t>();
-  k.weights = weights.defined() ? weights.data() : nullptr;
+  k.weights = data_or_null(weights);
   k.out = out.data();
   k.n = in.numel();
   k.bins = bins;

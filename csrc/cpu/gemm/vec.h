@@ -116,6 +116,19 @@ PYDLX_INLINE void store_part(float* p, Vector<float> v, Lanes m) { store_part_of
 PYDLX_INLINE void store_part(double* p, Vector<double> v, Lanes m) { store_part_of<double>(p, v, m); }
 #endif
 
+// The first `count` lanes, 1 <= count <= lanes.
+template <class T>
+PYDLX_INLINE Vector<T> load_count(const T* p, int count) {
+  return count == kLanesOf<T> ? load(p) : load_part(p, Lanes(count));
+}
+template <class T>
+PYDLX_INLINE void store_count(T* p, Vector<T> v, int count) {
+  if (count == kLanesOf<T>)
+    store<T>(p, v);
+  else
+    store_part(p, v, Lanes(count));
+}
+
 // lo: a0 b0 a1 b1 ... from the lower halves; hi: the same from the upper halves.
 template <class T, int kHalf>
 PYDLX_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b) {
