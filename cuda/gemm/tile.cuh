@@ -6,6 +6,9 @@
 // A problem is a plain struct with
 //   using Acc; std::int64_t m, n, k, batch; bool a_along_k, b_along_k (which axis consecutive threads follow);
 //   a(batch, m, k), b(batch, k, n), which convert to Acc; void store(batch, m, n, Acc).
+// Where terms are other than products, add(Acc& sum, a, b) adds one; with `Acc own(batch, m, n)`, a value of the
+// result's place that is fetched once, it is add(Acc& sum, a, b, own). Beyond the end of k both operands are zeros,
+// whose term must be zero.
 #pragma once
 #include "cuda/runtime/launch.h"
 #include "cuda/runtime/scratch.h"
@@ -14,6 +17,9 @@ namespace pydlx::cuda {
 namespace {
 
 constexpr int kTileThreads = 256;
+
+template <class P>
+constexpr bool kHasOwn = requires(const P& p) { p.own(0, 0, 0); };
 
 // C tiles of BM x BN, panels of BK; every thread holds TM x TN values.
 template <class P, int BM, int BN, int BK, int TM, int TN>
@@ -60,6 +66,16 @@ __global__ void __launch_bounds__(kTileThreads)
     };
 
     Acc sum[TM][TN] = {};
+    [[maybe_unused]] Acc own[TM][TN];
+    if constexpr (kHasOwn<P>) {
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) {
+          const std::int64_t m = m0 + ty * TM + i, n = n0 + tx + j * kColumns;
+          own[i][j] = m < p.m && n < p.n ? p.own(batch, m, n) : Acc(0);
+        }
+    }
     if (k_begin < k_end) fetch(k_begin);
     for (std::int64_t k0 = k_begin; k0 < k_end; k0 += BK) {
       publish();
@@ -76,7 +92,13 @@ __global__ void __launch_bounds__(kTileThreads)
 #pragma unroll
         for (int i = 0; i < TM; ++i)
 #pragma unroll
-          for (int j = 0; j < TN; ++j) sum[i][j] += x[i] * y[j];
+          for (int j = 0; j < TN; ++j)
+            if constexpr (kHasOwn<P>)
+              P::add(sum[i][j], x[i], y[j], own[i][j]);
+            else if constexpr (requires { P::add(sum[i][j], x[i], y[j]); })
+              P::add(sum[i][j], x[i], y[j]);
+            else
+              sum[i][j] += x[i] * y[j];
       }
       __syncthreads();
     }
@@ -163,7 +185,7 @@ void run_tiles(const char* op, const P& p) {
 template <class P>
 void run_product(const char* op, const P& p) {
   if (p.m == 0 || p.n == 0 || p.batch == 0) return;
-  if constexpr (sizeof(typename P::Acc) == 4) {
+  if constexpr (sizeof(typename P::Acc) == 4 && !kHasOwn<P>) {  // others have not the registers
     const std::int64_t large = ((p.m + 127) / 128) * ((p.n + 127) / 128) * p.batch;
     if (p.m > 64 && p.n > 64 && large >= 66) return run_tiles<128, 128, 16, 8, 8>(op, p);
   }
