@@ -359,6 +359,41 @@ def test_transposes_around_the_edges_of_tiles(rows, columns, dtype):
 
 
 @needs_device
+def test_zeros_of_many_tensors():
+    """Lists that take several launches, any dtype, tensors that begin and end amid chunks of 16 bytes, on both devices."""
+    dtypes = [pydlx.bool, pydlx.uint8, pydlx.int16, pydlx.bfloat16, pydlx.float32, pydlx.int64, pydlx.float64]
+    sizes = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 100, 1000, 33000]
+    made = []
+    for i in range(200):
+        n, first, device = sizes[i % len(sizes)], i % 19, "cpu" if i % 11 == 0 else "cuda"
+        around = pydlx.ones(n + 40, dtype=dtypes[i % len(dtypes)], device=device)
+        made.append((around, first, n))
+    lists = [around[first : first + n] for around, first, n in made]
+    versions = [t._version for t in lists]
+    dense, strided = pydlx.ones(6, 4, device="cuda").t(), pydlx.ones(6, 4, device="cuda")
+    pydlx._C.fused_zero_([*lists, pydlx.ones(0, device="cuda"), dense, strided[:, ::2]])
+    for around, first, n in made:
+        expected = np.ones(n + 40)
+        expected[first : first + n] = 0
+        assert (around.double().cpu().numpy() == expected).all(), (around.dtype, first, n)
+    assert [t._version for t in lists] == [v + 1 for v in versions]
+    assert dense.sum().item() == 0 and strided.sum(0).tolist() == [0, 6, 0, 6]
+    pydlx._C.fused_zero_([])
+
+
+@needs_device
+def test_recorded_zeros_of_many_tensors():
+    tensors = [pydlx.ones(3 + i, device="cuda") for i in range(170)]
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
+        pydlx._C.fused_zero_(tensors)
+    for t in tensors:
+        t.fill_(2.0)
+    graph.replay()
+    assert all(t.sum().item() == 0 for t in tensors)
+
+
+@needs_device
 def test_pickle_and_deepcopy_keep_the_device():
     layer = pydlx.nn.Linear(3, 2).cuda()
     layer.register_buffer("counts", pydlx.arange(4).cuda())

@@ -1,5 +1,6 @@
 #include "ops/optim.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -130,25 +131,31 @@ void require_step(const char* op, std::int64_t step) {
 
 void fused_zero_(const TensorList& tensors) {
   constexpr std::int64_t kLine = 64;
-  std::vector<std::int64_t> start{0}, bytes;
-  std::vector<void*> data;
+  struct OnDevice {
+    Device device;
+    std::vector<std::int64_t> start{0}, bytes;
+    std::vector<void*> data;
+  };
+  std::vector<OnDevice> all;
   for (const Tensor& t : tensors) {
-    const bool direct = t.is_cpu() && !any_requires_grad(t) && t.numel() > 0 &&
-                        (t.contiguous_layout() || is_dense(t.sizes(), t.strides()));
+    const bool direct =
+        !any_requires_grad(t) && t.numel() > 0 && (t.contiguous_layout() || is_dense(t.sizes(), t.strides()));
     Tensor target = t;
     if (!direct || !kernels<OptimKernels>(t.device()).zero) {
       zero_(target);
       continue;
     }
     check_inplace(target, "zero_");
-    data.push_back(t.data());
-    bytes.push_back(t.numel() * static_cast<std::int64_t>(itemsize(t.dtype())));
-    start.push_back(start.back() + (bytes.back() + kLine - 1) / kLine);
+    auto list = std::find_if(all.begin(), all.end(), [&](const OnDevice& l) { return l.device == t.device(); });
+    if (list == all.end()) list = all.insert(list, OnDevice{t.device()});
+    list->data.push_back(t.data());
+    list->bytes.push_back(t.numel() * static_cast<std::int64_t>(itemsize(t.dtype())));
+    list->start.push_back(list->start.back() + (list->bytes.back() + kLine - 1) / kLine);
     bump_version(target, "zero_");
   }
-  if (data.empty()) return;
-  kernels<OptimKernels>(Device{}).zero(
-      {static_cast<std::int64_t>(data.size()), start.data(), data.data(), bytes.data()});
+  for (const OnDevice& list : all)
+    kernels<OptimKernels>(list.device)
+        .zero({static_cast<std::int64_t>(list.data.size()), list.start.data(), list.data.data(), list.bytes.data()});
 }
 
 void fused_sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers, double lr,
