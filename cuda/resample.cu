@@ -1,4 +1,7 @@
-// Sparse maps along one axis, and sliding blocks. Every output element is one thread's sum in a fixed order.
+// Sparse maps along one axis, copies along three, and sliding blocks. Every output element is one thread's sum in a
+// fixed order.
+#include <vector>
+
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/upload.cuh"
 #include "kernels/resample.h"
@@ -36,6 +39,35 @@ void axis_map(const AxisMap& m) {
   on_device.index = index.get();
   on_device.weight = weight.get();
   for_each(m.outer * m.out * m.inner, MapAxis<T>{on_device});
+}
+
+template <class W>
+struct MapPlanes {
+  PlaneMap m;  // with tables on the device
+  W value;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const Quotient c = divide(e, m.out[2]), b = divide(c.quotient, m.out[1]), a = divide(b.quotient, m.out[0]);
+    const std::int64_t i = m.index[0][a.rest], j = m.index[1][b.rest], k = m.index[2][c.rest];
+    const bool inside = i >= 0 && j >= 0 && k >= 0;
+    static_cast<W*>(m.y)[e] =
+        inside ? static_cast<const W*>(m.x)[((a.quotient * m.in[0] + i) * m.in[1] + j) * m.in[2] + k] : value;
+  }
+};
+
+template <class W>
+void plane_map(const PlaneMap& m) {
+  const std::int64_t entries = m.out[0] + m.out[1] + m.out[2];
+  std::vector<std::int64_t> tables;
+  tables.reserve(static_cast<std::size_t>(entries));
+  const Scratch<std::int64_t> index(entries);
+  MapPlanes<W> map{m, {}};
+  for (int d = 0; d < 3; ++d) {
+    map.m.index[d] = index.get() + tables.size();
+    tables.insert(tables.end(), m.index[d], m.index[d] + m.out[d]);
+  }
+  std::memcpy(&map.value, m.value, sizeof(W));
+  upload_table(index.get(), tables.data(), tables.size() * sizeof(std::int64_t));
+  for_each(m.outer * m.out[0] * m.out[1] * m.out[2], map);
 }
 
 // ---- sliding blocks -------------------------------------------------------------------------------------------------
@@ -97,6 +129,10 @@ void register_resample(KernelTable& t) {
     k.unfold[idx<T>] = unfold<T>;
     k.fold[idx<T>] = fold<T>;
   });
+  k.plane_map[0] = plane_map<std::uint8_t>;
+  k.plane_map[1] = plane_map<std::uint16_t>;
+  k.plane_map[2] = plane_map<std::uint32_t>;
+  k.plane_map[3] = plane_map<std::uint64_t>;
 }
 
 }  // namespace pydlx::cuda
