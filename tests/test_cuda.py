@@ -331,6 +331,20 @@ class TestFaults:
         assert loss(x, pydlx.tensor([0, 1, 2, 0]).cuda()).item() > 0
 
 
+# What this backend leaves to compositions on purpose; everything else that the CPU's portable path has, it has.
+LEFT_OUT = {
+    "IndexingKernels": 1,  # checks_range: bad indices are reported by a kernel of their own
+    "SortKernels": 6,  # tallies of the integers, and their workspace: sorting is no slower here
+    "ConvKernels": 4,  # float32: three passes with the channels last, and prepared weights
+}
+
+
+@needs_device
+def test_no_kernel_is_missing():
+    missing = [family for family, _ in pydlx._C._cuda.missing_kernels(0)]
+    assert {family: missing.count(family) for family in missing} == LEFT_OUT
+
+
 @needs_device
 def test_random_numbers_equal_the_cpu():
     pydlx.manual_seed(5)

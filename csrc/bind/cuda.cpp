@@ -9,6 +9,7 @@
 #include "bind/tensor_type.h"
 #include "core/backend.h"
 #include "core/check.h"
+#include "ops/missing_kernels.h"
 #include "ops/pointwise.h"
 
 namespace pydlx::bind {
@@ -109,6 +110,8 @@ void init_cuda(PyObject* module) {
   });
   m.def("current_device", [] { return backend().current_device(); });
   m.def("set_device", [](int device) { backend(device).set_device(device); });
+  m.def("missing_kernels",
+        [](int device) { return missing_kernels({DeviceType::CUDA, static_cast<std::int8_t>(device)}); });
   m.def("synchronize", [](int device) { backend(device).synchronize(device); }, Release());
   m.def("empty_cache", [] {
     for (int d = 0; d < device_count(); ++d) backend(d).allocator(d).empty_cache();

@@ -9,6 +9,7 @@
 #include "blas/blas.h"
 #include "core/backend.h"
 #include "cpu_families.h"  // generated: declares register_<family> for every csrc/cpu/<family>.cpp and instruction set
+#include "ops/missing_kernels.h"
 
 namespace pydlx {
 
@@ -127,6 +128,23 @@ std::string describe_cpu_path() {
     wider |= chosen == name;
   }
   return text;
+}
+
+std::vector<std::pair<std::string, int>> missing_kernels(Device device) {
+  std::vector<std::pair<std::string, int>> missing;
+  const KernelTable &portable = cpu_tables().tables[0], &table = kernels_for(device);
+  const auto entry = [](const KernelTable& t, std::size_t family, std::size_t i) {
+    return t.families[family] ? static_cast<void* const*>(t.families[family])[i] : nullptr;
+  };
+  const auto& families = family_registry().families;
+  for (std::size_t f = 0; f < families.size(); ++f) {
+    const std::string& key = families[f].key;  // "... Family = NormKernels]"
+    const std::size_t begin = key.find_last_of(" :") + 1;
+    for (std::size_t i = 0; i < families[f].size / sizeof(void*); ++i)
+      if (entry(portable, f, i) && !entry(table, f, i))
+        missing.emplace_back(key.substr(begin, key.size() - 1 - begin), static_cast<int>(i));
+  }
+  return missing;
 }
 
 void missing_kernel(const char* op, Device device, DType dtype) {
