@@ -6,6 +6,7 @@
 #include "cuda/conv/conv_last.h"
 #include "cuda/gemm/warp_tile.cuh"
 #include "cuda/runtime/divisor.cuh"
+#include "cuda/runtime/each.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
@@ -46,21 +47,24 @@ struct PlaneChunk {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    conv_first_to_last(const T* first, uint4* last, const __grid_constant__ Planes p) {
-  const std::uint32_t step = gridDim.x * kThreads;
-  for (std::uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < p.count; i += step) {
-    const PlaneChunk at(p, i);
-    last[at.last] = gather(at.channels, [&](int c) { return first[at.first + c * std::int64_t{p.positions.divisor}]; });
+struct FirstToLast {
+  const T* first;
+  uint4* last;
+  Planes planes;
+  __device__ __forceinline__ void operator()(std::int64_t i) const {
+    const PlaneChunk at(planes, static_cast<std::uint32_t>(i));
+    last[at.last] =
+        gather(at.channels, [&](int c) { return first[at.first + c * std::int64_t{planes.positions.divisor}]; });
   }
-}
+};
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    conv_last_to_first(const uint4* last, T* first, const __grid_constant__ Planes p) {
-  const std::uint32_t step = gridDim.x * kThreads;
-  for (std::uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < p.count; i += step) {
-    const PlaneChunk at(p, i);
+struct LastToFirst {
+  const uint4* last;
+  T* first;
+  Planes planes;
+  __device__ __forceinline__ void operator()(std::int64_t i) const {
+    const PlaneChunk at(planes, static_cast<std::uint32_t>(i));
     const uint4 chunk = last[at.last];
     const std::uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
@@ -68,10 +72,10 @@ __global__ void __launch_bounds__(kThreads)
       if (c >= at.channels) continue;
       T v;
       v.bits = static_cast<std::uint16_t>(words[c / 2] >> (16 * (c % 2)));
-      first[at.first + c * std::int64_t{p.positions.divisor}] = v;
+      first[at.first + c * std::int64_t{planes.positions.divisor}] = v;
     }
   }
-}
+};
 
 // An operand's copy with the channels last, which takes its place.
 template <class T>
@@ -81,16 +85,15 @@ class Copy {
   Copy(Pointer*& operand, const Planes& planes, bool read)
       : planes_(planes), given_(operand), copy_(operand && !planes.in_order ? planes.count * kChunk : 0) {
     if (!operand || planes.in_order) return;
-    if (read) launch(conv_first_to_last<T>, blocks(), kThreads, 0, static_cast<const T*>(given_), chunks(), planes_);
+    if (read) for_each(planes_.count, FirstToLast<T>{static_cast<const T*>(given_), chunks(), planes_});
     operand = copy_.get();
   }
   void bring_back(void* to) const {
     if (planes_.in_order) return;  // the result is where it belongs
-    launch(conv_last_to_first<T>, blocks(), kThreads, 0, chunks(), static_cast<T*>(to), planes_);
+    for_each(planes_.count, LastToFirst<T>{chunks(), static_cast<T*>(to), planes_});
   }
 
  private:
-  unsigned blocks() const { return grid_for(ceil_div(planes_.count, kThreads)); }
   uint4* chunks() const { return reinterpret_cast<uint4*>(copy_.get()); }
 
   const Planes planes_;
