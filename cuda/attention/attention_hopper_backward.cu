@@ -422,6 +422,6 @@ bool attention_backward_hopper(const AttentionBackward& w, const float* delta) {
 template bool attention_backward_hopper<Half>(const AttentionBackward&, const float*);
 template bool attention_backward_hopper<BFloat16>(const AttentionBackward&, const float*);
 
-void register_attention_hopper_backward(KernelTable&) {}  // attention_half.cu asks for it
+void register_attention_hopper_backward(KernelTable&) {}  // attention_half_backward.cu asks for it
 
 }  // namespace pydlx::cuda

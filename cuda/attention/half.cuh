@@ -1,0 +1,222 @@
+// What both directions of attention of 16-bit floats on the tensor cores are made of, after Dao 2023,
+// "FlashAttention-2": four warps own 16 rows of a tile each, keep their sums in registers, and walk over tiles of the
+// other operand, which arrive in shared memory while the previous ones are worked on. Scores and sums are float;
+// weights are rounded to the operands' type.
+#pragma once
+#include "cuda/attention/scores.cuh"
+#include "cuda/runtime/mma.cuh"
+
+namespace pydlx::cuda {
+namespace {
+
+constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRows = kWarps * 16;
+
+// ---- tiles ----------------------------------------------------------------------------------------------------------
+
+// Lines of D features, zeros beyond the operand's rows and features.
+template <int D, int kLines>
+struct Tile {
+  static constexpr int kWidth = D / kChunk, kChunks = kLines * kWidth;
+  uint4* data;
+
+  template <class T>
+  __device__ __forceinline__ void fetch(const T* rows, std::int64_t stride, std::int64_t first, std::int64_t count,
+                                        std::int64_t features) const {
+#pragma unroll 4
+    for (int e = static_cast<int>(threadIdx.x); e < kChunks; e += kThreads) {
+      const int line = e / kWidth, chunk = e % kWidth;
+      const bool valid = first + line < count && chunk * kChunk < features;
+      cp_async_16(data + chunk_at<kWidth>(line, chunk), valid ? rows + (first + line) * stride + chunk * kChunk : rows,
+                  valid);
+    }
+  }
+  // 16 lines by 16 features, as the left operand, or as the right operand of two products with eight lines each.
+  __device__ __forceinline__ void load_lines(std::uint32_t (&r)[4], int line, int feature) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    ldmatrix_x4<false>(r, data + chunk_at<kWidth>(line + lane % 16, feature / kChunk + lane / 16));
+  }
+  // 16 lines by 16 features as the right operand of two products that sum over lines, with eight features each.
+  __device__ __forceinline__ void load_summed(std::uint32_t (&r)[4], int line, int feature) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    ldmatrix_x4<true>(r, data + chunk_at<kWidth>(line + lane / 16 * 8 + lane % 8, feature / kChunk + lane / 8 % 2));
+  }
+  template <class T>
+  __device__ __forceinline__ T element(int line, int feature) const {
+    return reinterpret_cast<const T*>(data + chunk_at<kWidth>(line, feature / kChunk))[feature % kChunk];
+  }
+  // Asked by a whole warp.
+  template <class T>
+  __device__ __forceinline__ bool finite() const {
+    constexpr std::uint32_t exponent = std::is_same_v<T, Half> ? 0x7c00u : 0x7f80u;
+    bool bad = false;
+    for (int e = static_cast<int>(threadIdx.x) % kWarp; e < kChunks; e += kWarp) {
+      const uint4 x = data[e];
+      for (const std::uint32_t w : {x.x, x.y, x.z, x.w})
+        bad = bad || (w & exponent) == exponent || (w >> 16 & exponent) == exponent;
+    }
+    return !__any_sync(kFullMask, bad);
+  }
+};
+
+// The places of a thread's values in a 16 x 8 result: value e is (row_of(e), column_of(e)).
+__device__ __forceinline__ int row_of(int e) { return static_cast<int>(threadIdx.x) % kWarp / 4 + e / 2 * 8; }
+__device__ __forceinline__ int column_of(int e) { return static_cast<int>(threadIdx.x) % 4 * 2 + e % 2; }
+__device__ __forceinline__ int first_row() { return static_cast<int>(threadIdx.x) / kWarp * 16; }
+
+// The warp's rows of a times the lines of b.
+template <class T, int D, int kLines>
+__device__ __forceinline__ void row_products(float (&s)[kLines / 8][4], const Tile<D, kRows>& a,
+                                             const Tile<D, kLines>& b) {
+#pragma unroll
+  for (int n = 0; n < kLines / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) s[n][e] = 0;
+#pragma unroll 2  // all of it would bring fragments in long before their use
+  for (int d = 0; d < D; d += 16) {
+    std::uint32_t x[4];
+    a.load_lines(x, first_row(), d);
+#pragma unroll
+    for (int n = 0; n < kLines / 16; ++n) {
+      std::uint32_t y[4];
+      b.load_lines(y, n * 16, d);
+      mma_16816<T>(s[2 * n], x, {y[0], y[2]});
+      mma_16816<T>(s[2 * n + 1], x, {y[1], y[3]});
+    }
+  }
+}
+
+// sum += w b over the lines of b.
+template <class T, int D, int kLines>
+__device__ __forceinline__ void add_weighted(float (&sum)[D / 8][4], const float (&w)[kLines / 8][4],
+                                             const Tile<D, kLines>& b) {
+#pragma unroll
+  for (int k = 0; k < kLines / 16; ++k) {
+    const float (&u)[4] = w[2 * k], (&v)[4] = w[2 * k + 1];
+    const std::uint32_t x[4] = {pair_of<T>(u[0], u[1]), pair_of<T>(u[2], u[3]), pair_of<T>(v[0], v[1]),
+                                pair_of<T>(v[2], v[3])};
+#pragma unroll
+    for (int n = 0; n < D / 16; ++n) {
+      std::uint32_t y[4];
+      b.load_summed(y, k * 16, n * 16);
+      mma_16816<T>(sum[2 * n], x, {y[0], y[2]});
+      mma_16816<T>(sum[2 * n + 1], x, {y[1], y[3]});
+    }
+  }
+}
+
+// The same where b holds infinities or NaN and a weight of zero means "absent": products with zero are left out.
+template <class T, int D, int kLines>
+__device__ __forceinline__ void add_guarded(float (&sum)[D / 8][4], const float (&w)[kLines / 8][4],
+                                            const Tile<D, kLines>& b, float* weights) {
+  float* mine = weights + first_row() * kLines;
+#pragma unroll
+  for (int n = 0; n < kLines / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      mine[row_of(e) * kLines + n * 8 + column_of(e)] = static_cast<float>(static_cast<T>(w[n][e]));
+  __syncwarp();
+  // Rolled, over a copy in local memory: unrolled this would take all registers.
+  float copy[D / 2];
+#pragma unroll
+  for (int i = 0; i < D / 2; ++i) copy[i] = sum[i / 4][i % 4];
+#pragma unroll 1
+  for (int i = 0; i < D / 2; ++i) {
+    const int row = row_of(i % 4) * kLines, column = i / 4 * 8 + column_of(i % 4);
+    float x = copy[i];
+#pragma unroll 1
+    for (int line = 0; line < kLines; ++line)
+      if (const float u = mine[row + line]; u != 0) x += u * static_cast<float>(b.template element<T>(line, column));
+    copy[i] = x;
+  }
+#pragma unroll
+  for (int i = 0; i < D / 2; ++i) sum[i / 4][i % 4] = copy[i];
+  __syncwarp();
+}
+
+template <class T, int D, int kLines>
+__device__ __forceinline__ void add(float (&sum)[D / 8][4], const float (&w)[kLines / 8][4], const Tile<D, kLines>& b,
+                                    bool whole, float* weights) {
+  if (whole || b.template finite<T>())
+    add_weighted<T>(sum, w, b);
+  else
+    add_guarded<T>(sum, w, b, weights);
+}
+
+template <class T, int D>
+__device__ __forceinline__ void store(const float (&sum)[D / 8][4], const HeadRows& to, std::int64_t batch,
+                                      std::int64_t head, std::int64_t first, std::int64_t rows, std::int64_t features,
+                                      float scale_low = 1, float scale_high = 1) {
+  T* y = static_cast<T*>(to.data) + batch * to.batch + head * to.head;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t row = first + first_row() + row_of(2 * half);
+    if (row >= rows) continue;
+    const float scale = half ? scale_high : scale_low;
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n)
+      if (n * 8 + column_of(0) < features)
+        *reinterpret_cast<std::uint32_t*>(y + row * to.row + n * 8 + column_of(0)) =
+            pair_of<T>(sum[n][2 * half] * scale, sum[n][2 * half + 1] * scale);
+  }
+}
+
+// ---- scores ---------------------------------------------------------------------------------------------------------
+
+// Whether every query of a tile sees every key of it, so that nothing has to be asked per score.
+__device__ __forceinline__ bool all_seen(const Attention& a, std::int64_t q0, int queries, std::int64_t k0, int keys) {
+  return !a.mask && q0 + queries <= a.q_len && k0 + keys <= a.k_len && k0 >= q0 + queries - 1 - a.before &&
+         k0 + keys - 1 <= q0 + a.after;
+}
+
+// Products to scores. `query` and `key` give the places of value n, e. What asks per score is a rolled loop over slots
+// of shared memory, because unrolled it would take all registers.
+template <int N, class Query, class Key>
+__device__ __forceinline__ void to_scores(float (&p)[N][4], const Attention& a, std::int64_t batch, std::int64_t head,
+                                          bool whole, float* slots, const Query& query, const Key& key) {
+  if (whole && !a.slopes) {
+    const float scale = static_cast<float>(a.scale) * kLog2E;
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) p[n][e] *= scale;
+    return;
+  }
+  float* const mine = slots + threadIdx.x;
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kThreads] = p[n][e];
+#pragma unroll 1
+  for (int i = 0; i < N * 4; ++i) {
+    float& x = mine[i * kThreads];
+    x = score(a, batch, head, query(i / 4, i % 4), key(i / 4, i % 4), x);
+  }
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) p[n][e] = mine[(n * 4 + e) * kThreads];
+}
+
+// Which of a thread's weights are dropped: bit 4 n + e.
+template <int N, class Query, class Key>
+__device__ __forceinline__ std::uint32_t dropped_bits(const Attention& a, std::int64_t batch, std::int64_t head,
+                                                      const Query& query, const Key& key) {
+  static_assert(N * 4 <= 32);
+  std::uint32_t bits = 0;
+  if (a.threshold) {
+#pragma unroll 1
+    for (int n = 0; n < N * 4; ++n) {
+      const std::int64_t i = query(n / 4, n % 4), j = key(n / 4, n % 4);
+      if (i < a.q_len && j < a.k_len && dropped(a, batch, head, i, j)) bits |= 1u << n;
+    }
+  }
+  return bits;
+}
+
+// One block per rows of a tile, and as many as a grid can have for the heads.
+inline dim3 blocks(std::int64_t rows, std::int64_t heads) {
+  return {ceil_div(rows, kRows), static_cast<unsigned>(heads < 65535 ? heads : 65535)};
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
