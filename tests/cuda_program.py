@@ -45,3 +45,22 @@ def python(program, **environment):
     away = tempfile.gettempdir()  # from a source tree without an extension
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, env=full, timeout=300, cwd=away)
+
+
+def verbose_lines(program, word, **environment):
+    """What ``PYDLX_VERBOSE=1`` prints while a Python program runs: the lines that contain ``word``."""
+    done = python(program, PYDLX_VERBOSE="1", **environment)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stderr.splitlines() if word in line]
+
+
+def check_wgmma_choice(program, word, expected, **environment):
+    """The lines that contain ``word`` say these texts, one each; with ``PYDLX_CUDA_WGMMA=0``, whose lines are returned, that this is why."""
+    said = verbose_lines(program, word, **environment)
+    assert len(said) == len(expected)
+    for line, text in zip(said, expected):
+        assert text in line, line
+    off = verbose_lines(program, word, PYDLX_CUDA_WGMMA="0", **environment)
+    assert len(off) == len(expected)
+    assert all("not wgmma: PYDLX_CUDA_WGMMA is 0" in line for line in off)
+    return off

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cuda_program import python
+from cuda_program import verbose_lines
 
 import pydlx
 import pydlx.nn.functional as F
@@ -288,9 +288,7 @@ def test_choice_of_the_instructions():
     """PYDLX_VERBOSE tells of both directions; PYDLX_CUDA_WGMMA=0 turns both off."""
 
     def lines(**environment):
-        done = python(CHOICES, PYDLX_VERBOSE="1", **environment)
-        assert done.returncode == 0, done.stderr
-        said = [line for line in done.stderr.splitlines() if "scaled_dot_product_attention" in line]
+        said = verbose_lines(CHOICES, "scaled_dot_product_attention", **environment)
         return said[::2], said[1::2]
 
     forward, backward = lines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_program import python
+from cuda_program import check_wgmma_choice
 
 import pydlx
 import pydlx.nn.functional as F
@@ -235,13 +235,6 @@ forward(36, 64, 10, 3)
 @needs_hopper
 def test_choice():
     """PYDLX_VERBOSE names the kernel, or why it was not taken; PYDLX_CUDA_WGMMA=0 turns it off."""
-
-    def lines(**environment):
-        done = python(PROGRAM, PYDLX_VERBOSE="1", PYDLX_CUDA_CONV="own", **environment)
-        assert done.returncode == 0, done.stderr
-        return [line for line in done.stderr.splitlines() if "pass forward" in line]
-
-    said = lines()
     expected = [
         "chunks of 16 bytes; wgmma, 128 x 64 tiles; 1 piece of k",
         "a product of matrices: wgmma, 128 x",
@@ -249,7 +242,4 @@ def test_choice():
         "not wgmma: fewer than 64 rows, columns or terms",
         "copied with 40 and 64 channels; channels last, chunks of 16 bytes; wgmma, 128 x 64 tiles",
     ]
-    assert len(said) == len(expected)
-    for line, text in zip(said, expected):
-        assert text in line, line
-    assert all("not wgmma: PYDLX_CUDA_WGMMA is 0" in line for line in lines(PYDLX_CUDA_WGMMA="0"))
+    check_wgmma_choice(PROGRAM, "pass forward", expected, PYDLX_CUDA_CONV="own")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_program import compiled, python, run_part
+from cuda_program import check_wgmma_choice, compiled, run_part
 
 import pydlx
 
@@ -160,13 +160,6 @@ a[:, ::2] @ make(64, 72)
 @needs_hopper
 def test_choice():
     """PYDLX_VERBOSE names the kernel, or why it was not taken; PYDLX_CUDA_WGMMA=0 turns it off."""
-
-    def lines(**environment):
-        done = python(PROGRAM, PYDLX_VERBOSE="1", **environment)
-        assert done.returncode == 0, done.stderr
-        return [line for line in done.stderr.splitlines() if "matmul" in line]
-
-    said = lines()
     expected = [
         "wgmma, 128 x 128 tiles, lines of A along k, of B along n",
         "wgmma, 128 x 128 tiles, lines of A along k, of B along n",
@@ -176,11 +169,7 @@ def test_choice():
         "not wgmma: an operand does not begin at a multiple of 16 bytes",
         "not wgmma: an operand is contiguous along neither axis",
     ]
-    assert len(said) == len(expected)
-    for line, text in zip(said, expected):
-        assert text in line, line
-    off = lines(PYDLX_CUDA_WGMMA="0")
-    assert all("not wgmma: PYDLX_CUDA_WGMMA is 0" in line for line in off)
+    off = check_wgmma_choice(PROGRAM, "matmul", expected)
     assert "mma.sync" in off[0]
 
 
