@@ -42,7 +42,7 @@ def test_float32_sums_of_rows(n):
         check_sums(x, 0)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9, 64, 127, 128, 129, 136, 255, 256, 257, 1037])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 64, 127, 128, 129, 136, 255, 256, 257, 1037])
 def test_float32_sums_of_columns(rows):
     for width in (2, 3, 33, 513):
         for x in layouts(rows, width):

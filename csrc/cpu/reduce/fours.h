@@ -28,6 +28,7 @@ inline __attribute__((always_inline)) vec_t<double> widened_sum(vec_t<float> v) 
 
 constexpr std::int64_t kAhead = 512;                     // elements asked for before they are needed
 constexpr std::int64_t kShortRow = 256, kFewRows = 128;  // shorter sums are carried in double altogether
+constexpr std::int64_t kVeryFewRows = 8;                 // are walked down, not along
 
 inline __attribute__((always_inline)) bool finite(double x) { return x - x == 0; }
 
@@ -86,7 +87,24 @@ struct RowForm<F, double, float> {
 
 template <Fours F>
 struct ColumnForm<F, double, float> {
+  // Sums that stay in registers.
+  static void fold_few(const float* x, std::int64_t rows, std::int64_t row_stride, int width, double* part) {
+    constexpr int kLanes = VectorOf<double>::lanes, kTogether = 4 * kLanes;
+    int l = 0;
+    for (; l + kTogether <= width; l += kTogether) {
+      vec_t<double> sum[4] = {};
+      for (std::int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) sum[k] += F::map(load<double>(x + i * row_stride + l + k * kLanes));
+      std::memcpy(part + l, sum, sizeof sum);
+    }
+    for (; l < width; ++l) {
+      part[l] = 0;
+      for (std::int64_t i = 0; i < rows; ++i) part[l] += static_cast<double>(F::map(x[i * row_stride + l]));
+    }
+  }
   static void fold(const float* x, std::int64_t rows, std::int64_t row_stride, int width, double* part) {
+    if (rows <= kVeryFewRows) return fold_few(x, rows, row_stride, width, part);
     for (int l = 0; l < width; ++l) part[l] = 0;
     std::int64_t i = 0;
     for (; rows >= kFewRows && i + 8 <= rows; i += 8) {
@@ -108,6 +126,7 @@ struct ColumnForm<F, double, float> {
       const float* p = x + i * row_stride;
       for (int l = 0; l < width; ++l) part[l] += static_cast<double>(F::map(p[l]));
     }
+    if (rows < kFewRows) return;
     bool all = true;
     for (int l = 0; l < width; ++l) all &= finite(part[l]);
     if (all) return;

@@ -478,7 +478,8 @@ struct EngineOf {
     const State* from = static_cast<const State*>(b);
     for (std::int64_t i = 0; i < n; ++i) into[i] = O::merge(into[i], from[i]);
   }
-  static void finish(const Reduce& r, const void* s, std::int64_t n, std::int64_t offset, std::int64_t stride) {
+  static void finish(const Reduce& given, const void* s, std::int64_t n, std::int64_t offset, std::int64_t stride) {
+    const Reduce r = given;  // results cannot overlap a copy: what does not change is looked at once
     if (stride == 1)
       for (std::int64_t i = 0; i < n; ++i) O::template finish<Out>(r, static_cast<const State*>(s)[i], offset + i);
     else
