@@ -53,6 +53,15 @@ struct Binary<BinaryOp::mul> {
 };
 
 template <>
+struct Binary<BinaryOp::mul_scaled> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T a, T b, const double* param) {
+    return a * (static_cast<T>(param[0]) * b);
+  }
+};
+
+template <>
 struct Binary<BinaryOp::div> {  // true division; integers were promoted before
   static constexpr unsigned types = kFloat;
   template <class T>

@@ -72,6 +72,15 @@ struct Unary<UnaryOp::reciprocal> {
 };
 
 template <>
+struct Unary<UnaryOp::cube> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return x * x * x;
+  }
+};
+
+template <>
 struct Unary<UnaryOp::floor> {
   static constexpr unsigned types = kFloat;
   template <class T>

@@ -44,6 +44,7 @@ enum class UnaryOp : int {
   nan_to_num,
   relu,
   clamp,
+  cube,
   // functors/transcendental.h
   exp,
   exp2,
@@ -114,6 +115,7 @@ enum class BinaryOp : int {
   left_shift,
   right_shift,
   add_scaled,  // a + param b
+  mul_scaled,  // a (param b)
   // functors/activation.h: (gradient, input or output) -> gradient
   relu_backward,
   sigmoid_backward,

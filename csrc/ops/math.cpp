@@ -338,14 +338,15 @@ Tensor power_of(const Tensor& x, double p, bool inplace = false) {
   if (p == 0.5) return run_unary(UnaryOp::sqrt, name, x, false, inplace);
   if (p == -0.5) return run_unary(UnaryOp::rsqrt, name, x, false, inplace);
   if (p == -1) return run_unary(UnaryOp::reciprocal, name, x, false, inplace);
-  if (p == 3) {
-    const Tensor cube = run_binary(BinaryOp::mul, name, run_binary(BinaryOp::mul, name, x, x, false), x, false);
-    if (!inplace) return cube;
-    copy_raw(x, cube);
-    bump_version(x, name);
-    return x;
-  }
+  if (p == 3) return run_unary(UnaryOp::cube, name, x, false, inplace);
   return run_binary(BinaryOp::pow, name, x, number(p), false, inplace);
+}
+
+Tensor pow_gradient(const Tensor& g, const Tensor& x, double p, bool differentiable) {
+  if (p == 0) return zeros_like(g);
+  const Tensor power = p == 2 ? x : pow(x, number(p - 1));
+  if (!differentiable) return run_binary(BinaryOp::mul_scaled, "pow_backward", g, power, false, false, {{p}});
+  return mul(g, mul(power, number(p)));
 }
 
 }  // namespace
@@ -358,7 +359,7 @@ Tensor pow(const Tensor& base, const Tensor& exponent) {
       Tensor y = power_of(detach(x), p.to_double());
       if (any_requires_grad(x))
         record("pow", y, {&x}, [x = save(x), p = p.to_double()](Backward& bw) {
-          bw.set(0, p == 0 ? zeros_like(bw.grad()) : mul(bw.grad(), mul(pow(x.get(bw), number(p - 1)), number(p))));
+          bw.set(0, pow_gradient(bw.grad(), x.get(bw), p, bw.create_graph));
         });
       return y;
     }
