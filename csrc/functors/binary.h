@@ -170,16 +170,10 @@ struct Binary<BinaryOp::trunc_divide> {
   PYDLX_HD static std::int64_t slow(std::int64_t a, std::int64_t b) { return trunc_quotient(a, b); }
 };
 
-template <>
-struct Binary<BinaryOp::remainder> {  // the sign of the divisor, as in Python
+// Quotients of floats whose remainder math::fmod_small finds, and of integers that floating point divides exactly;
+// others are `rare`.
+struct Division {
   static constexpr unsigned types = kNumber;
-  template <class T>
-  PYDLX_HD static T apply(T a, T b, const double*) {
-    if constexpr (type_bit<T> == kFloat)
-      return shifted(math::fmod_small(a, b), b);
-    else
-      return integer_remainder<Rounding::floor>(a, b);
-  }
   template <class T>
     requires(sizeof(T) == 8 || type_bit<T> == kFloat)
   PYDLX_HD static bool rare(T a, T b) {
@@ -187,6 +181,17 @@ struct Binary<BinaryOp::remainder> {  // the sign of the divisor, as in Python
       return exceeds_quotient(a, b);
     else
       return math::fmod_is_large(a, b);
+  }
+};
+
+template <>
+struct Binary<BinaryOp::remainder> : Division {  // the sign of the divisor, as in Python
+  template <class T>
+  PYDLX_HD static T apply(T a, T b, const double*) {
+    if constexpr (type_bit<T> == kFloat)
+      return shifted(math::fmod_small(a, b), b);
+    else
+      return integer_remainder<Rounding::floor>(a, b);
   }
   template <class T>
     requires(type_bit<T> == kFloat)
@@ -208,22 +213,13 @@ struct Binary<BinaryOp::remainder> {  // the sign of the divisor, as in Python
 };
 
 template <>
-struct Binary<BinaryOp::fmod> {  // the sign of the dividend, as in C
-  static constexpr unsigned types = kNumber;
+struct Binary<BinaryOp::fmod> : Division {  // the sign of the dividend, as in C
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
     if constexpr (type_bit<T> == kFloat)
       return math::fmod_small(a, b);
     else
       return integer_remainder<Rounding::trunc>(a, b);
-  }
-  template <class T>
-    requires(sizeof(T) == 8 || type_bit<T> == kFloat)
-  PYDLX_HD static bool rare(T a, T b) {
-    if constexpr (type_bit<T> == kInt)
-      return exceeds_quotient(a, b);
-    else
-      return math::fmod_is_large(a, b);
   }
   template <class T>
     requires(type_bit<T> == kFloat)
@@ -234,22 +230,13 @@ struct Binary<BinaryOp::fmod> {  // the sign of the dividend, as in C
 };
 
 template <>
-struct Binary<BinaryOp::floor_divide> {
-  static constexpr unsigned types = kNumber;
+struct Binary<BinaryOp::floor_divide> : Division {
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
     if constexpr (type_bit<T> == kFloat)
       return floored(a, b, math::fmod_small(a, b));
     else
       return integer_quotient<Rounding::floor>(a, b);
-  }
-  template <class T>
-    requires(sizeof(T) == 8 || type_bit<T> == kFloat)
-  PYDLX_HD static bool rare(T a, T b) {
-    if constexpr (type_bit<T> == kInt)
-      return exceeds_quotient(a, b);
-    else
-      return math::fmod_is_large(a, b);
   }
   template <class T>
     requires(type_bit<T> == kFloat)
