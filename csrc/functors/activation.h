@@ -1,7 +1,7 @@
 // Activation functions and their derivatives. A backward functor takes (gradient, x), or (gradient, y) where the output
 // is what the op keeps; parameters are those of the forward functor.
 #pragma once
-#include "functors/math.h"
+#include "functors/error_function.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
 
@@ -37,8 +37,7 @@ struct Act<UnaryOp::gelu> {  // x Phi(x) (Hendrycks and Gimpel 2016)
   static constexpr unsigned types = kFloat;
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
-    T kernel;
-    return x * math::normal_cdf(x, kernel);
+    return math::gelu(x);
   }
 };
 

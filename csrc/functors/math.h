@@ -5,6 +5,7 @@
 // "Elementary Functions" (2016).
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "core/half.h"
 
@@ -37,6 +38,25 @@ PYDLX_HD double trunc(double x) { return __builtin_trunc(x); }
 PYDLX_HD float round(float x) { return __builtin_rintf(x); }  // halves go to even
 PYDLX_HD double round(double x) { return __builtin_rint(x); }
 
+// On GPUs the less common functions of double are the CUDA library's.
+#if defined(__CUDA_ARCH__)
+inline constexpr bool kOnDevice = true;
+#else
+inline constexpr bool kOnDevice = false;
+#endif
+#if defined(__FMA__) || defined(__CUDA_ARCH__)
+inline constexpr bool kHasFusedMultiply = true;
+#else
+inline constexpr bool kHasFusedMultiply = false;
+#endif
+
+// a b - p, exact for p = a b rounded (Dekker 1971 without the instruction; |a|, |b| < 2^995).
+PYDLX_HD double product_rest(double a, double b, double p) {
+  if constexpr (kHasFusedMultiply) return __builtin_fma(a, b, -p);
+  const double ta = a * 134217729.0, tb = b * 134217729.0, ah = ta - (ta - a), bh = tb - (tb - b);
+  return ((ah * bh - p) + ah * (b - bh) + (a - ah) * bh) + (a - ah) * (b - bh);
+}
+
 // Horner's scheme; the first coefficient belongs to the highest power.
 template <class T>
 PYDLX_HD T horner(T, T c) {
@@ -49,14 +69,15 @@ PYDLX_HD T horner(T x, T high, T next, Rest... rest) {
 
 // ---- exponentials ---------------------------------------------------------------------------------------------------
 
-// p * 2^n in two steps, so that a subnormal result is rounded only once. |n| <= 2 * (bias - 1)
-PYDLX_HD float scale(float p, std::int32_t n) {
-  const std::int32_t half = n >> 1;
-  return p * bit_cast<float>((half + 127) << 23) * bit_cast<float>((n - half + 127) << 23);
+// p * 2^n in two steps, so that a subnormal result is rounded only once. n is whole, |n| <= 2 * (bias - 1). The sum's
+// low bits are the sum of the two exponents, the constant's own are shifted out.
+PYDLX_HD float scale(float p, float n) {
+  const std::uint32_t k = bit_cast<std::uint32_t>(n + (12582912.0f + 254.0f)), half = k >> 1;
+  return p * bit_cast<float>(half << 23) * bit_cast<float>((k - half) << 23);
 }
-PYDLX_HD double scale(double p, std::int64_t n) {
-  const std::int64_t half = n >> 1;
-  return p * bit_cast<double>((half + 1023) << 52) * bit_cast<double>((n - half + 1023) << 52);
+PYDLX_HD double scale(double p, double n) {
+  const std::uint64_t k = bit_cast<std::uint64_t>(n + (6755399441055744.0 + 2046.0)), half = k >> 1;
+  return p * bit_cast<double>(half << 52) * bit_cast<double>((k - half) << 52);
 }
 
 // x = n ln2 + r with |r| <= ln2 / 2. Adding 1.5 * 2^mantissa rounds to the nearest integer and leaves n in the low
@@ -96,7 +117,7 @@ template <class T>
 PYDLX_HD T exp_impl(T x) {
   T n;
   const T r = reduce_ln2(x > kExpMax<T> ? kExpMax<T> : (x < kExpMin<T> ? kExpMin<T> : x), n);
-  return scale(T(1) + (r + r * r * exp_tail(r)), to_int(n));
+  return scale(T(1) + (r + r * r * exp_tail(r)), n);
 }
 PYDLX_HD float exp(float x) { return exp_impl(x); }
 PYDLX_HD double exp(double x) { return exp_impl(x); }
@@ -107,7 +128,7 @@ PYDLX_HD T exp2_impl(T x) {
   const T high = sizeof(T) == 4 ? T(130) : T(1030), low = sizeof(T) == 4 ? T(-155) : T(-1080);
   const T c = x > high ? high : (x < low ? low : x);
   const T n = round(c), r = (c - n) * T(0.693147180559945309417);
-  return scale(T(1) + (r + r * r * exp_tail(r)), to_int(n));
+  return scale(T(1) + (r + r * r * exp_tail(r)), n);
 }
 PYDLX_HD float exp2(float x) { return exp2_impl(x); }
 PYDLX_HD double exp2(double x) { return exp2_impl(x); }
@@ -136,22 +157,36 @@ PYDLX_HD double expm1(double x) { return expm1_impl(x); }
 
 // ---- logarithms -----------------------------------------------------------------------------------------------------
 
-// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt 2), for positive finite x, subnormal or not. f is exact.
+// x = 2^(k - bias) (1 + f) with 1 + f in [sqrt(1/2), sqrt 2), for positive normal x. f is exact. Unsigned: other
+// arguments give a result that is replaced later, but must not overflow.
+PYDLX_HD float significand(float x, std::uint32_t& k) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(x);
+  k = (bits + (0x3f800000u - 0x3f3504f3u)) >> 23;
+  return bit_cast<float>(bits - ((k - 127) << 23)) - 1.0f;
+}
+PYDLX_HD double significand(double x, std::uint64_t& k) {
+  const std::uint64_t bits = bit_cast<std::uint64_t>(x);
+  k = (bits + (0x3ff0000000000000ull - 0x3fe6a09e667f3bcdull)) >> 52;
+  return bit_cast<double>(bits - ((k - 1023) << 52)) - 1.0;
+}
+PYDLX_HD float exponent_of(std::uint32_t k) { return static_cast<float>(static_cast<std::int32_t>(k)) - 127.0f; }
+PYDLX_HD double exponent_of(std::uint64_t k) {  // without the conversion that AVX2 lacks
+  return bit_cast<double>(k | 0x4330000000000000ull) - (4503599627370496.0 + 1023.0);
+}
+// The same with e = k - bias for positive finite x, subnormal or not.
 PYDLX_HD float split(float x, float& e) {
   const bool tiny = x < 0x1p-126f;
-  // unsigned: other arguments give a result that is replaced later, but must not overflow
-  const std::uint32_t bits = bit_cast<std::uint32_t>(tiny ? x * 0x1p23f : x);
-  const std::int32_t k = static_cast<std::int32_t>(bits - 0x3f3504f3u) >> 23;
-  e = static_cast<float>(k) - (tiny ? 23.0f : 0.0f);
-  return bit_cast<float>(bits - (static_cast<std::uint32_t>(k) << 23)) - 1.0f;
+  std::uint32_t k;
+  const float f = significand(tiny ? x * 0x1p23f : x, k);
+  e = exponent_of(k) - (tiny ? 23.0f : 0.0f);
+  return f;
 }
 PYDLX_HD double split(double x, double& e) {
   const bool tiny = x < 0x1p-1022;
-  const std::uint64_t bits = bit_cast<std::uint64_t>(tiny ? x * 0x1p52 : x);
-  const std::int64_t k = static_cast<std::int64_t>(bits - 0x3fe6a09e667f3bcdull) >> 52;
-  // k + 1.5 * 2^52 as bits: int64 -> double without the conversion that AVX2 lacks
-  e = (bit_cast<double>(k + 0x4338000000000000ll) - 6755399441055744.0) - (tiny ? 52.0 : 0.0);
-  return bit_cast<double>(bits - (static_cast<std::uint64_t>(k) << 52)) - 1.0;
+  std::uint64_t k;
+  const double f = significand(tiny ? x * 0x1p52 : x, k);
+  e = exponent_of(k) - (tiny ? 52.0 : 0.0);
+  return f;
 }
 
 // log(1 + f) - f. Float: relative error of the whole 7.5e-10. Double: through 2 atanh(f / (2 + f)), error 3e-16 of the
@@ -176,17 +211,21 @@ PYDLX_HD T log_specials(T x, T y) {
   return x > T(0) ? y : (x == T(0) ? -kInfinity<T> : kNaN<T>);
 }
 
+// e log 2 + (f + tail), log 2 in two parts, the first of so few bits that its product with e is exact.
+PYDLX_HD float log_sum(float e, float f, float tail) { return e * 0x1.62E400p-1f + (f + (e * 0x1.7F7D1Cp-20f + tail)); }
+PYDLX_HD double log_sum(double e, double f, double tail) {
+  return e * 6.93147180369123816490e-01 + (f + (e * 1.90821492927058770002e-10 + tail));
+}
+
 // Max error 1.0 ULP.
-PYDLX_HD float log(float x) {
-  float e;
-  const float f = split(x, e);
-  return log_specials(x, e * 0x1.62E400p-1f + (f + (e * 0x1.7F7D1Cp-20f + log_tail(f))));
+template <class T>
+PYDLX_HD T log_impl(T x) {
+  T e;
+  const T f = split(x, e);
+  return log_specials(x, log_sum(e, f, log_tail(f)));
 }
-PYDLX_HD double log(double x) {
-  double e;
-  const double f = split(x, e);
-  return log_specials(x, e * 6.93147180369123816490e-01 + (f + (e * 1.90821492927058770002e-10 + log_tail(f))));
-}
+PYDLX_HD float log(float x) { return log_impl(x); }
+PYDLX_HD double log(double x) { return log_impl(x); }
 
 // log(x) / log(base) with the constant split in two, so that f times it keeps its low bits. Max error 2.5 ULP.
 PYDLX_HD float log_base(float x, float scale_high, float scale_low, float unit_high, float unit_low) {
@@ -197,20 +236,41 @@ PYDLX_HD float log_base(float x, float scale_high, float scale_low, float unit_h
   const float small = fh * scale_low + fl * scale_low + fl * scale_high + e * unit_low;
   return log_specials(x, e * unit_high + (fh * scale_high + small));
 }
+// Max error 1.5 ULP.
+PYDLX_HD double log_base(double x, double scale_high, double scale_low, double unit_high, double unit_low) {
+  double e;
+  const double f = split(x, e), t = log_tail(f), y = f + t;
+  const double high = bit_cast<double>(bit_cast<std::uint64_t>(y) & 0xffffffff00000000ull), low = (f - high) + t;
+  const double small = (high * scale_low + e * unit_low) + low * scale_low + low * scale_high;
+  const double a = e * unit_high, b = high * scale_high, s = a + b;  // both exact; |a| > |b| or a = 0
+  return log_specials(x, s + (((a - s) + b) + small));
+}
 PYDLX_HD float log2(float x) { return log_base(x, 1.4423828125f, 0.000312228388963f, 1.0f, 0.0f); }
 PYDLX_HD float log10(float x) {
   return log_base(x, 0.434326171875f, -3.16899717482e-5f, 0.301025390625f, 4.6050389812e-6f);
 }
-PYDLX_HD double log2(double x) { return __builtin_log2(x); }
-PYDLX_HD double log10(double x) { return __builtin_log10(x); }
+PYDLX_HD double log2(double x) {
+  if constexpr (kOnDevice) return __builtin_log2(x);
+  return log_base(x, 0x1.7154765p+0, 0x1.5c17f0bbbe880p-31, 1.0, 0.0);
+}
+PYDLX_HD double log10(double x) {
+  if constexpr (kOnDevice) return __builtin_log10(x);
+  return log_base(x, 0x1.bcb7b15p-2, 0x1.37287195355bbp-33, 0x1.34413509f7800p-2, 0x1.fef311f12b358p-46);
+}
 
-// log(u) plus the rounding error of u = 1 + x, to first order. Max error 2 ULP.
+// log(1 + x) from u = 1 + x = 2^e (1 + f) and d = x - (u - 1), what u lost, in units of 2^e: log u + d / (1 + f), with
+// 1 - f + f^2 for the reciprocal, since d is tiny beside f unless f is. Doubled, for 2^-e of the largest u is
+// subnormal. Max error 2 ULP.
 template <class T>
 PYDLX_HD T log1p(T x) {
-  const T u = T(1) + x;
-  const T lost = x >= T(1) ? T(1) - (u - x) : x - (u - T(1));
-  const T y = log(u) + lost / u;
-  return u == T(1) ? x : (u > T(0) && u < kInfinity<T> ? y : log(u));
+  using Word = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
+  constexpr Word reciprocal = sizeof(T) == 4 ? 255 : 2047;
+  const T u = T(1) + x, lost = x >= T(1) ? T(1) - (u - x) : x - (u - T(1));
+  Word k;
+  const T f = significand(u, k), twice_d = lost * bit_cast<T>((reciprocal - k) << mantissa);
+  const T y = log_sum(exponent_of(k), f, log_tail(f) + twice_d * (T(0.5) + T(0.5) * (f * f - f)));
+  return u == T(1) ? x : log_specials(u, y);
 }
 
 // ---- hyperbolic and sigmoid -----------------------------------------------------------------------------------------
@@ -229,130 +289,5 @@ PYDLX_HD T sigmoid(T x) {
   const T e = exp(-abs(x));
   return (x < T(0) ? e : T(1)) / (T(1) + e);
 }
-
-// ---- trigonometric --------------------------------------------------------------------------------------------------
-
-// x - k pi/2 for |x| <= kTrigLimit: computed in double, whose 53 bits leave 24 correct ones next to any multiple of
-// pi/2.
-inline constexpr float kTrigLimit = 1e6f;
-PYDLX_HD float reduce_pi_2(float x, std::int32_t& k) {
-  const double magic = 6755399441055744.0;
-  const double shifted = static_cast<double>(x) * 0.63661977236758134 + magic, n = shifted - magic;
-  k = static_cast<std::int32_t>(bit_cast<std::int64_t>(shifted));
-  return static_cast<float>((static_cast<double>(x) - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34);
-}
-PYDLX_HD float sin_reduced(float r) {
-  const float z = r * r;
-  return r + r * z * horner(z, 2.717971256e-06f, -1.983929687e-04f, 8.333329111e-03f, -1.666666716e-01f);
-}
-PYDLX_HD float cos_reduced(float r) {
-  const float z = r * r;
-  return 1.0f +
-         (z * z * horner(z, -2.720433656e-07f, 2.479944305e-05f, -1.388888340e-03f, 4.166666791e-02f) - 0.5f * z);
-}
-PYDLX_HD float quadrant(float r, std::int32_t k) {
-  const float v = (k & 1) != 0 ? cos_reduced(r) : sin_reduced(r);
-  return (k & 2) != 0 ? -v : v;
-}
-// Max error 1.5 ULP for |x| <= kTrigLimit; callers send larger arguments to the C library.
-PYDLX_HD float sin_small(float x) {
-  std::int32_t k;
-  const float r = reduce_pi_2(x, k);
-  return quadrant(r, k);
-}
-PYDLX_HD float cos_small(float x) {
-  std::int32_t k;
-  const float r = reduce_pi_2(x, k);
-  return quadrant(r, k + 1);
-}
-
-// atan on [0, 1], relative error of the fit 4e-9.
-PYDLX_HD float atan_unit(float q) {
-  const float z = q * q;
-  return q + q * z *
-                 horner(z, -2.030231757e-03f, 1.198830362e-02f, -3.320943192e-02f, 6.003169715e-02f, -8.526863158e-02f,
-                        1.099525541e-01f, -1.427263319e-01f, 1.999935061e-01f, -3.333332539e-01f);
-}
-// Max error 2 ULP.
-PYDLX_HD float atan(float x) {
-  const float a = abs(x), r = atan_unit(a > 1.0f ? 1.0f / a : a);
-  return copysign(a > 1.0f ? (1.57079637f - r) - 4.37113883e-8f : r, x);
-}
-// Max error 3 ULP; zeros and infinities as in C99.
-PYDLX_HD float atan2(float y, float x) {
-  const float ax = abs(x), ay = abs(y), high = ay > ax ? ay : ax, low = ay > ax ? ax : ay;
-  float q = low == high ? 1.0f : low / high;
-  q = high == 0.0f ? 0.0f : q;
-  float r = atan_unit(q);
-  r = ay > ax ? (1.57079637f - r) - 4.37113883e-8f : r;
-  r = bit_cast<std::int32_t>(x) < 0 ? (3.14159274f - r) - 8.74227766e-8f : r;
-  r = copysign(r, y);
-  r = x != x ? x : r;
-  return y != y ? y : r;
-}
-
-// ---- error function -------------------------------------------------------------------------------------------------
-
-// erf(x) for |x| <= 0.94: x + x q(x^2), so that the rounding of q hardly shows. Relative error of the fit 6e-10.
-PYDLX_HD float erf_small(float x) {
-  return x + x * horner(x * x, 8.193777467e-05f, -8.099877159e-04f, 5.197154824e-03f, -2.685779147e-02f,
-                        1.128366590e-01f, -3.761263192e-01f, 1.283792257e-01f);
-}
-// e^(a^2) erfc(a) for a in [0, 15] in t = 1 / (1 + a/2), relative error 4.4e-8.
-template <class T>
-PYDLX_HD T erfcx(T a) {
-  const T t = T(1) / (T(1) + T(0.5) * a);
-  return t * horner(t, T(-5.938610435e-02f), T(2.861224115e-01f), -4.904035330e-01f, 2.817305326e-01f,
-                    -2.914700098e-02f, 2.037520409e-01f, 2.428351939e-01f, 2.824120820e-01f, 2.820843458e-01f);
-}
-inline constexpr float kErfSplit = 0.92f;
-
-// Max error 2 ULP.
-PYDLX_HD float erf(float x) {
-  const float a = abs(x), c = a > 4.0f ? 4.0f : a;
-  const float large = 1.0f - exp(-c * c) * erfcx(c);
-  return a < kErfSplit ? erf_small(x) : copysign(large, x);
-}
-PYDLX_HD double erf(double x) { return __builtin_erf(x); }
-// In double where erf x is nearly 1/2 and more: an error of the square would be multiplied by x^2, and the polynomial
-// loses digits beside erf x. Max error 2 ULP, subnormal results included.
-PYDLX_HD float erfc(float x) {
-  const float a = abs(x), c = a > 15.0f ? 15.0f : a;
-  const double d = c;
-  const float large = static_cast<float>(exp(-d * d) * erfcx(d));
-  return a < 0.47f ? 1.0f - erf_small(x) : (x < 0.0f ? 2.0f - large : large);
-}
-PYDLX_HD double erfc(double x) { return __builtin_erfc(x); }
-
-// The normal distribution: cdf and density * sqrt(2 pi). The tail keeps its relative accuracy (1 + erf would cancel).
-PYDLX_HD float normal_cdf(float x, float& kernel) {
-  const float z = x * 0.70710678f, a = abs(z), c = a > 13.0f ? 13.0f : a;
-  kernel = exp(-c * c);
-  const float tail = 0.5f * kernel * erfcx(c);
-  return x < 0.0f ? tail : 1.0f - tail;
-}
-PYDLX_HD double normal_cdf(double x, double& kernel) {
-  kernel = exp(-0.5 * x * x);
-  return 0.5 * __builtin_erfc(-x * 0.70710678118654752440);
-}
-
-// ---- power ----------------------------------------------------------------------------------------------------------
-
-// Through double, whose 29 extra bits absorb the cancellation in y log x. Max error 0.6 ULP.
-PYDLX_HD float pow(float x, float y) {
-  const double t = static_cast<double>(y) * log(static_cast<double>(abs(x)));
-  const float half = 0.5f * y;
-  float r = static_cast<float>(exp(t));
-  r = abs(x) == 1.0f ? 1.0f : r;                // log 1 = 0, also against infinite y
-  float sign = trunc(half) != half ? x : 1.0f;  // odd y keep the sign of x
-  sign = trunc(y) == y ? sign : 1.0f;
-  r = copysign(r, sign);
-  const float real = trunc(y) == y ? r : kNaN<float>;  // finite negative numbers have only integral powers
-  const float finite = x > -kInfinity<float> ? real : r;
-  r = x < 0.0f ? finite : r;
-  r = x == 1.0f ? 1.0f : r;
-  return y == 0.0f ? 1.0f : r;
-}
-PYDLX_HD double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace pydlx::math

@@ -1,52 +1,17 @@
 // The rarer functions: in double mostly the C library's, in float branch-free forms as in functors/math.h, several of
 // which work in double and round once. Errors are at most a few ULP; tests/test_ulp.py measures the bounds stated here.
 #pragma once
-#include "functors/math.h"
+#include "functors/error_function.h"
+#include "functors/power.h"
+#include "functors/trigonometric.h"
 
 namespace pydlx::math {
 
-PYDLX_HD float sin(float x) { return __builtin_sinf(x); }
-PYDLX_HD double sin(double x) { return __builtin_sin(x); }
-PYDLX_HD float cos(float x) { return __builtin_cosf(x); }
-PYDLX_HD double cos(double x) { return __builtin_cos(x); }
-PYDLX_HD float tan(float x) { return __builtin_tanf(x); }
-// The tangent of the reduced argument r (relative error of the fit 1.8e-8), or -1 / tan r. Max error 3 ULP for
-// |x| <= kTrigLimit.
-PYDLX_HD float tan_small(float x) {
-  std::int32_t k;
-  const float r = reduce_pi_2(x, k), z = r * r;
-  const float t = r + r * z *
-                          horner(z, 9.387657840e-03f, 3.116165951e-03f, 2.443243993e-02f, 5.341064635e-02f,
-                                 1.333880692e-01f, 3.333315657e-01f);
-  return (k & 1) != 0 ? -1.0f / t : t;
-}
-PYDLX_HD double tan(double x) { return __builtin_tan(x); }
-// (asin(r) / r - 1) / r^2 in z = r^2 for r <= 1/2, relative error of the arc sine 3e-10.
-PYDLX_HD float asin_tail(float z) {
-  return horner(z, 3.752938457e-02f, 1.442983678e-02f, 3.180991246e-02f, 4.451670829e-02f, 7.500505383e-02f,
-                1.666665997e-01f);
-}
-// Beyond 1/2 through the half angle, whose sine sqrt((1 - |x|) / 2) keeps its digits. Max error 2 ULP.
-PYDLX_HD float asin(float x) {
-  const float a = abs(x), z = a < 0.5f ? a * a : 0.5f - 0.5f * a, r = a < 0.5f ? a : sqrt(z);
-  const float y = r + r * z * asin_tail(z);
-  return copysign(a < 0.5f ? y : (1.57079637f - 2.0f * y) - 4.37113883e-8f, x);
-}
-PYDLX_HD double asin(double x) { return __builtin_asin(x); }
-// Max error 2 ULP.
-PYDLX_HD float acos(float x) {
-  const float a = abs(x), z = a < 0.5f ? a * a : 0.5f - 0.5f * a, r = a < 0.5f ? x : sqrt(z);
-  const float y = r + r * z * asin_tail(z);
-  const float outer = x < 0.0f ? (3.14159274f - 2.0f * y) - 8.74227766e-8f : 2.0f * y;
-  return a < 0.5f ? (1.57079637f - y) - 4.37113883e-8f : outer;
-}
-PYDLX_HD double acos(double x) { return __builtin_acos(x); }
-PYDLX_HD double atan(double x) { return __builtin_atan(x); }
 // e^a / 2 for a >= 0 without the overflow of e^a just below that of the hyperbolic functions.
 PYDLX_HD float half_exp(float a) {
   float n;
   const float r = reduce_ln2(a > 90.0f ? 90.0f : a, n);
-  return scale(1.0f + (r + r * r * exp_tail(r)), to_int(n) - 1);
+  return scale(1.0f + (r + r * r * exp_tail(r)), n - 1.0f);
 }
 // Below 1 a polynomial (relative error of the fit 6e-11), where the difference of exponentials would cancel. Max error
 // 2 ULP.
@@ -55,13 +20,42 @@ PYDLX_HD float sinh(float x) {
   const float small = x + x * z * horner(z, 2.816957365e-06f, 1.983615876e-04f, 8.333350063e-03f, 1.666666650e-01f);
   return a < 1.0f ? small : copysign(h - 0.25f / h, x);
 }
-PYDLX_HD double sinh(double x) { return __builtin_sinh(x); }
 // Max error 2 ULP.
 PYDLX_HD float cosh(float x) {
   const float h = half_exp(abs(x));
   return h + 0.25f / h;
 }
-PYDLX_HD double cosh(double x) { return __builtin_cosh(x); }
+// In double with a = n log 2 + r, from the even and the odd part of e^r: e^a / 2 = 2^(n-1) (cosh r + sinh r) and
+// e^-a / 2 = 2^(-n-1) (cosh r - sinh r) share the polynomials (relative errors of the fits 5.5e-18 and 2.6e-19), and
+// for n = 0 nothing cancels. Halved, so that nothing overflows early. Max error 2.5 ULP.
+struct HyperbolicParts {
+  double sinh_r, cosh_r_less_1, grown, shrunk;  // 2^(n-2), 2^(-n-2)
+};
+PYDLX_HD HyperbolicParts hyperbolic_parts(double x) {
+  double n;
+  const double a = abs(x), r = reduce_ln2(a > 710.6 ? 710.6 : a, n), z = r * r;
+  const double s = r + r * z *
+                           horner(z, 2.510904279784634639e-8, 2.755724419087421739e-6, 1.984126988614631358e-4,
+                                  8.333333333321622099e-3, 0.1666666666666667684);
+  const double c = 0.5 * z + z * z *
+                                 horner(z, 2.092164131925073797e-9, 2.75572522040083467e-7, 2.480158734879562917e-5,
+                                        1.388888888887346122e-3, 0.04166666666666668517);
+  const std::int64_t k = to_int(n);
+  return {s, c, bit_cast<double>((k + 1021) << 52), bit_cast<double>((1021 - (n > 100.0 ? 100 : k)) << 52)};
+}
+PYDLX_HD double sinh(double x) {
+  if constexpr (kOnDevice) return __builtin_sinh(x);
+  const HyperbolicParts p = hyperbolic_parts(x);
+  const double sum = p.grown + p.shrunk, difference = p.grown - p.shrunk;
+  const double y = 2.0 * (difference + (p.cosh_r_less_1 * difference + p.sinh_r * sum));
+  return copysign(abs(x) < 0x1p-30 ? abs(x) : y, x);  // without the halving of subnormal numbers
+}
+PYDLX_HD double cosh(double x) {
+  if constexpr (kOnDevice) return __builtin_cosh(x);
+  const HyperbolicParts p = hyperbolic_parts(x);
+  const double sum = p.grown + p.shrunk, difference = p.grown - p.shrunk;
+  return 2.0 * (sum + (p.cosh_r_less_1 * sum + p.sinh_r * difference));
+}
 // The inverse hyperbolic functions as logarithms, of sums formed in double; near 0, where the logarithm
 // loses what they are made of, polynomials (relative errors of the fits 6e-11 and 9e-11). Max error 1.5 ULP, atanh 2
 // ULP.
@@ -73,12 +67,23 @@ PYDLX_HD float asinh(float x) {
   const double a = abs(x);
   return abs(x) < 0.5f ? small : copysign(static_cast<float>(log(a + sqrt(a * a + 1.0))), x);
 }
-PYDLX_HD double asinh(double x) { return __builtin_asinh(x); }
+// Through log1p; from 2^500 on, where squares would overflow, log(2 a) does. Max error 3 ULP.
+PYDLX_HD double asinh(double x) {
+  if constexpr (kOnDevice) return __builtin_asinh(x);
+  const double a = abs(x), z = a * a;
+  const double near = a + z / (1.0 + sqrt(z + 1.0));
+  return copysign(log1p(a > 0x1p500 ? a : near) + (a > 0x1p500 ? 0.69314718055994530942 : 0.0), x);
+}
 PYDLX_HD float acosh(float x) {
   const double a = x;
   return x < 1.0f ? kNaN<float> : static_cast<float>(log(a + sqrt((a - 1.0) * (a + 1.0))));
 }
-PYDLX_HD double acosh(double x) { return __builtin_acosh(x); }
+PYDLX_HD double acosh(double x) {
+  if constexpr (kOnDevice) return __builtin_acosh(x);
+  const double t = x - 1.0, near = t + sqrt(t * (t + 2.0));
+  const double y = log1p(x > 0x1p500 ? x : near) + (x > 0x1p500 ? 0.69314718055994530942 : 0.0);
+  return x < 1.0 ? kNaN<double> : y;
+}
 PYDLX_HD float atanh(float x) {
   const float z = x * x;
   const float small = x + x * z *
@@ -87,14 +92,26 @@ PYDLX_HD float atanh(float x) {
   const float a = abs(x);
   return a < 0.5f ? small : copysign(0.5f * log((1.0f + a) / (1.0f - a)), x);
 }
-PYDLX_HD double atanh(double x) { return __builtin_atanh(x); }
-PYDLX_HD double atan2(double y, double x) { return __builtin_atan2(y, x); }
+PYDLX_HD double atanh(double x) {
+  if constexpr (kOnDevice) return __builtin_atanh(x);
+  const double a = abs(x), b = 2.0 * a;
+  const double y = 0.5 * log1p(b + b * (a / (1.0 - a)));
+  return copysign(a > 1.0 ? kNaN<double> : y, x);
+}
 PYDLX_HD float hypot(float a, float b) {  // exact squares in double cannot overflow
   const double x = a, y = b;
   const float r = static_cast<float>(__builtin_sqrt(x * x + y * y));
   return abs(a) == kInfinity<float> || abs(b) == kInfinity<float> ? kInfinity<float> : r;
 }
-PYDLX_HD double hypot(double a, double b) { return __builtin_hypot(a, b); }
+// The larger exponent is taken out first. Max error 1.5 ULP.
+PYDLX_HD double hypot(double a, double b) {
+  if constexpr (kOnDevice) return __builtin_hypot(a, b);
+  const double x = abs(a), y = abs(b), high = x > y ? x : y, bound = high > 0x1p1020 ? 0x1p1020 : high;
+  const std::uint64_t exponent = bit_cast<std::uint64_t>(bound < 0x1p-1000 ? 0x1p-1000 : bound) & 0x7ff0000000000000ull;
+  const double unit = bit_cast<double>(exponent), inverse = bit_cast<double>(0x7fe0000000000000ull - exponent);
+  const double p = x * inverse, q = y * inverse, r = sqrt(p * p + q * q) * unit;
+  return x == kInfinity<double> || y == kInfinity<double> ? kInfinity<double> : r;
+}
 PYDLX_HD float fmod(float a, float b) { return __builtin_fmodf(a, b); }
 // fmod for |a| < 2^29 |b|, exact. In double a / b cannot round up to an integer n: it differs from n by a multiple of
 // ulp(b) / |b| > 2^-24, and n's neighbours in double lie within 2^-24 of it. The product then has at most 53 bits, and
@@ -107,11 +124,6 @@ PYDLX_HD float fmod_small(float a, float b) {
 // The same for double and |a| < 2^52 |b|. The product and the difference are rounded together, that is, not at all: the
 // result is a multiple of ulp(b) (or of ulp(a), if less) of at most |b|. A quotient just below an integer may round up
 // to it, which a negative result shows.
-#if defined(__FMA__) || defined(__CUDA_ARCH__)
-constexpr bool kHasFusedMultiply = true;
-#else
-constexpr bool kHasFusedMultiply = false;
-#endif
 PYDLX_HD double fmod_small(double a, double b) {
   const double x = abs(a), y = abs(b);
   const double r = __builtin_fma(-trunc(x / y), y, x), up = r < 0.0 ? r + y : r;
@@ -176,43 +188,6 @@ PYDLX_HD float lgamma(float x) {
   float r = static_cast<float>(x < 0.0f ? rest - stirling : stirling - rest);
   r = (x - 1.0f) * (x - 2.0f) == 0.0f ? 0.0f : r;
   return ax == kInfinity<float> ? kInfinity<float> : r;
-}
-
-// Inverse of erf: Giles' approximation ("Approximating the erfinv function", 2010), then two Newton steps in double.
-// Beyond 1/2 the steps work on erfc, where 1 - |x| is exact.
-PYDLX_HD double erfinv(double x) {
-  const double a = abs(x);
-  if (!(a < 1.0)) return a == 1.0 ? copysign(kInfinity<double>, x) : kNaN<double>;
-  double w = -__builtin_log((1.0 - a) * (1.0 + a)), y;
-  if (w < 5.0) {
-    w -= 2.5;
-    y = horner(w, 2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
-               -0.00417768164, 0.246640727, 1.50140941);
-  } else {
-    w = __builtin_sqrt(w) - 3.0;
-    y = horner(w, -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
-               0.00943887047, 1.00167406, 2.83297682);
-  }
-  y *= a;
-  for (int step = 0; step < 2; ++step) {
-    const double slope = 1.12837916709551257390 * __builtin_exp(-y * y);
-    y -= (a < 0.5 ? __builtin_erf(y) - a : (1.0 - a) - __builtin_erfc(y)) / slope;
-  }
-  return copysign(y, x);
-}
-// Giles' variable w = -log(1 - x^2) and his two ranges in float, with polynomials of our own (relative errors of the
-// fits 6e-9 and 2e-8). Max error 2.5 ULP.
-PYDLX_HD float erfinv(float x) {
-  const float w = -log((1.0f - x) * (1.0f + x)), v = w - 2.5f;
-  const float u = sqrt(w) - 3.0f;
-  const float centre =
-      horner(v, -8.791014874e-09f, 2.323262167e-08f, 4.661700912e-07f, -3.462704483e-06f, -4.963345242e-06f,
-             2.183444384e-04f, -1.252741883e-03f, -4.177386780e-03f, 2.466402862e-01f, 5.01409359e-01f);
-  const float tail =
-      horner(u, 9.850016113e-05f, -2.910190240e-04f, -3.300417909e-05f, 1.461594206e-03f, -3.609467751e-03f,
-             5.696172895e-03f, -7.634707607e-03f, 9.444176688e-03f, 1.001674800e+00f, 2.832976820e+00f);
-  const float y = w < 5.0f ? x + x * centre : x * tail;
-  return copysign(abs(x) == 1.0f ? kInfinity<float> : y, x);
 }
 
 // psi(x): reflection for x < 0, recurrence up to 10, then the asymptotic series (Abramowitz and Stegun 6.3.5

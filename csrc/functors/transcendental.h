@@ -75,21 +75,35 @@ struct Transcendental<UnaryOp::log1p> {
 template <>
 struct Transcendental<UnaryOp::sin> {
   static constexpr unsigned types = kFloat;
-  PYDLX_HD static float apply(float x, const double*) { return math::sin_small(x); }
-  PYDLX_HD static double apply(double x, const double*) { return math::sin(x); }
-  PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
-  static bool rare(double) = delete;  // would be narrowed, and has no need
-  PYDLX_HD static float slow(float x) { return math::sin(x); }
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::sin_small(x);
+  }
+  template <class T>
+  PYDLX_HD static bool rare(T x) {
+    return math::trig_is_large(x);
+  }
+  template <class T>
+  PYDLX_HD static T slow(T x) {
+    return math::sin(x);
+  }
 };
 
 template <>
 struct Transcendental<UnaryOp::cos> {
   static constexpr unsigned types = kFloat;
-  PYDLX_HD static float apply(float x, const double*) { return math::cos_small(x); }
-  PYDLX_HD static double apply(double x, const double*) { return math::cos(x); }
-  PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
-  static bool rare(double) = delete;  // would be narrowed, and has no need
-  PYDLX_HD static float slow(float x) { return math::cos(x); }
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::cos_small(x);
+  }
+  template <class T>
+  PYDLX_HD static bool rare(T x) {
+    return math::trig_is_large(x);
+  }
+  template <class T>
+  PYDLX_HD static T slow(T x) {
+    return math::cos(x);
+  }
 };
 
 template <>
@@ -122,11 +136,18 @@ struct Transcendental<UnaryOp::erf> {
 template <>
 struct Transcendental<UnaryOp::tan> {
   static constexpr unsigned types = kFloat;
-  PYDLX_HD static float apply(float x, const double*) { return math::tan_small(x); }
-  PYDLX_HD static double apply(double x, const double*) { return math::tan(x); }
-  PYDLX_HD static bool rare(float x) { return math::abs(x) > math::kTrigLimit; }
-  static bool rare(double) = delete;  // would be narrowed, and has no need
-  PYDLX_HD static float slow(float x) { return math::tan(x); }
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::tan_small(x);
+  }
+  template <class T>
+  PYDLX_HD static bool rare(T x) {
+    return math::trig_is_large(x);
+  }
+  template <class T>
+  PYDLX_HD static T slow(T x) {
+    return math::tan(x);
+  }
 };
 
 template <>

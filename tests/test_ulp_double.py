@@ -1,0 +1,206 @@
+"""Accuracy of float64 functions in ULP against extended precision, and their special values (C99)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pydlx
+
+wide = np.longdouble
+pytestmark = pytest.mark.skipif(np.finfo(wide).nmant < 63, reason="no extended precision on this platform")
+PI = wide("3.14159265358979323846264338327950288")
+
+
+def erf_series(x):
+    """2 x / sqrt(pi) e^(-x^2) times the sum of (2 x^2)^n / (1 3 5 ... (2n + 1)), where nothing cancels."""
+    total, term = np.zeros_like(x), np.ones_like(x)
+    for n in range(1, 140):
+        total += term
+        term = term * (2 * x * x / (2 * n + 1))
+    return 2 * x / np.sqrt(PI) * np.exp(-x * x) * total
+
+
+def erfc_fraction(x):
+    """The continued fraction e^(-x^2) / sqrt(pi) / (x + 1/2 / (x + 1 / (x + 3/2 / ...)))."""
+    tail = x
+    for n in range(240, 0, -1):
+        tail = x + wide(n) / 2 / tail
+    return np.exp(-x * x) / np.sqrt(PI) / tail
+
+
+def erf(x):
+    a = np.abs(x)
+    return np.sign(x) * np.where(a < 2, erf_series(np.minimum(a, 2)), 1 - erfc_fraction(np.maximum(a, 2)))
+
+
+def erfc(x):
+    a = np.abs(x)
+    upper = np.where(a < 2, 1 - erf_series(np.minimum(a, 2)), erfc_fraction(np.maximum(a, 2)))
+    return np.where(x < 0, 2 - upper, upper)
+
+
+def sigmoid(x):
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+def normal_cdf(x):
+    return erfc(-x / np.sqrt(wide(2))) / 2
+
+
+rng = np.random.default_rng(5)
+N = 20_001
+
+
+def signed(x):
+    return x * rng.choice([-1.0, 1.0], len(x))
+
+
+everywhere = signed(np.exp2(rng.uniform(-1074, 1023.9, N)))
+moderate = np.concatenate([np.linspace(-700, 700, N), np.linspace(-3, 3, N), signed(np.exp2(rng.uniform(-60, 9, N)))])
+positive = np.concatenate([np.abs(everywhere), np.linspace(0.4, 3, N), 1 + signed(np.exp2(rng.uniform(-52, -1, N)))])
+unit = np.concatenate([np.linspace(-1, 1, N), signed(1 - np.exp2(rng.uniform(-53, -1, N))), signed(rng.random(N))])
+# next to multiples of pi / 2, where the reduction has to keep the digits, and up to the largest fast argument
+turns = signed(np.floor(rng.uniform(1, 636_000, N))) * (np.pi / 2)
+angles = np.concatenate([np.linspace(-20, 20, N), turns, np.nextafter(turns, 0), signed(rng.uniform(0, 1e6, N))])
+angles = np.concatenate([angles, signed(np.exp2(rng.uniform(-1074, 19, N)))])
+tail = np.concatenate([np.linspace(-6, 26.5, N), signed(np.exp2(rng.uniform(-300, 2, N)))])
+
+# function: (bound in ULP, reference, arguments)
+TABLE = {
+    "exp": (1.5, np.exp, moderate),
+    "exp2": (1.5, np.exp2, moderate),
+    "expm1": (2.0, np.expm1, moderate),
+    "log": (1.0, np.log, positive),
+    "log2": (1.0, np.log2, positive),
+    "log10": (1.0, np.log10, positive),
+    "log1p": (1.5, np.log1p, np.concatenate([positive, moderate[moderate > -1]])),
+    "sin": (1.5, np.sin, angles),
+    "cos": (1.5, np.cos, angles),
+    "tan": (2.5, np.tan, angles),
+    "asin": (2.5, np.arcsin, unit),
+    "acos": (2.0, np.arccos, unit),
+    "atan": (2.0, np.arctan, np.concatenate([everywhere, moderate])),
+    "sinh": (2.5, np.sinh, moderate),
+    "cosh": (1.5, np.cosh, moderate),
+    "tanh": (3.0, np.tanh, moderate),
+    "asinh": (2.0, np.arcsinh, np.concatenate([everywhere, moderate])),
+    "acosh": (3.0, np.arccosh, positive[positive >= 1]),
+    "atanh": (2.0, np.arctanh, unit),
+    "sigmoid": (2.5, sigmoid, moderate),
+    "erf": (1.5, erf, moderate),
+    "erfc": (3.0, erfc, tail),
+    "gelu": (3.0, lambda x: x * normal_cdf(x), np.clip(moderate, -36, 36)),
+}
+
+
+def ulp_errors(got, want):
+    """|got - want| in units of the float64 spacing at want; 0 where both are the same special value."""
+    with np.errstate(all="ignore"):
+        spacing = np.spacing(np.maximum(np.abs(want), 2.3e-308).astype(np.float64))
+        error = (np.abs(got.astype(wide) - want) / spacing).astype(np.float64)
+        rounded = want.astype(np.float64)
+    same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+    return np.where(same, 0.0, np.where(np.isnan(error), np.inf, error))
+
+
+def check(got, want, bound, *operands):
+    error = ulp_errors(got, want)
+    worst = int(np.argmax(error))
+    at = [x[worst] for x in operands]
+    assert error[worst] <= bound, f"{at}: {got[worst]!r}, expected {want[worst]!r}: {error[worst]:.2f} ULP"
+
+
+def function(name):
+    return getattr(pydlx, name, None) or getattr(pydlx.nn.functional, name)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bound(name, isa):
+    bound, reference, x = TABLE[name]
+    with np.errstate(all="ignore"):
+        want = reference(x.astype(wide))
+    check(function(name)(pydlx.from_numpy(x)).numpy(), want, bound, x)
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if n not in ("sigmoid", "erf", "erfc", "gelu")])
+def test_special_values(name, isa):
+    """Against the C library, through NumPy, the signs of zeros included."""
+    v = [0.0, 1, 0.5, 5e-324, 1e-310, 2.3e-308, 1e-160, 1e160, 1e306, 1.7e308, 710, 746, 1e17, np.inf, np.nan]
+    x = np.array([*v, *(-a for a in v)])
+    with np.errstate(all="ignore"):
+        want = TABLE[name][1](x)
+    got = function(name)(pydlx.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-15, atol=1e-323)
+    number = ~np.isnan(want)
+    assert np.array_equal(np.signbit(got[number]), np.signbit(want[number]))
+
+
+def test_error_function_special_values(isa):
+    inf, nan = np.inf, np.nan
+    x = pydlx.from_numpy(np.array([0.0, -0.0, 5e-324, -1e-310, 30, -30, 1e300, -1e300, inf, -inf, nan]))
+    tiny = 2 / np.sqrt(np.pi)
+    erf_want = np.array([0.0, -0.0, 5e-324, -1e-310 * tiny, 1, -1, 1, -1, 1, -1, nan])
+    got = pydlx.erf(x).numpy()
+    np.testing.assert_allclose(got, erf_want, rtol=1e-15, atol=1e-323)
+    assert np.array_equal(np.signbit(got[:-1]), np.signbit(erf_want[:-1]))
+    np.testing.assert_array_equal(pydlx.erfc(x).numpy(), [1, 1, 1, 1, 0, 2, 0, 2, 0, 2, nan])
+    got = pydlx.erfinv(pydlx.tensor([1.0, -1.0, 1.5, -2.0, inf, nan, 0.0, -0.0], dtype=pydlx.float64)).numpy()
+    np.testing.assert_array_equal(got, [inf, -inf, nan, nan, nan, nan, 0.0, -0.0])
+    assert np.signbit(got[-1]) and not np.signbit(got[-2])
+
+
+def test_erfinv_bound(isa):
+    """A Newton step in extended precision from what was found shows how far away the solution is."""
+    near_one = 1 - np.exp2(-np.linspace(1, 53, 4001))
+    x = np.concatenate([np.linspace(0, 0.999, 20_001)[1:], near_one, np.exp2(np.linspace(-1000, -1, 4001))])
+    found = pydlx.erfinv(pydlx.from_numpy(x)).numpy().astype(wide)
+    residual = np.where(x < 0.5, erf(found) - x, (1 - x.astype(wide)) - erfc(found))
+    step = np.abs(residual) / (2 / np.sqrt(PI) * np.exp(-found * found))
+    error = step / np.spacing(found.astype(np.float64))
+    assert error.max() <= 2.5, (x[np.argmax(error)], error.max())
+
+
+def test_pow_bound(isa):
+    n = 100_000
+    x = np.exp2(rng.uniform(-1074, 1023, n))
+    x[::2] = rng.uniform(0.3, 3, n)[::2]
+    y = rng.uniform(-1.05, 1.05, n) * 1074 / np.maximum(np.abs(np.log2(x)), 1e-3)
+    x[::3], y[::3] = -x[::3], np.round(y[::3])
+    with np.errstate(all="ignore"):
+        want = np.power(x.astype(wide), y.astype(wide))
+    check(pydlx.pow(pydlx.from_numpy(x), pydlx.from_numpy(y)).numpy(), want, 2.0, x, y)
+    with np.errstate(all="ignore"):
+        want = np.power(wide(2), y.astype(wide))
+    check((2 ** pydlx.from_numpy(y)).numpy(), want, 2.0, y)
+
+
+def test_atan2_and_hypot_bounds(isa):
+    n = 60_000
+    y, x = (signed(np.exp2(rng.uniform(-600, 600, n))) for _ in range(2))
+    y[::2], x[1::2] = x[::2] * rng.uniform(-3, 3, n // 2), y[1::2] * rng.uniform(-3, 3, n // 2)
+    y[:2000], x[:2000] = signed(np.exp2(rng.uniform(-1074, -1000, 2000))), signed(np.exp2(rng.uniform(1000, 1023, 2000)))
+    y[2000:4000], x[2000:4000] = (signed(np.exp2(rng.uniform(-1074, -1015, 2000))) for _ in range(2))
+    y[4000:6000], x[4000:6000] = (signed(np.exp2(rng.uniform(1000, 1023, 2000))) for _ in range(2))
+    v = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 5e-324, 1.7e308, -1.7e308])
+    y, x = np.concatenate([y, np.repeat(v, len(v))]), np.concatenate([x, np.tile(v, len(v))])
+    a, b = pydlx.from_numpy(y), pydlx.from_numpy(x)
+    with np.errstate(all="ignore"):
+        angle, length = np.arctan2(y.astype(wide), x.astype(wide)), np.hypot(y.astype(wide), x.astype(wide))
+    got = pydlx.atan2(a, b).numpy()
+    check(got, angle, 2.5, y, x)
+    number = ~np.isnan(got)
+    assert np.array_equal(np.signbit(got[number]), np.signbit(np.arctan2(y, x)[number]))
+    check(pydlx.hypot(a, b).numpy(), length, 1.5, y, x)
+
+
+@pytest.mark.parametrize("name", ["sin", "cos", "tan"])
+def test_rare_arguments_among_others(name, isa):
+    """Arguments for the C library between those for the fast form, and parts of vectors; strided input."""
+    x = np.linspace(-9, 9, 2 * 531)
+    x[::97] *= 1e12
+    x[5], x[6] = np.inf, np.nan
+    got = function(name)(pydlx.from_numpy(x)[::2]).numpy()
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(got, getattr(np, name)(x[::2]), rtol=1e-15)
