@@ -60,6 +60,28 @@ def test_rows_of_heads_for_any_number_of_threads(isa):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_short_rows_of_every_length(dtype, isa):
+    """Up to four vectors a row, read from and written to places that are no multiples of anything."""
+    before = T.get_num_threads()
+    try:
+        for threads in (1, 3):
+            T.set_num_threads(threads)
+            for n in range(1, 261 if dtype == "bool" else 140):
+                source = filled((7, 3, n + 3), dtype)
+                target = np.zeros((7, 3, n + 2), dtype)
+                T.from_numpy(target)[:, :, 1:-1] = T.from_numpy(source)[:, :, 2:-1]
+                expected = np.zeros_like(target)
+                expected[:, :, 1:-1] = source[:, :, 2:-1]
+                assert np.array_equal(target, expected), n
+            for size, step in [(16, 8), (33, 1), (5, 7)]:
+                row = filled((3, 300), dtype)
+                got = T.from_numpy(row).unfold(1, size, step).contiguous()
+                assert np.array_equal(got.numpy(), np.lib.stride_tricks.sliding_window_view(row, size, 1)[:, ::step])
+    finally:
+        T.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_joining_rows_of_any_length(dtype, isa):
     """Short rows are laid side by side in one go, single elements interleaved, long rows part by part."""
     before = T.get_num_threads()

@@ -80,22 +80,12 @@ void leave_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
   past_caches_done();
 }
 
-// Copies into dense rows (heads moved apart, slices, flips, broadcasts): the general walk would stage the input in a
-// buffer, and costs more than moving short rows.
-template <class W>
-void copy_rows(const Elementwise& e) {
-  const std::int64_t inner = e.size[0], stride = e.stride[1][0];
-  if (e.ndim == 1) {
-    const bool leaves = past_caches(e, sizeof(W));
-    parallel_for(inner, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      W* const out = static_cast<W*>(e.data[0]) + begin;
-      const W* const in = static_cast<const W*>(e.data[1]) + begin * stride;
-      leaves ? leave_row(out, in, end - begin, stride) : copy_row(out, in, end - begin, stride);
-    });
-    return;
-  }
-  const std::int64_t rows = e.numel / inner, ahead = 8 * e.stride[1][1];
-  const bool far = stride == 1 && inner * static_cast<std::int64_t>(sizeof(W)) < e.stride[1][1] * 4 && inner <= 512;
+// move(out, in) for the first elements of all rows along axis 0.
+template <class W, class Move>
+void each_row(const Elementwise& e, const Move& move) {
+  const std::int64_t inner = e.size[0], rows = e.numel / inner, ahead = 8 * e.stride[1][1];
+  const bool far =
+      e.stride[1][0] == 1 && inner * static_cast<std::int64_t>(sizeof(W)) < e.stride[1][1] * 4 && inner <= 512;
   parallel_for(rows, inner >= kGrain ? 1 : kGrain / inner, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
       W* out = static_cast<W*>(e.data[0]);
@@ -110,11 +100,36 @@ void copy_rows(const Elementwise& e) {
         if (far)  // short rows far apart, which no prefetcher follows
           for (std::int64_t c = 0; c < inner; c += 64 / static_cast<std::int64_t>(sizeof(W)))
             __builtin_prefetch(from + ahead + c);
-        copy_row(out + i * e.stride[0][1], from, inner, stride);
+        move(out + i * e.stride[0][1], from);
       }
       r += run;
     }
   });
+}
+
+// Copies into dense rows (heads moved apart, slices, flips, broadcasts): the general walk would stage the input in a
+// buffer, and costs more than moving short rows.
+template <class W>
+void copy_rows(const Elementwise& e) {
+  const std::int64_t inner = e.size[0], stride = e.stride[1][0];
+  if (e.ndim == 1) {
+    const bool leaves = past_caches(e, sizeof(W));
+    parallel_for(inner, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      W* const out = static_cast<W*>(e.data[0]) + begin;
+      const W* const in = static_cast<const W*>(e.data[1]) + begin * stride;
+      leaves ? leave_row(out, in, end - begin, stride) : copy_row(out, in, end - begin, stride);
+    });
+    return;
+  }
+  constexpr auto width = static_cast<std::int64_t>(sizeof(W));
+  const std::int64_t bytes = inner * width;
+  if (stride == 1 && bytes >= 2 && bytes <= 4 * kVectorBytes)
+    return choose_pieces(bytes, [&]<int kPiece, int kCount>() {
+      each_row<W>(e, [bytes](W* out, const W* in) __attribute__((always_inline)) {
+        copy_pieces<kPiece, kCount>(reinterpret_cast<char*>(out), reinterpret_cast<const char*>(in), bytes);
+      });
+    });
+  each_row<W>(e, [&](W* out, const W* in) { copy_row(out, in, inner, stride); });
 }
 
 // Equal dtypes and selection move bits: one kernel per element size.
