@@ -35,7 +35,7 @@ def test_rows_of_every_width(width, mode, isa):
 @pytest.mark.parametrize("width", [8, 9, 16, 20, 48, 49, 500, 950, 1020, 1030])
 def test_borders_of_whole_vectors(width, isa):
     """Ends of rows that take one vector or several, are nothing but border, or are longer than any input vector."""
-    for dtype in ("int32", "float32"):
+    for dtype in ("int16", "float32", "float64"):
         x = filled((2, 3, width), dtype)
         for pads in [(1, 0), (7, 9), (16, 0), (0, 17), (40, 33), (64, 80)]:
             for mode in MODES:

@@ -175,13 +175,15 @@ RowPlan plan_row(const std::int64_t* index, std::int64_t n) {
   return p;
 }
 
-// A short row of words as whole vectors: those between copy, those at the ends pick their elements from one vector of
-// the input each, or are the value. The last one may overlap the one before. Pieces of a few elements would cost more
-// than the rest of the row.
+// A short row as whole vectors (half ones for elements of two bytes): those between copy, those at the ends pick their
+// elements from one vector of the input each, or are the value. The last one may overlap the one before. Pieces of a
+// few elements would cost more than the rest of the row.
 constexpr int kMaxEdges = 4;
+template <class W>
 struct Weave {
-  static constexpr int kLanes = kVectorBytes / 4;
-  typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
+  static constexpr int kBytes = sizeof(W) == 2 ? kVectorBytes / 2 : kVectorBytes;
+  static constexpr int kLanes = kBytes / static_cast<int>(sizeof(W));
+  typedef W Words __attribute__((vector_size(kBytes)));
   struct Edge {
     Words pick, fill;
     std::int64_t to, from;
@@ -205,8 +207,8 @@ struct Weave {
     e.from = low;
     for (int l = 0; l < kLanes; ++l) {
       const std::int64_t k = index[to + l];
-      e.pick[l] = k < 0 ? 0 : static_cast<std::uint32_t>(k - low);
-      e.fill[l] = k < 0 ? ~0u : 0;
+      e.pick[l] = k < 0 ? W(0) : static_cast<W>(k - low);
+      e.fill[l] = k < 0 ? static_cast<W>(-1) : W(0);
     }
     return high - low < kLanes;
   }
@@ -230,37 +232,36 @@ struct Weave {
   }
 };
 
-template <int kEdges>
-inline __attribute__((always_inline)) void weave_row(const Weave& w, std::uint32_t* y, const std::uint32_t* x,
-                                                     std::uint32_t value) {
+template <int kEdges, class W>
+inline __attribute__((always_inline)) void weave_row(const Weave<W>& w, W* y, const W* x, W value) {
   for (int k = 0; k < kEdges; ++k) {
-    Weave::Words v;
+    typename Weave<W>::Words v;
     std::memcpy(&v, x + w.edge[k].from, sizeof v);
     v = (__builtin_shuffle(v, w.edge[k].pick) & ~w.edge[k].fill) | (w.edge[k].fill & value);
     std::memcpy(y + w.edge[k].to, &v, sizeof v);
   }
-  for (std::int64_t c = w.first; c < w.last; c += Weave::kLanes)
-    std::memcpy(y + c, x + c + w.shift, sizeof(Weave::Words));
+  for (std::int64_t c = w.first; c < w.last; c += Weave<W>::kLanes)
+    std::memcpy(y + c, x + c + w.shift, Weave<W>::kBytes);
 }
 
 // Output rows [b, e).
-template <int kEdges>
-void weave_rows(const PlaneMap& m, const Weave& shared, std::int64_t b, std::int64_t e) {
-  const Weave w = shared;  // a copy that stores to y cannot change, and registers may hold
-  std::uint32_t value;
+template <int kEdges, class W>
+void weave_rows(const PlaneMap& m, const Weave<W>& shared, std::int64_t b, std::int64_t e) {
+  const Weave<W> w = shared;  // a copy that stores to y cannot change, and registers may hold
+  W value;
   std::memcpy(&value, m.value, sizeof value);
   const std::int64_t n = m.out[2], in_row = m.in[2], rows = m.out[0] * m.out[1];
   std::int64_t o = b / rows, i = b % rows / m.out[1], j = b % m.out[1];
-  std::uint32_t* y = static_cast<std::uint32_t*>(m.y) + b * n;
+  W* y = static_cast<W*>(m.y) + b * n;
   while (b < e) {
     const std::int64_t p = m.index[0][i], run = m.out[1] - j < e - b ? m.out[1] - j : e - b;
     const std::int64_t* const row = m.index[1] + j;
-    const std::uint32_t* const volume = static_cast<const std::uint32_t*>(m.x) + o * m.in[0] * m.in[1] * in_row;
+    const W* const volume = static_cast<const W*>(m.x) + o * m.in[0] * m.in[1] * in_row;
     for (std::int64_t k = 0; k < run; ++k, y += n) {
       if (p < 0 || row[k] < 0)
         for (std::int64_t c = 0; c < n; ++c) y[c] = value;
       else
-        weave_row<kEdges>(w, y, volume + (p * m.in[1] + row[k]) * in_row, value);
+        weave_row<kEdges, W>(w, y, volume + (p * m.in[1] + row[k]) * in_row, value);
     }
     b += run;
     j = 0;
@@ -305,14 +306,14 @@ template <class W>
 void plane_map(const PlaneMap& m) {
   const std::int64_t n = m.out[2], rows = m.out[0] * m.out[1];
   const RowPlan plan = plan_row(m.index[2], n);
-  if constexpr (sizeof(W) == 4) {
-    Weave weave;
+  if constexpr (sizeof(W) > 1) {
+    Weave<W> weave;
     if (plan.kind == RowPlan::pieces && plan.count > 1) weave.plan(m.index[2], n, m.in[2]);
     if (weave.fits) {
-      const auto fn = weave.edges <= 1   ? weave_rows<1>
-                      : weave.edges == 2 ? weave_rows<2>
-                      : weave.edges == 3 ? weave_rows<3>
-                                         : weave_rows<4>;
+      const auto fn = weave.edges <= 1   ? weave_rows<1, W>
+                      : weave.edges == 2 ? weave_rows<2, W>
+                      : weave.edges == 3 ? weave_rows<3, W>
+                                         : weave_rows<4, W>;
       parallel_for(m.outer * rows, kWork / (n + 1) + 1,
                    [&](std::int64_t begin, std::int64_t end) { fn(m, weave, begin, end); });
       return;
