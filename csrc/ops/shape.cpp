@@ -19,8 +19,8 @@ namespace pydlx::ops {
 
 namespace {
 
-// Adjoint of unfold: each window's gradient is added where the window was, one position inside the window (or one
-// window) at a time.
+// Adjoint of unfold: each window's gradient is added where the window was. `step` neighbours inside the windows never
+// meet those of another window: they are added for all windows at once, or else one window at a time.
 Tensor unfold_backward(const Tensor& g, const Dims& sizes, int dim, std::int64_t size, std::int64_t step) {
   Tensor out = full(sizes, 0, g.dtype(), g.device());
   const int last = g.ndim() - 1;
@@ -28,24 +28,27 @@ Tensor unfold_backward(const Tensor& g, const Dims& sizes, int dim, std::int64_t
   const Tensor d = detach(g);
   {
     const GradModeGuard off(false);
-    for (std::int64_t j = 0; j < std::min(size, windows); ++j) {
-      Tensor target, part;
-      if (sizes.empty()) {
-        target = alias(out);
-        part = select(d, 0, j);
-      } else if (size <= windows) {
+    if (sizes.empty()) {
+      if (size > 0) add_(out, select(d, 0, 0));
+    } else if ((size - 1) / step < windows) {
+      for (std::int64_t j = 0; j < size; j += step) {
+        const std::int64_t width = std::min(step, size - j);
         Dims s = sizes, strides = out.strides();
         s[dim] = windows;
-        strides[dim] *= step;
-        target = alias(out, s, strides, j * out.strides()[dim]);
-        part = select(d, last, j);
-      } else {
+        s.push_back(width);
+        strides.push_back(strides[dim]);
+        strides[dim] *= windows > 1 ? step : 1;
+        Tensor target = alias(out, s, strides, j * out.strides()[dim]);
+        const Tensor part = narrow(d, last, j, width);
+        j == 0 ? copy_raw(target, part) : static_cast<void>(add_(target, part));
+      }
+    } else {
+      for (std::int64_t j = 0; j < windows; ++j) {
         Dims s = sizes;
         s[dim] = size;
-        target = alias(out, s, out.strides(), j * step * out.strides()[dim]);
-        part = movedim(select(d, dim, j), {last - 1}, {dim});
+        Tensor target = alias(out, s, out.strides(), j * step * out.strides()[dim]);
+        add_(target, movedim(select(d, dim, j), {last - 1}, {dim}));
       }
-      add_(target, part);
     }
   }
   if (any_requires_grad(g))
