@@ -161,17 +161,24 @@ Tensor multi_dot(const TensorList& given) {
 
 Tensor kron(const Tensor& a, const Tensor& b) {
   const int n = std::max(a.ndim(), b.ndim());
-  Dims sa, sb, out;
+  const auto size = [n](const Tensor& t, int i) { return i < n - t.ndim() ? 1 : t.sizes()[i - (n - t.ndim())]; };
+  const std::int64_t last_a = n > 0 ? size(a, n - 1) : 1, last_b = n > 0 ? size(b, n - 1) : 1;
+  // The product runs along rows of the result: short rows of b are laid out side by side first, if that is little
+  // beside the product itself.
+  const bool wide = last_b < 64 && a.numel() >= 4 * last_a && b.numel() >= 4 * last_b;
+  Dims sa, sb, ea, eb, out;
   for (int i = 0; i < n; ++i) {
-    const int ia = i - (n - a.ndim()), ib = i - (n - b.ndim());
-    const std::int64_t x = ia < 0 ? 1 : a.sizes()[ia], y = ib < 0 ? 1 : b.sizes()[ib];
-    sa.push_back(x);
-    sa.push_back(1);
-    sb.push_back(1);
-    sb.push_back(y);
+    const std::int64_t x = size(a, i), y = size(b, i);
+    const bool laid_out = wide && i == n - 1;
+    for (const std::int64_t k : {x, std::int64_t{1}}) sa.push_back(k);
+    for (const std::int64_t k : {std::int64_t{1}, y}) sb.push_back(k);
+    for (const std::int64_t k : {x, laid_out ? y : 1}) ea.push_back(k);
+    for (const std::int64_t k : {laid_out ? x : 1, y}) eb.push_back(k);
     out.push_back(checked_mul(x, y, "kron"));
   }
-  return reshape(mul(reshape(a, sa), reshape(b, sb)), out);
+  Tensor of_a = expand(reshape(a, sa), ea), of_b = expand(reshape(b, sb), eb);
+  if (wide) of_a = contiguous(of_a), of_b = contiguous(of_b);
+  return reshape(mul(of_a, of_b), out);
 }
 
 // ---- einsum

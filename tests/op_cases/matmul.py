@@ -179,6 +179,10 @@ CASES = [
     ),  # error grows with the power
     Case("matrix_power/0", lambda T, a: T.matrix_power(a, 0), args(normal(2, 3, 3)), grad=False),
     Case("kron", lambda T, a, b: T.kron(a, b), args(normal(2, 3), normal(4, 1, 5))),
+    Case("kron/short rows", lambda T, a, b: T.kron(a, b), args(normal(5, 3), normal(7, 6))),
+    Case("kron/short rows of another rank", lambda T, a, b: T.kron(a, b), args(normal(2, 4, 1), normal(5, 2))),
+    Case("kron/0d", lambda T, a, b: T.kron(a, b), args(normal(), normal(5, 2))),
+    Case("kron/empty", lambda T, a, b: T.kron(a, b), args(normal(4, 0), normal(5, 2)), second=False),
     Case("trace", lambda T, a: T.trace(a) * 2, args(normal(4, 6))),
     Case("einsum/matmul", lambda T, a, b: T.einsum("ij,jk->ik", a, b), args(normal(3, 4), normal(4, 5))),
     Case("einsum/implicit", lambda T, a, b: T.einsum("bA, Ab", a, b), args(normal(3, 4), normal(4, 3))),
