@@ -72,7 +72,7 @@ std::int64_t one_hot(const OneHot& k) {
   parallel_for(k.n, grain_for(k.classes), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       std::int64_t* row = k.out + i * k.classes;
-      for (std::int64_t c = 0; c < k.classes; ++c) row[c] = 0;
+      std::memset(row, 0, static_cast<std::size_t>(k.classes) * sizeof *row);
       const std::int64_t v = k.index[i];
       if (v < 0 || v >= k.classes)
         bad.note(i);

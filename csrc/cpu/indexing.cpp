@@ -156,6 +156,9 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
       if (a.self_row == 1 && a.dense_row == 1) {
 #pragma omp simd
         for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n], d[n]);
+      } else if (a.self_row == 1 && a.dense_row == 0) {  // one value for the row
+        T value = d[0];
+        for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n], value);
       } else {
         for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n * a.self_row], d[n * a.dense_row]);
       }
