@@ -148,6 +148,40 @@ def test_dropout_drops_what_the_formula_drops(lk):
         assert np.allclose(got.detach().numpy(), wanted.detach().numpy(), atol=2e-5)
 
 
+@pytest.mark.parametrize("sizes", [(), (70,), (4, 1), (2, 1, 70), (2, 4, 70), (2, 4, 1)], ids=str)
+@pytest.mark.parametrize("lk", [2, 31, 33, 193, 1000])
+@pytest.mark.parametrize("options", [{}, {"dropout_p": 0.3}, {"window_size": (20, 9)}, {"scale": 0.0}], ids=str)
+def test_gradient_of_an_additive_mask(isa, sizes, lk, options):
+    """float64 is computed by the formula, float32 by the kernel. Some keys are excluded, for one row all of them."""
+    rng = np.random.default_rng(lk)
+    bias = rng.standard_normal((*sizes, lk)).astype(np.float32)
+    bias[rng.random(bias.shape) < 0.2] = -np.inf
+    if sizes and sizes[-1] == 70:
+        bias[..., 3, :] = -np.inf
+    values = [*tensors(rng, (2, 4, 70, 8), (2, 2, lk, 8), (2, 2, lk, 8)), pydlx.from_numpy(bias)]
+    g = pydlx.from_numpy(rng.standard_normal((2, 4, 70, 8)).astype(np.float32))
+    results = []
+    for dtype in (pydlx.float64, pydlx.float32):
+        leaves = [x.to(dtype).requires_grad_() for x in values]
+        pydlx.manual_seed(5)
+        out = sdpa(*leaves[:3], attn_mask=leaves[3], enable_gqa=True, **options)
+        results.append([out, *pydlx.autograd.grad([out], leaves, [g.to(dtype)])])
+    for wanted, got in zip(*results, strict=True):
+        assert got.shape == wanted.shape
+        scale = 1 + np.abs(wanted.detach().numpy()).max(initial=0)
+        assert np.allclose(got.detach().numpy(), wanted.detach().numpy(), atol=1e-5 * scale)
+
+
+def test_a_mask_alone_may_need_a_gradient():
+    rng = np.random.default_rng(7)
+    q, k, v = tensors(rng, (2, 5, 8), (2, 9, 8), (2, 9, 8))
+    bias = pydlx.zeros(5, 9, requires_grad=True)
+    sdpa(q, k, v, attn_mask=bias).square().sum().backward()
+    double = pydlx.zeros(5, 9, dtype=pydlx.float64, requires_grad=True)
+    sdpa(q.double(), k.double(), v.double(), attn_mask=double).square().sum().backward()
+    assert np.allclose(bias.grad.numpy(), double.grad.numpy(), atol=1e-5)
+
+
 def test_double_backward_with_dropout_slopes_and_window():
     rng = np.random.default_rng(21)
     values = tensors(rng, (1, 2, 6, 4), (1, 2, 9, 4), (1, 2, 9, 4))

@@ -180,7 +180,10 @@ def test_atan2_and_hypot_bounds(isa):
     n = 60_000
     y, x = (signed(np.exp2(rng.uniform(-600, 600, n))) for _ in range(2))
     y[::2], x[1::2] = x[::2] * rng.uniform(-3, 3, n // 2), y[1::2] * rng.uniform(-3, 3, n // 2)
-    y[:2000], x[:2000] = signed(np.exp2(rng.uniform(-1074, -1000, 2000))), signed(np.exp2(rng.uniform(1000, 1023, 2000)))
+    y[:2000], x[:2000] = (
+        signed(np.exp2(rng.uniform(-1074, -1000, 2000))),
+        signed(np.exp2(rng.uniform(1000, 1023, 2000))),
+    )
     y[2000:4000], x[2000:4000] = (signed(np.exp2(rng.uniform(-1074, -1015, 2000))) for _ in range(2))
     y[4000:6000], x[4000:6000] = (signed(np.exp2(rng.uniform(1000, 1023, 2000))) for _ in range(2))
     v = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 5e-324, 1.7e308, -1.7e308])

@@ -53,12 +53,16 @@ struct AttentionBackward {
   HeadRows dout, dq, dk, dv;
   std::int64_t slices = 1;    // attention_slices(batch * kv_heads, k_len)
   void* dq_slices = nullptr;  // contiguous [slices, batch, heads, q_len, head_dim] when slices > 1
+  // Null, or contiguous [batch, heads, q_len, k_len] in the statistics' dtype, filled with zeros: the gradient of the
+  // mask. Places that no query sees stay as they are.
+  void* dmask = nullptr;
 };
 
 // Both return false, with nothing usable written, when there is no scratch memory.
 struct AttentionKernels {
   bool (*forward[kDTypeCount])(const Attention&) = {};
   bool (*backward[kDTypeCount])(const AttentionBackward&) = {};
+  bool gives_dmask[kDTypeCount] = {};  // whether `backward` does
   // Whether the kernels serve these numbers of features; null: any. Where it is given, they want rows at multiples of
   // 16 bytes.
   bool (*fits[kDTypeCount])(std::int64_t head_dim, std::int64_t value_dim) = {};

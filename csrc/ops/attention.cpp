@@ -101,18 +101,19 @@ Tensor composed(const Inputs& in) {
 }
 
 struct Gradients {
-  Tensor dq, dk, dv;
+  Tensor dq, dk, dv, dmask;
 };
 
 // With P the weights and G the gradient of the result: dV = P^T G, dS = P * (G V^T - rowsum(P * G V^T)), dQ = s dS K,
-// dK = s dS^T Q. With dropout the mask applies to P in dV and to G V^T.
+// dK = s dS^T Q, and dS is the gradient of an additive mask. With dropout the mask applies to P in dV and to G V^T.
 Gradients composed_backward(const Inputs& in, const Tensor& grad) {
   const std::int64_t group = in.group();
   const Tensor p = composed_weights(in), g = split_heads(grad, group);
   const Tensor dp = drop(in, matmul(g, swap(unsqueeze(in.v, 2))));
-  const Tensor ds = mul(mul(p, sub(dp, sum(mul(p, dp), {-1}, true))), wrap_scalar(in.scale));
-  return {join_heads(matmul(ds, unsqueeze(in.k, 2))), sum(matmul(swap(ds), split_heads(in.q, group)), {2}, false),
-          sum(matmul(swap(drop(in, p)), g), {2}, false)};
+  const Tensor ds = mul(p, sub(dp, sum(mul(p, dp), {-1}, true))), scaled = mul(ds, wrap_scalar(in.scale));
+  return {join_heads(matmul(scaled, unsqueeze(in.k, 2))),
+          sum(matmul(swap(scaled), split_heads(in.q, group)), {2}, false),
+          sum(matmul(swap(drop(in, p)), g), {2}, false), join_heads(ds)};
 }
 
 HeadRows rows_of(const Tensor& t) { return {t.data(), t.stride(0), t.stride(1), t.stride(2)}; }
@@ -196,10 +197,10 @@ Tensor native(const Inputs& given) {
   const Attention a = describe(in, out, stats);
   if (!kernel_or_fail(kernels<AttentionKernels>(device).forward[static_cast<int>(dtype)], kName, device, dtype)(a))
     out_of_scratch(a);
-  if (!any_requires_grad(given.q, given.k, given.v)) return out;
+  if (!any_requires_grad(given.q, given.k, given.v, given.mask)) return out;
   Inputs rest = given;  // the operands are kept with their versions
   rest.q = rest.k = rest.v = rest.mask = rest.slopes = Tensor();
-  record(kName, out, {&given.q, &given.k, &given.v},
+  record(kName, out, {&given.q, &given.k, &given.v, &given.mask},
          [q = save(given.q), k = save(given.k), v = save(given.v), mask = save(given.mask), slopes = save(given.slopes),
           y = Saved(out, 0), stats, rest](Backward& bw) {
            Inputs saved = rest;
@@ -229,6 +230,10 @@ Tensor native(const Inputs& given) {
              w.dk = rows_of(r.dk);
              w.dv = rows_of(r.dv);
              w.slices = attention_slices(w.forward.batch * w.forward.kv_heads, w.forward.k_len);
+             if (bw.needs(3)) {
+               r.dmask = full(saved.mask.sizes(), 0.0, saved.mask.dtype(), g.device());
+               w.dmask = r.dmask.data();
+             }
              Tensor slices;
              if (w.slices > 1) {
                slices = empty({w.slices, r.dq.numel()}, g.dtype(), g.device());
@@ -244,6 +249,7 @@ Tensor native(const Inputs& given) {
            if (bw.needs(0)) bw.set(0, r.dq);
            if (bw.needs(1)) bw.set(1, r.dk);
            if (bw.needs(2)) bw.set(2, r.dv);
+           if (bw.needs(3)) bw.set(3, r.dmask);
          });
   return out;
 }
@@ -253,11 +259,11 @@ const char* tiled_refusal(const Tensor& q, const Tensor& v, const Tensor& mask, 
                           double dropout_p) {
   if (dropout_threshold(dropout_p) > 0xffffffffu) return "dropout of every weight";
   if (q.numel() == 0 || v.numel() == 0) return "empty operands";
-  if (any_requires_grad(mask)) return "the mask needs a gradient";
   if (any_requires_grad(slopes)) return "the slopes need a gradient";
   const AttentionKernels& table = kernels<AttentionKernels>(q.device());
   const int dtype = static_cast<int>(q.dtype());
   if (!table.forward[dtype]) return "not written for this dtype";
+  if (any_requires_grad(mask) && !table.gives_dmask[dtype]) return "the mask needs a gradient";
   if (table.fits[dtype] && !table.fits[dtype](q.size(-1), v.size(-1))) return "not written for this number of features";
   return nullptr;
 }

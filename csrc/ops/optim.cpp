@@ -133,7 +133,7 @@ void fused_zero_(const TensorList& tensors) {
   constexpr std::int64_t kLine = 64;
   struct OnDevice {
     Device device;
-    std::vector<std::int64_t> start{0}, bytes;
+    std::vector<std::int64_t> start, bytes;  // start: of lines, and their total
     std::vector<void*> data;
   };
   std::vector<OnDevice> all;
@@ -147,7 +147,7 @@ void fused_zero_(const TensorList& tensors) {
     }
     check_inplace(target, "zero_");
     auto list = std::find_if(all.begin(), all.end(), [&](const OnDevice& l) { return l.device == t.device(); });
-    if (list == all.end()) list = all.insert(list, OnDevice{t.device()});
+    if (list == all.end()) list = all.insert(list, OnDevice{t.device(), {0}, {}, {}});
     list->data.push_back(t.data());
     list->bytes.push_back(t.numel() * static_cast<std::int64_t>(itemsize(t.dtype())));
     list->start.push_back(list->start.back() + (list->bytes.back() + kLine - 1) / kLine);

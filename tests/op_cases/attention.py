@@ -58,6 +58,12 @@ CASES = [
         with_mask((2, 2), 9, 11, 8, normal(2, 9, 11)),
     ),
     Case(
+        "sdpa/float_mask_blocks",
+        lambda T, q, k, v, m: sdpa(T, q, k, v, attn_mask=m),
+        with_mask((2, 2), 70, 150, 8, normal(2, 1, 150)),
+        second=False,
+    ),
+    Case(
         "sdpa/float_mask_frozen",
         lambda T, q, k, v, m: sdpa(T, q, k, v, attn_mask=m.detach()),
         with_mask((2, 2), 70, 150, 8, normal(70, 150)),

@@ -60,9 +60,9 @@ float dot(const float* x, const float* y, std::int64_t n) {
 }
 
 // Row i of a block of nk keys from k0: scores s and products dout V^T in d become P (with dropout) and dS. Outside the
-// keys that were computed both are zero.
+// keys that were computed both are zero. dmask: this row's gradient of the mask, or null.
 PYDLX_INLINE void weights_row(const Attention& a, const Head& h, std::int64_t i, std::int64_t k0, std::int64_t nk,
-                              Range seen, float delta, float* s, float* d, std::uint32_t* words) {
+                              Range seen, float delta, float* s, float* d, float* dmask, std::uint32_t* words) {
   const std::int64_t begin = seen.begin, end = seen.end;
   const V none{};
   for (std::int64_t j = 0; j < begin; j += L) {
@@ -76,9 +76,12 @@ PYDLX_INLINE void weights_row(const Attention& a, const Head& h, std::int64_t i,
   if (!a.threshold) {
     std::int64_t j = begin;
     for (; j < end; j += L) {
-      const V e = exp2_negative(load(s + j) - shift) * inverse, t = e * (load(d + j) - minus) * scale;
+      const V e = exp2_negative(load(s + j) - shift) * inverse;
+      // What stands behind the mask does not matter, whatever it is.
+      const V t = e == none ? none : e * (load(d + j) - minus);
       store<float>(s + j, e);
-      store<float>(d + j, e == none ? none : t);  // what stands behind the mask does not matter, whatever it is
+      store<float>(d + j, t * scale);
+      if (dmask) store_count(dmask + j, t, static_cast<int>(lesser(L, end - j)));
     }
     for (; j < nk; j += L) {
       store<float>(s + j, none);
@@ -96,9 +99,10 @@ PYDLX_INLINE void weights_row(const Attention& a, const Head& h, std::int64_t i,
   }
   for (std::int64_t c = begin; c < end; ++c) {
     const bool kept = w[c - begin] >= a.threshold;
-    const float e = s[c], dp = kept ? d[c] * keep : 0.0f, t = e * (dp - delta) * static_cast<float>(a.scale);
+    const float e = s[c], dp = kept ? d[c] * keep : 0.0f, t = e == 0 ? 0.0f : e * (dp - delta);
     s[c] = kept ? e * keep : 0.0f;
-    d[c] = e == 0 ? 0.0f : t;
+    d[c] = t * static_cast<float>(a.scale);
+    if (dmask) dmask[c] = t;
   }
   for (std::int64_t c = end; c < j; ++c) d[c] = 0;
   for (; j < nk; j += L) {
@@ -150,7 +154,9 @@ void backward_keys(const AttentionBackward& w, std::int64_t batch, std::int64_t 
     for (std::int64_t g = 0; g < group; ++g) {
       const std::int64_t head = kv_head * group + g;
       const Head h = head_of(a, batch, head);
-      float* dq = rows_at(dq_rows, batch, head);
+      float *dq = rows_at(dq_rows, batch, head),
+            *dmask =
+                w.dmask ? static_cast<float*>(w.dmask) + (batch * a.heads + head) * a.q_len * a.k_len + k0 : nullptr;
       for (std::int64_t q0 = some.begin / kQueries * kQueries; q0 < some.end; q0 += kQueries) {
         const std::int64_t nq = lesser(kQueries, a.q_len - q0);
         const float *q = h.q + q0 * a.q.row, *dout = rows_at(w.dout, batch, head) + q0 * w.dout.row;
@@ -186,7 +192,7 @@ void backward_keys(const AttentionBackward& w, std::int64_t batch, std::int64_t 
         for (std::int64_t t = 0; t < rows.count; ++t)
           for (std::int64_t i = rows.begin(t); i < rows.end(t); ++i)
             weights_row(a, h, q0 + i, k0, nk, tile[t], buffers.delta[g * a.q_len + q0 + i], buffers.p + i * kStride,
-                        buffers.ds + i * kStride, buffers.words);
+                        buffers.ds + i * kStride, dmask ? dmask + (q0 + i) * a.k_len : nullptr, buffers.words);
         for (std::int64_t t = 0; t < keys.count; ++t) {
           const std::int64_t c0 = keys.begin(t), c1 = keys.end(t);
           const Range r = seeing_queries(a, k0 + c0, k0 + c1, q0, nq);
@@ -247,7 +253,9 @@ bool backward(const AttentionBackward& w) {
 }  // namespace
 
 void register_attention_backward(KernelTable& t) {
-  family<AttentionKernels>(t).backward[static_cast<int>(DType::Float32)] = backward;
+  AttentionKernels& k = family<AttentionKernels>(t);
+  k.backward[static_cast<int>(DType::Float32)] = backward;
+  k.gives_dmask[static_cast<int>(DType::Float32)] = true;
 }
 
 }  // namespace pydlx::PYDLX_ISA

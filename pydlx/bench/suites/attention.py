@@ -21,7 +21,7 @@ def _attention(
     key_heads: int | None = None,
     dtype: str | None = None,
 ) -> list[Row]:
-    """Forward and forward + backward; ``mask`` "bool" hides a random tenth of the keys, "float" adds a bias."""
+    """Forward and forward + backward; ``mask`` "bool" hides a random tenth of the keys, "float" adds a bias, "learned" one with a gradient."""
     keys = keys or length
     grouped = key_heads is not None
     kv_heads = key_heads or heads
@@ -32,7 +32,7 @@ def _attention(
         )
         if mask == "bool":
             return [q, k, v, x.mask(batch, 1, length, keys, share=0.9)]
-        if mask == "float":
+        if mask in ("float", "learned"):
             return [q, k, v, x.normal(1, heads, length, keys)]
         return [q, k, v]
 
@@ -44,7 +44,8 @@ def _attention(
     flops = 4.0 * batch * heads * pairs * dim
     size = 2.0 if dtype else 4.0
     query, key = size * batch * heads * length * dim, size * batch * kv_heads * keys * dim
-    seen = {"bool": 1.0 * batch * length * keys, "float": 4.0 * heads * length * keys}.get(mask or "", 0.0)
+    bias = 4.0 * heads * length * keys
+    seen = {None: 0.0, "bool": 1.0 * batch * length * keys}.get(mask, bias)
     name = f"{note} {batch}x{heads}x{length}" + (f"x{keys}" if keys != length else "") + f" d{dim}"
     name += (
         (" causal" if causal else "") + (f" {mask} mask" if mask else "") + (f" {kv_heads} kv heads" if grouped else "")
@@ -55,7 +56,7 @@ def _attention(
         # backward: the scores again, dV, dP, dQ, dK: five products beside the forward's two
         Row(
             f"{name} fwd+bwd",
-            training(attend, inputs, (0, 1, 2)),
+            training(attend, inputs, (0, 1, 2, 3) if mask == "learned" else (0, 1, 2)),
             3.5 * flops,
             4 * query + 4 * key + 2 * seen,
             2 * query + 2 * key,
@@ -81,6 +82,7 @@ def rows() -> list[Row]:
         *_attention("tiny", 2, 4, 16, 16),
         *_attention("grouped", 1, 12, 512, causal=True, key_heads=4),
         *_attention("bias", 1, 12, 384, mask="float"),
+        _attention("bias", 4, 6, 196, mask="learned")[1],
         *_attention("cross", 4, 8, 77, keys=301),
         *_attention("odd", 3, 5, 127, 40, causal=True),
         *_attention("GPT-2", 1, 12, 1024, causal=True, dtype="bfloat16"),
