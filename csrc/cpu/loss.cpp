@@ -73,86 +73,97 @@ A weight_total(const CrossEntropy& k) {
   return s;
 }
 
-// Rows of float without smoothing, a piece in the first-level cache at a time: its maximum, then the exponentials
-// relative to the largest so far, so that long rows come from memory once.
-RowTotals<float> totals_of(const float* x, std::int64_t n) {
+// Rows of float, or of 16-bit floats as float, a piece in the first-level cache at a time: its maximum, then the
+// exponentials relative to the largest so far, so that long rows come from memory once.
+template <class T>
+RowTotals<float> totals_of(const T* x, std::int64_t n) {
   constexpr std::int64_t kPiece = 4096;
+  alignas(kVectorBytes) float widened[__is_same(T, float) ? 1 : kPiece];
   float max = -__builtin_inff(), sum = 0;
   for (std::int64_t i = 0; i < n; i += kPiece) {
     const std::int64_t m = n - i < kPiece ? n - i : kPiece;
-    const float top = vmath::row_max(x + i, m);
+    const float* piece = widened;
+    if constexpr (__is_same(T, float))
+      piece = x + i;
+    else
+      vmath::widen_row(x + i, widened, m);
+    const float top = vmath::row_max(piece, m);
     if (top > max) {
       if (sum != 0) sum *= math::exp(max - top);
       max = top;
     }
     // Nothing but -inf so far: any finite reference gives the exponentials 0.
-    sum += vmath::row_exp_sum<false>(x + i, nullptr, m, max == -__builtin_inff() ? 0.0f : max);
+    sum += vmath::row_exp_sum<false>(piece, nullptr, m, max == -__builtin_inff() ? 0.0f : max);
   }
   return {max, log_of(sum), 0};
+}
+// The sum of w (x - max).
+template <class T>
+float smooth_total(const T* x, const float* w, std::int64_t n, float max) {
+  return vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const vmath::V d = load_count(x + i, count) - max, v = w ? d * load_count(w + i, count) : d;
+    return count == vmath::kWidth ? v : (vmath::lane_numbers() < count ? v : vmath::V{});
+  });
+}
+RowTotals<double> totals_of(const CrossEntropy& k, const double* x) {
+  const double* w = static_cast<const double*>(k.weight);
+  const std::int64_t n = k.classes;
+  double top[kLanes], sum[kLanes] = {}, smooth[kLanes] = {};
+  for (int l = 0; l < kLanes; ++l) top[l] = x[0];
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) top[l] = x[i + l] > top[l] ? x[i + l] : top[l];
+  for (int l = 0; i < n; ++i, ++l) top[l] = x[i] > top[l] ? x[i] : top[l];
+  double max = top[0];
+  for (int l = 1; l < kLanes; ++l) max = top[l] > max ? top[l] : max;
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) sum[l] += math::exp(x[i + l] - max);
+  }
+  for (int l = 0; i < n; ++i, ++l) sum[l] += math::exp(x[i] - max);
+  if (k.smoothing > 0) {
+    // The choice stands outside the loops: inside, it keeps the compiler from using vectors.
+    for (i = 0; i + kLanes <= n; i += kLanes)
+      if (w) {
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) smooth[l] += (x[i + l] - max) * w[i + l];
+      } else {
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) smooth[l] += x[i + l] - max;
+      }
+    for (int l = 0; i < n; ++i, ++l) smooth[l] += (x[i] - max) * (w ? w[i] : 1.0);
+  }
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int l = 0; l < width; ++l) sum[l] += sum[l + width], smooth[l] += smooth[l + width];
+  return {max, log_of(sum[0]), smooth[0]};
 }
 
 template <class T>
 void forward_row(const CrossEntropy& k, std::int64_t row, FirstBad& bad, compute_t<T> total_weight) {
   using A = compute_t<T>;
   const T* x = static_cast<const T*>(k.x) + row * k.classes;
-  const A* w = static_cast<const A*>(k.weight);
-  const std::int64_t n = k.classes;
-  if constexpr (__is_same(T, float)) {
-    if (k.smoothing == 0) return finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), totals_of(x, n), total_weight);
+  RowTotals<A> r;
+  if constexpr (__is_same(T, double)) {
+    r = totals_of(k, x);
+  } else {
+    r = totals_of(x, k.classes);
+    if (k.smoothing > 0) r.smooth = smooth_total(x, static_cast<const float*>(k.weight), k.classes, r.max);
   }
-  A top[kLanes], sum[kLanes] = {}, smooth[kLanes] = {};
-  for (int l = 0; l < kLanes; ++l) top[l] = static_cast<A>(x[0]);
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) {
-      const A v = static_cast<A>(x[i + l]);
-      top[l] = v > top[l] ? v : top[l];
-    }
-  for (int l = 0; i < n; ++i, ++l) {
-    const A v = static_cast<A>(x[i]);
-    top[l] = v > top[l] ? v : top[l];
-  }
-  A max = top[0];
-  for (int l = 1; l < kLanes; ++l) max = top[l] > max ? top[l] : max;
-  for (i = 0; i + kLanes <= n; i += kLanes) {
-#pragma omp simd
-    for (int l = 0; l < kLanes; ++l) sum[l] += math::exp(static_cast<A>(x[i + l]) - max);
-  }
-  for (int l = 0; i < n; ++i, ++l) sum[l] += math::exp(static_cast<A>(x[i]) - max);
-  if (k.smoothing > 0) {
-    // The choice stands outside the loops: inside, it keeps the compiler from using vectors.
-    for (i = 0; i + kLanes <= n; i += kLanes)
-      if (w) {
-#pragma omp simd
-        for (int l = 0; l < kLanes; ++l) smooth[l] += (static_cast<A>(x[i + l]) - max) * w[i + l];
-      } else {
-#pragma omp simd
-        for (int l = 0; l < kLanes; ++l) smooth[l] += static_cast<A>(x[i + l]) - max;
-      }
-    for (int l = 0; i < n; ++i, ++l) smooth[l] += (static_cast<A>(x[i]) - max) * (w ? w[i] : A(1));
-  }
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int l = 0; l < width; ++l) sum[l] += sum[l + width], smooth[l] += smooth[l + width];
-  finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), {max, log_of(sum[0]), smooth[0]}, total_weight);
+  finish_row<T, A>(k, row, x, 1, target_of(k, row, bad), r, total_weight);
 }
 
 // The largest element of `width` <= 64 neighbouring columns, and the sum of the exponentials relative to it.
-template <class T, class A>
-void column_totals(const T* x, std::int64_t n, std::int64_t stride, int width, A* max, A* sum) {
-  for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
+void column_totals(const double* x, std::int64_t n, std::int64_t stride, int width, double* max, double* sum) {
+  for (int l = 0; l < width; ++l) max[l] = x[l], sum[l] = 0;
   for (std::int64_t c = 1; c < n; ++c)
-    for (int l = 0; l < width; ++l) {
-      const A v = static_cast<A>(x[c * stride + l]);
-      max[l] = v > max[l] ? v : max[l];
-    }
+    for (int l = 0; l < width; ++l) max[l] = x[c * stride + l] > max[l] ? x[c * stride + l] : max[l];
   for (std::int64_t c = 0; c < n; ++c) {
 #pragma omp simd
-    for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[c * stride + l]) - max[l]);
+    for (int l = 0; l < width; ++l) sum[l] += math::exp(x[c * stride + l] - max[l]);
   }
 }
-template <int vectors>
-PYDLX_INLINE void column_vectors(const float* x, std::int64_t n, std::int64_t stride, int count, float* max,
-                                 float* sum) {
+template <int vectors, class T>
+PYDLX_INLINE void column_vectors(const T* x, std::int64_t n, std::int64_t stride, int count, float* max, float* sum) {
   vmath::ColumnBuffer<vectors> buffer;
   vmath::V m[vectors], s[vectors];
   vmath::column_totals(x, n, stride, count, buffer, m, s, [](std::int64_t, int, vmath::V, vmath::V) {});
@@ -161,7 +172,8 @@ PYDLX_INLINE void column_vectors(const float* x, std::int64_t n, std::int64_t st
     store_count(sum + v * vmath::kWidth, s[v], count);
   }
 }
-void column_totals(const float* x, std::int64_t n, std::int64_t stride, int width, float* max, float* sum) {
+template <class T>
+void column_totals(const T* x, std::int64_t n, std::int64_t stride, int width, float* max, float* sum) {
   constexpr int kVectors = 4, kStrip = kVectors * vmath::kWidth;
   int l = 0;
   for (; l + kStrip <= width; l += kStrip) column_vectors<kVectors>(x + l, n, stride, vmath::kWidth, max + l, sum + l);
@@ -232,21 +244,35 @@ inline __attribute__((always_inline)) RowSlopes<A> slopes_of(const CrossEntropy&
   return {g * (hard + soft * total_weight), g * soft, g * hard, lse, t.index};
 }
 
-// dx = p e^(x - lse) - w over a row. `past_caches`: the result is too large to be read from a cache, so it need not go
-// through them.
-inline __attribute__((always_inline)) void gradient_row(const float* x, float* dx, std::int64_t n, float p, float lse,
-                                                        float w, bool past_caches) {
-  const auto at = [&](std::int64_t i, int count)
-                      __attribute__((always_inline)) { return p * vmath::exp(load_count(x + i, count) - lse) - w; };
+// dx = p e^(x - lse) - s over a row, or - s w[i]. `past_caches`: the result is too large to be read from a cache, so it
+// need not go through them.
+template <bool weighted, class T>
+inline __attribute__((always_inline)) void gradient_row(const T* x, T* dx, std::int64_t n, const RowSlopes<float>& r,
+                                                        const float* w, bool past_caches) {
+  const auto at = [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    const vmath::V e = r.p * vmath::exp(load_count(x + i, count) - r.lse);
+    if constexpr (weighted)
+      return e - r.w * load_count(w + i, count);
+    else
+      return e - r.w;
+  };
   std::int64_t i = 0;
-  if (past_caches) {
-    const int head = static_cast<int>(-(reinterpret_cast<std::uintptr_t>(dx) / sizeof(float)) % vmath::kWidth);
-    if (head > 0 && head < n) store_count(dx, at(0, head), head), i = head;
-    for (; i + vmath::kWidth <= n; i += vmath::kWidth) store_past_caches<float>(dx + i, at(i, vmath::kWidth));
-    past_caches_done();
+  if constexpr (__is_same(T, float)) {
+    if (past_caches) {
+      const int head = static_cast<int>(-(reinterpret_cast<std::uintptr_t>(dx) / sizeof(float)) % vmath::kWidth);
+      if (head > 0 && head < n) store_count(dx, at(0, head), head), i = head;
+      for (; i + vmath::kWidth <= n; i += vmath::kWidth) store_past_caches<float>(dx + i, at(i, vmath::kWidth));
+      past_caches_done();
+    }
   }
-  for (; i + vmath::kWidth <= n; i += vmath::kWidth) store<float>(dx + i, at(i, vmath::kWidth));
+  for (; i + vmath::kWidth <= n; i += vmath::kWidth) store_count(dx + i, at(i, vmath::kWidth), vmath::kWidth);
   if (i < n) store_count(dx + i, at(i, static_cast<int>(n - i)), static_cast<int>(n - i));
+}
+template <bool weighted>
+inline __attribute__((always_inline)) void gradient_row(const double* x, double* dx, std::int64_t n,
+                                                        const RowSlopes<double>& r, const double* w, bool) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < n; ++c) dx[c] = r.p * math::exp(x[c] - r.lse) - r.w * (weighted ? w[c] : 1.0);
 }
 
 // dx of up to 64 neighbouring positions of one outer index.
@@ -276,7 +302,7 @@ void gradient_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t fi
       T* dx = static_cast<T*>(k.dx) + base + c * k.inner;
       const auto here = static_cast<std::int32_t>(c - c0);
       // Ignored, or no gradient: zero even where x is not finite.
-      if constexpr (__is_same(T, float)) {
+      if constexpr (!__is_same(T, double)) {
         for (int l = 0; l < width; l += vmath::kWidth) {
           const int count = width - l < vmath::kWidth ? width - l : vmath::kWidth;
           const vmath::V pl = load(p + l), sl = load(slope + l), hit = load(onehot + l);
@@ -289,9 +315,8 @@ void gradient_columns(const CrossEntropy& k, std::int64_t outer, std::int64_t fi
       } else {
 #pragma omp simd
         for (int l = 0; l < width; ++l) {
-          const A d =
-              p[l] * math::exp(static_cast<A>(x[l]) - lse[l]) - slope[l] * wc - (near[l] == here ? onehot[l] : A(0));
-          dx[l] = static_cast<T>((p[l] == 0) & (slope[l] == 0) ? A(0) : d);
+          const A d = p[l] * math::exp(x[l] - lse[l]) - slope[l] * wc - (near[l] == here ? onehot[l] : A(0));
+          dx[l] = (p[l] == 0) & (slope[l] == 0) ? A(0) : d;
         }
       }
     }
@@ -305,6 +330,7 @@ void cross_entropy_backward(const CrossEntropy& k) {
   const A* w = static_cast<const A*>(k.weight);
   const bool smooth = k.smoothing > 0;
   if (k.inner == 1) {
+    const bool past = k.outer * k.classes >= kStreamed;
     parallel_for(k.outer, grain_for(k.classes), [&](std::int64_t b, std::int64_t e) {
       for (std::int64_t r = b; r < e; ++r) {
         const T* x = static_cast<const T*>(k.x) + r * k.classes;
@@ -317,22 +343,10 @@ void cross_entropy_backward(const CrossEntropy& k) {
         const A at_target = s.p * math::exp(static_cast<A>(x[s.target]) - s.lse) - s.onehot -
                             (smooth ? s.w * (w ? w[s.target] : A(1)) : A(0));
         // s.w is 0 without smoothing.
-        if constexpr (__is_same(T, float)) {
-          if (!smooth || !w) {
-            gradient_row(x, dx, k.classes, s.p, s.lse, s.w, k.outer * k.classes >= kStreamed);
-            dx[s.target] = at_target;
-            continue;
-          }
-        }
-        if (!smooth || !w) {
-#pragma omp simd
-          for (std::int64_t c = 0; c < k.classes; ++c)
-            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse) - s.w);
-        } else {
-#pragma omp simd
-          for (std::int64_t c = 0; c < k.classes; ++c)
-            dx[c] = static_cast<T>(s.p * math::exp(static_cast<A>(x[c]) - s.lse) - s.w * w[c]);
-        }
+        if (smooth && w)
+          gradient_row<true>(x, dx, k.classes, s, w, past);
+        else
+          gradient_row<false>(x, dx, k.classes, s, w, past);
         dx[s.target] = static_cast<T>(at_target);
       }
     });

@@ -65,8 +65,39 @@ inline __attribute__((always_inline)) void forward_row(const float* x, float* y,
       store_count(y + i, load_count(y + i, count) * scale, count);
   });
 }
-template <bool logarithm>
-inline __attribute__((always_inline)) void backward_row(const float* g, const float* y, float* dx, std::int64_t n) {
+// Rows of 16-bit floats as float, a piece at a time: what is between the passes stays unrounded, and of rows of one
+// piece, in the first-level cache.
+template <bool logarithm, class T>
+inline __attribute__((always_inline)) void forward_row(const T* x, T* y, std::int64_t n) {
+  constexpr std::int64_t kPiece = 4096;
+  alignas(kVectorBytes) float piece[kPiece];
+  const auto each_piece = [&](auto&& f) __attribute__((always_inline)) {
+    for (std::int64_t c = 0; c < n; c += kPiece) f(c, n - c < kPiece ? n - c : kPiece);
+  };
+  const bool once = n <= kPiece;
+  float m = -__builtin_inff(), s = 0;
+  each_piece([&](std::int64_t c, std::int64_t length) __attribute__((always_inline)) {
+    vmath::widen_row(x + c, piece, length);
+    m = larger(m, vmath::row_max(piece, length));
+  });
+  each_piece([&](std::int64_t c, std::int64_t length) __attribute__((always_inline)) {
+    if (!once) vmath::widen_row(x + c, piece, length);
+    s += vmath::row_exp_sum<!logarithm>(piece, piece, length, m);
+  });
+  const float scale = logarithm ? static_cast<float>(log(static_cast<double>(s))) : 1.0f / s;
+  each_piece([&](std::int64_t c, std::int64_t length) __attribute__((always_inline)) {
+    if (!once) {
+      vmath::widen_row(x + c, piece, length);
+      if constexpr (!logarithm) vmath::row_exp_sum<true>(piece, piece, length, m);
+    }
+    vmath::each_vector(length, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+      const vmath::V v = load_count(piece + i, count);
+      store_count(y + c + i, logarithm ? v - m - scale : v * scale, count);
+    });
+  });
+}
+template <bool logarithm, class T>
+inline __attribute__((always_inline)) void backward_row(const T* g, const T* y, T* dx, std::int64_t n) {
   const float s = vmath::sum_row(n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
     const vmath::V v = load_count(g + i, count);
     return logarithm ? v : v * load_count(y + i, count);
@@ -79,29 +110,21 @@ inline __attribute__((always_inline)) void backward_row(const float* g, const fl
 
 template <bool logarithm, class T>
 void forward_rows(const Softmax& k) {
-  using A = compute_t<T>;
   const std::int64_t n = k.n;
   parallel_for(k.outer, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T* x = static_cast<const T*>(k.in) + r * n;
       T* y = static_cast<T*>(k.out) + r * n;
-      if constexpr (__is_same(T, float)) {
+      if constexpr (!__is_same(T, double)) {
         forward_row<logarithm>(x, y, n);
       } else {
-        const A m = lane_max<A>(n, [&](std::int64_t i) { return static_cast<A>(x[i]); });
+        const T m = lane_max<T>(n, [&](std::int64_t i) { return x[i]; });
         if constexpr (logarithm) {
-          const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
-          const A shift = static_cast<A>(log(static_cast<double>(s)));
-          for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(static_cast<A>(x[i]) - m - shift);
-        } else if constexpr (sizeof(T) == sizeof(A)) {
-          const A s = lane_sum<A>(n, [&](std::int64_t i) { return y[i] = math::exp(x[i] - m); });
-          const A scale = A(1) / s;
-          for (std::int64_t i = 0; i < n; ++i) y[i] *= scale;
+          const T shift = log(lane_sum<T>(n, [&](std::int64_t i) { return math::exp(x[i] - m); }));
+          for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] - m - shift;
         } else {
-          // A 16-bit intermediate would round twice; exp again is cheaper than a buffer for rows of any length.
-          const A s = lane_sum<A>(n, [&](std::int64_t i) { return math::exp(static_cast<A>(x[i]) - m); });
-          const A scale = A(1) / s;
-          for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(math::exp(static_cast<A>(x[i]) - m) * scale);
+          const T scale = T(1) / lane_sum<T>(n, [&](std::int64_t i) { return y[i] = math::exp(x[i] - m); });
+          for (std::int64_t i = 0; i < n; ++i) y[i] *= scale;
         }
       }
     }
@@ -110,21 +133,19 @@ void forward_rows(const Softmax& k) {
 
 template <bool logarithm, class T>
 void backward_rows(const Softmax& k) {
-  using A = compute_t<T>;
   const std::int64_t n = k.n;
   parallel_for(k.outer, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T *g = static_cast<const T*>(k.in) + r * n, *y = static_cast<const T*>(k.y) + r * n;
       T* dx = static_cast<T*>(k.out) + r * n;
-      if constexpr (__is_same(T, float)) {
+      if constexpr (!__is_same(T, double)) {
         backward_row<logarithm>(g, y, dx, n);
       } else if constexpr (logarithm) {
-        const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]); });
-        for (std::int64_t i = 0; i < n; ++i)
-          dx[i] = static_cast<T>(static_cast<A>(g[i]) - math::exp(static_cast<A>(y[i])) * s);
+        const T s = lane_sum<T>(n, [&](std::int64_t i) { return g[i]; });
+        for (std::int64_t i = 0; i < n; ++i) dx[i] = g[i] - math::exp(y[i]) * s;
       } else {
-        const A s = lane_sum<A>(n, [&](std::int64_t i) { return static_cast<A>(g[i]) * static_cast<A>(y[i]); });
-        for (std::int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(y[i]) * (static_cast<A>(g[i]) - s));
+        const T s = lane_sum<T>(n, [&](std::int64_t i) { return g[i] * y[i]; });
+        for (std::int64_t i = 0; i < n; ++i) dx[i] = y[i] * (g[i] - s);
       }
     }
   });
@@ -137,19 +158,21 @@ PYDLX_INLINE void take_logs(A* sum, int n) {
   for (int l = 0; l < n; ++l) sum[l] = static_cast<A>(math::log(static_cast<double>(sum[l])));
 }
 
-// The same for neighbouring columns of float, `vectors` of them, or of a single vector `count` lanes.
-template <bool logarithm, int vectors>
-PYDLX_INLINE void forward_columns(const float* x, float* y, std::int64_t n, std::int64_t stride, int count) {
+// The same for neighbouring columns, `vectors` of them, or of a single vector `count` lanes. What is between the passes
+// stays in the buffer, or in the result, or is computed twice where the result has fewer bits.
+template <bool logarithm, int vectors, class T>
+PYDLX_INLINE void forward_columns(const T* x, T* y, std::int64_t n, std::int64_t stride, int count) {
   using vmath::kWidth, vmath::V;
   vmath::ColumnBuffer<vectors> buffer;
   const bool staged = buffer.holds(n);
-  float* const kept = staged ? buffer.row[0] : y;
-  const std::int64_t step = staged ? vectors * kWidth : stride;
-  const int lanes = staged ? kWidth : count;
   V largest[vectors], sum[vectors];
   vmath::column_totals(x, n, stride, count, buffer, largest, sum,
                        [&](std::int64_t i, int v, V d, V e) __attribute__((always_inline)) {
-                         store_count(kept + i * step + v * kWidth, logarithm ? d : e, lanes);
+                         const V kept = logarithm ? d : e;
+                         if (staged)
+                           store(buffer.row[i] + v * kWidth, kept);
+                         else if constexpr (__is_same(T, float))
+                           store_count(y + i * stride + v * kWidth, kept, count);
                        });
   if constexpr (logarithm) {
     alignas(kVectorBytes) float log_sum[vectors * kWidth];
@@ -162,39 +185,47 @@ PYDLX_INLINE void forward_columns(const float* x, float* y, std::int64_t n, std:
   for (std::int64_t i = 0; i < n; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      const V e = load_count(kept + i * step + v * kWidth, lanes);
-      store_count(y + i * stride + v * kWidth, logarithm ? e - sum[v] : e * sum[v], count);
+      T* const to = y + i * stride + v * kWidth;
+      V e;
+      if (staged) {
+        e = load(buffer.row[i] + v * kWidth);
+      } else if constexpr (__is_same(T, float)) {
+        e = load_count(to, count);
+      } else {
+        e = load_count(x + i * stride + v * kWidth, count) - largest[v];
+        if constexpr (!logarithm) e = vmath::exp_nonpositive(e);
+      }
+      store_count(to, logarithm ? e - sum[v] : e * sum[v], count);
     }
 }
 
 // A block of `width` <= kBlock columns: element (i, l) is at i * stride + l.
 template <bool logarithm, class T>
 void forward_block(const T* x, T* y, std::int64_t n, std::int64_t stride, int width) {
-  using A = compute_t<T>;
-  if constexpr (__is_same(T, float)) {
+  if constexpr (!__is_same(T, double)) {
     constexpr int kVectors = 4, kStrip = kVectors * vmath::kWidth;
     int l = 0;
     for (; l + kStrip <= width; l += kStrip)
       forward_columns<logarithm, kVectors>(x + l, y + l, n, stride, vmath::kWidth);
     for (; l < width; l += vmath::kWidth)
       forward_columns<logarithm, 1>(x + l, y + l, n, stride, width - l < vmath::kWidth ? width - l : vmath::kWidth);
-    return;
+  } else {
+    T max[kBlock], sum[kBlock];
+    for (int l = 0; l < width; ++l) max[l] = x[l], sum[l] = 0;
+    for (std::int64_t i = 1; i < n; ++i)
+      for (int l = 0; l < width; ++l) max[l] = larger(max[l], x[i * stride + l]);
+    for (std::int64_t i = 0; i < n; ++i)
+      for (int l = 0; l < width; ++l) sum[l] += math::exp(x[i * stride + l] - max[l]);
+    if constexpr (logarithm)
+      take_logs(sum, width);
+    else
+      for (int l = 0; l < width; ++l) sum[l] = T(1) / sum[l];
+    for (std::int64_t i = 0; i < n; ++i)
+      for (int l = 0; l < width; ++l) {
+        const T d = x[i * stride + l] - max[l];
+        y[i * stride + l] = logarithm ? d - sum[l] : math::exp(d) * sum[l];
+      }
   }
-  A max[kBlock], sum[kBlock];
-  for (int l = 0; l < width; ++l) max[l] = static_cast<A>(x[l]), sum[l] = 0;
-  for (std::int64_t i = 1; i < n; ++i)
-    for (int l = 0; l < width; ++l) max[l] = larger(max[l], static_cast<A>(x[i * stride + l]));
-  for (std::int64_t i = 0; i < n; ++i)
-    for (int l = 0; l < width; ++l) sum[l] += math::exp(static_cast<A>(x[i * stride + l]) - max[l]);
-  if constexpr (logarithm)
-    take_logs(sum, width);
-  else
-    for (int l = 0; l < width; ++l) sum[l] = A(1) / sum[l];
-  for (std::int64_t i = 0; i < n; ++i)
-    for (int l = 0; l < width; ++l) {
-      const A d = static_cast<A>(x[i * stride + l]) - max[l];
-      y[i * stride + l] = static_cast<T>(logarithm ? d - sum[l] : math::exp(d) * sum[l]);
-    }
 }
 
 template <bool logarithm, class T>

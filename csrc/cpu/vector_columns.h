@@ -18,8 +18,8 @@ struct ColumnBuffer {
 
 // The largest element of every column, and the sum of e^(element - largest). keep(i, v, d, e) sees vector v of row i:
 // the difference and its exponential. It may overwrite that row of the buffer.
-template <int vectors, class Keep>
-PYDLX_INLINE void column_totals(const float* x, std::int64_t n, std::int64_t stride, int count,
+template <int vectors, class T, class Keep>
+PYDLX_INLINE void column_totals(const T* x, std::int64_t n, std::int64_t stride, int count,
                                 ColumnBuffer<vectors>& buffer, V* largest, V* sum, const Keep& keep) {
   const bool staged = buffer.holds(n);
   V m[vectors], s[vectors] = {};
@@ -31,12 +31,11 @@ PYDLX_INLINE void column_totals(const float* x, std::int64_t n, std::int64_t str
       if (staged) store(buffer.row[i] + v * kWidth, a);
       m[v] = at_least(a, m[v]);
     }
-  const float* from = staged ? buffer.row[0] : x;
-  const std::int64_t step = staged ? vectors * kWidth : stride;
   for (std::int64_t i = 0; i < n; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      const V d = load_count(from + i * step + v * kWidth, staged ? kWidth : count) - m[v], e = exp_nonpositive(d);
+      const V a = staged ? load(buffer.row[i] + v * kWidth) : load_count(x + i * stride + v * kWidth, count);
+      const V d = a - m[v], e = exp_nonpositive(d);
       s[v] += e;
       keep(i, v, d, e);
     }

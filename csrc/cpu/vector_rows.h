@@ -2,6 +2,7 @@
 // would cost as much as the rest of a short row.
 #pragma once
 #include "core/parallel.h"
+#include "cpu/gemm/words.h"
 #include "cpu/past_caches.h"
 #include "cpu/vector_math.h"
 
@@ -64,6 +65,11 @@ PYDLX_INLINE void each_vector(std::int64_t n, const F& f) {
   for (; i + kWidth <= n; i += kWidth) f(i, kWidth);
   if (i < n) f(i, static_cast<int>(n - i));
 }
+template <class T>
+PYDLX_INLINE void widen_row(const T* x, float* y, std::int64_t n) {
+  each_vector(n, [&](std::int64_t i, int count)
+                     __attribute__((always_inline)) { store_count(y + i, load_count(x + i, count), count); });
+}
 
 // The largest element, or any where there are NaN: what is made of it is NaN in that case anyway.
 PYDLX_INLINE float row_max(const float* x, std::int64_t n) {
@@ -93,8 +99,8 @@ PYDLX_INLINE bool rows_past_caches(const void* to, std::int64_t rows, std::int64
   return num_threads() > 1 && rows * cols * static_cast<std::int64_t>(sizeof(float)) >= kPastCaches &&
          cols % kWidth == 0 && reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0;
 }
-template <bool past_caches>
-PYDLX_INLINE void put(float* p, V v, int count) {
+template <bool past_caches, class T>
+PYDLX_INLINE void put(T* p, V v, int count) {
   if constexpr (past_caches)
     store_past_caches<float>(p, v);
   else

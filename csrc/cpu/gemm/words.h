@@ -87,6 +87,18 @@ PYDLX_INLINE void narrow_store(T* p, Words v, int count) {
 }
 #endif
 
+// As of float (vec.h).
+template <class T>
+  requires(sizeof(T) == 2)
+PYDLX_INLINE Words load_count(const T* p, int count) {
+  return widen_load(p, count);
+}
+template <class T>
+  requires(sizeof(T) == 2)
+PYDLX_INLINE void store_count(T* p, Words v, int count) {
+  narrow_store(p, v, count);
+}
+
 // What becomes of finished sums: c = act(alpha * sum + beta * c + bias).
 template <class T>
 struct Finish {
