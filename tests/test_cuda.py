@@ -336,6 +336,7 @@ LEFT_OUT = {
     "IndexingKernels": 1,  # checks_range: bad indices are reported by a kernel of their own
     "SortKernels": 6,  # tallies of the integers, and their workspace: sorting is no slower here
     "ConvKernels": 4,  # float32: three passes with the channels last, and prepared weights
+    "CtcKernels": 4,  # composed
 }
 
 

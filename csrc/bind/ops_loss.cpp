@@ -2,6 +2,7 @@
 #include "bind/rows.h"
 #include "kernels/pair_loss.h"
 #include "ops/cross_entropy.h"
+#include "ops/ctc.h"
 #include "ops/embedding.h"
 #include "ops/pair_loss.h"
 
@@ -99,6 +100,12 @@ void bind_loss(OpRegistry& r) {
       {"binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, *, str reduction='mean', "
        "Tensor? pos_weight=None) -> Tensor",
        call<&bce_logits_>, kFunction, "Binary cross-entropy of sigmoid(input), without overflow."},
+      {"_ctc_forward(Tensor log_probs, Tensor targets, Tensor frames, Tensor labels, int blank, bool keep) -> (Tensor "
+       "loss, Tensor alpha)",
+       call<&ctc_forward>, kHidden, "The loss of every sequence, and its forward variables if they are to be kept."},
+      {"_ctc_backward(Tensor grad, Tensor log_probs, Tensor targets, Tensor frames, Tensor labels, Tensor loss, Tensor "
+       "alpha, int blank) -> Tensor",
+       call<&ctc_backward>, kHidden, "The gradient of the log-probabilities."},
       {"embedding(Tensor input, Tensor weight, int? padding_idx=None, object? max_norm=None, float norm_type=2.0, "
        "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
        call<&embedding_functional>, kFunction, "Rows weight[input]; deterministic gradient."},

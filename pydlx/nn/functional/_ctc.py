@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..._C import Tensor, arange, cat, empty, full, isinf, stack, where, zeros_like
+from ..._C import (
+    Tensor,
+    _ctc_backward,
+    _ctc_forward,
+    arange,
+    cat,
+    empty,
+    float32,
+    float64,
+    full,
+    isinf,
+    stack,
+    where,
+    zeros_like,
+)
 from ..._namespace import tensor
+from ...autograd import Function, grad
+from ...autograd.grad_mode import is_grad_enabled
 from ._reduction import apply as _apply
 
 __all__ = ["ctc_loss"]
@@ -32,8 +48,8 @@ def ctc_loss(
 ) -> Tensor:
     """Minus the log-probability of all alignments of the target with the input (Graves et al., 2006).
 
-    The forward variables ``alpha`` over the target interleaved with blanks are advanced one time step at a time, for
-    the whole batch, in the log domain.
+    The forward variables ``alpha`` over the target interleaved with blanks are advanced one time step at a time, in
+    the log domain. The gradient is minus the posterior probability of each symbol at each step.
 
     Args:
         log_probs: ``(T, N, C)`` or ``(T, C)``, log-probabilities of C symbols.
@@ -58,6 +74,43 @@ def ctc_loss(
         raise ValueError(f"[ctc_loss] input_lengths: expected 0 to {steps} frames, got {frames.tolist()}")
     longest = int(labels.max()) if batch else 0
     symbols = _padded(targets, labels, longest, blank)
+    if probs.device.type == "cpu" and probs.dtype in (float32, float64):
+        loss: Tensor = _Paths.apply(probs, symbols, frames, labels, blank)
+    else:
+        loss = _composed(probs, symbols, frames, labels, blank)
+    if zero_infinity:
+        loss = where(isinf(loss), zeros_like(loss), loss)
+    if reduction == "mean":
+        return (loss / labels.clamp_min(1).to(loss.dtype)).mean()
+    return _apply(loss if log_probs.ndim == 3 else loss.squeeze(0), reduction, "ctc_loss")
+
+
+class _Paths(Function):
+    """The loss of every sequence. Its gradient is a kernel, too, unless that is to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, probs: Tensor, symbols: Tensor, frames: Tensor, labels: Tensor, blank: int) -> Tensor:
+        loss, alpha = _ctc_forward(probs, symbols, frames, labels, blank, ctx.needs_input_grad[0])
+        ctx.save_for_backward(probs, symbols, frames, labels)
+        ctx.found = loss.detach(), alpha
+        ctx.blank = blank
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        probs, symbols, frames, labels = ctx.saved_tensors
+        if is_grad_enabled():
+            loss = _composed(probs, symbols, frames, labels, ctx.blank)
+            (gradient,) = grad(loss, probs, grads[0], create_graph=True)
+        else:
+            loss, alpha = ctx.found
+            gradient = _ctc_backward(grads[0], probs, symbols, frames, labels, loss, alpha, ctx.blank)
+        return gradient, None, None, None, None
+
+
+def _composed(probs: Tensor, symbols: Tensor, frames: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """The loss of every sequence in differentiable operations, one time step of all sequences at a time."""
+    (steps, batch, _), longest = probs.shape, symbols.shape[1]
     extended = full((batch, 2 * longest + 1), blank, dtype=symbols.dtype, device=symbols.device)
     extended[:, 1::2] = symbols
     emissions = probs.gather(2, extended.unsqueeze(0).expand(steps, -1, -1))
@@ -78,13 +131,8 @@ def ctc_loss(
     loss = -where(one_end, never, final).logsumexp(1)
     loss = where((frames == 0) & (labels == 0), loss * 0, loss)
     # An impossible target has only paths through log 0; its gradient is zero, its value infinite.
-    impossible = loss > -_NEVER / 2
-    loss = where(impossible, full((), float("inf"), dtype=loss.dtype, device=loss.device), loss)
-    if zero_infinity:
-        loss = where(isinf(loss), zeros_like(loss), loss)
-    if reduction == "mean":
-        return (loss / labels.clamp_min(1).to(loss.dtype)).mean()
-    return _apply(loss if log_probs.ndim == 3 else loss.squeeze(0), reduction, "ctc_loss")
+    impossible = (loss > -_NEVER / 2) | ((frames == 0) & (labels > 0))
+    return where(impossible, full((), float("inf"), dtype=loss.dtype, device=loss.device), loss)
 
 
 def _padded(targets: Tensor, labels: Tensor, longest: int, blank: int) -> Tensor:
