@@ -8,7 +8,6 @@
 
 namespace pydlx::ops {
 
-using detail::binary_op;
 using detail::number;
 using detail::unary_op;
 using detail::zero;
@@ -366,17 +365,25 @@ Tensor pow(const Tensor& base, const Tensor& exponent) {
     require(p.i >= 0, "pow", "exponent", ErrorKind::Value, "expected a non-negative integer power of integers, got ",
             p.i, "; convert the base to a floating point dtype first");
   }
-  return binary_op(
-      BinaryOp::pow, "pow", base, exponent, false,
-      [](const Tensor& g, const Tensor& a, const Tensor& b) {
-        // The derivative at exponent 0 is 0, also for base 0, where b a^(b-1) would be 0 * infinity.
-        return where(eq(b, zero()), zero(), mul(g, mul(b, pow(a, sub(b, number(1))))));
-      },
-      [](const Tensor& g, const Tensor& a, const Tensor& b) {
-        // 0^b = 0 for every b > 0: the derivative is 0 there, not 0 * log 0.
-        const Tensor flat = mul(eq(a, zero()), ge(b, zero()));  // bools: and
-        return where(flat, zero(), mul(g, mul(pow(a, b), log(a))));
-      });
+  if (is_number(base) && is_floating(exponent.dtype()) && load_scalar(base.data(), base.dtype()).to_double() == 2)
+    return exp2(exponent);
+  Tensor y = run_binary(BinaryOp::pow, "pow", base, exponent, false);
+  if (!any_requires_grad(base, exponent) || !is_floating(y.dtype())) return y;
+  record("pow", y, {&base, &exponent},
+         [sa = base.sizes(), sb = exponent.sizes(), da = base.dtype(), db = exponent.dtype(),
+          a = save(detail::settled(base, y.dtype())), b = save(detail::settled(exponent, y.dtype())),
+          y = any_requires_grad(exponent) ? Saved(y, 0) : Saved()](Backward& bw) {
+           const Tensor g = bw.grad(), x = a.get(bw), p = b.get(bw);
+           if (bw.needs(0)) {  // at exponent 0 the derivative is 0, also for base 0, where p x^(p-1) is 0 * infinity
+             const Tensor slope = mul(p, pow(x, sub(p, number(1))));
+             bw.set(0, detail::fit(where(eq(p, zero()), zero(), mul(g, slope)), sa, da));
+           }
+           if (bw.needs(1)) {  // 0^p = 0 for every p > 0: the derivative is 0 there, not 0 * log 0
+             const Tensor flat = mul(eq(x, zero()), ge(p, zero()));  // bools: and
+             bw.set(1, detail::fit(where(flat, zero(), mul(g, mul(y.get(bw), log(x)))), sb, db));
+           }
+         });
+  return y;
 }
 
 Tensor& pow_(Tensor& base, const Tensor& exponent) {
