@@ -26,6 +26,7 @@ TABLE = {
     "log2": (2.5, np.log2),
     "log10": (2.5, np.log10),
     "log1p": (2.0, np.log1p),
+    "logit": (3.0, lambda x: np.log(x) - np.log1p(-x)),
     "sin": (1.5, np.sin),
     "cos": (1.5, np.cos),
     "tan": (1.5, np.tan),

@@ -94,7 +94,7 @@ struct Act<UnaryOp::softplus> {  // param: beta, threshold
   template <class T>
   PYDLX_HD static T apply(T x, const double* param) {
     const T beta = static_cast<T>(param[0]), z = beta * x, limit = static_cast<T>(param[1]);
-    const T soft = ((z > T(0) ? z : T(0)) + math::log1p(math::exp(-math::abs(z)))) / beta;
+    const T soft = ((z > T(0) ? z : T(0)) + math::log1p_unit(math::exp(-math::abs(z)))) / beta;
     return z > limit ? x : soft;
   }
 };
@@ -115,7 +115,7 @@ struct Act<UnaryOp::hardswish> {
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
     const T z = x + T(3), low = z < T(0) ? T(0) : z;
-    return x * (low > T(6) ? T(6) : low) / T(6);
+    return x * ((low > T(6) ? T(6) : low) * T(1.0 / 6));
   }
 };
 
@@ -124,7 +124,7 @@ struct Act<UnaryOp::log_sigmoid> {
   static constexpr unsigned types = kFloat;
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
-    return (x < T(0) ? x : T(0)) - math::log1p(math::exp(-math::abs(x)));
+    return (x < T(0) ? x : T(0)) - math::log1p_unit(math::exp(-math::abs(x)));
   }
 };
 

@@ -332,7 +332,7 @@ struct Binary<BinaryOp::logaddexp> {
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
     const T high = a > b ? a : b, gap = -math::abs(a - b);
-    const T y = high + math::log1p(math::exp(gap));
+    const T y = high + math::log1p_unit(math::exp(gap));
     return a == b && math::abs(a) == math::kInfinity<T> ? a : y;
   }
 };

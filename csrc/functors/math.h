@@ -101,11 +101,16 @@ PYDLX_HD std::int64_t to_int(double n) { return bit_cast<std::int64_t>(n + 67553
 PYDLX_HD float exp_tail(float r) {
   return horner(r, 1.990784076e-04f, 1.393382205e-03f, 8.333285339e-03f, 4.166646302e-02f, 1.666666716e-01f, 0.5f);
 }
-PYDLX_HD double exp_tail(double r) {
-  return horner(r, 2.092175969737440264e-9, 2.510541980152892449e-8, 2.755725240562738497e-7, 2.755725491182898519e-6,
-                2.480158734786812348e-5, 1.984126987520658124e-4, 1.388888888887417269e-3, 8.333333333326024456e-3,
-                4.166666666666668414e-2, 1.666666666666667107e-1, 0.5);
+template <class T>
+PYDLX_HD T long_exp_tail(T r) {  // in pairs of terms: the latency of one long chain would be what loops wait for
+  const T z = r * r, y = z * z;
+  const T p0 = 0.5 + 1.666666666666667107e-1 * r, p1 = 4.166666666666668414e-2 + 8.333333333326024456e-3 * r,
+          p2 = 1.388888888887417269e-3 + 1.984126987520658124e-4 * r,
+          p3 = 2.480158734786812348e-5 + 2.755725491182898519e-6 * r,
+          p4 = 2.755725240562738497e-7 + 2.510541980152892449e-8 * r;
+  return (p0 + z * p1) + y * ((p2 + z * p3) + y * (p4 + z * 2.092175969737440264e-9));
 }
+PYDLX_HD double exp_tail(double r) { return long_exp_tail(r); }
 
 template <class T>
 inline constexpr T kExpMax = sizeof(T) == 4 ? static_cast<T>(89) : static_cast<T>(710);  // above: infinity
@@ -197,12 +202,15 @@ PYDLX_HD float log_tail(float f) {
   const float z = f * f;
   return z * f * p - 0.5f * z;
 }
-PYDLX_HD double log_tail(double f) {
-  const double s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
-  const double p = horner(z, 0.1461909555602532595, 0.1533149788057243969, 0.1818289620399856413, 0.2222221103180599148,
-                          0.2857142862665096342, 0.3999999999989788909, 0.6666666666666669749);
-  return s * (h + z * p) - h;
+template <class T>
+PYDLX_HD T long_log_tail(T f) {
+  const T s = f / (2.0 + f), z = s * s, y = z * z, h = 0.5 * f * f;
+  const T p0 = 0.6666666666666669749 + 0.3999999999989788909 * z,
+          p1 = 0.2857142862665096342 + 0.2222221103180599148 * z,
+          p2 = 0.1818289620399856413 + 0.1533149788057243969 * z;
+  return s * (h + z * (p0 + y * (p1 + y * (p2 + 0.1461909555602532595 * y)))) - h;
 }
+PYDLX_HD double log_tail(double f) { return long_log_tail(f); }
 
 // C99 results outside the positive finite numbers.
 template <class T>
@@ -258,19 +266,44 @@ PYDLX_HD double log10(double x) {
   return log_base(x, 0x1.bcb7b15p-2, 0x1.37287195355bbp-33, 0x1.34413509f7800p-2, 0x1.fef311f12b358p-46);
 }
 
-// log(1 + x) from u = 1 + x = 2^e (1 + f) and d = x - (u - 1), what u lost, in units of 2^e: log u + d / (1 + f), with
-// 1 - f + f^2 for the reciprocal, since d is tiny beside f unless f is. Doubled, for 2^-e of the largest u is
-// subnormal. Max error 2 ULP.
+// log(u + lost) of u = 2^e (1 + f) and what its rounding lost: log u + d / (1 + f) with d = lost / 2^e, and 1 - f + f^2
+// for the reciprocal, since d is tiny beside f unless f is. Doubled, for 2^-e of the largest u is subnormal.
 template <class T>
-PYDLX_HD T log1p(T x) {
+PYDLX_HD T log_corrected(T u, T lost) {
   using Word = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
   constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
   constexpr Word reciprocal = sizeof(T) == 4 ? 255 : 2047;
-  const T u = T(1) + x, lost = x >= T(1) ? T(1) - (u - x) : x - (u - T(1));
   Word k;
   const T f = significand(u, k), twice_d = lost * bit_cast<T>((reciprocal - k) << mantissa);
-  const T y = log_sum(exponent_of(k), f, log_tail(f) + twice_d * (T(0.5) + T(0.5) * (f * f - f)));
+  return log_sum(exponent_of(k), f, log_tail(f) + twice_d * (T(0.5) + T(0.5) * (f * f - f)));
+}
+template <class T>
+PYDLX_HD T lost_by_one_plus(T x, T u) {  // u = 1 + x
+  return x >= T(1) ? T(1) - (u - x) : x - (u - T(1));
+}
+// Max error 2 ULP.
+template <class T>
+PYDLX_HD T log1p(T x) {
+  const T u = T(1) + x, y = log_corrected(u, lost_by_one_plus(x, u));
   return u == T(1) ? x : log_specials(u, y);
+}
+// log(x / (1 - x)): of the quotient where that is small, else of 1 + (2 x - 1) / (1 - x), whose numerator is exact. Max
+// error 3 ULP.
+template <class T>
+PYDLX_HD T logit(T x) {
+  const T tiny = sizeof(T) == 4 ? T(0x1p-120) : T(0x1p-1000), grow = sizeof(T) == 4 ? T(0x1p30) : T(0x1p60);
+  const T shift = sizeof(T) == 4 ? T(20.7944154167983592825) : T(41.5888308335967185650);  // log of `grow`
+  const T q = (x < T(1.0 / 3) ? x : T(2) * x - T(1)) / (T(1) - x);
+  const T u = x < T(1.0 / 3) ? (x < tiny ? q * grow : q) : T(1) + q;
+  const T y = log_corrected(u, x < T(1.0 / 3) ? T(0) : lost_by_one_plus(q, u)) - (x < tiny ? shift : T(0));
+  return log_specials(u, y);
+}
+// log(1 + e) for e in [0, 1], as differences of exponentials give: 1 + e = 2^n (1 + f) without a rounding. Max error 2
+// ULP.
+template <class T>
+PYDLX_HD T log1p_unit(T e) {
+  const T f = e > T(0.41421356) ? T(0.5) * e - T(0.5) : e, n = e > T(0.41421356) ? T(1) : T(0);
+  return log_sum(n, f, log_tail(f));
 }
 
 // ---- hyperbolic and sigmoid -----------------------------------------------------------------------------------------

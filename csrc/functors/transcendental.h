@@ -267,4 +267,13 @@ struct Transcendental<UnaryOp::trigamma> {
   }
 };
 
+template <>
+struct Transcendental<UnaryOp::logit> {
+  static constexpr unsigned types = kFloat;
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::logit(x);
+  }
+};
+
 }  // namespace pydlx::functors

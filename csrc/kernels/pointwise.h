@@ -72,6 +72,7 @@ enum class UnaryOp : int {
   lgamma,
   digamma,
   trigamma,
+  logit,
   // functors/activation.h
   leaky_relu,
   elu,

@@ -310,7 +310,12 @@ Tensor sigmoid(const Tensor& x) {
 
 Tensor logit(const Tensor& x, std::optional<double> eps) {
   const Tensor z = eps ? clamp(x, number(*eps), number(1 - *eps)) : x;
-  return sub(log(z), log1p(neg(to_dtype(z, float_type(z.dtype())))));
+  return unary_op(UnaryOp::logit, "logit", z, true, [&](const Tensor&) {
+    return [x = save(z)](Backward& bw) {
+      const Tensor t = x.get(bw);
+      bw.set(0, div(bw.grad(), mul(t, sub(number(1), t))));
+    };
+  });
 }
 
 Tensor sinc(const Tensor& x) {

@@ -277,11 +277,12 @@ struct Params {
 template <class F, class... A>
 concept HasRare = requires(A... a) { F::rare(a...); };
 
-// The form of functor F on explicit float vectors, where it has one (cpu/pointwise/wide.h).
+// The form of functor F on explicit vectors, where it has one (cpu/pointwise/wide.h).
 template <class F>
 struct Wide {};
-template <class F, class... A>
-concept HasWide = (std::is_same_v<A, float> && ...) && requires { &Wide<F>::apply; };
+template <class F, class T, class... A>
+concept HasWide =
+    (std::is_same_v<A, T> && ...) && requires(Vector<A>... v, const double* q) { Wide<F>::apply(v..., q); };
 
 template <class T>
 inline __attribute__((always_inline)) T value(stored_t<T> v) {
@@ -297,7 +298,7 @@ void dense1(std::int64_t n, char* const* p, const double* param) {
   const stored_t<A>* a = reinterpret_cast<const stored_t<A>*>(p[1]);
   const Params q(param);
   if constexpr (HasWide<F, Out, A>) {
-    constexpr int lanes = kLanesOf<float>;
+    constexpr int lanes = kLanesOf<Out>;
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes) store(o + i, Wide<F>::apply(load(a + i), q.p));
     if (i < n) {
@@ -329,7 +330,7 @@ void dense2(std::int64_t n, char* const* p, const double* param) {
   const stored_t<B>* b = reinterpret_cast<const stored_t<B>*>(p[2]);
   const Params q(param);
   if constexpr (HasWide<F, Out, A, B>) {
-    constexpr int lanes = kLanesOf<float>;
+    constexpr int lanes = kLanesOf<Out>;
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes) store(o + i, Wide<F>::apply(load(a + i), load(b + i), q.p));
     if (i < n) {

@@ -1,25 +1,46 @@
-// Functors that have a form on explicit vectors, for float: cheaper than what the compiler makes of the scalar one.
-// Included before the loops are instantiated.
+// Functors that have a form on explicit vectors, for float, and for double with AVX-512: cheaper than what the compiler
+// makes of the scalar one. Included before the loops are instantiated.
 #pragma once
 #include "cpu/pointwise/loop.h"
 #include "cpu/vector_math.h"
+#include "cpu/vector_math_double.h"
 #include "functors/activation.h"
 #include "functors/transcendental.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {
 
+// Vectors that vmath has functions for.
+#ifdef PYDLX_ISA_avx512
+template <class V>
+concept Served = std::is_same_v<V, vmath::V> || std::is_same_v<V, vmath::D>;
+#else
+template <class V>
+concept Served = std::is_same_v<V, vmath::V>;
+#endif
+template <class V>
+using Lane = std::conditional_t<std::is_same_v<V, vmath::V>, float, double>;
+
 template <>
 struct Wide<Transcendental<UnaryOp::exp>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::exp(x); }
+  template <Served V>
+  PYDLX_INLINE static V apply(V x, const double*) {
+    return vmath::exp(x);
+  }
 };
 template <>
 struct Wide<Transcendental<UnaryOp::exp2>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::exp2(x); }
+  template <Served V>
+  PYDLX_INLINE static V apply(V x, const double*) {
+    return vmath::exp2(x);
+  }
 };
 template <>
 struct Wide<Transcendental<UnaryOp::sigmoid>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::sigmoid(x); }
+  template <Served V>
+  PYDLX_INLINE static V apply(V x, const double*) {
+    return vmath::sigmoid(x);
+  }
 };
 template <>
 struct Wide<Transcendental<UnaryOp::tanh>> {
@@ -31,20 +52,25 @@ struct Wide<Act<UnaryOp::gelu>> {
 };
 template <>
 struct Wide<Act<UnaryOp::silu>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return x * vmath::sigmoid(x); }
+  template <Served V>
+  PYDLX_INLINE static V apply(V x, const double*) {
+    return x * vmath::sigmoid(x);
+  }
 };
 template <>
 struct Wide<Act<UnaryOp::softplus>> {  // param: beta, threshold
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double* param) {
-    const float beta = static_cast<float>(param[0]);
-    const vmath::V z = beta * x;
-    return z > static_cast<float>(param[1]) ? x : (vmath::at_least(z, vmath::V{}) + vmath::softplus_tail(z)) / beta;
+  template <Served V>
+  PYDLX_INLINE static V apply(V x, const double* param) {
+    const auto beta = static_cast<Lane<V>>(param[0]);
+    const V z = beta * x;
+    return z > static_cast<Lane<V>>(param[1]) ? x : (vmath::at_least(z, V{}) + vmath::softplus_tail(z)) / beta;
   }
 };
 template <>
 struct Wide<Act<UnaryOp::log_sigmoid>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) {
-    return vmath::at_most(x, vmath::V{}) - vmath::softplus_tail(x);
+  template <Served V>
+  PYDLX_INLINE static V apply(V x, const double*) {
+    return vmath::at_most(x, V{}) - vmath::softplus_tail(x);
   }
 };
 // v as an operand that has been loaded: the compiler would make the load a masked one otherwise, which waits for the
@@ -80,21 +106,26 @@ struct Wide<ActGrad<BinaryOp::gelu_backward>> {
 };
 template <>
 struct Wide<ActGrad<BinaryOp::silu_backward>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) {
-    const vmath::V s = vmath::sigmoid(x);
+  template <Served V>
+  PYDLX_INLINE static V apply(V g, V x, const double*) {
+    const V s = vmath::sigmoid(x);
     return g * (s * (1.0f + x * (1.0f - s)));
   }
 };
 template <>
 struct Wide<ActGrad<BinaryOp::softplus_backward>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double* param) {
-    const vmath::V z = x * static_cast<float>(param[0]);
-    return z > static_cast<float>(param[1]) ? g : g * vmath::sigmoid(z);
+  template <Served V>
+  PYDLX_INLINE static V apply(V g, V x, const double* param) {
+    const V z = x * static_cast<Lane<V>>(param[0]);
+    return z > static_cast<Lane<V>>(param[1]) ? g : g * vmath::sigmoid(z);
   }
 };
 template <>
 struct Wide<ActGrad<BinaryOp::log_sigmoid_backward>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double*) { return g * vmath::sigmoid(-x); }
+  template <Served V>
+  PYDLX_INLINE static V apply(V g, V x, const double*) {
+    return g * vmath::sigmoid(-x);
+  }
 };
 
 }  // namespace
