@@ -1,5 +1,7 @@
 """The pages are true: their Python runs, their links lead somewhere, every page is in the index."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -35,3 +37,19 @@ def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "index.md").read_text()
     missing = [p.name for p in PAGES if p.parent.name == "docs" and p.name != "index.md" and f"({p.name})" not in index]
     assert not missing
+
+
+def test_measured_tables_are_those_of_the_stored_run():
+    """docs/performance.md is written by bench/aims.py from bench/results/cpu.json."""
+    spec = importlib.util.spec_from_file_location("aims", ROOT / "bench" / "aims.py")
+    aims = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(aims)
+    report = json.loads((ROOT / "bench" / "results" / "cpu.json").read_text())
+    page = (ROOT / "docs" / "performance.md").read_text()
+    for name, text in {"suite": aims.suite_text(report), "aims": aims.aims_text(report)}.items():
+        assert aims.replace(page, name, text) == page, f"run python bench/aims.py --write (section {name})"
+    assert aims.aim_of({"family": "rnn", "name": "GRU b1 t64 256->256"}) == ("ratio", 4.0)
+    assert aims.aim_of({"family": "conv", "name": "VGG 3x3 64->64 224 b1 fwd+bwd"}) == ("ratio", 1.6)
+    assert aims.aim_of({"family": "conv", "name": "VGG 3x3 3->64 224 b1"}) is None
+    with pytest.raises(ValueError, match="expected the lines"):
+        aims.replace(page, "weather", "")
