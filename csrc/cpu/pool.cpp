@@ -214,8 +214,7 @@ std::int64_t plane_grain(std::int64_t elements) { return elements >= 32768 ? 1 :
 
 template <class T>
 void max_kernel(const Pool& p) {
-  if constexpr (sizeof(T) == sizeof(float))
-    if (max_pool_f32(p) || max_pool_channels_f32(p)) return;
+  if (max_pool(p, static_cast<const T*>(p.x))) return;
   const std::int64_t in = volume(p.in), out = volume(p.out), lines = p.out[0] * p.out[1];
   const std::int64_t line_work = larger(1, in / larger(1, lines));
   parallel_for(p.planes * lines, plane_grain(line_work), [&](std::int64_t b, std::int64_t e) {

@@ -1,12 +1,12 @@
-// Max pooling of float32.
+// Max pooling of float32 and float64.
 #pragma once
 #include "cpu/isa.h"
 #include "kernels/pool.h"
 
 namespace pydlx::PYDLX_ISA {
 
-// False, without touching anything, when the geometry is another one.
-bool max_pool_f32(const Pool& p);           // planes, sliding windows without dilation
-bool max_pool_channels_f32(const Pool& p);  // images whose channels are last: windows one position deep along axis 2
+// p.y and positions from x. False, without touching anything, when the geometry is another one.
+bool max_pool(const Pool& p, const float* x);
+bool max_pool(const Pool& p, const double* x);
 
 }  // namespace pydlx::PYDLX_ISA
