@@ -155,8 +155,8 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
         raise IndexError(f"[cross] dim: expected within {len(shape)} axes, got {dim}")
     if shape[dim] != 3:
         raise _C.ShapeError(f"[cross] dim: expected an axis of size 3, got {shape[dim]} at axis {dim}")
-    a, b = input.expand(*shape), other.expand(*shape)
-    return a.roll([-1], [dim]) * b.roll([-2], [dim]) - a.roll([-2], [dim]) * b.roll([-1], [dim])
+    dtype = result_type(input, other)
+    return _C._cross(input.expand(*shape).to(dtype), other.expand(*shape).to(dtype), dim)
 
 
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:

@@ -70,6 +70,8 @@ void bind_matmul(OpRegistry& r) {
       {"matrix_power(Tensor input, int n) -> Tensor", call<&matrix_power>, kBoth | kOut,
        "input multiplied with itself n >= 0 times."},
       {"kron(Tensor input, Tensor other) -> Tensor", call<&kron>, kBoth | kOut, "Kronecker product."},
+      {"_cross(Tensor input, Tensor other, int dim) -> Tensor", call<&cross>, kHidden,
+       "The cross product along an axis of size 3; equal shapes and dtypes."},
       {"trace(Tensor input) -> Tensor", call<&trace>, kBoth, "Sum of the main diagonal of a matrix."},
   });
 }

@@ -4,9 +4,12 @@
 #include <string>
 #include <vector>
 
+#include "autograd/node.h"
+#include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "ops/reduce.h"
+#include "ops/shape.h"
 #include "ops/views.h"
 
 namespace pydlx::ops {
@@ -179,6 +182,30 @@ Tensor kron(const Tensor& a, const Tensor& b) {
   Tensor of_a = expand(reshape(a, sa), ea), of_b = expand(reshape(b, sb), eb);
   if (wide) of_a = contiguous(of_a), of_b = contiguous(of_b);
   return reshape(mul(of_a, of_b), out);
+}
+
+Tensor cross(const Tensor& a, const Tensor& b, std::int64_t axis) {
+  const char* op = "cross";
+  const int dim = wrap_axis(axis, a.ndim(), op);
+  require(a.sizes() == b.sizes() && a.sizes()[dim] == 3, op, "input", ErrorKind::Shape,
+          "expected equal shapes with three elements along axis ", dim, ", got ", a.sizes(), " and ", b.sizes());
+  require(a.dtype() == b.dtype(), op, "other", ErrorKind::DType, "expected ", a.dtype(), " like the input, got ",
+          b.dtype());
+  // Components as planes 0 1 2 0 1, of which any three neighbours are a view.
+  const auto planes = [dim](const Tensor& t) {
+    const Tensor first = movedim(detach(t), {dim}, {0});
+    return cat({first, narrow(first, 0, 0, 2)}, 0);
+  };
+  const Tensor x = planes(a), y = planes(b);
+  const auto from = [](const Tensor& t, std::int64_t k) { return narrow(t, 0, k, 3); };
+  const Tensor product = sub(mul(from(x, 1), from(y, 2)), mul(from(x, 2), from(y, 1)));
+  Tensor out = contiguous(movedim(product, {0}, {dim}));
+  if (any_requires_grad(a, b))
+    record(op, out, {&a, &b}, [a = save(a), b = save(b), dim](Backward& bw) {
+      if (bw.needs(0)) bw.set(0, cross(b.get(bw), bw.grad(), dim));
+      if (bw.needs(1)) bw.set(1, cross(bw.grad(), a.get(bw), dim));
+    });
+  return out;
 }
 
 // ---- einsum

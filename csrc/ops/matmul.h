@@ -37,6 +37,8 @@ Tensor tensordot(const Tensor& a, const Tensor& b, const Dims& axes_a, const Dim
 Tensor multi_dot(const TensorList& matrices);
 Tensor matrix_power(const Tensor& a, std::int64_t n);  // n >= 0, by repeated squaring
 Tensor kron(const Tensor& a, const Tensor& b);
+// The cross product along an axis of size 3 of two tensors of equal shape and dtype.
+Tensor cross(const Tensor& a, const Tensor& b, std::int64_t axis);
 Tensor trace(const Tensor& x);
 
 // Einstein summation in PyTorch's notation: "bij,bjk->bik", ellipsis, repeated indices. Contracts left to right.
