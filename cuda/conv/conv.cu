@@ -15,6 +15,7 @@ template <class T>
 struct Problem : ConvProblem<T> {
   using ConvProblem<T>::c;
   bool a_along_k = true, b_along_k = false;
+  static constexpr int kBlocks = 2;  // left to itself the compiler aims at that, and spills
 
   using ConvProblem<T>::ConvProblem;
   // The input position that tap `tap` of output `o` looks at; false outside the image.

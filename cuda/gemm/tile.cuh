@@ -21,9 +21,17 @@ constexpr int kTileThreads = 256;
 template <class P>
 constexpr bool kHasOwn = requires(const P& p) { p.own(0, 0, 0); };
 
+// Blocks that have to fit on a multiprocessor, for problems that say so (kBlocks) and tiles whose sums leave room
+// for it; 0: the compiler's choice.
+template <class P>
+constexpr int blocks_together(int sums) {
+  if constexpr (requires { P::kBlocks; }) return sums * sizeof(typename P::Acc) <= 128 ? P::kBlocks : 1;
+  return 0;
+}
+
 // C tiles of BM x BN, panels of BK; every thread holds TM x TN values.
 template <class P, int BM, int BN, int BK, int TM, int TN>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, blocks_together<P>(TM* TN))
     tile_product(const __grid_constant__ P p, std::int64_t split, typename P::Acc* partial) {
   using Acc = typename P::Acc;
   static_assert(BM / TM * (BN / TN) == kTileThreads);
@@ -191,7 +199,8 @@ void run_product(const char* op, const P& p) {
   }
   if (p.m <= 16) return run_tiles<16, 64, 32, 2, 2>(op, p);
   if (p.n <= 16) return run_tiles<64, 16, 32, 2, 2>(op, p);
-  run_tiles<64, 64, 16, 4, 4>(op, p);
+  // Doubles of deeper panels would not fit into the registers.
+  run_tiles<64, 64, sizeof(typename P::Acc) == 8 ? 8 : 16, 4, 4>(op, p);
 }
 
 }  // namespace
