@@ -1,8 +1,10 @@
 #include "ops/activations.h"
 
+#include "autograd/node.h"
 #include "kernels/pointwise.h"
 #include "ops/elementwise_op.h"
 #include "ops/math.h"
+#include "ops/shape.h"
 #include "ops/views.h"
 
 namespace pydlx::ops {
@@ -179,7 +181,20 @@ Tensor glu(const Tensor& x, std::int64_t dim) {  // Dauphin et al. 2017
   const int axis = wrap_axis(dim, x.ndim(), "glu");
   const std::int64_t n = x.sizes()[axis];
   require(n % 2 == 0, "glu", "input", ErrorKind::Shape, "expected an even size along dim ", dim, ", got ", n);
-  return mul(narrow(x, axis, 0, n / 2), sigmoid(narrow(x, axis, n / 2, n / 2)));
+  const auto value_of = [axis, n](const Tensor& t) { return narrow(t, axis, 0, n / 2); };
+  const auto gate_of = [axis, n](const Tensor& t) { return sigmoid(narrow(t, axis, n / 2, n / 2)); };
+  Tensor y, gate;
+  {
+    const GradModeGuard off(false);
+    gate = gate_of(x);
+    y = mul(value_of(x), gate);
+  }
+  if (any_requires_grad(x))
+    record("glu", y, {&x}, [x = save(x), gate, value_of, gate_of, axis](Backward& bw) {
+      const Tensor t = x.get(bw), g = bw.grad(), s = bw.create_graph ? gate_of(t) : gate;
+      bw.set(0, cat({mul(g, s), sigmoid_gradient(mul(g, value_of(t)), s, bw.create_graph)}, axis));
+    });
+  return y;
 }
 
 }  // namespace pydlx::ops

@@ -363,6 +363,23 @@ Tensor flip(const Tensor& x, const Dims& wanted) {
   return out;
 }
 
+namespace {
+
+// The last `shift` elements of an axis before the others, 0 < shift < size. The gradient rolls back.
+Tensor roll_axis(const Tensor& x, int axis, std::int64_t shift) {
+  const std::int64_t rest = x.size(axis) - shift;
+  Tensor r;
+  {
+    const GradModeGuard off(false);
+    r = cat({narrow(x, axis, rest, shift), narrow(x, axis, 0, rest)}, axis);
+  }
+  if (any_requires_grad(x))
+    record("roll", r, {&x}, [axis, rest](Backward& bw) { bw.set(0, roll_axis(bw.grad(), axis, rest)); });
+  return r;
+}
+
+}  // namespace
+
 Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes) {
   const char* op = "roll";
   if (axes.empty()) {
@@ -378,7 +395,7 @@ Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes) {
     const std::int64_t n = x.ndim() == 0 ? 0 : r.sizes()[a];
     if (n == 0) continue;
     const std::int64_t shift = (shifts[i] % n + n) % n;
-    r = shift == 0 ? r : cat({narrow(r, a, n - shift, shift), narrow(r, a, 0, n - shift)}, a);
+    if (shift != 0) r = roll_axis(r, a, shift);
   }
   return r.is_same(x) ? clone(x) : r;
 }
