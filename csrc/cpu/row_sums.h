@@ -13,23 +13,6 @@ template <class T>
 inline constexpr int kSumLanes = kLanesOf<functors::compute_t<T>>;
 
 template <class T>
-PYDLX_INLINE SumVector<T> load_sum(const T* p, int count) {
-  if constexpr (sizeof(T) == 2)
-    return widen_load(p, count);
-  else
-    return count == kSumLanes<T> ? load(p) : load_part(p, Lanes(count));
-}
-template <class T>
-PYDLX_INLINE void store_sum(T* p, SumVector<T> v, int count) {
-  if constexpr (sizeof(T) == 2)
-    narrow_store(p, v, count);
-  else if (count == kSumLanes<T>)
-    store<T>(p, v);
-  else
-    store_part(p, v, Lanes(count));
-}
-
-template <class T>
 struct PickedRows {
   const T* rows;
   std::int64_t step;  // elements from row to row
@@ -45,7 +28,7 @@ PYDLX_INLINE void sum_columns(const PickedRows<T>& p, std::int64_t c, int width,
   SumVector<T> s[kVectors] = {};
   if (before)
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) s[v] = load_sum(before + c + v * lanes, width);
+    for (int v = 0; v < kVectors; ++v) s[v] = load_count(before + c + v * lanes, width);
   for (std::int64_t j = 0; j < p.count; ++j) {
     const T* row = p.rows + p.pick[j] * p.step + c;
     if (j + kAhead < p.known) {
@@ -54,13 +37,13 @@ PYDLX_INLINE void sum_columns(const PickedRows<T>& p, std::int64_t c, int width,
       for (int i = 0; i < kVectors * lanes; i += kLine) __builtin_prefetch(later + i);
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) s[v] += load_sum(row + v * lanes, width);
+    for (int v = 0; v < kVectors; ++v) s[v] += load_count(row + v * lanes, width);
   }
   if (divisor != 1)
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) s[v] /= splat(static_cast<functors::compute_t<T>>(divisor));
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) store_sum(out + c + v * lanes, s[v], width);
+  for (int v = 0; v < kVectors; ++v) store_count(out + c + v * lanes, s[v], width);
 }
 
 // out = (before + the picked rows) / divisor; `before` may be null, or `out` itself.
