@@ -334,7 +334,8 @@ class TestFaults:
 # What this backend leaves to compositions on purpose; everything else that the CPU's portable path has, it has.
 LEFT_OUT = {
     "AttentionKernels": 1,  # gives_dmask of float32: a mask that needs a gradient is composed
-    "IndexingKernels": 1,  # checks_range: bad indices are reported by a kernel of their own
+    "EmbeddingKernels": 4,  # bags: rows are looked up and added
+    "IndexingKernels": 5,  # checks_range: bad indices have a kernel of their own; add_rows: the general one adds rows
     "SortKernels": 6,  # tallies of the integers, and their workspace: sorting is no slower here
     "ConvKernels": 4,  # float32: three passes with the channels last, and prepared weights
     "CtcKernels": 4,  # composed
