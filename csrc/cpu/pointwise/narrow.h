@@ -31,26 +31,31 @@ inline __attribute__((always_inline)) std::uint32_t pair_of(float low, float hig
   return float_to_bfloat16_bits(low) | static_cast<std::uint32_t>(float_to_bfloat16_bits(high)) << 16;
 }
 
-template <class F, class... P>
-inline __attribute__((always_inline)) void over_pairs(std::int64_t n, const double* param, Pair* o, const P*... a) {
+// A template argument would lose the alignment of Pair; a member keeps it.
+struct PairRow {
+  const Pair* at;
+};
+template <class F, class... Row>
+inline __attribute__((always_inline)) void over_pairs(std::int64_t n, const double* param, Pair* o, Row... a) {
   const double q[4] = {param[0], param[1], param[2], param[3]};
 #pragma omp simd
-  for (std::int64_t i = 0; i < n / 2; ++i) o[i] = pair_of(F::apply(lower(a[i])..., q), F::apply(upper(a[i])..., q));
+  for (std::int64_t i = 0; i < n / 2; ++i)
+    o[i] = pair_of(F::apply(lower(a.at[i])..., q), F::apply(upper(a.at[i])..., q));
   if (n % 2 != 0) {
-    const BFloat16 last = F::apply(static_cast<float>(reinterpret_cast<const BFloat16*>(a)[n - 1])..., q);
+    const BFloat16 last = F::apply(static_cast<float>(reinterpret_cast<const BFloat16*>(a.at)[n - 1])..., q);
     reinterpret_cast<BFloat16*>(o)[n - 1] = last;
   }
 }
 template <class F, int operands>
 void dense_pairs(std::int64_t n, char* const* p, const double* param) {
-  Pair* q[operands];
-  for (int k = 0; k < operands; ++k) q[k] = reinterpret_cast<Pair*>(p[k]);
+  const auto row = [p](int k) { return PairRow{reinterpret_cast<const Pair*>(p[k])}; };
+  Pair* const out = reinterpret_cast<Pair*>(p[0]);
   if constexpr (operands == 2)
-    over_pairs<F>(n, param, q[0], q[1]);
+    over_pairs<F>(n, param, out, row(1));
   else if constexpr (operands == 3)
-    over_pairs<F>(n, param, q[0], q[1], q[2]);
+    over_pairs<F>(n, param, out, row(1), row(2));
   else
-    over_pairs<F>(n, param, q[0], q[1], q[2], q[3]);
+    over_pairs<F>(n, param, out, row(1), row(2), row(3));
 }
 
 }  // namespace
