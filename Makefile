@@ -49,7 +49,8 @@ stubs: $(VENV)/installed
 # Address and undefined-behaviour sanitizers over the engine's tests. Finite differences only repeat code that runs here
 # anyway.
 ENGINE_TESTS := $(addprefix tests/test_,ops.py fuzz.py hostile.py tensor.py indexing.py autograd.py conv_algorithms.py winograd.py conv_bfloat16.py copies.py row_kernels.py \
-  gemm.py cuda.py cuda_ops.py cuda_attention.py cuda_conv.py cuda_gemm.py cuda_hopper.py cuda_large.py cuda_library.py cuda_rnn.py attention.py reduce.py embedding.py nn_rnn.py fused_optim.py safetensors.py)
+  gemm.py cuda.py cuda_ops.py cuda_attention.py cuda_conv.py cuda_gemm.py cuda_hopper.py cuda_large.py cuda_library.py cuda_rnn.py attention.py reduce.py embedding.py nn_rnn.py fused_optim.py safetensors.py \
+  cdist.py ctc.py max_pool.py narrow_rows.py pairs.py)
 sanitize: $(VENV)/tests
 	tools/sanitize.sh $(BIN)/pytest -n auto $(ENGINE_TESTS) -k "not finite_differences"
 
