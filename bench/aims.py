@@ -68,7 +68,7 @@ def _titles(rows: list[dict[str, Any]]) -> str:
 
 def suite_text(report: dict[str, Any]) -> str:
     """Families and the rows behind the peer."""
-    rated = [row for row in report["rows"] if "ratio" in row]
+    rated = [row for row in report["rows"] if row.get("ratio", 0) > 0]  # not those near zero
     behind = sorted((row for row in rated if row["ratio"] < 1), key=lambda row: row["ratio"])
     far = [row for row in behind if row["ratio"] < 0.95]
     near = [row for row in behind if row["ratio"] >= 0.95]
