@@ -21,7 +21,7 @@ def images(shape, dtype, seed=0):
     return x
 
 
-def same(x, *options):
+def assert_same(x, *options):
     """Values and positions are PyTorch's."""
     name = f"max_pool{x.ndim - 2}d"
     got = getattr(F, name)(pydlx.from_numpy(x), *options, return_indices=True)
@@ -36,14 +36,14 @@ def same(x, *options):
 def test_rows_of_every_width(dtype, isa):
     for width in (3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 50, 65):
         for options in [(2,), (3, 2, 1), (3, 1), (2, 1, 1), (3, 3), (3, 2, 1, 1, True)]:
-            same(images((2, 3, 7, width), dtype), *options)
-            same(images((2, 3, width), dtype), *options)
+            assert_same(images((2, 3, 7, width), dtype), *options)
+            assert_same(images((2, 3, width), dtype), *options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planes_of_several_bands(dtype, isa):
-    same(images((1, 2, 130, 140), dtype), 3, 2, 1)
-    same(images((1, 1, 9, 5000), dtype), 2)
+    assert_same(images((1, 2, 130, 140), dtype), 3, 2, 1)
+    assert_same(images((1, 1, 9, 5000), dtype), 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -53,7 +53,7 @@ def patterns(dtype, seed=None):
     return pydlx.from_numpy(bits.view(np.int16)).view(dtype)
 
 
-def same(got, want):
+def assert_same(got, want):
     """Equal bits, but for the payload of NaN."""
     assert got.dtype == want.dtype and got.shape == want.shape
     a, b = (t.contiguous().view(pydlx.int16).numpy() for t in (got, want))
@@ -62,9 +62,9 @@ def same(got, want):
     np.testing.assert_array_equal(a[~nan], b[~nan])
 
 
-def agree(f, *xs):
+def assert_agree(f, *xs):
     """The function of 16-bit floats is the one of float32, rounded once."""
-    same(f(*xs), f(*(x.float() for x in xs)).to(xs[0].dtype))
+    assert_same(f(*xs), f(*(x.float() for x in xs)).to(xs[0].dtype))
 
 
 DTYPES = pytest.mark.parametrize("dtype", [pydlx.bfloat16, pydlx.float16], ids=str)
@@ -74,9 +74,9 @@ DTYPES = pytest.mark.parametrize("dtype", [pydlx.bfloat16, pydlx.float16], ids=s
 @pytest.mark.parametrize("name", UNARY)
 def test_one_operand(name, dtype, isa):
     x = patterns(dtype)
-    agree(UNARY[name], x)
+    assert_agree(UNARY[name], x)
     for part in (x[1:], x[:65535], x[3:4], x[5:7], x[40:40], x[::3], x.reshape(256, 256).t(), x[:1].expand(7, 33)):
-        agree(UNARY[name], part)
+        assert_agree(UNARY[name], part)
 
 
 @DTYPES
@@ -85,13 +85,13 @@ def test_two_operands(name, dtype, isa):
     f = BINARY[name]
     a, b = patterns(dtype, 1), patterns(dtype, 2)
     for part in (slice(None), slice(1, None), slice(7, 8), slice(0, 63), slice(None, None, 5)):
-        agree(f, a[part], b[part])
+        assert_agree(f, a[part], b[part])
     if name != "prelu":
-        agree(f, a[:0], b[:0])
+        assert_agree(f, a[:0], b[:0])
         square = b.reshape(256, 256)
-        agree(f, a.reshape(256, 256), square.t())
-        agree(f, a.reshape(256, 256), square[:, 3:4])
-        agree(f, a.reshape(256, 256), square[5])
+        assert_agree(f, a.reshape(256, 256), square.t())
+        assert_agree(f, a.reshape(256, 256), square[:, 3:4])
+        assert_agree(f, a.reshape(256, 256), square[5])
 
 
 @DTYPES
@@ -99,7 +99,7 @@ def test_two_operands(name, dtype, isa):
 def test_three_operands(name, dtype, isa):
     xs = [patterns(dtype, seed) for seed in (1, 2, 3)]
     for part in (slice(None), slice(1, None), slice(7, 8), slice(0, 63), slice(9, 9), slice(None, None, 5)):
-        agree(TERNARY[name], *(x[part] for x in xs))
+        assert_agree(TERNARY[name], *(x[part] for x in xs))
 
 
 @DTYPES
@@ -112,7 +112,7 @@ def test_gradients(name, dtype, isa):
             leaf = convert(x[part]).requires_grad_()
             UNARY[name](leaf).backward(convert(g[part]))
             grads.append(leaf.grad)
-        same(grads[0], grads[1].to(dtype))
+        assert_same(grads[0], grads[1].to(dtype))
 
 
 @DTYPES
@@ -121,10 +121,10 @@ def test_in_place_and_out(dtype):
     want = pydlx.neg(x)
     out = pydlx.empty(65535, dtype=dtype)
     pydlx.neg(x, out=out)
-    same(out, want)
+    assert_same(out, want)
     y = x.clone()
     y.neg_()
-    same(y, want)
+    assert_same(y, want)
     z = x.clone()
     z.mul_(z)
-    same(z, x * x)
+    assert_same(z, x * x)
