@@ -72,16 +72,19 @@ struct Transcendental<UnaryOp::log1p> {
   }
 };
 
-template <>
-struct Transcendental<UnaryOp::sin> {
+struct Trigonometric {
   static constexpr unsigned types = kFloat;
-  template <class T>
-  PYDLX_HD static T apply(T x, const double*) {
-    return math::sin_small(x);
-  }
   template <class T>
   PYDLX_HD static bool rare(T x) {
     return math::trig_is_large(x);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::sin> : Trigonometric {
+  template <class T>
+  PYDLX_HD static T apply(T x, const double*) {
+    return math::sin_small(x);
   }
   template <class T>
   PYDLX_HD static T slow(T x) {
@@ -90,15 +93,10 @@ struct Transcendental<UnaryOp::sin> {
 };
 
 template <>
-struct Transcendental<UnaryOp::cos> {
-  static constexpr unsigned types = kFloat;
+struct Transcendental<UnaryOp::cos> : Trigonometric {
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
     return math::cos_small(x);
-  }
-  template <class T>
-  PYDLX_HD static bool rare(T x) {
-    return math::trig_is_large(x);
   }
   template <class T>
   PYDLX_HD static T slow(T x) {
@@ -134,15 +132,10 @@ struct Transcendental<UnaryOp::erf> {
 };
 
 template <>
-struct Transcendental<UnaryOp::tan> {
-  static constexpr unsigned types = kFloat;
+struct Transcendental<UnaryOp::tan> : Trigonometric {
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
     return math::tan_small(x);
-  }
-  template <class T>
-  PYDLX_HD static bool rare(T x) {
-    return math::trig_is_large(x);
   }
   template <class T>
   PYDLX_HD static T slow(T x) {
