@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import pydlx
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 pytestmark = pytest.mark.skipif(not PAGES[0].exists(), reason="the pages are in the repository, not in the wheel")
@@ -31,6 +33,13 @@ def test_code_runs(page, tmp_path, monkeypatch):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_what_is_said_to_be_missing_is_missing():
+    page = (ROOT / "docs" / "differences.md").read_text()
+    names = re.findall(r"`(?:torch\.)?(\w+)`", page.split("## Not there")[1])
+    assert "compile" in names
+    assert [name for name in names if hasattr(pydlx, name)] == []
 
 
 def test_every_page_is_in_the_index():
