@@ -151,13 +151,6 @@ void backward_rows(const Softmax& k) {
   });
 }
 
-// log of n sums. In double: the logarithm should add nothing to the error of the difference that it is taken from.
-template <class A>
-PYDLX_INLINE void take_logs(A* sum, int n) {
-#pragma omp simd
-  for (int l = 0; l < n; ++l) sum[l] = static_cast<A>(math::log(static_cast<double>(sum[l])));
-}
-
 // The same for neighbouring columns, `vectors` of them, or of a single vector `count` lanes. What is between the passes
 // stays in the buffer, or in the result, or is computed twice where the result has fewer bits.
 template <bool logarithm, int vectors, class T>
@@ -165,20 +158,22 @@ PYDLX_INLINE void forward_columns(const T* x, T* y, std::int64_t n, std::int64_t
   using vmath::kWidth, vmath::V;
   vmath::ColumnBuffer<vectors> buffer;
   const bool staged = buffer.holds(n);
-  V largest[vectors], sum[vectors];
+  V largest[vectors], sum[vectors], rest[vectors];  // rest: of logarithms
   vmath::column_totals(x, n, stride, count, buffer, largest, sum,
                        [&](std::int64_t i, int v, V d, V e) __attribute__((always_inline)) {
                          const V kept = logarithm ? d : e;
+                         __builtin_prefetch(x + i * stride + (v + vectors) * kWidth);
+                         __builtin_prefetch(y + i * stride + v * kWidth, 1);
                          if (staged)
                            store(buffer.row[i] + v * kWidth, kept);
                          else if constexpr (__is_same(T, float))
                            store_count(y + i * stride + v * kWidth, kept, count);
                        });
   if constexpr (logarithm) {
-    alignas(kVectorBytes) float log_sum[vectors * kWidth];
-    for (int v = 0; v < vectors; ++v) store(log_sum + v * kWidth, sum[v]);
-    take_logs(log_sum, vectors * kWidth);
-    for (int v = 0; v < vectors; ++v) sum[v] = load(log_sum + v * kWidth);
+    for (int v = 0; v < vectors; ++v) {
+      const vmath::LogParts log = vmath::log_parts(sum[v]);
+      sum[v] = log.high, rest[v] = log.low;
+    }
   } else {
     for (int v = 0; v < vectors; ++v) sum[v] = 1.0f / sum[v];
   }
@@ -195,7 +190,7 @@ PYDLX_INLINE void forward_columns(const T* x, T* y, std::int64_t n, std::int64_t
         e = load_count(x + i * stride + v * kWidth, count) - largest[v];
         if constexpr (!logarithm) e = vmath::exp_nonpositive(e);
       }
-      store_count(to, logarithm ? e - sum[v] : e * sum[v], count);
+      store_count(to, logarithm ? (e - sum[v]) - rest[v] : e * sum[v], count);
     }
 }
 
@@ -216,10 +211,8 @@ void forward_block(const T* x, T* y, std::int64_t n, std::int64_t stride, int wi
       for (int l = 0; l < width; ++l) max[l] = larger(max[l], x[i * stride + l]);
     for (std::int64_t i = 0; i < n; ++i)
       for (int l = 0; l < width; ++l) sum[l] += math::exp(x[i * stride + l] - max[l]);
-    if constexpr (logarithm)
-      take_logs(sum, width);
-    else
-      for (int l = 0; l < width; ++l) sum[l] = T(1) / sum[l];
+#pragma omp simd
+    for (int l = 0; l < width; ++l) sum[l] = logarithm ? math::log(sum[l]) : T(1) / sum[l];
     for (std::int64_t i = 0; i < n; ++i)
       for (int l = 0; l < width; ++l) {
         const T d = x[i * stride + l] - max[l];

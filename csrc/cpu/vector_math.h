@@ -92,16 +92,29 @@ PYDLX_INLINE V exp2(V x) {
   return finish_exp((c - n) * 0.693147181f, n);
 }
 
-// log(1 + e) for e in [0, 1], as differences of exponentials give. Max error 1.5 ULP.
-PYDLX_INLINE V log1p_unit(V e) {
-  const I upper = e > 0.41421356f;  // 1 + e = 2 (1 + f), f in (-0.3, 0.42]
-  const V f = upper ? 0.5f * e - 0.5f : e, n = upper ? all(1.0f) : V{};
+// log(1 + f) - f for f in (-0.3, 0.42].
+PYDLX_INLINE V log_tail(V f) {
   const V z = f * f, y = z * z;
   const V p0 = 3.333331347e-01f + f * -2.500000894e-01f, p1 = 2.000211924e-01f + f * -1.666799635e-01f,
           p2 = 1.421955228e-01f + f * -1.240558997e-01f, p3 = 1.188816279e-01f + f * -1.167565063e-01f;
   const V p = (p0 + z * p1) + y * ((p2 + z * p3) + y * 6.746637821e-02f);
-  const V tail = z * f * p - 0.5f * z;
-  return n * 0x1.62E400p-1f + (f + (n * 0x1.7F7D1Cp-20f + tail));
+  return z * f * p - 0.5f * z;
+}
+// log(1 + e) for e in [0, 1], as differences of exponentials give. Max error 1.5 ULP.
+PYDLX_INLINE V log1p_unit(V e) {
+  const I upper = e > 0.41421356f;  // 1 + e = 2 (1 + f)
+  const V f = upper ? 0.5f * e - 0.5f : e, n = upper ? all(1.0f) : V{};
+  return n * 0x1.62E400p-1f + (f + (n * 0x1.7F7D1Cp-20f + log_tail(f)));
+}
+// log x for x >= 1 as a sum of two: what is subtracted from both parts in turn is rounded as if the logarithm were
+// exact. NaN where x is infinite or NaN.
+struct LogParts {
+  V high, low;
+};
+PYDLX_INLINE LogParts log_parts(V x) {
+  const I bits = (I)x, k = (bits - 0x3f3504f3) >> 23;  // x = 2^k (1 + f)
+  const V f = (V)(bits - (k << 23)) - 1.0f, n = __builtin_convertvector(k, V), a = n * 0x1.62E400p-1f, high = a + f;
+  return {high, ((a - high) + f) + (n * 0x1.7F7D1Cp-20f + log_tail(f)) + (x - x)};
 }
 
 // log(1 + e^-|x|). Max error 2 ULP.
