@@ -10,7 +10,9 @@
 namespace pydlx::PYDLX_ISA {
 namespace {
 
-constexpr std::int64_t kBlock = 16384;  // elements per parallel unit: some 10 us of scattered access
+constexpr std::int64_t kBlock = 16384;     // elements per parallel unit: some 10 us of scattered access
+constexpr std::int64_t kNear = 512 << 10;  // bytes that stay in the second-level cache beside what streams by
+constexpr std::int64_t kAhead = 2048;      // bytes of rows asked for before they are copied
 
 // A block of work inside a slice. With `part_mask`, only indices whose group of 16 falls to `part` are meant: units
 // that share a slice then write to disjoint places, and each place still meets its contributions in ascending order.
@@ -21,22 +23,30 @@ struct Range {
 using BlockFn = void (*)(const IndexedRows&, const Range&, char* self, char* dense, const std::int64_t* index);
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // Unordered work is cut along the index and the rows. Ordered work keeps the whole index in one unit, so that every
 // element of `self` meets its contributions in ascending order whatever the number of threads: many slices go to
 // different threads whole; otherwise long rows are cut, and rows too short for that are divided by destination.
 void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) {
   std::int64_t step_i = a.count, step_n = a.row, parts = 1;
-  if (!ordered) {
-    step_n = a.row < kBlock ? a.row : kBlock;
-    step_i = a.count < ceil_div(kBlock, step_n) ? a.count : ceil_div(kBlock, step_n);
-  } else if (a.slices < 64 && num_threads() > 1) {
-    const bool own_index = a.index_row != 0;  // an index per element: nothing is read twice when the row is cut
-    const std::int64_t least = (own_index ? 64 : 1024) / width;
+  const bool own_index = a.index_row != 0;  // an index per element: nothing is read twice when the row is cut
+  const bool shared = ordered && a.slices < 64 && num_threads() > 1;
+  if (own_index) {
+    // As much of `self` as stays in the second-level cache while its indices pass; a share for every thread.
+    const std::int64_t line = 64 / width, lines = kNear / (a.self_size * 64);
+    if (lines >= 4) step_n = lesser(step_n, lines * line);
+    if (shared) step_n = lesser(step_n, ceil_div(ceil_div(a.row, 2 * num_threads()), line) * line);
+  } else if (shared) {
+    const std::int64_t least = 1024 / width;
     if (a.row >= 8 * least)
       step_n = ceil_div(ceil_div(a.row, 16), least) * least;
-    else if (a.row >= 16 && !own_index)
+    else if (a.row >= 16)
       while (parts < num_threads() && parts < 16) parts *= 2;  // scanning the index once per part costs less than a row
+  }
+  if (!ordered) {
+    step_n = lesser(step_n, kBlock);
+    step_i = lesser(a.count, ceil_div(kBlock, step_n));
   }
   const std::int64_t blocks_n = ceil_div(a.row, step_n), blocks_i = ceil_div(a.count, step_i),
                      per_slice = blocks_n * blocks_i * parts;
@@ -57,8 +67,8 @@ void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) 
                      index += k * a.index_stride[d];
                    }
                    Range r;
-                   r.i0 = part / blocks_n * step_i;
-                   r.n0 = part % blocks_n * step_n;
+                   r.i0 = (own_index ? part % blocks_i : part / blocks_n) * step_i;
+                   r.n0 = (own_index ? part / blocks_i : part % blocks_n) * step_n;
                    r.i1 = r.i0 + step_i < a.count ? r.i0 + step_i : a.count;
                    r.n1 = r.n0 + step_n < a.row ? r.n0 + step_n : a.row;
                    r.part = u % parts;
@@ -68,11 +78,17 @@ void run(const IndexedRows& a, std::int64_t width, bool ordered, BlockFn block) 
                });
 }
 
-// The place an index means. Indices were checked before, but memory shared with other threads may have changed since:
-// never leave the tensor.
-inline __attribute__((always_inline)) std::int64_t place_of(std::int64_t k, std::int64_t size) {
-  k += k < 0 ? size : 0;
-  return static_cast<std::uint64_t>(k) < static_cast<std::uint64_t>(size) ? k : 0;
+// The place of an index that is no place as it stands.
+__attribute__((noinline, cold)) std::int64_t mended(const IndexedRows& a, std::int64_t k) {
+  if (a.out_of_range && (k < a.index_low || k >= a.self_size)) __atomic_store_n(a.out_of_range, 1, __ATOMIC_RELAXED);
+  k += k < 0 ? a.self_size : 0;
+  return k >= 0 && k < a.self_size ? k : 0;
+}
+// The place an index means. Even where indices were checked before, memory shared with other threads may have changed
+// since: never leave the tensor. `size` is that of a, which stores through pointers might have changed for all that the
+// compiler knows.
+inline __attribute__((always_inline)) std::int64_t place_of(const IndexedRows& a, std::int64_t k, std::int64_t size) {
+  return static_cast<std::uint64_t>(k) < static_cast<std::uint64_t>(size) ? k : mended(a, k);
 }
 
 struct Read {
@@ -80,54 +96,34 @@ struct Read {
   static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
     dense = self;
   }
+  template <class T>
+  static inline __attribute__((always_inline)) void copy(const T* self, T* dense, std::int64_t n) {
+    copy_run(dense, self, n);
+  }
 };
 
-// Rows of one element next to each other in `self`, one index each: the gathers and scatters along the last axis. The
-// branch is hardly ever taken. Places computed in vectors cost more: two or three instructions to take each out, or a
-// load that waits for the vector's store.
+// Rows of one element next to each other in `self`, one index each: the gathers and scatters along the last axis.
+// Places computed in vectors cost more: two or three instructions to take each out, or a load that waits for the
+// vector's store.
 template <class F, class T>
-inline __attribute__((always_inline)) void along_row(const std::int64_t* index, T* self, T* dense, std::int64_t n,
-                                                     std::int64_t size) {
+inline __attribute__((always_inline)) void along_row(const IndexedRows& a, const std::int64_t* index, T* self, T* dense,
+                                                     std::int64_t n) {
+  const std::int64_t size = a.self_size;
 #pragma GCC unroll 4
-  for (std::int64_t i = 0; i < n; ++i) {
-    std::int64_t k = index[i];
-    if (static_cast<std::uint64_t>(k) >= static_cast<std::uint64_t>(size)) [[unlikely]]
-      k = place_of(k, size);
-    F::apply(self[k], dense[i]);
-  }
+  for (std::int64_t i = 0; i < n; ++i) F::apply(self[place_of(a, index[i], size)], dense[i]);
 }
 
-// The unsigned comparison folds both bounds into one.
-inline bool bad(std::int64_t i, std::int64_t low, std::int64_t high) {
-  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >=
-         static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
-}
-
-// Counting in the index's own width lets the loop be vectorised.
-bool any_bad(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
-  std::int64_t count = 0;
-#pragma omp simd reduction(+ : count)
-  for (std::int64_t i = 0; i < n; ++i) count += bad(index[i], low, high) ? 1 : 0;
-  return count != 0;
-}
-
-// The check of a block's indices, just before they are used: reading them from memory twice would cost as much as the
-// rest.
-void check_block(const IndexedRows& a, const Range& r, const std::int64_t* index) {
-  bool any = false;
-  if (a.index_row == 0 && a.index_step == 1) {
-    any = any_bad(index + r.i0, r.i1 - r.i0, a.index_low, a.self_size);
-  } else {
-    const std::int64_t first = a.index_row == 0 ? r.n1 - 1 : r.n0;
-    for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      const std::int64_t* row = index + i * a.index_step;
-      if (a.index_row == 1)
-        any |= any_bad(row + first, r.n1 - first, a.index_low, a.self_size);
-      else
-        for (std::int64_t n = first; n < r.n1; ++n) any |= bad(row[n * a.index_row], a.index_low, a.self_size);
-    }
-  }
-  if (any) __atomic_store_n(a.out_of_range, 1, __ATOMIC_RELAXED);
+// Rows next to each other, an index for each of their elements: the gathers and scatters along an outer axis. Steps of
+// a multiple of 4 KB put a column into one set of the first-level cache, where more misses at a time than it has ways
+// wait for each other; then elements of different lines follow one another.
+template <class F, class T>
+inline __attribute__((always_inline)) void across_rows(const IndexedRows& a, const std::int64_t* index, T* self,
+                                                       T* dense, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kBytes = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t size = a.self_size, step = a.self_step, hop = step * kBytes % 4096 == 0 ? 64 / kBytes : 1;
+  for (std::int64_t c = begin; c < lesser(end, begin + hop); ++c)
+#pragma GCC unroll 4
+    for (std::int64_t n = c; n < end; n += hop) F::apply(self[place_of(a, index[n], size) * step + n], dense[n]);
 }
 
 template <class F, class T>
@@ -135,27 +131,37 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
   T* self = reinterpret_cast<T*>(self_bytes);
   T* dense = reinterpret_cast<T*>(dense_bytes);
   const std::int64_t size = a.self_size;
-  if (a.out_of_range) check_block(a, r, index);
   if (a.row == 1 && a.self_step == 1 && a.dense_step == 1 && a.index_step == 1) {
     // The next slice will be read in no order that a prefetcher could follow.
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
     if (a.ndim > 0 && a.count >= size / 8 && size <= 128 * kLine)
       for (std::int64_t k = 0; k < size; k += kLine) __builtin_prefetch(self + a.self_stride[0] + k);
-    along_row<F>(index + r.i0, self, dense + r.i0, r.i1 - r.i0, size);
+    along_row<F>(a, index + r.i0, self, dense + r.i0, r.i1 - r.i0);
   } else if (a.row == 1) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      const std::int64_t k = place_of(index[i * a.index_step], size);
+      const std::int64_t k = place_of(a, index[i * a.index_step], size);
       F::apply(self[k * a.self_step], dense[i * a.dense_step]);
     }
   } else if (a.index_row == 0) {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
-      const std::int64_t k = place_of(index[i * a.index_step], size);
+      const std::int64_t k = place_of(a, index[i * a.index_step], size);
       if (((k * a.self_step >> 4) & r.part_mask) != r.part) continue;
       T* s = self + k * a.self_step;
       T* d = dense + i * a.dense_step;
       if (a.self_row == 1 && a.dense_row == 1) {
+        if constexpr (requires { F::copy(s, d, r.n1); }) {
+          // A prefetcher begins anew in every row.
+          const std::int64_t bytes = lesser(kAhead, (r.n1 - r.n0) * static_cast<std::int64_t>(sizeof(T))),
+                             later = i + 1 + kAhead / bytes;
+          if (later < r.i1) {
+            const T* row = self + place_of(a, index[later * a.index_step], size) * a.self_step + r.n0;
+            for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + b);
+          }
+          F::copy(s + r.n0, d + r.n0, r.n1 - r.n0);
+        } else {
 #pragma omp simd
-        for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n], d[n]);
+          for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n], d[n]);
+        }
       } else if (a.self_row == 1 && a.dense_row == 0) {  // one value for the row
         T value = d[0];
         for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n], value);
@@ -163,12 +169,15 @@ void block_of(const IndexedRows& a, const Range& r, char* self_bytes, char* dens
         for (std::int64_t n = r.n0; n < r.n1; ++n) F::apply(s[n * a.self_row], d[n * a.dense_row]);
       }
     }
+  } else if (a.index_row == 1 && a.self_row == 1 && a.dense_row == 1) {
+    for (std::int64_t i = r.i0; i < r.i1; ++i)
+      across_rows<F>(a, index + i * a.index_step, self, dense + i * a.dense_step, r.n0, r.n1);
   } else {
     for (std::int64_t i = r.i0; i < r.i1; ++i) {
       const std::int64_t* index_i = index + i * a.index_step;
       T* d = dense + i * a.dense_step;
       for (std::int64_t n = r.n0; n < r.n1; ++n) {
-        const std::int64_t k = place_of(index_i[n * a.index_row], size);
+        const std::int64_t k = place_of(a, index_i[n * a.index_row], size);
         F::apply(self[k * a.self_step + n * a.self_row], d[n * a.dense_row]);
       }
     }
@@ -183,6 +192,13 @@ struct Write {
 };
 template <ScatterOp op>
 struct Combine {
+  // The greater or lesser, NaN before both. One comparison at a time: both together become a branch, which random data
+  // mispredict.
+  template <class T>
+  static inline __attribute__((always_inline)) T chosen(T a, T b) {
+    const T best = (op == ScatterOp::amax ? b > a : b < a) ? b : a;
+    return b != b ? b : best;
+  }
   template <class T>
   static inline __attribute__((always_inline)) void apply(T& self, T& dense) {
     const T a = self, b = dense;
@@ -190,10 +206,8 @@ struct Combine {
       self = static_cast<T>(a + b);
     else if constexpr (op == ScatterOp::prod)
       self = static_cast<T>(a * b);
-    else if constexpr (op == ScatterOp::amax)
-      self = b > a || b != b ? b : a;  // NaN wins
     else
-      self = b < a || b != b ? b : a;
+      self = chosen(a, b);
   }
 };
 
@@ -214,7 +228,7 @@ void reduce(const IndexedRows& a) {
 template <class T>
 void add_rows(const IndexedRows& a, std::int64_t* start, std::int64_t* order) {
   sort_by_place(a.count, a.self_size, start, order,
-                [&](std::int64_t i) { return place_of(a.index[i * a.index_step], a.self_size); });
+                [&](std::int64_t i) { return place_of(a, a.index[i * a.index_step], a.self_size); });
   const std::int64_t work = a.row * (a.count / a.self_size + 1);
   parallel_for(a.self_size, ceil_div(kBlock, work), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t v = begin; v < end; ++v) {
@@ -232,6 +246,20 @@ template <int op, class... Ts>
 void fill(IndexingKernels& k) {
   ((k.scatter_reduce[op][static_cast<int>(DTypeOf<Ts>::value)] = reduce<static_cast<ScatterOp>(op), Ts>), ...);
   if constexpr (op + 1 < static_cast<int>(ScatterOp::COUNT)) fill<op + 1, Ts...>(k);
+}
+
+// The unsigned comparison folds both bounds into one.
+inline bool bad(std::int64_t i, std::int64_t low, std::int64_t high) {
+  return static_cast<std::uint64_t>(i) - static_cast<std::uint64_t>(low) >=
+         static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+}
+
+// Counting in the index's own width lets the loop be vectorised.
+bool any_bad(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
+  std::int64_t count = 0;
+#pragma omp simd reduction(+ : count)
+  for (std::int64_t i = 0; i < n; ++i) count += bad(index[i], low, high) ? 1 : 0;
+  return count != 0;
 }
 
 std::int64_t check_index(const std::int64_t* index, std::int64_t n, std::int64_t low, std::int64_t high) {
