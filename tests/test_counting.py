@@ -109,3 +109,32 @@ def test_any_number_of_threads():
             assert all(pydlx.equal(a, b) for a, b in zip(r, results[0], strict=True))
     finally:
         pydlx.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.int8, np.int16, np.bool_])
+@pytest.mark.parametrize("n", [0, 1, 2, 100, 700, 5003, 200000])
+def test_sorted_integers_alone(n, dtype):
+    """Where nobody asks for positions, integers are sorted without them: the whole range of a dtype, and runs."""
+    rng = np.random.default_rng(n)
+    info = np.iinfo(np.uint8 if dtype == np.bool_ else dtype)
+    high = 2 if dtype == np.bool_ else int(info.max)
+    x = rng.integers(0 if dtype == np.bool_ else info.min, high, n, endpoint=dtype != np.bool_).astype(dtype)
+    if n > 2 and dtype != np.bool_:
+        x[:3] = info.max, info.min, info.max
+    t = pydlx.tensor(x)
+    assert np.array_equal(pydlx.msort(t).numpy(), np.sort(x))
+    before = pydlx.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            pydlx.set_num_threads(threads)
+            assert np.array_equal(pydlx.unique(t).numpy(), np.unique(x))
+            values, counts = pydlx.unique(t, return_counts=True)
+            assert np.array_equal(counts.numpy(), np.unique(x, return_counts=True)[1])
+            assert np.array_equal(values.numpy(), np.unique(x))
+    finally:
+        pydlx.set_num_threads(before)
+    assert np.array_equal(pydlx.unique_consecutive(pydlx.msort(t)).numpy(), np.unique(x))
+    rows = t[: n // 4 * 4].view(-1, 4)
+    assert np.array_equal(pydlx.msort(rows).numpy(), np.sort(x[: n // 4 * 4].reshape(-1, 4), axis=0))
+    _, counts = pydlx.unique_consecutive(pydlx.msort(t), return_counts=True)
+    assert np.array_equal(counts.numpy(), np.unique(x, return_counts=True)[1])

@@ -16,12 +16,14 @@ PyObject* unique_result(const Call& c, std::tuple<Tensor, Tensor, Tensor> all, b
 }
 PyObject* unique(const Call& c) {
   const bool inverse = parse_bool(c, 2), counts = parse_bool(c, 3);
-  return unique_result(c, ops::unique(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 4), inverse),
+  return unique_result(c, ops::unique(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 4), inverse, counts),
                        inverse, counts);
 }
 PyObject* unique_consecutive(const Call& c) {
-  return unique_result(c, ops::unique_consecutive(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 3)),
-                       parse_bool(c, 1), parse_bool(c, 2));
+  const bool inverse = parse_bool(c, 1), counts = parse_bool(c, 2);
+  return unique_result(
+      c, ops::unique_consecutive(parse_tensor(c, 0), Arg<std::optional<std::int64_t>>::get(c, 3), inverse, counts),
+      inverse, counts);
 }
 
 }  // namespace

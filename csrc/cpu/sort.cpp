@@ -1,6 +1,7 @@
 // Sorting works on the unsigned keys of functors/sort_key.h. A key and its position form one item:
 //   up to 32-bit elements   (key << 32 | position) in 64 bits; all items differ, so any algorithm is stable
 //   64-bit elements         a pair
+//   integers whose positions nobody wants  the key alone
 // Short rows are merge sorted, long ones radix sorted byte by byte, skipping bytes in which all keys agree. One very
 // long row is cut into parts, which are sorted and then merged by all threads (merge path: Odeh, Green et al. 2012).
 #include "kernels/sort.h"
@@ -13,22 +14,39 @@ namespace {
 
 using functors::is_nan;
 using functors::key_of;
+using functors::value_of;
 using functors::word_t;
 
 constexpr std::int64_t kRun = 16;  // insertion-sorted runs
 template <class E>
-constexpr std::int64_t kRadix = sizeof(E) == 8 ? 128 : 512;  // from here radix sort wins; it makes 4 or 8 passes
+constexpr std::int64_t kRadix = sizeof(E) == 8 ? 128 : 512;  // from here radix sort wins; it makes up to 8 passes
 constexpr std::int64_t kParallelRow = 65536;                 // from here one row is worth several threads
 
 struct Wide {
   std::uint64_t key, at;
 };
 using Narrow = std::uint64_t;
+template <class U>
+struct Key {
+  U key;
+};
 
 PYDLX_HD bool before(Narrow a, Narrow b) { return a < b; }
 PYDLX_HD bool before(const Wide& a, const Wide& b) { return a.key < b.key || (a.key == b.key && a.at < b.at); }
+template <class U>
+PYDLX_HD bool before(Key<U> a, Key<U> b) {
+  return a.key < b.key;
+}
+template <class E>
+constexpr int kDigits = sizeof(E) / 2;  // a pair has as many bytes of position as of key, and so has a narrow item
+template <class U>
+constexpr int kDigits<Key<U>> = sizeof(U);
 PYDLX_HD unsigned digit(Narrow a, int d) { return a >> (32 + 8 * d) & 255; }
 PYDLX_HD unsigned digit(const Wide& a, int d) { return a.key >> (8 * d) & 255; }
+template <class U>
+PYDLX_HD unsigned digit(Key<U> a, int d) {
+  return a.key >> (8 * d) & 255;
+}
 PYDLX_HD std::int64_t position(Narrow a) { return static_cast<std::int64_t>(a & 0xffffffffu); }
 PYDLX_HD std::int64_t position(const Wide& a) { return static_cast<std::int64_t>(a.at); }
 
@@ -43,9 +61,11 @@ struct ItemOf<8> {
 template <class T>
 using item_t = typename ItemOf<sizeof(T)>::type;
 
-template <class T>
-PYDLX_HD item_t<T> item_of(T x, std::int64_t i, bool descending) {
-  if constexpr (sizeof(T) == 8)
+template <class T, class E = item_t<T>>
+PYDLX_HD E item_of(T x, std::int64_t i, bool descending) {
+  if constexpr (__is_same(E, Key<word_t<T>>))
+    return {key_of(x, descending)};
+  else if constexpr (sizeof(T) == 8)
     return Wide{key_of(x, descending), static_cast<std::uint64_t>(i)};
   else
     return static_cast<Narrow>(key_of(x, descending)) << 32 | static_cast<Narrow>(i);
@@ -96,7 +116,7 @@ void merge_sort(E* a, E* b, std::int64_t n) {
 
 template <class E>
 void radix_sort(E* a, E* b, std::int64_t n) {
-  constexpr int digits = sizeof(E) == 8 ? 4 : 8;
+  constexpr int digits = kDigits<E>;
   std::uint32_t count[digits][256] = {};
   for (std::int64_t i = 0; i < n; ++i)
     for (int d = 0; d < digits; ++d) ++count[d][digit(a[i], d)];
@@ -208,9 +228,9 @@ PYDLX_HD std::int64_t row_grain(std::int64_t n) { return n >= 2048 ? 1 : 2048 / 
 
 std::int64_t workspace_bytes(std::int64_t n) { return 2 * n * static_cast<std::int64_t>(sizeof(Wide)) + 64; }
 
-template <class T>
-PYDLX_HD item_t<T>* work_items(const Sort& s) {
-  return reinterpret_cast<item_t<T>*>(static_cast<char*>(s.workspace) + thread_index() * s.workspace_bytes);
+template <class T, class E = item_t<T>>
+PYDLX_HD E* work_items(const Sort& s) {
+  return reinterpret_cast<E*>(static_cast<char*>(s.workspace) + thread_index() * s.workspace_bytes);
 }
 
 template <class T>
@@ -222,34 +242,44 @@ PYDLX_HD void write_row(const T* x, const item_t<T>* a, std::int64_t n, T* value
   }
 }
 
-template <class T>
-void sort_rows(const Sort& s) {
+template <class T, class E>
+void sort_rows_as(const Sort& s) {
   const T* in = static_cast<const T*>(s.in);
-  T* values = static_cast<T*>(s.values);
+  T* out = static_cast<T*>(s.values);
   const std::int64_t n = s.n;
+  const auto read = [&](const T* x, E* a, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) a[i] = item_of<T, E>(x[i], i, s.descending);
+  };
+  const auto write = [&](const E* a, std::int64_t r, std::int64_t begin, std::int64_t end) {
+    if constexpr (__is_same(E, item_t<T>))
+      write_row(in + r * n, a + begin, end - begin, out + r * n + begin, s.index + r * n + begin);
+    else
+      for (std::int64_t i = begin; i < end; ++i) out[r * n + i] = value_of<T>(a[i].key, s.descending);
+  };
   if (s.rows < num_threads() && n >= kParallelRow) {
-    item_t<T>* a = static_cast<item_t<T>*>(s.workspace);
+    E* a = static_cast<E*>(s.workspace);
     for (std::int64_t r = 0; r < s.rows; ++r) {
-      const T* x = in + r * n;
-      parallel_for(n, 32768, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) a[i] = item_of(x[i], i, s.descending);
-      });
+      parallel_for(n, 32768, [&](std::int64_t begin, std::int64_t end) { read(in + r * n, a, begin, end); });
       sort_row_parallel(a, a + n, n);
-      parallel_for(n, 32768, [&](std::int64_t begin, std::int64_t end) {
-        write_row(x, a + begin, end - begin, values + r * n + begin, s.index + r * n + begin);
-      });
+      parallel_for(n, 32768, [&](std::int64_t begin, std::int64_t end) { write(a, r, begin, end); });
     }
     return;
   }
   parallel_for(s.rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
-    item_t<T>* a = work_items<T>(s);
+    E* a = work_items<T, E>(s);
     for (std::int64_t r = begin; r < end; ++r) {
-      const T* x = in + r * n;
-      for (std::int64_t i = 0; i < n; ++i) a[i] = item_of(x[i], i, s.descending);
+      read(in + r * n, a, 0, n);
       sort_items(a, a + n, n);
-      write_row(x, a, n, values + r * n, s.index + r * n);
+      write(a, r, 0, n);
     }
   });
+}
+
+template <class T>
+void sort_rows(const Sort& s) {
+  if constexpr (functors::exponent_bits<T> == 0)
+    if (!s.index) return sort_rows_as<T, Key<word_t<T>>>(s);
+  sort_rows_as<T, item_t<T>>(s);
 }
 
 constexpr std::int64_t kFewest = 64;  // groups of a row: a multiple of every vector's lanes

@@ -45,4 +45,11 @@ PYDLX_HD word_t<T> key_of(T x, bool descending) {
   return U(u ^ U(-U(descending)));
 }
 
+// The integer that has the key. Floats have no way back: the sign of 0 and the bits of NaN are lost.
+template <class T>
+PYDLX_HD T value_of(word_t<T> key, bool descending) {
+  static_assert(exponent_bits<T> == 0);
+  return bit_cast<T>(key_of(bit_cast<T>(word_t<T>(key ^ word_t<T>(-word_t<T>(descending)))), false));
+}
+
 }  // namespace pydlx::functors

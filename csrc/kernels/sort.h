@@ -10,7 +10,7 @@ namespace pydlx {
 struct Sort {
   const void* in = nullptr;       // [rows, n]
   void* values = nullptr;         // sort: [rows, n]; select: [rows, k], or [rows] for kth
-  std::int64_t* index = nullptr;  // like values
+  std::int64_t* index = nullptr;  // like values; null: not wanted (sort of integers on the CPU only)
   std::int64_t rows = 0, n = 0;
   std::int64_t k = 0;  // topk: how many; kth: 0-based rank
   bool descending = false;

@@ -103,29 +103,42 @@ Tensor flat(const Tensor& x) { return reshape(x, {-1}); }
 // ---- sorting and selection
 // -------------------------------------------------------------------------------------------------------
 
-std::pair<Tensor, Tensor> sort(const Tensor& x, std::int64_t wanted, bool descending, bool) {
+namespace {
+
+// Values, and positions unless these are integers on the CPU and nobody wants them.
+std::pair<Tensor, Tensor> sort_along(const Tensor& x, std::int64_t wanted, bool descending, bool positions) {
   const int axis = wrap_axis(wanted, x.ndim(), "sort");
   const std::int64_t n = x.ndim() == 0 ? 1 : x.sizes()[axis];
   const Tensor rows = rows_of(x, axis);
-  Tensor values = empty(rows.sizes(), x.dtype(), x.device()), index = empty(rows.sizes(), DType::Int64, x.device());
+  positions = positions || is_floating(x.dtype()) || !x.is_cpu();
+  Tensor values = empty(rows.sizes(), x.dtype(), x.device()),
+         index = positions ? empty(rows.sizes(), DType::Int64, x.device()) : Tensor();
   if (x.numel() > 0) {
     Rows r = describe("sort", rows, n);
     r.k.values = values.data();
-    r.k.index = index.data_as<std::int64_t>();
+    r.k.index = static_cast<std::int64_t*>(data_or_null(index));
     r.k.descending = descending;
     kernel_or_fail(kernels<SortKernels>(x.device()).sort[static_cast<int>(x.dtype())], "sort", x.device(),
                    x.dtype())(r.k);
   }
   values = from_rows(values, axis);
+  if (!positions) return {values, index};
   index = from_rows(index, axis);
   record_pick("sort", values, x, index, axis);
   return {values, index};
 }
 
+}  // namespace
+
+std::pair<Tensor, Tensor> sort(const Tensor& x, std::int64_t axis, bool descending, bool) {
+  return sort_along(x, axis, descending, true);
+}
+Tensor sort_values(const Tensor& x, std::int64_t axis) { return sort_along(x, axis, false, false).first; }
+
 Tensor argsort(const Tensor& x, std::int64_t axis, bool descending, bool stable) {
   return sort(detach(x), axis, descending, stable).second;
 }
-Tensor msort(const Tensor& x) { return sort(x, 0, false, true).first; }
+Tensor msort(const Tensor& x) { return sort_values(x, 0); }
 
 std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t wanted, bool largest, bool) {
   const int axis = wrap_axis(wanted, x.ndim(), "topk");

@@ -11,6 +11,7 @@
 namespace pydlx::ops {
 
 std::pair<Tensor, Tensor> sort(const Tensor& x, std::int64_t axis, bool descending, bool stable);  // values, positions
+Tensor sort_values(const Tensor& x, std::int64_t axis);  // the values alone, ascending
 Tensor argsort(const Tensor& x, std::int64_t axis, bool descending, bool stable);
 Tensor msort(const Tensor& x);  // along the first axis
 // The k largest (or smallest) elements, best first. The order is that of a stable sort, also when `sorted` is false.
@@ -29,9 +30,10 @@ Tensor quantile(const Tensor& x, const Tensor& q, std::optional<std::int64_t> ax
 
 // Sorted distinct values, where each input element is among them, and how often each occurs. With an axis: distinct
 // slices along it. Without `inverse` the second result may be undefined.
-std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& x, std::optional<std::int64_t> axis, bool inverse);
+std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& x, std::optional<std::int64_t> axis, bool inverse, bool counts);
 // Runs of equal neighbours collapsed.
-std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& x, std::optional<std::int64_t> axis);
+std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& x, std::optional<std::int64_t> axis, bool inverse,
+                                                      bool counts);
 
 // First position in each sorted row whose element is >= the value (right: > the value).
 Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, bool right,

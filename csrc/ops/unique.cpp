@@ -61,20 +61,30 @@ std::int64_t first_bins(const Tensor& x) { return std::clamp<std::int64_t>(x.num
 
 namespace {
 
-// From items in sorted (or original) order: which start a new group; then values, each item's group, and group sizes.
-// `order` undefined: items already stand in their original order.
-std::tuple<Tensor, Tensor, Tensor> groups(const Tensor& items, const Tensor& fresh, const Tensor& order) {
+struct Wanted {
+  bool inverse, counts;
+};
+
+// From items in sorted (or original) order: which start a new group; then values, each item's group, and group sizes,
+// the latter two where they are wanted. `order` undefined: items already stand in their original order.
+std::tuple<Tensor, Tensor, Tensor> groups(const Tensor& items, const Tensor& fresh, const Tensor& order,
+                                          Wanted wanted) {
   const Device device = items.device();
   const std::int64_t n = fresh.numel();
   const Tensor starts = flat(nonzero(fresh));
-  const Tensor group = sub(cumsum(fresh, 0, std::nullopt), integer(1));
-  Tensor inverse = group;
-  if (order.defined()) inverse = scatter(full({n}, 0, DType::Int64, device), 0, order, group);
-  const Tensor ends =
-      cat({narrow(starts, 0, std::min<std::int64_t>(1, starts.numel()), std::max<std::int64_t>(starts.numel() - 1, 0)),
-           full({std::min<std::int64_t>(1, n)}, n, DType::Int64, device)},
-          0);
-  return {index_select(items, 0, starts), inverse, sub(ends, starts)};
+  Tensor inverse, counts;
+  if (wanted.inverse) {
+    inverse = sub(cumsum(fresh, 0, std::nullopt), integer(1));
+    if (order.defined()) inverse = scatter(full({n}, 0, DType::Int64, device), 0, order, inverse);
+  }
+  if (wanted.counts) {
+    const Tensor ends = cat(
+        {narrow(starts, 0, std::min<std::int64_t>(1, starts.numel()), std::max<std::int64_t>(starts.numel() - 1, 0)),
+         full({std::min<std::int64_t>(1, n)}, n, DType::Int64, device)},
+        0);
+    counts = sub(ends, starts);
+  }
+  return {index_select(items, 0, starts), inverse, counts};
 }
 
 // Neighbouring slices along axis 0 that differ; the first always counts as new.
@@ -115,17 +125,23 @@ std::optional<std::tuple<Tensor, Tensor, Tensor>> unique_by_counting(const Tenso
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& input, std::optional<std::int64_t> wanted, bool inverse_too) {
+std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& input, std::optional<std::int64_t> axis_wanted,
+                                          bool inverse_too, bool counts_too) {
   const GradModeGuard off(false);
   const Tensor x = detach(input);
-  if (!wanted) {
+  const Wanted wanted{inverse_too, counts_too};
+  if (!axis_wanted) {
     if (auto counted = unique_by_counting(x, inverse_too)) return *std::move(counted);
-    const auto [values, order] = sort(flat(x), 0, false, true);
-    auto [u, inverse, counts] = groups(values, changes(values), order);
-    return {u, reshape(inverse, x.sizes()), counts};
+    Tensor values, order;
+    if (inverse_too)
+      std::tie(values, order) = sort(flat(x), 0, false, true);
+    else
+      values = sort_values(flat(x), 0);
+    auto [u, inverse, counts] = groups(values, changes(values), order, wanted);
+    return {u, inverse_too ? reshape(inverse, x.sizes()) : inverse, counts};
   }
   require(x.ndim() > 0, "unique", "dim", ErrorKind::Index, "expected a tensor with at least one dimension");
-  const int axis = wrap_axis(*wanted, x.ndim(), "unique");
+  const int axis = wrap_axis(*axis_wanted, x.ndim(), "unique");
   const Tensor slices = contiguous(movedim(x, {axis}, {0}));
   const std::int64_t n = slices.sizes()[0];
   // Slices in lexicographic order: stable sorts from the last element to the first.
@@ -136,22 +152,24 @@ std::tuple<Tensor, Tensor, Tensor> unique(const Tensor& input, std::optional<std
       order = index_select(order, 0, argsort(index_select(select(table, 1, c), 0, order), 0, false, true));
   }
   const Tensor sorted = index_select(slices, 0, order);
-  auto [u, inverse, counts] = groups(sorted, changes(sorted), order);
+  auto [u, inverse, counts] = groups(sorted, changes(sorted), order, wanted);
   return {contiguous(movedim(u, {0}, {axis})), inverse, counts};
 }
 
-std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& input, std::optional<std::int64_t> wanted) {
+std::tuple<Tensor, Tensor, Tensor> unique_consecutive(const Tensor& input, std::optional<std::int64_t> axis_wanted,
+                                                      bool inverse_too, bool counts_too) {
   const GradModeGuard off(false);
   const Tensor x = detach(input);
-  if (!wanted) {
+  const Wanted wanted{inverse_too, counts_too};
+  if (!axis_wanted) {
     const Tensor items = contiguous(flat(x));
-    auto [u, inverse, counts] = groups(items, changes(items), Tensor());
-    return {u, reshape(inverse, x.sizes()), counts};
+    auto [u, inverse, counts] = groups(items, changes(items), Tensor(), wanted);
+    return {u, inverse_too ? reshape(inverse, x.sizes()) : inverse, counts};
   }
   require(x.ndim() > 0, "unique_consecutive", "dim", ErrorKind::Index, "expected a tensor with at least one dimension");
-  const int axis = wrap_axis(*wanted, x.ndim(), "unique_consecutive");
+  const int axis = wrap_axis(*axis_wanted, x.ndim(), "unique_consecutive");
   const Tensor slices = contiguous(movedim(x, {axis}, {0}));
-  auto [u, inverse, counts] = groups(slices, changes(slices), Tensor());
+  auto [u, inverse, counts] = groups(slices, changes(slices), Tensor(), wanted);
   return {contiguous(movedim(u, {0}, {axis})), inverse, counts};
 }
 
