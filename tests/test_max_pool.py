@@ -35,9 +35,11 @@ def assert_same(x, *options):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_every_width(dtype, isa):
     for width in (3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 50, 65):
-        for options in [(2,), (3, 2, 1), (3, 1), (2, 1, 1), (3, 3), (3, 2, 1, 1, True)]:
+        for options in [(2,), (3, 2, 1), (3, 1), (2, 1, 1), (3, 3), (3, 2, 1, 1, True), (2, 2, 0, 1, True)]:
             assert_same(images((2, 3, 7, width), dtype), *options)
             assert_same(images((2, 3, width), dtype), *options)
+        for options in [((3, 2), 2, (1, 0)), ((1, 2), (1, 2)), ((4, 2), (1, 2), (2, 0))]:
+            assert_same(images((2, 3, 7, width), dtype), *options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

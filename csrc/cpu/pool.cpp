@@ -3,6 +3,7 @@
 #include "kernels/pool.h"
 
 #include "cpu/pool_max.h"
+#include "cpu/pool_pairs.h"
 #include "functors/pool_window.h"
 #include "functors/types.h"
 
@@ -147,35 +148,94 @@ inline __attribute__((always_inline)) T divisor_of(const Pool& p, const Window& 
   return p.divisor ? static_cast<T>(p.divisor) : static_cast<T>(d.span) * static_cast<T>(h.span) * static_cast<T>(span);
 }
 
+// The columns that the windows of a span reach. Columns are summed over the rows of the windows first, where that saves
+// strided work: several rows, and windows of several columns that fit the buffer.
+constexpr std::int64_t kReach = 1024;
+struct Reach {
+  std::int64_t lo, hi;
+};
+inline __attribute__((always_inline)) Reach reach_of(const Pool& p, const Span& s) {
+  if (p.adaptive) return {s.first[0], s.first[s.n - 1] + s.count[s.n - 1]};
+  const std::int64_t low = s.w0 * p.stride[2] - p.pad[2], high = low + (s.n - 1) * p.stride[2];
+  return {larger(low, 0), smaller(high + (p.kernel[2] - 1) * p.dilation[2] + 1, p.in[2])};
+}
+inline __attribute__((always_inline)) bool by_columns(const Pool& p, const Span& s, const Window& d, const Window& h,
+                                                      Reach& r) {
+  if (d.count * h.count <= 1 || (!p.adaptive && p.kernel[2] <= 2)) return false;
+  r = reach_of(p, s);
+  return r.hi > r.lo && r.hi - r.lo <= kReach;
+}
+
+// Calls fn(row) for the plane's rows inside the window.
+template <class T, class F>
+inline __attribute__((always_inline)) void window_rows(const Pool& p, T* x, const Window& d, const Window& h,
+                                                       const F& fn) {
+  for (std::int64_t i = 0; i < d.count; ++i)
+    for (std::int64_t k = 0; k < h.count; ++k)
+      fn(x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2]);
+}
+
+// One window after the other; otherwise one tap of all windows after the other, which are then at most two apart and
+// fill vectors.
+inline bool by_windows(const Pool& p) { return p.adaptive || p.stride[2] > 2; }
+
+// sum[j] <- sum[j] + what the window of the span's output j covers in the row.
+template <class T>
+inline __attribute__((always_inline)) void add_windows(const Pool& p, const Span& cols, const Taps& taps, const T* row,
+                                                       T* sum) {
+  const std::int64_t s = p.stride[2];
+  if (by_windows(p)) {
+    for (std::int64_t j = 0; j < cols.n; ++j)
+      for (std::int64_t q = 0; q < cols.count[j]; ++q) sum[j] += row[cols.first[j] + q * p.dilation[2]];
+    return;
+  }
+  for (std::int64_t q = taps.first; q < taps.end; ++q) {
+    const Range r = tap_range(p, cols, q);
+    const T* src = row + r.at;
+    if (s == 1)
+      for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[j];
+    else
+      for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[2 * j];
+  }
+}
+// The reverse: every output's share goes to what its window covers.
+template <class T>
+inline __attribute__((always_inline)) void spread_windows(const Pool& p, const Span& cols, const Taps& taps,
+                                                          const T* share, T* row) {
+  const std::int64_t s = p.stride[2];
+  if (by_windows(p)) {
+    for (std::int64_t j = 0; j < cols.n; ++j)
+      for (std::int64_t q = 0; q < cols.count[j]; ++q) row[cols.first[j] + q * p.dilation[2]] += share[j];
+    return;
+  }
+  for (std::int64_t q = taps.first; q < taps.end; ++q) {
+    const Range r = tap_range(p, cols, q);
+    T* dst = row + r.at;
+    for (std::int64_t j = r.lo; j < r.hi; ++j) dst[j * s] += share[j];
+  }
+}
+
 template <class T>
 void average_row(const Pool& p, Span& cols, const T* x, T* y, const Window& d, const Window& h) {
+  if (pairs::fit(p)) return pairs::average_row(p, x, y, d, h, divisor_of<T>(p, d, h, 2));
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
     place_span(p, cols, w0);
-    const std::int64_t n = cols.n, s = p.stride[2];
-    const Taps taps = p.adaptive ? Taps{0, 0} : taps_of(p, cols);
-    T sum[kSpan] = {};
-    T count[kSpan];
-    for (std::int64_t j = 0; j < n; ++j) count[j] = divisor_of<T>(p, d, h, cols.span[j]);
-    for (std::int64_t i = 0; i < d.count; ++i)
-      for (std::int64_t k = 0; k < h.count; ++k) {
-        const T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
-        if (p.adaptive) {
-          for (std::int64_t j = 0; j < n; ++j) {
-            for (std::int64_t q = 0; q < cols.count[j]; ++q) sum[j] += row[cols.first[j] + q];
-          }
-          continue;
-        }
-        for (std::int64_t q = taps.first; q < taps.end; ++q) {
-          const Range r = tap_range(p, cols, q);
-          const T* src = row + r.at;
-          if (s == 1)
-            for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[j];
-          else if (s == 2)
-            for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[2 * j];
-          else
-            for (std::int64_t j = r.lo; j < r.hi; ++j) sum[j] += src[j * s];
-        }
-      }
+    const std::int64_t n = cols.n;
+    const Taps taps = by_windows(p) ? Taps{0, 0} : taps_of(p, cols);
+    T sum[kSpan], count[kSpan];
+    for (std::int64_t j = 0; j < n; ++j) sum[j] = 0, count[j] = divisor_of<T>(p, d, h, cols.span[j]);
+    if (Reach r; by_columns(p, cols, d, h, r)) {
+      T line[kReach];
+      const std::int64_t width = r.hi - r.lo;
+      for (std::int64_t c = 0; c < width; ++c) line[c] = 0;
+      window_rows(p, x, d, h, [&](const T* row) __attribute__((always_inline)) {
+        for (std::int64_t c = 0; c < width; ++c) line[c] += row[r.lo + c];
+      });
+      add_windows<T>(p, cols, taps, line - r.lo, sum);
+    } else {
+      window_rows(p, x, d, h,
+                  [&](const T* row) __attribute__((always_inline)) { add_windows<T>(p, cols, taps, row, sum); });
+    }
     for (std::int64_t j = 0; j < n; ++j) y[w0 + j] = sum[j] / count[j];
   }
 }
@@ -183,27 +243,25 @@ void average_row(const Pool& p, Span& cols, const T* x, T* y, const Window& d, c
 // Adds the row's gradients into the plane; the reverse of average_row.
 template <class T>
 void average_grad_row(const Pool& p, Span& cols, T* x, const T* y, const Window& d, const Window& h) {
+  if (pairs::fit(p)) return pairs::average_grad_row(p, x, y, d, h, divisor_of<T>(p, d, h, 2));
   for (std::int64_t w0 = 0; w0 < p.out[2]; w0 += kSpan) {
     place_span(p, cols, w0);
-    const std::int64_t n = cols.n, s = p.stride[2];
-    const Taps taps = p.adaptive ? Taps{0, 0} : taps_of(p, cols);
+    const std::int64_t n = cols.n;
+    const Taps taps = by_windows(p) ? Taps{0, 0} : taps_of(p, cols);
     T share[kSpan];
     for (std::int64_t j = 0; j < n; ++j) share[j] = y[w0 + j] / divisor_of<T>(p, d, h, cols.span[j]);
-    for (std::int64_t i = 0; i < d.count; ++i)
-      for (std::int64_t k = 0; k < h.count; ++k) {
-        T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + k * h.step) * p.in[2];
-        if (p.adaptive) {
-          for (std::int64_t j = 0; j < n; ++j) {
-            for (std::int64_t q = 0; q < cols.count[j]; ++q) row[cols.first[j] + q] += share[j];
-          }
-          continue;
-        }
-        for (std::int64_t q = taps.first; q < taps.end; ++q) {
-          const Range r = tap_range(p, cols, q);
-          T* dst = row + r.at;
-          for (std::int64_t j = r.lo; j < r.hi; ++j) dst[j * s] += share[j];
-        }
-      }
+    if (Reach r; by_columns(p, cols, d, h, r)) {
+      T line[kReach];
+      const std::int64_t width = r.hi - r.lo;
+      for (std::int64_t c = 0; c < width; ++c) line[c] = 0;
+      spread_windows<T>(p, cols, taps, share, line - r.lo);
+      window_rows(p, x, d, h, [&](T* row) __attribute__((always_inline)) {
+        for (std::int64_t c = 0; c < width; ++c) row[r.lo + c] += line[c];
+      });
+    } else {
+      window_rows(p, x, d, h,
+                  [&](T* row) __attribute__((always_inline)) { spread_windows<T>(p, cols, taps, share, row); });
+    }
   }
 }
 

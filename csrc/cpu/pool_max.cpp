@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cpu/past_caches.h"
+#include "cpu/pool_pairs.h"
 #include "functors/pool_window.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -224,12 +225,61 @@ bool channels_last(const Pool& p, const T* all) {
   return true;
 }
 
+// ---- windows two columns wide that follow one another --------------------------------------------------------------
+
+// A row of outputs whose windows begin in input row `top` of the plane at x.
+template <bool kIndex, class T>
+void pair_row(const Pool& p, const T* x, std::int64_t top, T* y, std::int64_t* index) {
+  using V = Vector<T>;
+  using I = Index<T>;
+  const std::int64_t skip = larger(0, -top), live = smaller(p.kernel[1], p.in[1] - top), width = p.in[2];
+  pairs::each_vector<T>(p, [&](std::int64_t o, int n) __attribute__((always_inline)) {
+    V best = splat(kLowest<T>);
+    I lane{};
+    for (int i = 0; i < kLanesOf<T>; ++i) lane[i] = 2 * i;
+    lane += 2 * static_cast<int>(o);  // the window's first column
+    I where = lane + static_cast<int>((top + skip) * width);
+    for (std::int64_t i = skip; i < live; ++i) {
+      const pairs::Columns<T> c = pairs::load_columns(x + (top + i) * width + 2 * o, n);
+      const auto meet = [&](V v, int column) __attribute__((always_inline)) {
+        const I take = (v > best) | (v != v);  // NaN wins, the last one of several
+        best = take ? v : best;
+        if constexpr (kIndex) where = take ? lane + static_cast<int>((top + i) * width + column) : where;
+      };
+      meet(pairs::column<0>(c), 0);
+      meet(pairs::column<1>(c), 1);
+    }
+    store_count(y + o, best, n);
+    if constexpr (kIndex) store_positions<Positions::kept, T>(index + o, where, n);
+  });
+}
+
+template <class T>
+void pair_planes(const Pool& p, const T* all) {
+  const std::int64_t in = p.in[1] * p.in[2], lines = p.out[1], work = (p.kernel[1] + 1) * p.in[2];
+  parallel_for(p.planes * lines, 65536 / (work + 1) + 1, [&](std::int64_t b, std::int64_t e) {
+    for (std::int64_t u = b; u < e; ++u) {
+      const std::int64_t top = u % lines * p.stride[1] - p.pad[1];
+      const T* x = all + u / lines * in;
+      T* y = static_cast<T*>(p.y) + u * p.out[2];
+      if (p.index)
+        pair_row<true>(p, x, top, y, p.index + u * p.out[2]);
+      else
+        pair_row<false>(p, x, top, y, nullptr);
+    }
+  });
+}
+
 // Planes, sliding windows without dilation.
 template <class T>
 bool sliding_planes(const Pool& p, const T* all) {
   if (p.adaptive || p.pixel || p.in[0] != 1 || p.out[0] != 1 || p.kernel[0] != 1 || p.stride[0] != 1 || p.pad[0] != 0)
     return false;
   if (p.dilation[1] != 1 || p.dilation[2] != 1 || p.in[1] * p.in[2] >= (std::int64_t{1} << 30)) return false;
+  if (pairs::fit(p)) {
+    pair_planes(p, all);
+    return true;
+  }
   // A window of every output row must fit the buffer, and a copy of the input is worth it only if most of it is used.
   if (p.kernel[1] > kMost || p.kernel[2] > kMost || p.stride[1] > p.kernel[1] || p.stride[2] > p.kernel[2])
     return false;
