@@ -65,3 +65,20 @@ def test_second_derivatives():
     x, y = (pydlx.randn(n, 3, dtype=pydlx.float64, requires_grad=True) for n in (4, 5))
     assert pydlx.autograd.gradcheck(pydlx.cdist, (x, y))
     assert pydlx.autograd.gradgradcheck(pydlx.cdist, (x, y))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_rounded_once(dtype):
+    """Sums of squares in float32: each distance is the nearest one but for float32's own error."""
+    rng = np.random.default_rng(4)
+    a, b = (pydlx.from_numpy(rng.normal(100, 3, (n, 33))).to(getattr(pydlx, dtype)).requires_grad_() for n in (7, 18))
+    out = pydlx.cdist(a, b)
+    wide = [t.detach().double().requires_grad_() for t in (a, b)]
+    want = pydlx.cdist(*wide)
+    assert out.dtype == a.dtype
+    assert np.array_equal(out.detach().double().numpy(), want.detach().to(a.dtype).double().numpy())
+    out.backward(pydlx.ones_like(out))
+    want.backward(pydlx.ones_like(want))
+    eps = pydlx.finfo(a.dtype).eps
+    for got, need in zip((a.grad, b.grad), (wide[0].grad, wide[1].grad), strict=True):
+        np.testing.assert_allclose(got.double().numpy(), need.numpy(), rtol=2 * eps, atol=2 * eps * 18)

@@ -45,6 +45,9 @@ Tensor euclidean_distances(const Tensor& a, const Tensor& b) {
   require(a.dtype() == b.dtype(), kName, "x2", ErrorKind::DType, "expected ", a.dtype(), " like x1, got ", b.dtype());
   const Device device = common_device(kName, {&a, &b});
   const auto fn = kernels<DistanceKernels>(device).forward[static_cast<int>(a.dtype())];
+  const bool half = a.dtype() == DType::Float16 || a.dtype() == DType::BFloat16;
+  if (half && !fn && kernels<DistanceKernels>(device).forward[static_cast<int>(DType::Float32)])
+    return to_dtype(euclidean_distances(to_dtype(a, DType::Float32), to_dtype(b, DType::Float32)), a.dtype());
   if (!fn || a.numel() == 0 || b.numel() == 0) return vector_norm(differences(a, b), Scalar(2.0), Axes({3}), false);
   const Tensor x = contiguous(detach(a)), y = contiguous(detach(b));
   Tensor out = empty({x.size(0), x.size(1), y.size(1)}, x.dtype(), device);
