@@ -206,6 +206,14 @@ void batch_apply(const ChannelNorm& k) {
   });
 }
 
+void batch_train(const ChannelNorm& k) {
+  constexpr std::int64_t kShared = 16;  // channels: fewer are no fair shares for threads, planes are
+  if (k.spatial > 1 && k.channels >= kShared)
+    return planes::past_caches(k) ? planes::train<true>(k) : planes::train<false>(k);
+  batch_stats<float>(k);
+  batch_apply<float>(k);
+}
+
 // dx = w rstd (dy - mean(dy) - xhat mean(dy xhat)); in evaluation the statistics are constants: dx = w rstd dy.
 template <class T>
 void batch_backward(const ChannelNorm& k) {
@@ -412,6 +420,7 @@ void register_channel_norm(KernelTable& t) {
     k.group_norm[idx<T>] = group_forward<T>;
     k.group_norm_backward[idx<T>] = group_backward<T>;
   });
+  k.batch_norm_train[idx<float>] = batch_train;
 }
 
 }  // namespace pydlx::PYDLX_ISA

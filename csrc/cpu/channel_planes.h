@@ -77,52 +77,68 @@ PYDLX_INLINE void sums(const ChannelNorm& k, std::int64_t first, int channels, d
   }
 }
 
-inline void stats(const ChannelNorm& k) {
+inline void group_stats(const ChannelNorm& k, std::int64_t first, int channels) {
   const float* x = static_cast<const float*>(k.x);
   const double count = static_cast<double>(k.batch * k.spatial);
-  const float eps = static_cast<float>(k.eps);
-  each_group(k, [&](std::int64_t first, int channels) {  // two passes: centred squares cannot cancel
-    double total[kTogether], unused[kTogether];
-    float m[kTogether];
-    sums(k, first, channels, total, unused,
-         [&](int, std::int64_t at, int lanes, V& a, V&)
-             __attribute__((always_inline)) { a += load_count(x + at, lanes); });
-    for (int c = 0; c < channels; ++c) m[c] = static_cast<float>(total[c] / count);
-    sums(k, first, channels, total, unused,
-         [&](int c, std::int64_t at, int lanes, V& a, V&) __attribute__((always_inline)) {
-           const V d = load_count(x + at, lanes) - m[c];
-           a += lanes == kWidth ? d * d : (vmath::lane_numbers() < lanes ? d * d : V{});
-         });
-    for (int c = 0; c < channels; ++c) {
-      const float v = static_cast<float>(total[c] / count);
-      static_cast<float*>(k.mean)[first + c] = m[c];
-      static_cast<float*>(k.var)[first + c] = v;
-      static_cast<float*>(k.rstd)[first + c] = 1.0f / math::sqrt(v + eps);
-    }
-  });
+  double total[kTogether], unused[kTogether];
+  float m[kTogether];
+  // Two passes: centred squares cannot cancel.
+  sums(k, first, channels, total, unused,
+       [&](int, std::int64_t at, int lanes, V& a, V&)
+           __attribute__((always_inline)) { a += load_count(x + at, lanes); });
+  for (int c = 0; c < channels; ++c) m[c] = static_cast<float>(total[c] / count);
+  sums(k, first, channels, total, unused,
+       [&](int c, std::int64_t at, int lanes, V& a, V&) __attribute__((always_inline)) {
+         const V d = load_count(x + at, lanes) - m[c];
+         a += lanes == kWidth ? d * d : (vmath::lane_numbers() < lanes ? d * d : V{});
+       });
+  for (int c = 0; c < channels; ++c) {
+    const float v = static_cast<float>(total[c] / count);
+    static_cast<float*>(k.mean)[first + c] = m[c];
+    static_cast<float*>(k.var)[first + c] = v;
+    static_cast<float*>(k.rstd)[first + c] = 1.0f / math::sqrt(v + static_cast<float>(k.eps));
+  }
+}
+inline void stats(const ChannelNorm& k) {
+  each_group(k, [&](std::int64_t first, int channels) { group_stats(k, first, channels); });
 }
 
 inline bool past_caches(const ChannelNorm& k) {
   return vmath::rows_past_caches(k.out, k.batch * k.channels, k.spatial);
 }
 
+// Plane p of x, normalised by the statistics of channel c.
+template <bool past>
+PYDLX_INLINE void apply_plane(const ChannelNorm& k, std::int64_t p, std::int64_t c) {
+  const float *w = static_cast<const float*>(k.weight), *b = static_cast<const float*>(k.bias);
+  const float m = static_cast<const float*>(k.mean)[c], s = static_cast<const float*>(k.rstd)[c],
+              scale = w ? s * w[c] : s, shift = b ? b[c] : 0.0f;
+  const float* in = static_cast<const float*>(k.x) + p * k.spatial;
+  float* out = static_cast<float*>(k.out) + p * k.spatial;
+  vmath::each_vector(k.spatial, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+    vmath::put<past>(out + i, (load_count(in + i, count) - m) * scale + shift, count);
+  });
+}
+
 template <bool past>
 void apply(const ChannelNorm& k) {
-  const float *mean = static_cast<const float*>(k.mean), *rstd = static_cast<const float*>(k.rstd),
-              *w = static_cast<const float*>(k.weight), *b = static_cast<const float*>(k.bias);
   parallel_for(k.batch * k.channels, k.spatial >= kTask ? 1 : kTask / (k.spatial + 1) + 1,
                [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t p = begin, c = begin % k.channels; p < end;
-                      ++p, c = c + 1 < k.channels ? c + 1 : 0) {
-                   const float m = mean[c], scale = w ? rstd[c] * w[c] : rstd[c], shift = b ? b[c] : 0.0f;
-                   const float* in = static_cast<const float*>(k.x) + p * k.spatial;
-                   float* out = static_cast<float*>(k.out) + p * k.spatial;
-                   vmath::each_vector(k.spatial, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-                     vmath::put<past>(out + i, (load_count(in + i, count) - m) * scale + shift, count);
-                   });
-                 }
+                 for (std::int64_t p = begin, c = begin % k.channels; p < end; ++p, c = c + 1 < k.channels ? c + 1 : 0)
+                   apply_plane<past>(k, p, c);
                  if (past) past_caches_done();
                });
+}
+
+// Both at once: a channel's planes are still in the second-level cache when its statistics are known.
+template <bool past>
+void train(const ChannelNorm& k) {
+  each_group(k, [&](std::int64_t first, int channels) {
+    group_stats(k, first, channels);
+    for (std::int64_t n = 0; n < k.batch; ++n)
+      for (int c = 0; c < channels; ++c) apply_plane<past>(k, n * k.channels + first + c, first + c);
+    if (past) past_caches_done();
+  });
 }
 
 // dx = w rstd (dy - mean(dy) - xhat mean(dy xhat)); in evaluation the statistics are constants: dx = w rstd dy.

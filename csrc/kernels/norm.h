@@ -75,6 +75,7 @@ struct NormKernels {
   void (*layer_norm_backward[kDTypeCount])(const LayerNormBackward&) = {};
   void (*batch_norm_stats[kDTypeCount])(const ChannelNorm&) = {};
   void (*batch_norm_apply[kDTypeCount])(const ChannelNorm&) = {};
+  void (*batch_norm_train[kDTypeCount])(const ChannelNorm&) = {};  // the two above at once, or null
   void (*batch_norm_backward[kDTypeCount])(const ChannelNorm&) = {};
   void (*group_norm[kDTypeCount])(const ChannelNorm&) = {};
   void (*group_norm_backward[kDTypeCount])(const ChannelNorm&) = {};

@@ -131,7 +131,13 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
   require(!training || count != 1, op, "input", ErrorKind::Value,
           "expected more than one value per channel when training, got shape ", x.sizes());
 
+  const Tensor w = vector_for(weight, stat), b = vector_for(bias, stat);
+  Tensor y = empty(xc.sizes(), xc.dtype(), xc.device(), format);
+  k.weight = data_or_null(w);
+  k.bias = data_or_null(b);
+  k.out = y.data();
   Tensor mean, rstd;
+  bool applied = count == 0;
   if (training) {
     mean = empty({k.channels}, stat, x.device());
     rstd = empty({k.channels}, stat, x.device());
@@ -141,7 +147,8 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
     k.var = var.data();
     k.eps = eps;
     if (count > 0) {
-      launch(op, norm(x).batch_norm_stats, xc, k);
+      applied = norm(x).batch_norm_train[static_cast<int>(x.dtype())] != nullptr;
+      launch(op, applied ? norm(x).batch_norm_train : norm(x).batch_norm_stats, xc, k);
       if (running_mean.defined()) move_running(op, running_mean, mean, momentum);
       if (running_var.defined())
         move_running(op, running_var,
@@ -154,12 +161,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
     k.mean = mean.data();
     k.rstd = rstd.data();
   }
-  const Tensor w = vector_for(weight, stat), b = vector_for(bias, stat);
-  Tensor y = empty(xc.sizes(), xc.dtype(), xc.device(), format);
-  k.weight = data_or_null(w);
-  k.bias = data_or_null(b);
-  k.out = y.data();
-  if (y.numel() > 0) launch(op, norm(x).batch_norm_apply, xc, k);
+  if (!applied && y.numel() > 0) launch(op, norm(x).batch_norm_apply, xc, k);
   if (!any_requires_grad(x, weight, bias)) return y;
 
   record(op, y, {&x, &weight, &bias},
