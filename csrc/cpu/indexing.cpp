@@ -377,10 +377,25 @@ void range(const RangeFill& a) {
   });
 }
 
+// Few parts meet in registers.
+template <int kParts, class T>
+void interleave_few(const JoinedRows& a, std::int64_t begin, std::int64_t end) {
+  T* __restrict out = static_cast<T*>(a.out);
+  const T* in[kParts];
+  for (int k = 0; k < kParts; ++k) in[k] = static_cast<const T*>(a.part[k]);
+#pragma omp simd
+  for (std::int64_t r = begin; r < end; ++r)
+#pragma GCC unroll 4
+    for (int k = 0; k < kParts; ++k) out[r * kParts + k] = in[k][r];
+}
+
 // Rows of one element each, all of the same size: a block of every part in turn, while the result is in the first-level
 // cache.
 template <class T>
 void interleave_parts(const JoinedRows& a, std::int64_t begin, std::int64_t end) {
+  if (a.parts == 2) return interleave_few<2, T>(a, begin, end);
+  if (a.parts == 3) return interleave_few<3, T>(a, begin, end);
+  if (a.parts == 4) return interleave_few<4, T>(a, begin, end);
   constexpr std::int64_t kRows = 512;
   for (std::int64_t r0 = begin; r0 < end; r0 += kRows) {
     const std::int64_t count = r0 + kRows < end ? kRows : end - r0;
