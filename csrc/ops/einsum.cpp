@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "autograd/node.h"
+#include "kernels/cross.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
@@ -191,15 +192,24 @@ Tensor cross(const Tensor& a, const Tensor& b, std::int64_t axis) {
           "expected equal shapes with three elements along axis ", dim, ", got ", a.sizes(), " and ", b.sizes());
   require(a.dtype() == b.dtype(), op, "other", ErrorKind::DType, "expected ", a.dtype(), " like the input, got ",
           b.dtype());
-  // Components as planes 0 1 2 0 1, of which any three neighbours are a view.
-  const auto planes = [dim](const Tensor& t) {
-    const Tensor first = movedim(detach(t), {dim}, {0});
-    return cat({first, narrow(first, 0, 0, 2)}, 0);
-  };
-  const Tensor x = planes(a), y = planes(b);
-  const auto from = [](const Tensor& t, std::int64_t k) { return narrow(t, 0, k, 3); };
-  const Tensor product = sub(mul(from(x, 1), from(y, 2)), mul(from(x, 2), from(y, 1)));
-  Tensor out = contiguous(movedim(product, {0}, {dim}));
+  Tensor out;
+  if (const auto fn = kernels<CrossKernels>(common_device(op, {&a, &b})).cross[static_cast<int>(a.dtype())]) {
+    const Tensor x = contiguous(detach(a)), y = contiguous(detach(b));
+    out = empty(x.sizes(), x.dtype(), x.device());
+    Cross k{x.data(), y.data(), out.data(), 1, 1};
+    for (int i = 0; i < x.ndim(); ++i) (i < dim ? k.outer : k.inner) *= i == dim ? 1 : x.sizes()[i];
+    if (out.numel() > 0) fn(k);
+  } else {
+    // Components as planes 0 1 2 0 1, of which any three neighbours are a view.
+    const auto planes = [dim](const Tensor& t) {
+      const Tensor first = movedim(detach(t), {dim}, {0});
+      return cat({first, narrow(first, 0, 0, 2)}, 0);
+    };
+    const Tensor x = planes(a), y = planes(b);
+    const auto from = [](const Tensor& t, std::int64_t k) { return narrow(t, 0, k, 3); };
+    const Tensor product = sub(mul(from(x, 1), from(y, 2)), mul(from(x, 2), from(y, 1)));
+    out = contiguous(movedim(product, {0}, {dim}));
+  }
   if (any_requires_grad(a, b))
     record(op, out, {&a, &b}, [a = save(a), b = save(b), dim](Backward& bw) {
       if (bw.needs(0)) bw.set(0, cross(b.get(bw), bw.grad(), dim));
