@@ -107,7 +107,9 @@ template <class T>
 void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* c0, const T* bias, std::int64_t i0,
                   std::int64_t i1, std::int64_t j0, std::int64_t j1) {
   constexpr std::int64_t W = kTileColumns<T>;
-  const std::int64_t nc_max = plan.pack_b ? min_of(kBlockN<T>, ceil_div(j1 - j0, W) * W) : j1 - j0;
+  // Blocks of columns are about equally wide: every one of them reads all rows of A.
+  const std::int64_t panels = ceil_div(j1 - j0, W),
+                     nc_max = plan.pack_b ? ceil_div(panels, ceil_div(panels * W, kBlockN<T>)) * W : j1 - j0;
   const std::int64_t mc_max = plan.pack_a ? min_of(kBlockM, i1 - i0) : i1 - i0;
   const std::int64_t ld = plan.kc + 16;  // packed rows of A: off the cache-set period
   const std::size_t need_b = plan.pack_b ? static_cast<std::size_t>(nc_max * plan.kc) : 0;
@@ -138,12 +140,18 @@ void tiles_region(const Gemm& g, const Plan& plan, const T* a0, const T* b0, T* 
           a_row = ld;
           a_col = 1;
         }
+        const bool fetch_a = plan.pack_b && a_col == 1;
         // Rows are spread evenly over the tiles: 13 become 5 + 4 + 4, never 6 + 6 + 1.
         auto tile = [&](std::int64_t rt, std::int64_t ct) __attribute__((always_inline)) {
           const std::int64_t r0 = mc * rt / row_tiles, r1 = mc * (rt + 1) / row_tiles, j = ct * W;
-          const Epilogue<T> e{static_cast<T>(g.alpha), first ? static_cast<T>(g.beta) : T(1),
-                              last && bias ? bias + jc + j : nullptr, last && g.activation == Activation::relu,
-                              past_caches};
+          // A row of the next tile per panel.
+          const bool fetches = fetch_a && ct < kTileRows && r1 + ct < mc;
+          const Epilogue<T> e{static_cast<T>(g.alpha),
+                              first ? static_cast<T>(g.beta) : T(1),
+                              last && bias ? bias + jc + j : nullptr,
+                              last && g.activation == Activation::relu,
+                              past_caches,
+                              fetches ? a + (r1 + ct) * a_row : nullptr};
           run_tile<T>(static_cast<int>(r1 - r0), static_cast<int>(min_of(W, nc - j)), kc, a + r0 * a_row, a_row, a_col,
                       plan.pack_b ? packed_b + j * kc : b + j, plan.pack_b ? W : g.b_row,
                       c0 + (ic + r0) * g.c_row + jc + j, g.c_row, e);

@@ -14,7 +14,8 @@ struct Epilogue {
   T alpha, beta;  // beta 0: c is not read
   const T* bias;  // at the tile's first column, or null
   bool relu;
-  bool past_caches = false;  // c's rows begin at whole cache lines and are larger than any cache: not read into one
+  bool past_caches = false;   // c's rows begin at whole cache lines and are larger than any cache: not read into one
+  const T* coming = nullptr;  // k elements for a later tile, asked for while this one multiplies, or null
 };
 
 using tuning::kTileRows;
@@ -47,10 +48,13 @@ __attribute__((noinline)) void micro(std::int64_t k, const T* a, std::int64_t a_
   }
   // Zeros in the unused lanes of a packed panel make a full load harmless, but an operand read in place ends at its
   // last column.
+  const T* const coming = e.coming ? e.coming : a;
   for (std::int64_t p = 0; p < k; ++p) {
     V row[NV];
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) row[j] = kPart && j == NV - 1 ? load_part(b + j * L, lanes) : load(b + j * L);
+    // The same line several times, but a burst of requests would make the loads of this tile wait.
+    __builtin_prefetch(coming + p);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
       const V v = splat<T>(a[i * a_row]);
@@ -60,6 +64,7 @@ __attribute__((noinline)) void micro(std::int64_t k, const T* a, std::int64_t a_
     a += a_col;
     b += b_row;
   }
+  asm("" : "+r"(c));  // or 24 addresses wait in registers and on the stack while the loop runs
   if (e.alpha != T(1)) {
     const V s = splat<T>(e.alpha);
 #pragma GCC unroll 16
