@@ -101,6 +101,36 @@ def test_without_gradient_or_bias(mode):
 
 
 @pytest.mark.parametrize("mode", KINDS)
+@pytest.mark.parametrize("batch", [4, 5, 6, 47, 64, 97, 130])
+def test_rows_without_gradient(isa, mode, batch):
+    """Nothing is kept, and the kernel multiplies the input itself, several steps at a time."""
+    compare(mode, 7, batch, 20, grad=False)
+    compare(mode, 5, batch, 17, grad=False, inputs=401, bias=False)
+    compare(mode, 6, batch, 9, lengths=[1 + i % 6 for i in range(batch)], grad=False, inputs=33, bidirectional=True)
+    compare(mode, 70, batch, 5, grad=False, inputs=1, bidirectional=True)
+
+
+@pytest.mark.parametrize("mode", KINDS)
+@pytest.mark.parametrize("inputs", [1, 40, 900])
+def test_gradients_do_not_change_values(mode, inputs):
+    m = layer(mode, inputs, 33)
+    x = pydlx.randn(9, 11, inputs)
+    with pydlx.no_grad():
+        want = m(x)[0].numpy()
+    assert m(x)[0].detach().numpy().tobytes() == want.tobytes()
+
+
+def test_infinite_input_without_gradient(isa):
+    m = pydlx.nn.LSTM(3, 5)
+    x = pydlx.randn(6, 9, 3)
+    x[2, 4, 1] = float("nan")
+    x[3, 7, 0] = 3e38
+    with pydlx.no_grad():
+        y = m(x)[0].numpy()
+    assert np.isnan(y[2:, 4]).all() and np.isfinite(np.delete(y, 4, axis=1)).all()
+
+
+@pytest.mark.parametrize("mode", KINDS)
 @pytest.mark.parametrize("hidden", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130])
 def test_units_in_bfloat16(isa, mode, hidden):
     compare_bfloat16(mode, 5, 2, hidden)
@@ -189,6 +219,7 @@ def test_thread_counts_agree(mode):
             pydlx.set_num_threads(threads)
             rows = [r.tobytes() for r in run(mode, pydlx.float32, 5, 50, 150)]
             rows += [r.tobytes() for r in run(mode, pydlx.float32, 40, 1, 130)]
+            rows += [r.tobytes() for r in run(mode, pydlx.float32, 9, 50, 150, grad=False, inputs=500)]
             rows += [r.tobytes() for r in run(mode, pydlx.float32, 6, 110, 70, [1 + i % 6 for i in range(110)])]
             rows += [r.tobytes() for r in run(mode, pydlx.bfloat16, 5, 110, 150, [1 + i % 5 for i in range(110)])]
             rows += [r.tobytes() for r in run(mode, pydlx.bfloat16, 40, 1, 130, inputs=130)]

@@ -24,17 +24,19 @@ struct PanelShape {
 
 constexpr std::int64_t kSpeed = 100;  // see task_grain
 
-// c[rows x columns] = a[rows x k] b (+ c), rows of b b_row apart.
-void multiply(std::int64_t rows, std::int64_t columns, std::int64_t k, const float* a, const float* b,
-              std::int64_t b_row, float* c, std::int64_t c_row, float beta) {
+// c[rows x columns] = a[rows x k] b (+ c) (+ bias), rows of a, b, c so far apart.
+void multiply(std::int64_t rows, std::int64_t columns, std::int64_t k, const float* a, std::int64_t a_row,
+              const float* b, std::int64_t b_row, float* c, std::int64_t c_row, float beta,
+              const float* bias = nullptr) {
   const std::int64_t tiles = ceil_div(rows, kTileRows);
-  const Epilogue<float> e{1, beta, nullptr, false};
-  for (std::int64_t j = 0; j < columns; j += kTile)
+  for (std::int64_t j = 0; j < columns; j += kTile) {
+    const Epilogue<float> e{1, beta, bias ? bias + j : nullptr, false};
     for (std::int64_t t = 0; t < tiles; ++t) {
       const std::int64_t r0 = rows * t / tiles, r1 = rows * (t + 1) / tiles;
-      run_tile<float>(static_cast<int>(r1 - r0), static_cast<int>(min_of(kTile, columns - j)), k, a + r0 * k, k, 1,
-                      b + j, b_row, c + r0 * c_row + j, c_row, e);
+      run_tile<float>(static_cast<int>(r1 - r0), static_cast<int>(min_of(kTile, columns - j)), k, a + r0 * a_row, a_row,
+                      1, b + j, b_row, c + r0 * c_row + j, c_row, e);
     }
+  }
 }
 
 // The sums of a panel for MR rows of the state, from W [gates * hidden, hidden] as it lies.
@@ -72,36 +74,36 @@ void multiply_few(std::int64_t rows, std::int64_t hidden, const float* h, const 
   }
 }
 
-// Units u0 .. u0 + units of every gate of W [gates * hidden, hidden] -> [hidden][gates][units], zero past the last
-// unit.
+// Units u0 .. u0 + units of every gate of W [gates * hidden, k] -> [k][gates][units], zero past the last unit.
 template <CellKind kind>
-void pack_panel(const float* w, std::int64_t hidden, std::int64_t u0, float* out) {
+void pack_panel(const float* w, std::int64_t hidden, std::int64_t k, std::int64_t u0, float* out) {
   using S = PanelShape<kind>;
   for (int g = 0; g < S::gates; ++g)
     for (int v = 0; v < S::units; v += kLane) {
       const std::int64_t have = hidden - u0 - v;
       const int rows = have <= 0 ? 0 : static_cast<int>(min_of(have, kLane));
-      const float* src = w + (g * hidden + u0 + v) * hidden;
+      const float* src = w + (g * hidden + u0 + v) * k;
       float* dst = out + g * S::units + v;
       std::int64_t p = 0;
-      for (; p + kLane <= hidden; p += kLane) {
+      for (; p + kLane <= k; p += kLane) {
         Vector<float> r[kLane];
 #pragma GCC unroll 16
-        for (int l = 0; l < kLane; ++l) r[l] = l < rows ? load(src + l * hidden + p) : Vector<float>{};
+        for (int l = 0; l < kLane; ++l) r[l] = l < rows ? load(src + l * k + p) : Vector<float>{};
         transpose_square<float>(r);
 #pragma GCC unroll 16
         for (int l = 0; l < kLane; ++l) store<float>(dst + (p + l) * S::columns, r[l]);
       }
-      for (; p < hidden; ++p)
-        for (int l = 0; l < kLane; ++l) dst[p * S::columns + l] = l < rows ? src[l * hidden + p] : 0.0f;
+      for (; p < k; ++p)
+        for (int l = 0; l < kLane; ++l) dst[p * S::columns + l] = l < rows ? src[l * k + p] : 0.0f;
     }
 }
 
 // Pointers to up to kLane units of one row, one per gate where it matters. What is only kept for the backward pass (all
-// of `kept_*`, and the activations in x) is written with kKeep.
+// of `kept_*`, and the activations in x) is written with kKeep. The input's share is in `in` like the sums in `s`, or
+// in x if that is null.
 struct Units {
   float *x[4], *c, *h, *kept_h, *kept_c, *kept_candidate;
-  const float *s, *h_prev, *bias[3];
+  const float *in, *s, *h_prev, *bias[3];
 };
 
 template <CellKind kind, bool kKeep, int kStride>
@@ -109,7 +111,8 @@ PYDLX_INLINE void apply_gates(const Units& u, int count) {
   using vmath::V;
   constexpr int G = static_cast<int>(gates_of(kind));
   V x[G], s[G], h, previous{};
-  for (int g = 0; g < G; ++g) x[g] = load_count(u.x[g], count), s[g] = load(u.s + g * kStride);
+  for (int g = 0; g < G; ++g)
+    x[g] = u.in ? load(u.in + g * kStride) : load_count(u.x[g], count), s[g] = load(u.s + g * kStride);
   if (kKeep || kind == CellKind::gru) previous = load_count(u.h_prev, count);
   if constexpr (kKeep) store_count(u.kept_h, previous, count);
   if constexpr (kind == CellKind::tanh) {
@@ -137,10 +140,10 @@ PYDLX_INLINE void apply_gates(const Units& u, int count) {
 }
 
 // One step for one panel, rows r0 .. r1 of the state `h` before the step, which row 0 of the step is `offset` rows into
-// the sequence.
+// the sequence. `share`: the input's of these rows, or null.
 template <CellKind kind, bool kKeep>
-void forward_rows(const SequenceForward& q, const float* packed, const float* h, std::int64_t offset, std::int64_t u0,
-                  std::int64_t r0, std::int64_t r1) {
+void forward_rows(const SequenceForward& q, const float* packed, const float* share, const float* h,
+                  std::int64_t offset, std::int64_t u0, std::int64_t r0, std::int64_t r1) {
   using S = PanelShape<kind>;
   const std::int64_t n = q.hidden, blocks = ceil_div(r1 - r0, kBlockRows);
   alignas(64) float sums[kBlockRows * S::columns];
@@ -148,14 +151,17 @@ void forward_rows(const SequenceForward& q, const float* packed, const float* h,
   for (std::int64_t block = 0; block < blocks; ++block) {
     const std::int64_t rb = r0 + (r1 - r0) * block / blocks, rows = r0 + (r1 - r0) * (block + 1) / blocks - rb;
     if (packed)
-      multiply(rows, S::columns, n, h + rb * n, packed + u0 * S::gates * n, S::columns, sums, S::columns, 0);
+      multiply(rows, S::columns, n, h + rb * n, n, packed + u0 * S::gates * n, S::columns, sums, S::columns, 0);
     else
       multiply_few<kind>(rows, n, h + rb * n, static_cast<const float*>(q.weight), u0, sums);
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int64_t at = offset + rb + i;
       for (std::int64_t j = u0; j < min_of(u0 + S::units, n); j += kLane) {
         Units a{};
-        for (int g = 0; g < S::gates; ++g) a.x[g] = static_cast<float*>(q.gates) + (at * S::gates + g) * n + j;
+        if (share)
+          a.in = share + (rb - r0 + i) * S::columns + (j - u0);
+        else
+          for (int g = 0; g < S::gates; ++g) a.x[g] = static_cast<float*>(q.gates) + (at * S::gates + g) * n + j;
         a.s = sums + i * S::columns + (j - u0);
         a.h = static_cast<float*>(q.y) + at * n + j;
         a.h_prev = h + (rb + i) * n + j;
@@ -176,8 +182,40 @@ void forward_rows(const SequenceForward& q, const float* packed, const float* h,
   }
 }
 
+// What a pass of more than a few sequences packs, and room for the input's share of the gates of some steps: a panel's
+// share is made when the first of them begins, and is still in the second-level cache when it is used. Where
+// activations are kept they take the room of the weights there, and the share comes as one product from outside.
+struct Joined {
+  const float *recurrent = nullptr, *input = nullptr, *bias = nullptr;  // panels; bias may be null
+  float* share = nullptr;
+  std::int64_t rows = 0;   // of the share of one task
+  std::int64_t steps = 1;  // that have their share made at once
+};
+
+// For a task's share: steps s .. s + j.steps, or rows r0 .. r1 of a single one.
+template <CellKind kind>
+void make_share(const SequenceForward& q, const Joined& j, float* share, std::int64_t s, std::int64_t u0,
+                std::int64_t r0, std::int64_t r1) {
+  using S = PanelShape<kind>;
+  const std::int64_t a = time_of(q, s), b = time_of(q, min_of(q.steps, s + j.steps) - 1), first = min_of(a, b),
+                     last = max_of(a, b), begin = q.offset[first] + r0,
+                     rows = first == last ? r1 - r0 : q.offset[last] + q.rows[last] - begin;
+  const float* bias = j.bias ? j.bias + u0 * S::gates : nullptr;
+  // Blocks of k as the driver of products cuts them, so that results with and without gradients agree in most bits.
+  constexpr std::int64_t kDepth = tuning::kBlockKBytes / static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t blocks = ceil_div(q.input, kDepth),
+                     depth = blocks > 1 ? ceil_div(ceil_div(q.input, blocks), 8) * 8 : q.input;
+  std::int64_t p = 0;
+  do {
+    multiply(rows, S::columns, min_of(depth, q.input - p), static_cast<const float*>(q.x) + begin * q.input + p,
+             q.input, j.input + (u0 * q.input + p * S::units) * S::gates, S::columns, share, S::columns, p > 0 ? 1 : 0,
+             p + depth < q.input ? nullptr : bias);
+    p += depth;
+  } while (p < q.input);
+}
+
 template <CellKind kind, bool kKeep>
-void forward_steps(const SequenceForward& q, const float* packed) {
+void forward_steps(const SequenceForward& q, const Joined& joined) {
   using S = PanelShape<kind>;
   const std::int64_t n = q.hidden, panels = ceil_div(n, S::units), row_cuts = ceil_div(q.batch, 2 * kBlockRows);
   const std::int64_t tasks = panels * row_cuts, grain = task_grain(tasks, q.batch / row_cuts, n, S::columns, kSpeed);
@@ -193,12 +231,19 @@ void forward_steps(const SequenceForward& q, const float* packed) {
       before = y + q.offset[earlier] * n;
       running = q.rows[earlier];
     }
+    const std::int64_t first = s / joined.steps * joined.steps,
+                       made = min_of(time_of(q, first), time_of(q, min_of(q.steps, first + joined.steps) - 1));
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t i = in_turn(s, begin, end, task), u0 = i / row_cuts * S::units, cut = i % row_cuts;
       const std::int64_t r0 = rows * cut / row_cuts, r1 = rows * (cut + 1) / row_cuts;
+      float* share = joined.share ? joined.share + i * joined.rows * S::columns : nullptr;
+      if (share && s == first) make_share<kind>(q, joined, share, s, u0, r0, r1);
+      if (share) share += (offset - q.offset[made]) * S::columns;
       const std::int64_t middle = running < r0 ? r0 : min_of(running, r1);
-      if (r0 < middle) forward_rows<kind, kKeep>(q, packed, before, offset, u0, r0, middle);
-      if (middle < r1) forward_rows<kind, kKeep>(q, packed, static_cast<const float*>(q.h), offset, u0, middle, r1);
+      if (r0 < middle) forward_rows<kind, kKeep>(q, joined.recurrent, share, before, offset, u0, r0, middle);
+      if (share) share += (middle - r0) * S::columns;
+      if (middle < r1)
+        forward_rows<kind, kKeep>(q, joined.recurrent, share, static_cast<const float*>(q.h), offset, u0, middle, r1);
     }
   });
 }
@@ -206,21 +251,34 @@ void forward_steps(const SequenceForward& q, const float* packed) {
 template <CellKind kind>
 bool forward_sequence(const SequenceForward& q) {
   using S = PanelShape<kind>;
-  const std::int64_t n = q.hidden, panels = ceil_div(n, S::units);
-  float* packed = nullptr;
+  const std::int64_t n = q.hidden, panels = ceil_div(n, S::units), k = q.input;
+  Joined joined;
   if (q.batch > kFewSequences) {
-    packed = static_cast<float*>(
-        thread_scratch(ScratchSlot::recurrence, static_cast<std::size_t>(panels * n * S::columns) * sizeof(float)));
+    const std::int64_t columns = panels * S::columns, row_cuts = ceil_div(q.batch, 2 * kBlockRows);
+    joined.steps = q.x ? max_of(1, tuning::kInputRows / q.batch) : 1;
+    joined.rows = row_cuts == 1 ? joined.steps * q.batch : ceil_div(q.batch, row_cuts);
+    const std::int64_t room = columns * (n + (q.x ? k + 1 + row_cuts * joined.rows : 0));
+    float* const packed =
+        static_cast<float*>(thread_scratch(ScratchSlot::recurrence, static_cast<std::size_t>(room) * sizeof(float)));
     if (!packed) return false;
-    parallel_for(panels, 32768 / (n * S::columns) + 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i)
-        pack_panel<kind>(static_cast<const float*>(q.weight), n, i * S::units, packed + i * n * S::columns);
+    float *const input = packed + columns * n, *const bias = input + columns * k;
+    joined.recurrent = packed;
+    joined.input = input;
+    if (q.x) joined.share = bias + columns;
+    if (q.input_bias) joined.bias = bias;
+    parallel_for(panels, 32768 / ((n + k) * S::columns) + 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t u0 = i * S::units;
+        pack_panel<kind>(static_cast<const float*>(q.weight), n, n, u0, packed + i * n * S::columns);
+        if (q.x) pack_panel<kind>(static_cast<const float*>(q.w_ih), n, k, u0, input + i * k * S::columns);
+        if (q.input_bias) pack_panel<kind>(static_cast<const float*>(q.input_bias), n, 1, u0, bias + i * S::columns);
+      }
     });
   }
   if (q.h_prev)
-    forward_steps<kind, true>(q, packed);
+    forward_steps<kind, true>(q, joined);
   else
-    forward_steps<kind, false>(q, packed);
+    forward_steps<kind, false>(q, joined);
   last_states(q, sizeof(float));
   return true;
 }
@@ -286,7 +344,7 @@ bool backward_sequence(const SequenceBackward& q) {
       const std::int64_t panel = i / row_cuts, cut = i % row_cuts, u0 = panel * width, u1 = min_of(n, u0 + width);
       const std::int64_t r0 = q.batch * cut / row_cuts, r1 = q.batch * (cut + 1) / row_cuts;
       if (r0 < min_of(r1, later_rows))
-        multiply(min_of(r1, later_rows) - r0, u1 - u0, G * n, drecurrent + (later_offset + r0) * G * n,
+        multiply(min_of(r1, later_rows) - r0, u1 - u0, G * n, drecurrent + (later_offset + r0) * G * n, G * n,
                  packed ? packed + panel * G * n * width : w + u0, packed ? width : n, dh + r0 * n + u0, n,
                  kind == CellKind::gru ? 1 : 0);
       for (std::int64_t r = r0; r < min_of(r1, k.rows); ++r) {
@@ -309,6 +367,7 @@ void add_sequences(CellKernels& k) {
 
 void register_rnn_sequence(KernelTable& t) {
   CellKernels& k = family<CellKernels>(t);
+  k.joined_from = kFewSequences + 1;
   add_sequences<CellKind::tanh>(k);
   add_sequences<CellKind::relu>(k);
   add_sequences<CellKind::lstm>(k);

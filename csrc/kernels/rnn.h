@@ -45,9 +45,14 @@ struct SequenceForward {
   const void* weight = nullptr;  // W_hh [gates * hidden, hidden]
   const void* bias = nullptr;    // GRU, or null: b_hh [3 hidden]
   void* gates = nullptr;         // [total, gates * hidden]: the input's share in, activations out
-  void* h = nullptr;             // [batch, hidden]: state in, state out
-  void* c = nullptr;             // LSTM: the same
-  void* y = nullptr;             // [total, hidden]
+  // Where nothing is kept for the backward pass, kernels make the input's share themselves from `joined_from`
+  // sequences on: x W_ih^T + b_ih (and b_hh, but GRU). `gates` is null then.
+  std::int64_t input = 0;
+  const void *x = nullptr, *w_ih = nullptr;  // [total, input], [gates * hidden, input]
+  const void* input_bias = nullptr;          // or null: [gates * hidden]
+  void* h = nullptr;                         // [batch, hidden]: state in, state out
+  void* c = nullptr;                         // LSTM: the same
+  void* y = nullptr;                         // [total, hidden]
   // For the backward pass, or all null: the state before each step, and GRU's n part of h W_hh^T + b_hh.
   void* h_prev = nullptr;
   void* c_prev = nullptr;
@@ -120,6 +125,7 @@ struct CellKernels {
   // Whole sequences, optional. False, with nothing written, when there is no memory for the packed weights.
   bool (*forward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceForward&) = {};
   bool (*backward_sequence[static_cast<int>(CellKind::COUNT)][kDTypeCount])(const SequenceBackward&) = {};
+  std::int64_t joined_from = 0;  // see SequenceForward; 0: never
   // 16-bit floats, optional; all four or none. narrow_serves: whether for layers of this type and size; null: for
   // bfloat16 of any size.
   bool (*narrow_serves)(CellKind, DType, std::int64_t hidden, std::int64_t batch, std::int64_t steps) = nullptr;

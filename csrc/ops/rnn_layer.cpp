@@ -100,7 +100,12 @@ TensorList forward_layer(CellKind kind, const Steps& steps, const Layer& in, Tap
   auto matrix = [&](std::int64_t rows, std::int64_t cols) { return empty({rows, cols}, dtype, device); };
   // The input side of all steps is one product; where the recurrent side is simply added, its bias joins here.
   const Tensor bias = in[kBih].defined() ? (gru ? in[kBih] : add(in[kBih], in[kBhh])) : Tensor();
-  const Tensor gates = linear(in[kX], in[kWih], bias);
+  const CellKernels& table = kernels<CellKernels>(device);
+  const auto whole = projected || steps.count() < kPackSteps
+                         ? nullptr
+                         : table.forward_sequence[static_cast<int>(kind)][static_cast<int>(dtype)];
+  const bool joined = whole && !tape && table.joined_from > 0 && batch >= table.joined_from;
+  Tensor gates = joined ? Tensor() : linear(in[kX], in[kWih], bias);
   const Tensor y = matrix(steps.total, state), h = contiguous(clone(in[kH0])),
                c = lstm ? contiguous(clone(in[kC0])) : Tensor();
   const Tensor raw = projected ? matrix(steps.total, hidden) : y,
@@ -112,13 +117,18 @@ TensorList forward_layer(CellKind kind, const Steps& steps, const Layer& in, Tap
     if (gru) tape->candidate = matrix(steps.total, hidden);
     if (projected) tape->unprojected = raw;
   }
-  if (const auto whole = kernels<CellKernels>(device).forward_sequence[static_cast<int>(kind)][static_cast<int>(dtype)];
-      whole && !projected && steps.count() >= kPackSteps) {
+  if (whole) {
     SequenceForward q;
     describe(q, steps, hidden, batch);
     q.weight = in[kWhh].data();
     q.bias = gru ? data_or_null(in[kBhh]) : nullptr;
-    q.gates = gates.data();
+    q.gates = data_or_null(gates);
+    if (joined) {
+      q.input = in[kX].size(1);
+      q.x = in[kX].data();
+      q.w_ih = in[kWih].data();
+      q.input_bias = data_or_null(bias);
+    }
     q.h = h.data();
     q.c = data_or_null(c);
     q.y = y.data();
@@ -132,13 +142,13 @@ TensorList forward_layer(CellKind kind, const Steps& steps, const Layer& in, Tap
       if (lstm) result.push_back(c);
       return result;
     }
+    if (joined) gates = linear(in[kX], in[kWih], bias);
   }
   // Few rows multiply W_hh as it lies (inner products along its rows); for more, transposing it once beats doing so in
   // every step.
   Tensor w = transpose(in[kWhh], 0, 1);
   if (batch > 16 && steps.count() > 1) w = contiguous(w);
-  const auto fn = kernel_or_fail(kernels<CellKernels>(device).forward[static_cast<int>(kind)][static_cast<int>(dtype)],
-                                 op, device, dtype);
+  const auto fn = kernel_or_fail(table.forward[static_cast<int>(kind)][static_cast<int>(dtype)], op, device, dtype);
   for (std::size_t s = 0; s < steps.count(); ++s) {
     const std::size_t t = steps.at(s);
     const std::int64_t n = steps.rows[t], offset = steps.offset[t];

@@ -29,6 +29,9 @@ inline constexpr std::int64_t kPackedWords = 160 << 10, kPackedRows = 48;
 inline constexpr std::int64_t kQueries = 48, kForwardKeys = 512, kBackwardKeys = 256;
 // Up to here the recurrent weights are read in place, as inner products.
 inline constexpr std::int64_t kFewSequences = 4;
+// Rows of the input that a panel of its weights meets at once, so that their share of the gates waits in a quarter of
+// the second level for the steps.
+inline constexpr std::int64_t kInputRows = 128;
 // Rows whose sums (12 KB) wait for their gates in the first level.
 inline constexpr std::int64_t kGateRows = 48;
 
