@@ -4,10 +4,10 @@
 #include <limits>
 
 #include "autograd/node.h"
+#include "core/parallel.h"
 #include "kernels/indexing.h"
 #include "ops/dispatch.h"
 #include "ops/elementwise.h"
-#include "ops/index.h"
 #include "ops/pointwise.h"
 #include "ops/views.h"
 
@@ -143,12 +143,41 @@ Tensor triangle(const char* op, const Tensor& x, std::int64_t diagonal, bool upp
   return out;
 }
 
+// The sum of clamp(i + shift, 0, cols) over i < rows.
+std::int64_t ramp_sum(std::int64_t rows, std::int64_t shift, std::int64_t cols) {
+  const std::int64_t low = std::clamp<std::int64_t>(-shift, 0, rows);
+  const std::int64_t high = std::clamp<std::int64_t>(cols - shift, low, rows);
+  return (high - low) * (low + high - 1 + 2 * shift) / 2 + (rows - high) * cols;
+}
+
 Tensor triangle_indices(const char* op, std::int64_t rows, std::int64_t cols, std::int64_t offset, DType dtype,
                         Device device, bool upper) {
   require(rows >= 0 && cols >= 0, op, "row", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ",
           cols);
-  const Tensor mask = triangle(op, full({rows, cols}, 1, DType::Bool, device), offset, upper);
-  return to_dtype(contiguous(transpose(nonzero(mask), 0, 1)), dtype);
+  checked_numel({rows, cols}, op);
+  const std::int64_t shift = std::clamp(offset, -rows, cols) + (upper ? 0 : 1);
+  const auto before = [&](std::int64_t row) {  // elements in the rows above
+    const std::int64_t lower = ramp_sum(row, shift, cols);
+    return upper ? row * cols - lower : lower;
+  };
+  const std::int64_t count = before(rows);
+  Tensor out = empty({2, count}, DType::Int64, Device{});
+  std::int64_t *const row_of = static_cast<std::int64_t*>(out.data()), *const column_of = row_of + count;
+  constexpr std::int64_t kGrain = 32768;
+  parallel_for(count > 0 ? rows : 0, kGrain / (cols + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t at = before(begin);
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::int64_t edge = std::clamp<std::int64_t>(row + shift, 0, cols);
+      const std::int64_t first = upper ? edge : 0, n = upper ? cols - edge : edge;
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) {
+        row_of[at + i] = row;
+        column_of[at + i] = first + i;
+      }
+      at += n;
+    }
+  });
+  return to_dtype(to_device(out, device), dtype);
 }
 
 }  // namespace
