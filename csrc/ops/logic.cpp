@@ -6,6 +6,7 @@
 #include "ops/elementwise_op.h"
 #include "ops/math.h"
 #include "ops/reduce.h"
+#include "ops/shape.h"
 #include "ops/views.h"
 
 namespace pydlx::ops {
@@ -66,7 +67,9 @@ Tensor isfinite(const Tensor& x) {
 Tensor isreal(const Tensor& x) { return constant(x, true); }
 Tensor signbit(const Tensor& x) {
   if (x.dtype() == DType::Bool) return constant(x, false);
-  return lt(is_floating(x.dtype()) ? copysign(ones_like(x), detach(x)) : x, zero());  // -0 has the sign bit
+  if (!is_floating(x.dtype())) return lt(x, zero());
+  const std::size_t size = itemsize(x.dtype());  // the sign bit is that of an integer of the same width
+  return lt(view_dtype(detach(x), size == 2 ? DType::Int16 : size == 4 ? DType::Int32 : DType::Int64), zero());
 }
 
 Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
