@@ -23,7 +23,7 @@ def both_thread_counts(f):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("n", [1, 2, 63, 65])
+@pytest.mark.parametrize("n", [1, 2, 63, 65, 256, 515])
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 8, 9])
 def test_scans_along_rows_equal_scans_along_columns(rows, n, dtype):
     x = pydlx.from_numpy(np.random.default_rng(0).normal(size=(rows, n))).to(getattr(pydlx, dtype))
@@ -34,6 +34,18 @@ def test_scans_along_rows_equal_scans_along_columns(rows, n, dtype):
     for name in ("cummax", "cummin"):
         for got, want in zip(getattr(x, name)(1), getattr(columns, name)(0), strict=True):
             assert pydlx.equal(got, want.t().contiguous()), name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("n", [255, 256, 257, 600])
+def test_long_scans_of_16_bits_from_the_end(n, dtype, isa):
+    """The gradient of a sum is the sum of the gradients behind it, which blocks of the row hand on to each other."""
+    g = pydlx.from_numpy(np.random.default_rng(5).normal(size=(5, n))).to(getattr(pydlx, dtype))
+    t = pydlx.zeros(5, n, dtype=getattr(pydlx, dtype)).requires_grad_()
+    t.cumsum(1).backward(g)
+    assert pydlx.equal(t.grad, g.flip(1).cumsum(1).flip(1))
+    wide = g.double().numpy()[:, ::-1].cumsum(1)[:, ::-1].copy()
+    np.testing.assert_array_equal(t.grad.float().numpy(), pydlx.from_numpy(wide).float().to(t.dtype).float().numpy())
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 6])

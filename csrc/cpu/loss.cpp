@@ -86,7 +86,7 @@ RowTotals<float> totals_of(const T* x, std::int64_t n) {
     if constexpr (__is_same(T, float))
       piece = x + i;
     else
-      vmath::widen_row(x + i, widened, m);
+      vmath::convert_row(x + i, widened, m);
     const float top = vmath::row_max(piece, m);
     if (top > max) {
       if (sum != 0) sum *= math::exp(max - top);

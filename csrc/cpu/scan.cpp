@@ -2,7 +2,7 @@
 // at a time.
 #include "kernels/scan.h"
 
-#include "cpu/isa.h"
+#include "cpu/vector_rows.h"
 #include "functors/scan.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -15,22 +15,46 @@ constexpr std::int64_t kColumns = 64;
 // that rows a power of two apart evict each other from the first-level cache.
 constexpr int kLines = 4;
 
-// `lines` contiguous lines of n elements, one after another in memory. The states are locals, which stay in registers.
+// `lines` lines of n elements, `row` from one to the next; `first` is the place of the first element in the whole line.
+// The states are locals while this runs, which stay in registers.
 template <class O, int lines, bool exclusive, class T>
-void scan_lines(const T* in, T* out, std::int64_t* index, std::int64_t n, bool reverse) {
+void scan_lines(typename O::State* state, const T* in, T* out, std::int64_t* index, std::int64_t n, std::int64_t row,
+                std::int64_t first, bool reverse) {
   typename O::State s[lines];
-  for (int l = 0; l < lines; ++l) s[l] = O::init();
+  for (int l = 0; l < lines; ++l) s[l] = state[l];
   for (std::int64_t step = 0; step < n; ++step) {
     const std::int64_t i = reverse ? n - 1 - step : step;
 #pragma GCC unroll 4
     for (int l = 0; l < lines; ++l) {
-      const std::int64_t at = l * n + i;
+      const std::int64_t at = l * row + i;
       const T x = in[at];  // in and out may be the same array
       if (exclusive) out[at] = O::value(s[l]);
-      O::step(s[l], x, i);
+      O::step(s[l], x, first + i);
       if (!exclusive) out[at] = O::value(s[l]);
-      if constexpr (O::indexed) index[at] = s[l].at;
+      if constexpr (O::indexed) index[l * n + i] = s[l].at;
     }
+  }
+  for (int l = 0; l < lines; ++l) state[l] = s[l];
+}
+
+// Neighbouring lines from the first to the last element. Those of 16-bit floats are converted by the block, with
+// vectors.
+template <class O, int lines, bool exclusive, class T>
+void scan_whole_lines(const T* in, T* out, std::int64_t* index, std::int64_t n, bool reverse) {
+  typename O::State s[lines];
+  for (int l = 0; l < lines; ++l) s[l] = O::init();
+  if constexpr (!O::indexed && sizeof(T) == 2) {
+    constexpr std::int64_t kBlock = 256;
+    alignas(64) float block[lines * kBlock];
+    for (std::int64_t done = 0, m; done < n; done += m) {
+      m = n - done < kBlock ? n - done : kBlock;
+      const std::int64_t first = reverse ? n - done - m : done;
+      for (int l = 0; l < lines; ++l) vmath::convert_row(in + l * n + first, block + l * kBlock, m);
+      scan_lines<O, lines, exclusive>(s, block, block, nullptr, m, kBlock, first, reverse);
+      for (int l = 0; l < lines; ++l) vmath::convert_row(block + l * kBlock, out + l * n + first, m);
+    }
+  } else {
+    scan_lines<O, lines, exclusive>(s, in, out, index, n, n, 0, reverse);
   }
 }
 
@@ -44,11 +68,11 @@ void scan_rows(const Scan& k) {
       T* out = static_cast<T*>(k.out) + at;
       std::int64_t* index = O::indexed ? k.index + at : nullptr;
       if (k.outer - first >= kLines)
-        scan_lines<O, kLines, exclusive>(in, out, index, k.n, k.reverse);
+        scan_whole_lines<O, kLines, exclusive>(in, out, index, k.n, k.reverse);
       else
         for (std::int64_t l = 0; l < k.outer - first; ++l)
-          scan_lines<O, 1, exclusive>(in + l * k.n, out + l * k.n, O::indexed ? index + l * k.n : nullptr, k.n,
-                                      k.reverse);
+          scan_whole_lines<O, 1, exclusive>(in + l * k.n, out + l * k.n, O::indexed ? index + l * k.n : nullptr, k.n,
+                                            k.reverse);
     }
   });
 }
@@ -99,9 +123,10 @@ void add_order(KernelTable& t) {
 }
 template <class T>
 void add_float(KernelTable& t) {
-  add<ScanOp::sum, T, CumSum<T>>(t);
-  add<ScanOp::prod, T, CumProd<T>>(t);
-  add<ScanOp::logsumexp, T, LogCumSumExp<T>>(t);
+  using C = compute_t<T>;
+  add<ScanOp::sum, T, CumSum<C>>(t);
+  add<ScanOp::prod, T, CumProd<C>>(t);
+  add<ScanOp::logsumexp, T, LogCumSumExp<C>>(t);
   add_order<T>(t);
 }
 

@@ -77,17 +77,17 @@ inline __attribute__((always_inline)) void forward_row(const T* x, T* y, std::in
   const bool once = n <= kPiece;
   float m = -__builtin_inff(), s = 0;
   each_piece([&](std::int64_t c, std::int64_t length) __attribute__((always_inline)) {
-    vmath::widen_row(x + c, piece, length);
+    vmath::convert_row(x + c, piece, length);
     m = larger(m, vmath::row_max(piece, length));
   });
   each_piece([&](std::int64_t c, std::int64_t length) __attribute__((always_inline)) {
-    if (!once) vmath::widen_row(x + c, piece, length);
+    if (!once) vmath::convert_row(x + c, piece, length);
     s += vmath::row_exp_sum<!logarithm>(piece, piece, length, m);
   });
   const float scale = logarithm ? static_cast<float>(log(static_cast<double>(s))) : 1.0f / s;
   each_piece([&](std::int64_t c, std::int64_t length) __attribute__((always_inline)) {
     if (!once) {
-      vmath::widen_row(x + c, piece, length);
+      vmath::convert_row(x + c, piece, length);
       if constexpr (!logarithm) vmath::row_exp_sum<true>(piece, piece, length, m);
     }
     vmath::each_vector(length, [&](std::int64_t i, int count) __attribute__((always_inline)) {

@@ -65,8 +65,8 @@ PYDLX_INLINE void each_vector(std::int64_t n, const F& f) {
   for (; i + kWidth <= n; i += kWidth) f(i, kWidth);
   if (i < n) f(i, static_cast<int>(n - i));
 }
-template <class T>
-PYDLX_INLINE void widen_row(const T* x, float* y, std::int64_t n) {
+template <class From, class To>
+PYDLX_INLINE void convert_row(const From* x, To* y, std::int64_t n) {
   each_vector(n, [&](std::int64_t i, int count)
                      __attribute__((always_inline)) { store_count(y + i, load_count(x + i, count), count); });
 }
