@@ -26,7 +26,7 @@ TABLE = {
     "log2": (2.5, np.log2),
     "log10": (2.5, np.log10),
     "log1p": (2.0, np.log1p),
-    "logit": (3.0, lambda x: np.log(x) - np.log1p(-x)),
+    "logit": (2.0, lambda x: np.where(np.abs(x - 0.5) < 0.25, 2 * np.arctanh(2 * x - 1), np.log(x) - np.log1p(-x))),
     "sin": (1.5, np.sin),
     "cos": (1.5, np.cos),
     "tan": (1.5, np.tan),

@@ -287,16 +287,34 @@ PYDLX_HD T log1p(T x) {
   const T u = T(1) + x, y = log_corrected(u, lost_by_one_plus(x, u));
   return u == T(1) ? x : log_specials(u, y);
 }
-// log(x / (1 - x)): of the quotient where that is small, else of 1 + (2 x - 1) / (1 - x), whose numerator is exact. Max
-// error 3 ULP.
+// 2 atanh(s) - 2 s for |s| <= 1/5; relative errors of the whole 3e-9 and 1.4e-19.
+PYDLX_HD float atanh_tail(float s) {
+  const float z = s * s;
+  return s * z * horner(z, 3.036522395e-01f, 3.995760937e-01f, 6.666694949e-01f);
+}
+PYDLX_HD double atanh_tail(double s) {
+  const double z = s * s, y = z * z;
+  const double p0 = 0.6666666666666659591 + 0.400000000000569516 * z,
+               p1 = 0.285714285557679337 + 0.2222222430285779774 * z,
+               p2 = 0.1818166551126372485 + 0.1539112341446387016 * z,
+               p3 = 0.1317341203460741252 + 0.1384427829743060161 * z;
+  return s * z * ((p0 + y * p1) + y * y * (p2 + y * p3));
+}
+// log(x / (1 - x)) = k log 2 + 2 atanh(s): 2^-k x lies between 2/3 and 3/2 of 1 - x, and s is their difference over
+// their sum. The difference takes back what the rounding of 1 - x lost, and is exact where k is 0. Max error 2 ULP.
 template <class T>
 PYDLX_HD T logit(T x) {
-  const T tiny = sizeof(T) == 4 ? T(0x1p-120) : T(0x1p-1000), grow = sizeof(T) == 4 ? T(0x1p30) : T(0x1p60);
-  const T shift = sizeof(T) == 4 ? T(20.7944154167983592825) : T(41.5888308335967185650);  // log of `grow`
-  const T q = (x < T(1.0 / 3) ? x : T(2) * x - T(1)) / (T(1) - x);
-  const T u = x < T(1.0 / 3) ? (x < tiny ? q * grow : q) : T(1) + q;
-  const T y = log_corrected(u, x < T(1.0 / 3) ? T(0) : lost_by_one_plus(q, u)) - (x < tiny ? shift : T(0));
-  return log_specials(u, y);
+  using Word = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
+  constexpr Word bias = sizeof(T) == 4 ? 127 : 1023, half = Word{1} << (mantissa - 1);
+  constexpr T smallest = sizeof(T) == 4 ? T(0x1p-126) : T(0x1p-1022), grow = sizeof(T) == 4 ? T(0x1p23) : T(0x1p52);
+  const T d = T(1) - x, lost = (T(1) - d) - x, n = x < smallest ? x * grow : x;
+  const Word of_n = bit_cast<Word>(n), k = (of_n - bit_cast<Word>(d) + ((bias << mantissa) + half)) >> mantissa;
+  const T m = bit_cast<T>(of_n - ((k - bias) << mantissa));
+  const T s = ((m - d) - lost) / (m + d), e = exponent_of(k) - (x < smallest ? T(mantissa) : T(0));
+  const T inside = log_sum(e, T(2) * s, atanh_tail(s)), below_one = x == T(1) ? kInfinity<T> : kNaN<T>;
+  const T y = x < T(1) ? inside : below_one;
+  return x > T(0) ? y : (x == T(0) ? -kInfinity<T> : kNaN<T>);
 }
 // log(1 + e) for e in [0, 1], as differences of exponentials give: 1 + e = 2^n (1 + f) without a rounding. Max error 2
 // ULP.
