@@ -34,7 +34,7 @@ struct TailFactor {
 PYDLX_HD TailFactor erfcx_parts(double a, double a_rest = 0.0) {
   const double sum = a + 4.0, r = 1.0 / sum, one = r * sum;
   const double rest = ((1.0 - one) - product_rest(r, sum, one)) - r * ((a - (sum - 4.0)) + a_rest);
-  const double t = (1.0 - 8.0 * r) - 8.0 * r * rest, z = t * t;
+  const double first = 1.0 - 8.0 * r, less = 8.0 * r * rest, t = first - less, z = t * t;
   const double even =
       horner(z, 1.017286887209563807e-9, -1.539538725730334148e-8, 1.239482429408652689e-7, -8.460177853816428308e-7,
              4.694337038326041605e-6, -3.635151741778763897e-6, -4.550526883615747245e-4, 6.112055656705106879e-3,
@@ -43,12 +43,18 @@ PYDLX_HD TailFactor erfcx_parts(double a, double a_rest = 0.0) {
       horner(z, -3.839133166474483763e-10, 2.61153136270681645e-9, -7.797874052460887269e-8, 1.42609283427890237e-6,
              -1.886178451582585228e-5, 1.76813086551095151e-4, -2.809589158198437238e-4, -0.02637005333462836762,
              -0.1740109372402891263, -0.5408538313132249531);
-  const double h = t * (-0.9765487290808820831 + t * (even + t * odd)), p = 1.095995661000491062 + h, value = p * r;
-  return {value, product_rest(p, r, value) + r * (p * rest + ((1.095995661000491062 - p) + h))};
+  const double s = -0.9765487290808820831 + t * (even + t * odd), h = t * s, p = 1.095995661000491062 + h,
+               value = p * r;
+  const double t_rest = (first - t) - less;  // times the slope, as if p were a parabola
+  return {value,
+          product_rest(p, r, value) + r * ((p * rest + t_rest * (s + s + 0.98)) + ((1.095995661000491062 - p) + h))};
 }
 // e^(-factor a^2) = (1 + m) 2^n, for factor 1 or 1/2 without what the rounding of the square would make of it.
 PYDLX_HD double exp_minus_square(double a, double factor, double& n) {
-  const double square = a * a, r = reduce_ln2(-factor * square, n) - factor * product_rest(a, a, square);
+  const double square = a * a, rest = product_rest(a, a, square), magic = 6755399441055744.0;
+  n = (square * (factor * -1.4426950408889634) + magic) - magic;
+  const double small = n * 1.90821492927058770002e-10 + factor * rest;  // added before anything is rounded
+  const double r = (-factor * square - n * 6.93147180369123816490e-01) - small;
   return r + r * r * exp_tail(r);
 }
 inline constexpr float kErfSplit = 0.92f;
@@ -92,19 +98,24 @@ PYDLX_HD float normal_cdf(float x, float& kernel) {
   const float tail = 0.5f * kernel * erfcx(c);
   return x < 0.0f ? tail : 1.0f - tail;
 }
-// The cdf at -a for a >= 0.
-PYDLX_HD double normal_tail(double a, double& kernel) {
+// The cdf at -a for a >= 0 is 2^n / 2 (value + rest), the density (times sqrt(2 pi)) 2^n (1 + m). Both vanish from 38.6
+// on, where `bounded` stops.
+struct NormalTail {
+  double value, rest, m, n, bounded;
+};
+PYDLX_HD NormalTail normal_tail(double a) {
   const double c = a > 38.6 ? 38.6 : a;
   double n;
   const double m = exp_minus_square(c, 0.5, n);
-  kernel = scale(1.0 + m, n);
   const double root = 0x1.6a09e667f3bcdp-1, root_rest = -0x1.bdd3413b26456p-55, b = c * root;  // of 1/2
   const TailFactor f = erfcx_parts(b, product_rest(c, root, b) + c * root_rest);
-  return scale(0.5 * (f.value + (f.value * m + f.rest)), n);
+  return {f.value, f.value * m + f.rest, m, n, c};
 }
 // Max error 3 ULP.
 PYDLX_HD double normal_cdf(double x, double& kernel) {
-  const double tail = normal_tail(abs(x), kernel);
+  const NormalTail k = normal_tail(abs(x));
+  const double tail = scale(0.5 * (k.value + k.rest), k.n);
+  kernel = scale(1.0 + k.m, k.n);
   return x < 0.0 ? tail : 1.0 - tail;
 }
 // x cdf(x).
@@ -112,11 +123,13 @@ PYDLX_HD float gelu(float x) {
   float kernel;
   return x * normal_cdf(x, kernel);
 }
-// Max error 3.5 ULP.
+// As max(x, 0) - |x| cdf(-|x|), whose product is rounded together with the cdf. NaN at -infinity, as the product is.
+// Max error 3 ULP.
 PYDLX_HD double gelu(double x) {
-  double kernel;
-  const double tail = normal_tail(abs(x), kernel), c = x > 40.0 ? 40.0 : x;
-  return x < 0.0 ? x * tail : x - c * tail;
+  const NormalTail k = normal_tail(abs(x));
+  const double p = k.bounded * k.value;
+  const double tail = scale(0.5 * (p + (product_rest(k.bounded, k.value, p) + k.bounded * k.rest)), k.n);
+  return (x > 0.0 ? x : 0.0 * x) - tail;
 }
 
 // Inverse of erf after Giles ("Approximating the erfinv function", 2010): his variable w = -log(1 - x^2) and his two
@@ -133,26 +146,51 @@ PYDLX_HD float erfinv(float x) {
   const float y = w < 5.0f ? x + x * centre : x * tail;
   return copysign(abs(x) == 1.0f ? kInfinity<float> : y, x);
 }
-// An estimate in the same way (relative errors of the fits 2.2e-6 and 1.1e-6, with the float form's logarithm), then
-// three terms of the Taylor series of the inverse: d is the residual over the slope 2 / sqrt(pi) e^(-y^2). Where erf
-// is more than 0.76, the residual is that of erfc, with 1 - |x| exact. Max error 2.5 ULP.
+struct Either {
+  bool first;
+  PYDLX_HD double operator()(double a, double b) const { return first ? a : b; }
+};
+// With the same w, one polynomial in w up to 7.5, from there on another in its root (relative errors of the fits
+// 2e-17): what they add to the argument, or to nearly the root times it, so that their own rounding hardly shows. Max
+// error 2.5 ULP.
 PYDLX_HD double erfinv(double x) {
   const double a = abs(x);
   std::uint64_t k;
-  const double f = significand((1.0 - a) * (1.0 + a), k), z = f * f;
-  const double p = horner(f, 6.746637821e-02, -1.167565063e-01, 1.188816279e-01, -1.240558997e-01, 1.421955228e-01,
-                          -1.666799635e-01, 2.000211924e-01, -2.500000894e-01, 3.333331347e-01);
-  const double w = -log_sum(exponent_of(k), f, z * f * p - 0.5 * z), v = w - 2.5, u = sqrt(w) - 4.0;
-  const double centre =
-      horner(v, -3.30803954054785688e-6, -6.625258559735968117e-7, 2.18481613483120069e-4, -1.265258688360606154e-3,
-             -4.1789449598290309e-3, 0.2466495966339193602, 1.501410112845754208);
-  const double tail = horner(u, 1.78252213603966126e-5, -7.891614022087112983e-5, 9.049989913385954527e-5,
-                             -2.769688200629036464e-5, 2.563229956221225233e-4, -9.420831922528936442e-4,
-                             1.292879785102558085e-3, 1.009510931830095659, 3.839781479565455236);
-  const double y = a * (w < 5.0 ? centre : tail), square = y * y, grown = exp(square);
-  const double d =
-      (a < 0.76 ? (a - erf_small(y)) * grown : erfcx_parts(y).value - (1.0 - a) * grown) * 0.88622692545275801365;
-  const double r = y + d * (1.0 + d * (y + d * (1.0 + 4.0 * square) * (1.0 / 3.0)));
+  const double f = significand((1.0 - a) * (1.0 + a), k), e = exponent_of(k);
+  const double high = e * 6.93147180369123816490e-01, low = f + (e * 1.90821492927058770002e-10 + log_tail(f));
+  const double w = -(high + low), s = sqrt(w), square = s * s;
+  // What the roundings of w and its root have lost, over roughly 2 s.
+  const double lost = (((w - square) - product_rest(s, s, square)) - ((high + w) + low)) * (0.24 - 0.027 * s);
+  const bool central = w < 7.5;
+  const Either pick{central};
+  const double v = pick(w - 2.25, (s - 4.375) + lost), z = v * v;
+  const double even = horner(
+      z, pick(-4.277359727811966695e-25, 1.707716471022170991e-14),
+      pick(-1.085283519592229367e-21, -2.88233311458682103e-13),
+      pick(-1.419872148670011084e-19, -9.160595938602224114e-13),
+      pick(5.121328820988215717e-18, 3.178927080712007042e-11),
+      pick(2.216068350289048338e-17, 1.160248063675841389e-10),
+      pick(-1.164692250797331812e-14, -2.66829937331297438e-9),
+      pick(7.778201943820786787e-13, -1.067747855437232337e-8),
+      pick(-3.051025575309911471e-11, 1.026343382643360928e-7), pick(4.483231965415085961e-10, 8.859687451211768585e-7),
+      pick(4.003699567057579689e-8, 3.088453409283126513e-6), pick(-4.215970810419730677e-6, 0.00001514050578378758853),
+      pick(0.0002210355290759127169, 0.0001764568690152108173),
+      pick(-0.003155372200942818794, 0.0005034976081888687402));
+  const double odd = horner(z, pick(3.52167773368163638e-23, -4.517215353076450571e-14),
+                            pick(1.716125929478515603e-20, 1.335463751324364074e-12),
+                            pick(3.240430536086454781e-19, -6.444688083308297348e-12),
+                            pick(-4.837660147225552019e-17, -9.411720256867394315e-11),
+                            pick(2.177176560651674555e-15, 4.099087494240984885e-10),
+                            pick(-4.749410365336339347e-14, 7.503835636793059145e-9),
+                            pick(-1.417784545704352511e-12, -8.479925187268886151e-9),
+                            pick(2.139223438843779778e-10, -3.614538486499262346e-7),
+                            pick(-1.260995079512983901e-8, -1.748265501681959865e-6),
+                            pick(4.259312829074034016e-7, -5.886528643698368122e-6),
+                            pick(7.398829376358174621e-7, -0.00005073378491277870998),
+                            pick(-0.001472948540355195972, -0.0005110908204071519101));
+  const double p = pick(0.4395086296840070869, -0.031519292347084143) +
+                   v * (pick(0.2484803354817564409, 0.010129552387974702) + v * (even + v * odd));
+  const double r = central ? a + a * p : a * ((s - 0.125) + (p + lost));
   return copysign(a < 1.0 ? r : (a == 1.0 ? kInfinity<double> : kNaN<double>), x);
 }
 
