@@ -1,4 +1,4 @@
-"""Cheap elementwise functions of bfloat16, which run on pairs in words or on bits: every pattern, odd lengths, strides."""
+"""Elementwise functions of bfloat16 that run on pairs in words or on bits: every pattern, odd lengths, strides."""
 
 import numpy as np
 import pytest
@@ -25,6 +25,17 @@ UNARY = {
     "threshold": lambda x: functional.threshold(x, 0.5, -1.0),
     "hardshrink": functional.hardshrink,
     "softshrink": functional.softshrink,
+    "signbit": lambda x: pydlx.signbit(x).to(x.dtype),
+    # explicit vectors
+    "exp": pydlx.exp,
+    "exp2": pydlx.exp2,
+    "tanh": pydlx.tanh,
+    "sigmoid": pydlx.sigmoid,
+    "erf": pydlx.erf,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "logsigmoid": functional.logsigmoid,
 }
 BINARY = {
     "add": pydlx.add,
@@ -103,7 +114,13 @@ def test_three_operands(name, dtype, isa):
 
 
 @DTYPES
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "clamp", "hardsigmoid", "hardswish", "threshold", "softshrink"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("relu", "leaky_relu", "clamp", "hardsigmoid", "hardswish", "threshold", "softshrink"),
+        *("gelu", "silu", "softplus", "logsigmoid"),
+    ],
+)
 def test_gradients(name, dtype, isa):
     x, g = patterns(dtype, 4), patterns(dtype, 5)
     for part in (slice(None), slice(1, 1000), slice(2, 3)):

@@ -51,19 +51,18 @@ alignas(64) constexpr float kNormalTail[7][32] = {
      0.00373930857f,   -0.00112537725f},
 };
 
-PYDLX_INLINE Vector<float> normal_entry(int row, VectorOf<float>::index at) {
-  return (Vector<float>)_mm512_permutex2var_ps(_mm512_load_ps(kNormalTail[row]), (__m512i)at,
-                                               _mm512_load_ps(kNormalTail[row] + 16));
+PYDLX_INLINE Vector<float> table_entry(const float* row, VectorOf<float>::index at) {
+  return (Vector<float>)_mm512_permutex2var_ps(_mm512_load_ps(row), (__m512i)at, _mm512_load_ps(row + 16));
 }
 // Half the rounding errors of a quotient of polynomials, and no division.
 PYDLX_INLINE Vector<float> normal_tail(Vector<float> a) {
   using I = VectorOf<float>::index;
   // The exponent's last two bits and three more, which are all that the permutation looks at; 1 .. 2 comes at 24.
   const I at = (I)(a + 1.0f) >> 20;
-  const Vector<float> d = a - normal_entry(0, at);
-  const Vector<float> high =
-      normal_entry(3, at) + d * (normal_entry(4, at) + d * (normal_entry(5, at) + d * normal_entry(6, at)));
-  return normal_entry(1, at) + d * (normal_entry(2, at) + d * high);
+  const auto entry = [at](int row) __attribute__((always_inline)) { return table_entry(kNormalTail[row], at); };
+  const Vector<float> d = a - entry(0);
+  const Vector<float> high = entry(3) + d * (entry(4) + d * (entry(5) + d * entry(6)));
+  return entry(1) + d * (entry(2) + d * high);
 }
 #else
 // A rational minimax fit with relative error 6e-9; evaluating it leaves some 4 ULP.

@@ -2,6 +2,7 @@
 // vectorisation costs too much (selections become long chains of masks, divisions and powers of two take several
 // instructions where the machine has one). NaN propagates. tests/test_ulp.py measures the bounds stated here.
 #pragma once
+#include "cpu/erf_factor.h"
 #include "cpu/gemm/vec.h"
 #include "cpu/normal_tail.h"
 
@@ -132,6 +133,14 @@ PYDLX_INLINE V tanh(V x) {
   const V s = scale(all(1.0f), k.n), m = s * expm1_reduced(k.r) + (s - 1.0f);
   return (V)((I)(m / (m + 2.0f)) | ((I)x & static_cast<int>(0x80000000u)));
 }
+
+#if defined(PYDLX_ISA_avx512)
+// From 3.92 on erf rounds to 1. Max error 2 ULP.
+PYDLX_INLINE V erf(V x) {
+  const V a = abs(x), c = at_most(a, all(3.95f)), y = at_most(c * erf_factor(c), all(1.0f));
+  return (V)((I)(a > 3.92f ? all(1.0f) : y) | ((I)x & static_cast<int>(0x80000000u)));
+}
+#endif
 
 // Phi(-a) = scale(m + m t, n) and e^(-a^2 / 2) = scale(1 + t, n) for a in [0, 14.5]. The square is not rounded
 // before what it has in common with a power of two is gone, so that the lower tail keeps its relative accuracy.

@@ -12,9 +12,10 @@ constexpr bool cheap(UnaryOp op) {
   return op == UnaryOp::leaky_relu || op == UnaryOp::hardsigmoid || op == UnaryOp::hardswish ||
          op == UnaryOp::threshold || op == UnaryOp::hardshrink || op == UnaryOp::softshrink;
 }
-constexpr bool cheap(BinaryOp op) {
-  return op <= BinaryOp::leaky_relu_backward || op == BinaryOp::hardsigmoid_backward ||
-         op == BinaryOp::hardswish_backward || op >= BinaryOp::threshold_backward;
+constexpr bool cheap(BinaryOp op) {  // clamp_backward is vectorised in its explicit form only
+  return (op <= BinaryOp::leaky_relu_backward && op != BinaryOp::clamp_backward) ||
+         op == BinaryOp::hardsigmoid_backward || op == BinaryOp::hardswish_backward ||
+         op >= BinaryOp::threshold_backward;
 }
 template <UnaryOp op>
 inline constexpr bool kCheap<Act<op>> = cheap(op);

@@ -306,23 +306,71 @@ void dense1(std::int64_t n, char* const* p, const double* param) {
       store_part(o + i, Wide<F>::apply(load_part(a + i, rest), q.p), rest);
     }
   } else if constexpr (HasRare<F, A>) {
+    // Rare elements go through the branch-free form with the others, whose results then do not depend on their
+    // neighbours.
     for (std::int64_t b = 0; b < n; b += kBlock) {
-      const std::int64_t end = n - b < kBlock ? n : b + kBlock;
+      const std::int64_t m = n - b < kBlock ? n - b : kBlock;
+      const A* from = a + b;
+      A kept[kBlock];
       int rare = 0;
 #pragma omp simd reduction(| : rare)
-      for (std::int64_t i = b; i < end; ++i) rare |= F::rare(a[i]) ? 1 : 0;
-      if (rare) {
-        for (std::int64_t i = b; i < end; ++i) o[i] = F::rare(a[i]) ? F::slow(a[i]) : F::apply(value<A>(a[i]), q.p);
-      } else {
-#pragma omp simd
-        for (std::int64_t i = b; i < end; ++i) o[i] = F::apply(value<A>(a[i]), q.p);
+      for (std::int64_t i = 0; i < m; ++i) rare |= F::rare(from[i]) ? 1 : 0;
+      if (rare) {  // o may be a
+        std::memcpy(kept, from, static_cast<std::size_t>(m) * sizeof(A));
+        from = kept;
       }
+#pragma omp simd
+      for (std::int64_t i = 0; i < m; ++i) o[b + i] = F::apply(from[i], q.p);
+      if (rare)
+        for (std::int64_t i = 0; i < m; ++i)
+          if (F::rare(from[i])) o[b + i] = F::slow(from[i]);
     }
   } else {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), q.p);
   }
 }
+// Functors with such a form over bfloat16, two neighbours in a word as in cpu/pointwise/narrow.h. NaN need no care when
+// results are rounded: they come from operands of 16 bits, or are the default one, and the bits to be dropped are 0.
+template <class F, class... A>
+concept RunsOnWidePairs =
+    kVectorBytes == 64 && (std::is_same_v<A, BFloat16> && ...) && HasWide<F, float, compute_t<A>...>;
+template <class F, int operands>
+void dense_wide_pairs(std::int64_t n, char* const* p, const double* param) {
+#ifdef PYDLX_ISA_avx512
+  constexpr int kPairs = 2 * kWords;
+  const Params q(param);
+  const auto rounded = [](Words v) __attribute__((always_inline)) {
+    const WideBits w = (WideBits)v;
+    return w + 0x7fffu + (w >> 16 & 1u);
+  };
+  const auto some = [&](std::int64_t i, const auto& get) __attribute__((always_inline)) {
+    const WideBits a = get(reinterpret_cast<const std::uint16_t*>(p[1]) + i);
+    Words low, high;
+    if constexpr (operands == 2) {
+      low = Wide<F>::apply((Words)(a << 16), q.p);
+      high = Wide<F>::apply((Words)(a & 0xffff0000u), q.p);
+    } else {
+      const WideBits b = get(reinterpret_cast<const std::uint16_t*>(p[2]) + i);
+      low = Wide<F>::apply((Words)(a << 16), (Words)(b << 16), q.p);
+      high = Wide<F>::apply((Words)(a & 0xffff0000u), (Words)(b & 0xffff0000u), q.p);
+    }
+    return (__m512i)(rounded(low) >> 16 | (rounded(high) & 0xffff0000u));
+  };
+  std::uint16_t* const o = reinterpret_cast<std::uint16_t*>(p[0]);
+  std::int64_t i = 0;
+  for (; i + kPairs <= n; i += kPairs)
+    _mm512_storeu_si512(o + i, some(i, [](const std::uint16_t* x)
+                                           __attribute__((always_inline)) { return (WideBits)_mm512_loadu_si512(x); }));
+  if (i < n) {
+    const auto rest = static_cast<__mmask32>((1u << (n - i)) - 1u);
+    _mm512_mask_storeu_epi16(o + i, rest, some(i, [rest](const std::uint16_t* x) __attribute__((always_inline)) {
+                               return (WideBits)_mm512_maskz_loadu_epi16(rest, x);
+                             }));
+  }
+#endif
+}
+
 template <class F, class Out, class A, class B>
 void dense2(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
@@ -391,6 +439,8 @@ void map1(const Elementwise& e) {
     map1<OnBits<F>, word_t<Out>, word_t<A>>(e);
   else if constexpr (RunsOnPairs<F, Out, A>)
     walk(e, kFormats<word_t<Out>, word_t<A>>, dense_pairs<F, 2>);
+  else if constexpr (RunsOnWidePairs<F, A>)
+    walk(e, kFormats<word_t<Out>, word_t<A>>, dense_wide_pairs<F, 2>);
   else
     walk(e, kFormats<Out, A>, dense1<F, compute_t<Out>, compute_t<A>>);
 }
@@ -414,6 +464,8 @@ void map2(const Elementwise& e) {
     map2<OnBits<F>, word_t<Out>, word_t<A>, word_t<B>>(e);
   else if constexpr (RunsOnPairs<F, Out, A, B>)
     walk(e, kFormats<word_t<Out>, word_t<A>, word_t<B>>, dense_pairs<F, 3>);
+  else if constexpr (RunsOnWidePairs<F, A, B>)
+    walk(e, kFormats<word_t<Out>, word_t<A>, word_t<B>>, dense_wide_pairs<F, 3>);
   else
     walk(e, kFormats<Out, A, B>, dense2<F, compute_t<Out>, compute_t<A>, compute_t<B>>);
 }

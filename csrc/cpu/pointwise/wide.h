@@ -46,6 +46,12 @@ template <>
 struct Wide<Transcendental<UnaryOp::tanh>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::tanh(x); }
 };
+#ifdef PYDLX_ISA_avx512
+template <>
+struct Wide<Transcendental<UnaryOp::erf>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::erf(x); }
+};
+#endif
 template <>
 struct Wide<Act<UnaryOp::gelu>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::gelu(x); }
