@@ -1,5 +1,7 @@
 // Elementary and special functions of one operand.
 #pragma once
+#include <concepts>
+
 #include "functors/special.h"
 #include "functors/types.h"
 #include "kernels/pointwise.h"
@@ -233,29 +235,56 @@ struct Transcendental<UnaryOp::erfinv> {
   }
 };
 
-template <>
-struct Transcendental<UnaryOp::lgamma> {
+// In double, reflection takes its branches.
+struct Gamma {
   static constexpr unsigned types = kFloat;
+  template <std::same_as<double> T>
+  PYDLX_HD static bool rare(T x) {
+    return !(x > 0.0);
+  }
+};
+
+template <>
+struct Transcendental<UnaryOp::lgamma> : Gamma {
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
+    if constexpr (std::is_same_v<T, double>)
+      return math::lgamma_positive(x);
+    else
+      return math::lgamma(x);
+  }
+  template <class T>
+  PYDLX_HD static T slow(T x) {
     return math::lgamma(x);
   }
 };
 
 template <>
-struct Transcendental<UnaryOp::digamma> {
-  static constexpr unsigned types = kFloat;
+struct Transcendental<UnaryOp::digamma> : Gamma {
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
+    if constexpr (std::is_same_v<T, double>)
+      return math::digamma_positive(x);
+    else
+      return math::digamma(x);
+  }
+  template <class T>
+  PYDLX_HD static T slow(T x) {
     return math::digamma(x);
   }
 };
 
 template <>
-struct Transcendental<UnaryOp::trigamma> {
-  static constexpr unsigned types = kFloat;
+struct Transcendental<UnaryOp::trigamma> : Gamma {
   template <class T>
   PYDLX_HD static T apply(T x, const double*) {
+    if constexpr (std::is_same_v<T, double>)
+      return math::trigamma_positive(x);
+    else
+      return math::trigamma(x);
+  }
+  template <class T>
+  PYDLX_HD static T slow(T x) {
     return math::trigamma(x);
   }
 };
