@@ -1,5 +1,7 @@
 #include "ops/activations.h"
 
+#include <limits>
+
 #include "autograd/node.h"
 #include "kernels/pointwise.h"
 #include "ops/elementwise_op.h"
@@ -182,16 +184,15 @@ Tensor glu(const Tensor& x, std::int64_t dim) {  // Dauphin et al. 2017
   const std::int64_t n = x.sizes()[axis];
   require(n % 2 == 0, "glu", "input", ErrorKind::Shape, "expected an even size along dim ", dim, ", got ", n);
   const auto value_of = [axis, n](const Tensor& t) { return narrow(t, axis, 0, n / 2); };
-  const auto gate_of = [axis, n](const Tensor& t) { return sigmoid(narrow(t, axis, n / 2, n / 2)); };
-  Tensor y, gate;
-  {
-    const GradModeGuard off(false);
-    gate = gate_of(x);
-    y = mul(value_of(x), gate);
-  }
+  const auto gate_of = [axis, n](const Tensor& t) { return narrow(t, axis, n / 2, n / 2); };
+  // value * sigmoid(gate) in one pass is what softplus has for its gradient below a threshold.
+  const PointwiseParams no_threshold{{1, std::numeric_limits<double>::infinity(), 0, 0}};
+  const Tensor plain = detach(x);
+  Tensor y =
+      run_binary(BinaryOp::softplus_backward, "glu", value_of(plain), gate_of(plain), false, false, no_threshold);
   if (any_requires_grad(x))
-    record("glu", y, {&x}, [x = save(x), gate, value_of, gate_of, axis](Backward& bw) {
-      const Tensor t = x.get(bw), g = bw.grad(), s = bw.create_graph ? gate_of(t) : gate;
+    record("glu", y, {&x}, [x = save(x), value_of, gate_of, axis](Backward& bw) {
+      const Tensor t = x.get(bw), g = bw.grad(), s = sigmoid(gate_of(t));
       bw.set(0, cat({mul(g, s), sigmoid_gradient(mul(g, value_of(t)), s, bw.create_graph)}, axis));
     });
   return y;
