@@ -80,27 +80,33 @@ void leave_row(W* out, const W* in, std::int64_t n, std::int64_t stride) {
   past_caches_done();
 }
 
-// move(out, in) for the first elements of all rows along axis 0.
+// move(out, in) for the first elements of all rows along axis 0. The loop has copies of what it needs: what `move`
+// writes might be any variable in memory.
 template <class W, class Move>
-void each_row(const Elementwise& e, const Move& move) {
-  const std::int64_t inner = e.size[0], rows = e.numel / inner, ahead = 8 * e.stride[1][1];
-  const bool far =
-      e.stride[1][0] == 1 && inner * static_cast<std::int64_t>(sizeof(W)) < e.stride[1][1] * 4 && inner <= 512;
+void each_row(const Elementwise& e, const Move move) {
+  const std::int64_t inner = e.size[0], rows = e.numel / inner;
+  const std::int64_t out_step = e.stride[0][1], in_step = e.stride[1][1];
   parallel_for(rows, inner >= kGrain ? 1 : kGrain / inner, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t to_step = out_step, from_step = in_step, width = inner;
+    const Move go = move;
+    const bool far =
+        e.stride[1][0] == 1 && width * static_cast<std::int64_t>(sizeof(W)) < from_step * 4 && width <= 512;
     for (std::int64_t r = begin; r < end;) {
       W* out = static_cast<W*>(e.data[0]);
       const W* in = static_cast<const W*>(e.data[1]);
       const std::int64_t at = r % e.size[1], left = e.size[1] - at;
-      out += at * e.stride[0][1];
-      in += at * e.stride[1][1];
+      out += at * to_step;
+      in += at * from_step;
       move_to(e, r / e.size[1], out, in);
       const std::int64_t run = left < end - r ? left : end - r;
-      for (std::int64_t i = 0; i < run; ++i) {
-        const W* from = in + i * e.stride[1][1];
-        if (far)  // short rows far apart, which no prefetcher follows
-          for (std::int64_t c = 0; c < inner; c += 64 / static_cast<std::int64_t>(sizeof(W)))
-            __builtin_prefetch(from + ahead + c);
-        move(out + i * e.stride[0][1], from);
+      if (far) {  // short rows far apart, which no prefetcher follows
+        for (std::int64_t i = 0; i < run; ++i, out += to_step, in += from_step) {
+          for (std::int64_t c = 0; c < width; c += 64 / static_cast<std::int64_t>(sizeof(W)))
+            __builtin_prefetch(in + 8 * from_step + c);
+          go(out, in);
+        }
+      } else {
+        for (std::int64_t i = 0; i < run; ++i, out += to_step, in += from_step) go(out, in);
       }
       r += run;
     }
@@ -129,7 +135,7 @@ void copy_rows(const Elementwise& e) {
         copy_pieces<kPiece, kCount>(reinterpret_cast<char*>(out), reinterpret_cast<const char*>(in), bytes);
       });
     });
-  each_row<W>(e, [&](W* out, const W* in) { copy_row(out, in, inner, stride); });
+  each_row<W>(e, [=](W* out, const W* in) { copy_row(out, in, inner, stride); });
 }
 
 // Equal dtypes and selection move bits: one kernel per element size.
