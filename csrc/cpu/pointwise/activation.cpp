@@ -17,6 +17,8 @@ constexpr bool cheap(BinaryOp op) {  // clamp_backward is vectorised in its expl
          op == BinaryOp::hardsigmoid_backward || op == BinaryOp::hardswish_backward ||
          op >= BinaryOp::threshold_backward;
 }
+template <>
+inline constexpr bool kTakesSingle<ActGrad<BinaryOp::prelu>> = true;  // one slope per channel
 template <UnaryOp op>
 inline constexpr bool kCheap<Act<op>> = cheap(op);
 template <BinaryOp op>

@@ -16,6 +16,8 @@ inline constexpr bool kTakesSingle<Binary<BinaryOp::mul>> = true;
 template <>
 inline constexpr bool kTakesSingle<Binary<BinaryOp::div>> = true;
 template <>
+inline constexpr bool kTakesSingle<Ternary<TernaryOp::lerp>> = true;
+template <>
 inline constexpr bool kCommutes<Binary<BinaryOp::add>> = true;
 template <>
 inline constexpr bool kCommutes<Binary<BinaryOp::mul>> = true;

@@ -267,22 +267,9 @@ inline void walk_tiles(const Elementwise& e, const Format* format, DenseFn dense
 
 // ---- functors -------------------------------------------------------------------------------------------------------
 
-// The four parameters as locals: the compiler then knows that no store changes them.
-struct Params {
-  double p[4];
-  inline __attribute__((always_inline)) explicit Params(const double* q) : p{q[0], q[1], q[2], q[3]} {}
-};
-
 // Functors with `rare(x)` and `slow(x)` have arguments that their branch-free form cannot serve.
 template <class F, class... A>
 concept HasRare = requires(A... a) { F::rare(a...); };
-
-// The form of functor F on explicit vectors, where it has one (cpu/pointwise/wide.h).
-template <class F>
-struct Wide {};
-template <class F, class T, class... A>
-concept HasWide =
-    (std::is_same_v<A, T> && ...) && requires(Vector<A>... v, const double* q) { Wide<F>::apply(v..., q); };
 
 template <class T>
 inline __attribute__((always_inline)) T value(stored_t<T> v) {
@@ -330,47 +317,6 @@ void dense1(std::int64_t n, char* const* p, const double* param) {
     for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), q.p);
   }
 }
-// Functors with such a form over bfloat16, two neighbours in a word as in cpu/pointwise/narrow.h. NaN need no care when
-// results are rounded: they come from operands of 16 bits, or are the default one, and the bits to be dropped are 0.
-template <class F, class... A>
-concept RunsOnWidePairs =
-    kVectorBytes == 64 && (std::is_same_v<A, BFloat16> && ...) && HasWide<F, float, compute_t<A>...>;
-template <class F, int operands>
-void dense_wide_pairs(std::int64_t n, char* const* p, const double* param) {
-#ifdef PYDLX_ISA_avx512
-  constexpr int kPairs = 2 * kWords;
-  const Params q(param);
-  const auto rounded = [](Words v) __attribute__((always_inline)) {
-    const WideBits w = (WideBits)v;
-    return w + 0x7fffu + (w >> 16 & 1u);
-  };
-  const auto some = [&](std::int64_t i, const auto& get) __attribute__((always_inline)) {
-    const WideBits a = get(reinterpret_cast<const std::uint16_t*>(p[1]) + i);
-    Words low, high;
-    if constexpr (operands == 2) {
-      low = Wide<F>::apply((Words)(a << 16), q.p);
-      high = Wide<F>::apply((Words)(a & 0xffff0000u), q.p);
-    } else {
-      const WideBits b = get(reinterpret_cast<const std::uint16_t*>(p[2]) + i);
-      low = Wide<F>::apply((Words)(a << 16), (Words)(b << 16), q.p);
-      high = Wide<F>::apply((Words)(a & 0xffff0000u), (Words)(b & 0xffff0000u), q.p);
-    }
-    return (__m512i)(rounded(low) >> 16 | (rounded(high) & 0xffff0000u));
-  };
-  std::uint16_t* const o = reinterpret_cast<std::uint16_t*>(p[0]);
-  std::int64_t i = 0;
-  for (; i + kPairs <= n; i += kPairs)
-    _mm512_storeu_si512(o + i, some(i, [](const std::uint16_t* x)
-                                           __attribute__((always_inline)) { return (WideBits)_mm512_loadu_si512(x); }));
-  if (i < n) {
-    const auto rest = static_cast<__mmask32>((1u << (n - i)) - 1u);
-    _mm512_mask_storeu_epi16(o + i, rest, some(i, [rest](const std::uint16_t* x) __attribute__((always_inline)) {
-                               return (WideBits)_mm512_maskz_loadu_epi16(rest, x);
-                             }));
-  }
-#endif
-}
-
 template <class F, class Out, class A, class B>
 void dense2(std::int64_t n, char* const* p, const double* param) {
   Out* o = reinterpret_cast<Out*>(p[0]);
@@ -432,6 +378,16 @@ void dense3(std::int64_t n, char* const* p, const double* param) {
   for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(value<A>(a[i]), value<B>(b[i]), value<C>(c[i]), q.p);
 }
 
+template <class F, class T>
+void dense3_single(std::int64_t n, char* const* p, const double* param) {
+  T* o = reinterpret_cast<T*>(p[0]);
+  const T *a = reinterpret_cast<const T*>(p[1]), *b = reinterpret_cast<const T*>(p[2]);
+  const T c = *reinterpret_cast<const T*>(p[3]);
+  const Params q(param);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) o[i] = F::apply(a[i], b[i], c, q.p);
+}
+
 // The kernels. F is a stateless functor type with `static C apply(C..., const double* param)` on compute types.
 template <class F, class Out, class A>
 void map1(const Elementwise& e) {
@@ -471,6 +427,8 @@ void map2(const Elementwise& e) {
 }
 template <class F, class Out, class A, class B = A, class C = B>
 void map3(const Elementwise& e) {
+  if constexpr (kTakesSingle<F> && std::is_same_v<A, compute_t<A>>)
+    if (e.stride[3][0] == 0) return walk(e, kFormats<Out, A, B, C>, dense3_single<F, A>, 3);
   if constexpr (RunsOnPairs<F, Out, A, B, C>)
     walk(e, kFormats<word_t<Out>, word_t<A>, word_t<B>, word_t<C>>, dense_pairs<F, 4>);
   else

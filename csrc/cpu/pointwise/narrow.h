@@ -3,7 +3,7 @@
 #pragma once
 #include <type_traits>
 
-#include "cpu/isa.h"
+#include "cpu/gemm/words.h"
 #include "functors/types.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -56,6 +56,63 @@ void dense_pairs(std::int64_t n, char* const* p, const double* param) {
     over_pairs<F>(n, param, out, row(1), row(2));
   else
     over_pairs<F>(n, param, out, row(1), row(2), row(3));
+}
+
+// The form of functor F on explicit vectors, where it has one (cpu/pointwise/wide.h).
+template <class F>
+struct Wide {};
+template <class F, class T, class... A>
+concept HasWide =
+    (std::is_same_v<A, T> && ...) && requires(Vector<A>... v, const double* q) { Wide<F>::apply(v..., q); };
+
+// The four parameters as locals: the compiler then knows that no store changes them.
+struct Params {
+  double p[4];
+  inline __attribute__((always_inline)) explicit Params(const double* q) : p{q[0], q[1], q[2], q[3]} {}
+};
+
+// Functors with such a form over bfloat16, two neighbours in a word as above. NaN need no care when
+// results are rounded: they come from operands of 16 bits, or are the default one, and the bits to be dropped are 0.
+template <class F, class... A>
+concept RunsOnWidePairs =
+    kVectorBytes == 64 && (std::is_same_v<A, BFloat16> && ...) && HasWide<F, float, functors::compute_t<A>...>;
+template <class F, int operands>
+void dense_wide_pairs(std::int64_t n, char* const* p, const double* param) {
+#ifdef PYDLX_ISA_avx512
+  constexpr int kPairs = 2 * kWords;
+  const Params q(param);
+  const auto rounded = [](Words v) __attribute__((always_inline)) {
+    const WideBits w = (WideBits)v;
+    return w + 0x7fffu + (w >> 16 & 1u);
+  };
+  const auto* const x = reinterpret_cast<const std::uint16_t*>(p[1]);
+  const auto* const y = operands == 2 ? x : reinterpret_cast<const std::uint16_t*>(p[2]);
+  const auto some = [&](std::int64_t i, const auto& get) __attribute__((always_inline)) {
+    const WideBits a = get(x + i);
+    Words low, high;
+    if constexpr (operands == 2) {
+      low = Wide<F>::apply((Words)(a << 16), q.p);
+      high = Wide<F>::apply((Words)(a & 0xffff0000u), q.p);
+    } else {
+      const WideBits b = get(y + i);
+      low = Wide<F>::apply((Words)(a << 16), (Words)(b << 16), q.p);
+      high = Wide<F>::apply((Words)(a & 0xffff0000u), (Words)(b & 0xffff0000u), q.p);
+    }
+    return (__m512i)(rounded(low) >> 16 | (rounded(high) & 0xffff0000u));
+  };
+  std::uint16_t* const o = reinterpret_cast<std::uint16_t*>(p[0]);
+  std::int64_t i = 0;
+  for (; i + kPairs <= n; i += kPairs)
+    _mm512_storeu_si512(o + i, some(i, [](const std::uint16_t* at) __attribute__((always_inline)) {
+                          return (WideBits)_mm512_loadu_si512(at);
+                        }));
+  if (i < n) {
+    const auto rest = static_cast<__mmask32>((1u << (n - i)) - 1u);
+    _mm512_mask_storeu_epi16(o + i, rest, some(i, [rest](const std::uint16_t* at) __attribute__((always_inline)) {
+                               return (WideBits)_mm512_maskz_loadu_epi16(rest, at);
+                             }));
+  }
+#endif
 }
 
 }  // namespace
