@@ -446,15 +446,22 @@ void search(const SearchSorted& s) {
           }
         }
       }
-      const word_t<T> key = key_of(*v, false);
-      prefix_lengths<1>(
-          s.n,
-          [=](int, std::int64_t at) __attribute__((always_inline)) {
-            const word_t<T> k = key_of(x[order ? order[at] : at], false);
-            return (k < key) | (right & (k == key));
-          },
-          s.out + i);
-      ++i;
+      const auto by_keys = [&]<int count>() __attribute__((always_inline)) {
+        word_t<T> key[count];
+        for (int l = 0; l < count; ++l) key[l] = key_of(v[l], false);
+        prefix_lengths<count>(
+            s.n,
+            [&](int l, std::int64_t at) __attribute__((always_inline)) {
+              const word_t<T> k = key_of(x[order ? order[at] : at], false);
+              return (k < key[l]) | (right & (k == key[l]));
+            },
+            s.out + i);
+        i += count;
+      };
+      if (i + lanes <= stop && i + lanes <= end)
+        by_keys.template operator()<lanes>();
+      else
+        by_keys.template operator()<1>();
     }
   });
 }
