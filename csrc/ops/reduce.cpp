@@ -24,7 +24,6 @@ DType sum_dtype(DType t) { return is_floating(t) ? t : DType::Int64; }
 
 Tensor number(double v) { return wrap_scalar(v); }
 Tensor zero() { return wrap_scalar(std::int64_t{0}); }
-Tensor sign_of(const Tensor& x) { return sub(to_dtype(gt(x, zero()), x.dtype()), to_dtype(lt(x, zero()), x.dtype())); }
 
 // The kernel's result, or `identity` everywhere when there is nothing to reduce.
 Tensor reduce_or(double identity, ReduceOp op, const char* name, const Tensor& x, const ReducePlan& plan, DType out,
@@ -246,11 +245,11 @@ Tensor vector_norm(const Tensor& input, Scalar order, const Axes& axes, bool kee
   if (any_requires_grad(x))
     record(name, y, {&x}, [x = save(x), y = Saved(y, 0), plan, p](Backward& bw) {
       const Tensor t = x.get(bw), r = restore_axes(y.get(bw), plan.wide), g = restore_axes(bw.grad(), plan.wide);
-      if (p == 1) return bw.set(0, mul(g, sign_of(t)));
+      if (p == 1) return bw.set(0, mul(g, sign(detach(t))));
       if (p == 2)
         return bw.set(0, where(eq(r, zero()), zero(), mul(t, div(g, r))));  // flat at the origin, as in PyTorch
       const Tensor hit = to_dtype(eq(abs(detach(t)), detach(r)), t.dtype());
-      bw.set(0, mul(div(g, sum(hit, plan.axes, true)), mul(sign_of(t), hit)));
+      bw.set(0, mul(div(g, sum(hit, plan.axes, true)), mul(sign(detach(t)), hit)));
     });
   return y;
 }
