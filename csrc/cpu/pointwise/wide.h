@@ -1,6 +1,7 @@
 // Functors that have a form on explicit vectors, for float, and for double with AVX-512: cheaper than what the compiler
 // makes of the scalar one. Included before the loops are instantiated.
 #pragma once
+#include "cpu/pointwise/brief_gelu.h"
 #include "cpu/pointwise/loop.h"
 #include "cpu/vector_math.h"
 #include "cpu/vector_math_double.h"
@@ -56,6 +57,12 @@ template <>
 struct Wide<Act<UnaryOp::gelu>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::gelu(x); }
 };
+#ifdef PYDLX_ISA_avx512
+template <>
+struct Brief<Act<UnaryOp::gelu>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::brief_gelu(x); }
+};
+#endif
 template <>
 struct Wide<Act<UnaryOp::silu>> {
   template <Served V>
