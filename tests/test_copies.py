@@ -124,3 +124,14 @@ def test_repeated_rows_of_any_length(dtype, isa):
             assert np.array_equal(T.repeat_interleave(tensor, count, dim=1).numpy(), np.repeat(array, count, 1))
         table = T.nn.functional.embedding(T.tensor([2, 0, 1, 2]), tensor)
         assert np.array_equal(table.numpy(), array[[2, 0, 1, 2]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_masks_become_numbers(dtype, isa):
+    """0 or 1 of any byte, as memory from elsewhere holds them, for every length around a vector."""
+    raw = np.arange(256, dtype=np.uint8)
+    for n in (0, 1, 7, 15, 16, 17, 63, 64, 65, 255, 256):
+        mask = T.from_numpy(raw[:n].copy()).view(T.bool)
+        for step in (1, 2):
+            got = mask[::step].to(getattr(T, dtype)).double().numpy()
+            np.testing.assert_array_equal(got, (raw[:n:step] != 0).astype(np.float64))

@@ -12,6 +12,8 @@ struct Convert {
   PYDLX_HD static To apply(From x, const double*) {
     if constexpr (type_bit<To> == kBool) {
       return x != From(0);
+    } else if constexpr (type_bit<From> == kBool && type_bit<To> == kFloat) {
+      return x ? To(1) : To(0);  // a cast stays a scalar loop
     } else if constexpr (type_bit<From> == kFloat && type_bit<To> == kInt) {
       const bool in_range =
           x >= static_cast<From>(-9223372036854775808.0) && x < static_cast<From>(9223372036854775808.0);
