@@ -1,6 +1,7 @@
 // Functors that have a form on explicit vectors, for float, and for double with AVX-512: cheaper than what the compiler
 // makes of the scalar one. Included before the loops are instantiated.
 #pragma once
+#include "cpu/loaded.h"
 #include "cpu/pointwise/brief_gelu.h"
 #include "cpu/pointwise/loop.h"
 #include "cpu/vector_math.h"
@@ -86,18 +87,10 @@ struct Wide<Act<UnaryOp::log_sigmoid>> {
     return vmath::at_most(x, V{}) - vmath::softplus_tail(x);
   }
 };
-// v as an operand that has been loaded: the compiler would make the load a masked one otherwise, which waits for the
-// memory that the mask comes from, so that the two misses follow one another.
-PYDLX_INLINE vmath::V loaded(vmath::V v) {
-#if defined(PYDLX_ISA_avx512)
-  asm("" : "+v"(v));
-#endif
-  return v;
-}
 template <>
 struct Wide<ActGrad<BinaryOp::relu_backward>> {
   PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V y, const double*) {
-    const vmath::V all = loaded(g);
+    const vmath::V all = loaded(g);  // not masked by a comparison that waits for y
     return y <= 0.0f ? vmath::V{} : all;
   }
 };
@@ -105,7 +98,7 @@ template <>
 struct Wide<ActGrad<BinaryOp::clamp_backward>> {  // param: low, high, whether the bounds are outside
   PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double* param) {
     const float low = static_cast<float>(param[0]), high = static_cast<float>(param[1]);
-    const vmath::V all = loaded(g);
+    const vmath::V all = loaded(g);  // not masked by a comparison that waits for y
     const vmath::I inside = param[2] != 0 ? (x > low) & (x < high) : (x >= low) & (x <= high);
     return inside ? all : vmath::V{};
   }

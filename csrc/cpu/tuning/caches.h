@@ -61,8 +61,8 @@ inline constexpr std::int64_t kPanelDepthBytes = 2048, kGradChunkBytes = 4096;
 // First layers: floats of the gradient, pixel-major, in most of the first level; floats of a band of input in the
 // second.
 inline constexpr std::int64_t kStemBand = 8192, kStemInput = 24 << 10;
-// Depthwise over channels-last images: floats of the input in half of the first level.
-inline constexpr std::int64_t kDepthwiseBand = 6144;
+// Depthwise over channels-last images: floats of kernels beside the rows in the first level.
+inline constexpr std::int64_t kDepthwiseNear = 4096;
 
 }  // namespace tuning
 }  // namespace
