@@ -51,11 +51,37 @@ AIMS = [
     (r"steps/(?!peak)", "ratio", 1.6),
 ]
 
+# (pattern of family/name, what keeps the row from its aim); the first one that matches counts
+REASONS = [
+    (r"gemm/matmul (64|128)$", "2 and 13 us: starting the second thread and waiting for it takes 1 to 3 of them"),
+    (r"gemm/", "tiles alone reach 96 to 98 %; packing B, edges of blocks and waiting at the end take the rest"),
+    (r"conv/.*(stem|11x11)", "bound by multiply-adds, of which PyTorch has a large share already"),
+    (r"conv/.* 1x1", "no product to save: bound by multiply-adds, of which PyTorch has a large share already"),
+    (r"conv/.*depthwise", "bound by the bandwidth of the third level and of memory"),
+    (
+        r"conv/channels-last 3x3",
+        "Winograd's products are the same as for rows; PyTorch's direct kernel is faster in this layout",
+    ),
+    (r"conv/", "bound by multiply-adds"),
+    (r"attention/decode", "one query: bound by the bandwidth of memory"),
+    (r"attention/", "softmax takes 15 to 27 %, and blocks at the diagonal are partly filled"),
+    (r"rnn/\w+ b1 ", "one row: weights pass from the second or third level in every step"),
+    (r"rnn/", "85 % are register tiles at 93 to 98 % of the peak; PyTorch's are, too"),
+    (r"norm/.*(8192x768|32x64x56x56)", "bound by the bandwidth of memory"),
+    (r"norm/", "bound by the bandwidth of the third level"),
+]
+
 
 def aim_of(row: dict[str, Any]) -> tuple[str, float] | None:
     """What is wanted of a row, if anything."""
     key = f"{row['family']}/{row['name']}"
     return next(((kind, aim) for pattern, kind, aim in reversed(AIMS) if re.match(pattern, key)), None)
+
+
+def reason_of(row: dict[str, Any]) -> str:
+    """Why a row that misses its aim does; empty if nobody has looked."""
+    key = f"{row['family']}/{row['name']}"
+    return next((reason for pattern, reason in REASONS if re.match(pattern, key)), "")
 
 
 def _paragraph(text: str) -> str:
@@ -103,15 +129,15 @@ def aims_text(report: dict[str, Any]) -> str:
             "with the share of the limit that the aim would need (PyTorch's share times the aimed ratio):"
         ),
         "",
-        "| row | aim | reached | share of the limit | PyTorch's | needed |",
-        "|---|---|---|---|---|---|",
+        "| row | aim | reached | share of the limit | PyTorch's | needed | what limits it |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row, kind, aim in missed:
         peer = row.get("percent_peer", 0.0)
         needed = f"{aim * peer:.0f} %" if kind == "ratio" and peer else ""
         target, reached = (f"{aim} %", f"{row[kind]:.0f} %") if kind == "percent" else (f"{aim}", f"{row[kind]:.2f}")
         share = f"{row['percent']:.0f} % | {peer:.0f} %" if "percent" in row else " | "
-        lines.append(f"| {row['name']} | {target} | {reached} | {share} | {needed} |")
+        lines.append(f"| {row['name']} | {target} | {reached} | {share} | {needed} | {reason_of(row)} |")
     return "\n".join(lines)
 
 
