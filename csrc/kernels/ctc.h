@@ -25,7 +25,7 @@ struct Ctc {
 };
 
 // Elements of working memory per sequence: two rows of states, their emissions and what may be skipped.
-inline std::int64_t ctc_scratch(std::int64_t longest) { return 4 * (2 * longest + 3); }
+constexpr std::int64_t ctc_scratch(std::int64_t longest) { return 4 * (2 * longest + 3); }
 
 struct CtcKernels {
   // Return the first sequence with a length or symbol out of bounds, or -1.

@@ -74,7 +74,7 @@ def ctc_loss(
         raise ValueError(f"[ctc_loss] input_lengths: expected 0 to {steps} frames, got {frames.tolist()}")
     longest = int(labels.max()) if batch else 0
     symbols = _padded(targets, labels, longest, blank)
-    if probs.device.type == "cpu" and probs.dtype in (float32, float64):
+    if probs.dtype in (float32, float64):
         loss: Tensor = _Paths.apply(probs, symbols, frames, labels, blank)
     else:
         loss = _composed(probs, symbols, frames, labels, blank)
@@ -91,19 +91,17 @@ class _Paths(Function):
     @staticmethod
     def forward(ctx: Any, probs: Tensor, symbols: Tensor, frames: Tensor, labels: Tensor, blank: int) -> Tensor:
         loss, alpha = _ctc_forward(probs, symbols, frames, labels, blank, ctx.needs_input_grad[0])
-        ctx.save_for_backward(probs, symbols, frames, labels)
-        ctx.found = loss.detach(), alpha
+        ctx.save_for_backward(probs, symbols, frames, labels, loss, alpha)
         ctx.blank = blank
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        probs, symbols, frames, labels = ctx.saved_tensors
+        probs, symbols, frames, labels, loss, alpha = ctx.saved_tensors
         if is_grad_enabled():
-            loss = _composed(probs, symbols, frames, labels, ctx.blank)
-            (gradient,) = grad(loss, probs, grads[0], create_graph=True)
+            again = _composed(probs, symbols, frames, labels, ctx.blank)
+            (gradient,) = grad(again, probs, grads[0], create_graph=True)
         else:
-            loss, alpha = ctx.found
             gradient = _ctc_backward(grads[0], probs, symbols, frames, labels, loss, alpha, ctx.blank)
         return gradient, None, None, None, None
 
