@@ -88,6 +88,56 @@ def test_16_bit_equals_the_cpu_in_float32(name, dtype):
         assert error < 3 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
 
 
+# (batch, heads, kv_heads, q_len, k_len, head_dim, value_dim), the mask's shape, further arguments
+MASKS = {
+    "shared": ((2, 2, 2, 20, 70, 8, 8), (20, 70), {}),
+    "one per head": ((2, 2, 2, 65, 63, 16, 24), (2, 1, 63), {}),
+    "over tiles, several blocks of features": ((1, 2, 1, 130, 129, 72, 128), (1, 2, 130, 129), {"enable_gqa": True}),
+    "window and slopes": ((1, 2, 2, 100, 150, 8, 8), (100, 150), {"window_size": (30, 3), "alibi_slopes": [0.5, 0.1]}),
+    "dropout": ((2, 2, 2, 33, 70, 8, 8), (2, 1, 33, 70), {"dropout_p": 0.3}),
+}
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.float16, pydlx.bfloat16], ids=str)
+@pytest.mark.parametrize("name", MASKS)
+def test_gradient_of_a_mask(name, dtype):
+    shape, mask_shape, arguments = MASKS[name]
+    results = []
+    for device, working in (("cpu", pydlx.float32), ("cuda", dtype), ("cuda", dtype)):
+        operands = [t.to(dtype).to(device, working) for t in make(*shape)]
+        pydlx.manual_seed(6)
+        mask, g = pydlx.randn(mask_shape), pydlx.randn(*shape[:2], shape[3], shape[6])
+        mask[..., 0, -1] = float("-inf")
+        leaves = [t.requires_grad_() for t in (*operands, mask.to(dtype).to(device, working))]
+        more = {n: pydlx.tensor(a, device=device) if isinstance(a, list) else a for n, a in arguments.items()}
+        pydlx.manual_seed(3)
+        out = F.scaled_dot_product_attention(*leaves[:3], attn_mask=leaves[3], **more)
+        grads = pydlx.autograd.grad(out, leaves, g.to(dtype).to(device, working))
+        assert grads[3].shape == mask_shape and grads[3].dtype == working
+        results.append([t.cpu().float() for t in grads])
+    limit = 2e-5 if dtype == pydlx.float32 else 3 * pydlx.finfo(dtype).eps
+    for what, want, got, again in zip(("dq", "dk", "dv", "dmask"), *results):
+        error = (got - want).abs().max().item() / max(want.abs().max().item(), 1e-3)
+        assert error < limit, f"{what}: relative error {error:.2e}"
+        assert (got == again).all().item()
+
+
+MASKED = """
+import pydlx
+for dtype in (pydlx.float32, pydlx.bfloat16):
+    q, k, v = (pydlx.randn(1, 2, 70, 16, device="cuda").to(dtype).requires_grad_() for _ in range(3))
+    mask = pydlx.zeros(70, 70, device="cuda", requires_grad=True)
+    pydlx.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
+    assert mask.grad.shape == mask.shape and mask.grad.dtype == mask.dtype
+"""
+
+
+def test_a_mask_that_needs_a_gradient_takes_the_tiled_kernels():
+    lines = verbose_lines(MASKED, "scaled_dot_product_attention")
+    assert len(lines) == 4
+    assert all("tiled kernel" in line and "composed" not in line for line in lines)
+
+
 @pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.float16, pydlx.bfloat16], ids=str)
 def test_values_behind_a_mask_do_not_leak(dtype):
     q, k, v = (t.to(dtype) for t in make(1, 1, 1, 4, 70, 8, 8))

@@ -163,10 +163,11 @@ __global__ void __launch_bounds__(kThreads) attention_forward(const __grid_const
 // With D = rowsum(dout * out): dV = P^T dout, dS = scale P (dout V^T - D), dQ = dS K, dK = dS^T Q. With dropout P in dV
 // and dout V^T carry the mask.
 
-// P (with dropout) or dS of a tile, into `weights`, transposed when the result's rows are keys.
+// P (with dropout) or dS of a tile, into `weights`, transposed when the result's rows are keys. dmask: the gradient of
+// the head's mask, or null.
 __device__ __forceinline__ void tile_weights(Shared& s, const AttentionBackward& w, std::int64_t batch,
                                              std::int64_t head, std::int64_t kv, std::int64_t q0, std::int64_t k0,
-                                             const float* delta, bool slopes, bool transposed) {
+                                             const float* delta, bool slopes, bool transposed, float* dmask) {
   const Attention& a = w.forward;
   Square p, d;
   row_products(p, s, rows_at<float>(a.q, batch, head), a.q.row, q0, a.q_len, rows_at<float>(a.k, batch, kv), a.k.row,
@@ -188,10 +189,13 @@ __device__ __forceinline__ void tile_weights(Shared& s, const AttentionBackward&
       const bool gone = a.threshold && inside && key < a.k_len && dropped(a, batch, head, row, key);
       const float keep = a.threshold ? static_cast<float>(a.keep_scale) : 1.0f;
       float x;
-      if (!slopes)
+      if (!slopes) {
         x = gone ? 0.0f : e * keep;
-      else  // what stands behind the mask does not matter, whatever it is
-        x = e == 0 ? 0.0f : e * ((gone ? 0.0f : d.v[i][j] * keep) - minus) * static_cast<float>(a.scale);
+      } else {  // what stands behind the mask does not matter, whatever it is
+        x = e == 0 ? 0.0f : e * ((gone ? 0.0f : d.v[i][j] * keep) - minus);
+        if (dmask && inside && key < a.k_len) dmask[row * a.k_len + key] = x;
+        x *= static_cast<float>(a.scale);
+      }
       s.weights[transposed ? column_of(j) * kPitch + row_of(i) : row_of(i) * kPitch + column_of(j)] = x;
     }
   }
@@ -218,9 +222,11 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t bh = blockIdx.y; bh < a.batch * a.heads; bh += gridDim.y) {
     const std::int64_t batch = bh / a.heads, head = bh % a.heads, kv = head / (a.heads / a.kv_heads);
     Square dq;
+    // The first columns' block stands for all of a tile's scores.
+    float* const dmask = w.dmask && c0 == 0 ? static_cast<float*>(w.dmask) + bh * a.q_len * a.k_len : nullptr;
     const Range keys = seen_keys(a, q0, kTile, kTile);
     for (std::int64_t k0 = keys.begin; k0 < keys.end; k0 += kTile) {
-      tile_weights(s, w, batch, head, kv, q0, k0, delta, true, false);
+      tile_weights(s, w, batch, head, kv, q0, k0, delta, true, false, dmask);
       add_weighted(dq, s, rows_at<float>(a.k, batch, kv), a.k.row, k0, a.k_len, c0, a.head_dim, limited(a));
     }
     store_tile(dq, w.dq, batch, head, q0, a.q_len, c0, a.head_dim);
@@ -242,7 +248,7 @@ __global__ void __launch_bounds__(kThreads)
     const Range queries = seeing_queries(a, k0, kTile, kTile);
     for (std::int64_t head = kv * group; head < (kv + 1) * group; ++head)
       for (std::int64_t q0 = queries.begin; q0 < queries.end; q0 += kTile) {
-        tile_weights(s, w, batch, head, kv, q0, k0, delta, keys, true);
+        tile_weights(s, w, batch, head, kv, q0, k0, delta, keys, true, nullptr);
         const HeadRows& x = keys ? a.q : w.dout;
         add_weighted(sum, s, rows_at<float>(x, batch, head), x.row, q0, a.q_len, c0, keys ? a.head_dim : a.value_dim,
                      limited(a));
@@ -282,6 +288,7 @@ void register_attention_float(KernelTable& t) {
   AttentionKernels& k = family<AttentionKernels>(t);
   k.forward[static_cast<int>(DType::Float32)] = forward;
   k.backward[static_cast<int>(DType::Float32)] = backward;
+  k.gives_dmask[static_cast<int>(DType::Float32)] = true;
 }
 
 }  // namespace pydlx::cuda

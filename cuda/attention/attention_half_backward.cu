@@ -22,10 +22,28 @@ __device__ __forceinline__ Statistics statistics(const Attention& a, const float
           delta[bh * a.q_len + row]};
 }
 
-// dS of a weight. What stands behind the mask does not matter, whatever it is.
+// dS / scale of a weight. What stands behind the mask does not matter, whatever it is.
 __device__ __forceinline__ float slope_of(const Attention& a, float weight, float product, bool lost, float delta) {
   if (a.threshold) product = lost ? 0.0f : product * static_cast<float>(a.keep_scale);
-  return weight == 0 ? 0.0f : weight * (product - delta) * static_cast<float>(a.scale);
+  return weight == 0 ? 0.0f : weight * (product - delta);
+}
+
+// The gradient of the mask. Rolled, like to_scores().
+template <int N, class Query, class Key>
+__device__ __forceinline__ void store_slopes(const float (&p)[N][4], const AttentionBackward& w, std::int64_t bh,
+                                             float* slots, const Query& query, const Key& key) {
+  const Attention& a = w.forward;
+  float* const mine = slots_of<N>(slots);
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kWarp] = p[n][e];
+#pragma unroll 1
+  for (int i = 0; i < N * 4; ++i) {
+    const std::int64_t row = query(i / 4, i % 4), column = key(i / 4, i % 4);
+    if (row < a.q_len && column < a.k_len)
+      static_cast<float*>(w.dmask)[(bh * a.q_len + row) * a.k_len + column] = mine[i * kWarp];
+  }
 }
 
 // Shared memory of both kernels: two tiles of rows, two stages of two tiles of columns, statistics of the columns, and
@@ -95,6 +113,12 @@ __global__ void __launch_bounds__(kThreads)
         for (int e = 0; e < 4; ++e)
           p[n][e] = slope_of(a, exp2_approximately(p[n][e] - of[e / 2].shift) * of[e / 2].inverse, d[n][e],
                              gone >> (n * 4 + e) & 1, of[e / 2].delta);
+      if (w.dmask) store_slopes(p, w, bh, s.weights, query, key);
+      const float scale = static_cast<float>(a.scale);
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) p[n][e] *= scale;
       add<T>(dq, p, s.columns[stage][0], whole, s.weights);
       __syncthreads();
     }
@@ -156,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
           const Statistics& column = s.numbers[stage][n * 8 + column_of(e)];
           const float weight = exp2_approximately(p[n][e] - column.shift) * column.inverse;
           const bool lost = gone >> (n * 4 + e) & 1;
-          d[n][e] = slope_of(a, weight, d[n][e], lost, column.delta);
+          d[n][e] = slope_of(a, weight, d[n][e], lost, column.delta) * static_cast<float>(a.scale);
           p[n][e] = lost ? 0.0f : a.threshold ? weight * static_cast<float>(a.keep_scale) : weight;
         }
       add<T>(dv, p, s.columns[stage][1], whole, s.weights);
@@ -204,6 +228,7 @@ void register_attention_half_backward(KernelTable& t) {
   AttentionKernels& k = family<AttentionKernels>(t);
   k.backward[idx<Half>] = backward<Half>;
   k.backward[idx<BFloat16>] = backward<BFloat16>;
+  k.gives_dmask[idx<Half>] = k.gives_dmask[idx<BFloat16>] = true;
 }
 
 }  // namespace pydlx::cuda

@@ -1,6 +1,7 @@
 // The backward pass of attention with 16-bit floats by the instructions of sm_90a. Two kernels of one shape, which work
-// like the forward pass: a warp of a producing warpgroup lets the copy engine bring two operands' rows, which stay, and
-// tiles of the other two operands' lines, called columns; two consuming warpgroups own 64 rows each.
+// like the forward pass: a warp of a producing warpgroup lets the copy engine bring two operands' rows, which stay for
+// a round (and those of the next round before it begins), and tiles of the other two operands' lines, called columns;
+// two consuming warpgroups own 64 rows each.
 //
 //   rows are      columns are    products per tile
 //   queries, dO   keys, values   S = Q K^T, dP = dO V^T, dQ += dS K
@@ -20,18 +21,20 @@
 namespace pydlx::cuda {
 namespace {
 
-constexpr int kStages = 4, kGroupRows = kPanelSide, kRows = kConsumers * kGroupRows, kColumns = kPanelSide;
+constexpr int kGroupRows = kPanelSide, kRows = kConsumers * kGroupRows, kColumns = kPanelSide,
+              kRounds = 2;  // whose rows are in shared memory
 
 // D features: a power of two, the operands' rounded up. A tile is 64 lines, one panel per 64 features.
 template <int D>
 struct Layout {
   static constexpr int kPanels = D / kPanelSide, kTile = kPanels * kPanelBytes;
-  // Per operand the tiles of both consumers; per stage a tile per operand; per stage three numbers for each column.
-  static constexpr int kRowBytes = 2 * kConsumers * kTile, kStageBytes = 2 * kTile,
+  // Per operand the tiles of both consumers, of a round and of the next one; per stage a tile per operand; per stage
+  // three numbers for each column.
+  static constexpr int kRowBytes = 2 * kConsumers * kTile, kStages = D > 64 ? 3 : 4, kStageBytes = 2 * kTile,
                        kNumberBytes = 3 * kColumns * static_cast<int>(sizeof(float));
-  static constexpr int kStagesAt = kRowBytes, kNumbersAt = kStagesAt + kStages * kStageBytes,
+  static constexpr int kStagesAt = kRounds * kRowBytes, kNumbersAt = kStagesAt + kStages * kStageBytes,
                        kBarriersAt = kNumbersAt + kStages * kNumberBytes;
-  static constexpr std::size_t kShared = kBarriersAt + kSwizzlePeriod + (2 + 2 * kStages) * sizeof(Barrier);
+  static constexpr std::size_t kShared = kBarriersAt + 2 * (kRounds + kStages) * sizeof(Barrier);
   static_assert(kShared <= 227 << 10);
 };
 
@@ -59,10 +62,10 @@ struct HopperBackward {
 
 struct Barriers {
   Barrier *rows_full, *rows_empty, *full, *empty;
-  __device__ __forceinline__ explicit Barriers(unsigned char* at) : rows_full(reinterpret_cast<Barrier*>(at)) {
-    rows_empty = rows_full + 1;
-    full = rows_empty + 1;
-    empty = full + kStages;
+  __device__ __forceinline__ Barriers(unsigned char* at, int stages) : rows_full(reinterpret_cast<Barrier*>(at)) {
+    rows_empty = rows_full + kRounds;
+    full = rows_empty + kRounds;
+    empty = full + stages;
   }
 };
 
@@ -107,16 +110,19 @@ template <int D, bool of_keys>
 __device__ __forceinline__ void produce(const HopperBackward& p, unsigned char* shared, const Barriers& b) {
   using L = Layout<D>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  Turn<kStages> turn;
+  Turn<L::kStages> turn;
   for (int round = 0; work_of(round) < p.order.work(); ++round) {
     const Place at(p.order, round);
     if (lane == 0) {
-      wait(b.rows_empty, round % 2 ^ 1);  // in the first round at once, like that below
-      arrive_expecting(b.rows_full, L::kRowBytes);
+      // While the last columns of the round before are worked on. In the first rounds the wait ends at once, like that
+      // below.
+      const int place = round % kRounds;
+      wait(b.rows_empty + place, round / kRounds % 2 ^ 1);
+      arrive_expecting(b.rows_full + place, L::kRowBytes);
 #pragma unroll
       for (int i = 0; i < 2 * kConsumers; ++i)
-        load_tile<D>(shared + i * L::kTile, p.rows[i / kConsumers], at.r0 + i % kConsumers * kGroupRows, at.head,
-                     at.batch, b.rows_full);
+        load_tile<D>(shared + place * L::kRowBytes + i * L::kTile, p.rows[i / kConsumers],
+                     at.r0 + i % kConsumers * kGroupRows, at.head, at.batch, b.rows_full + place);
     }
     const ColumnHeads<of_keys> heads(p.w.forward, at);
     const AttentionBand::Span seen = p.band.seen(at.r0, kRows, kColumns);
@@ -257,8 +263,8 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
   const bool speaks = threadIdx.x % kWarp == 0;  // for its warp
   const std::uint32_t stages_at = shared_address(shared + L::kStagesAt);
-  const std::uint64_t rows = operand_descriptor(shared_address(shared + group * L::kTile), true);
-  Turn<kStages> turn;
+  const std::uint64_t first_rows = operand_descriptor(shared_address(shared + group * L::kTile), true);
+  Turn<L::kStages> turn;
   for (int round = 0; work_of(round) < p.order.work(); ++round) {
     const Place at(p.order, round);
     const int r0 = at.r0 + group * kGroupRows;
@@ -286,7 +292,8 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
         hold(packed_weights);
       }
     };
-    wait(b.rows_full, round % 2);
+    const std::uint64_t rows = advance(first_rows, round % kRounds * L::kRowBytes);
+    wait(b.rows_full + round % kRounds, round / kRounds % 2);
     for (int heads = ColumnHeads<of_keys>(a, at).count; heads > 0; --heads) {
       const AttentionBand::Span seen = p.band.seen(once_more(r0) / kRows * kRows, kRows, kColumns);
       for (int c0 = seen.begin; c0 < seen.end; c0 += kColumns, turn.next()) {
@@ -342,7 +349,7 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
       hold_sums();
       if (before >= 0 && speaks) arrive(b.empty + before);
     }
-    if (speaks) arrive(b.rows_empty);
+    if (speaks) arrive(b.rows_empty + round % kRounds);
     const Place here(p.order, once_more(round));
     if constexpr (of_keys) {
       store_sums<T>(slopes_sum, w.dk, here.batch, here.head, r0, a.k_len, a.head_dim, {p.scale, p.scale});
@@ -360,11 +367,12 @@ __device__ __forceinline__ void consume(const HopperBackward& p, const unsigned 
 template <class T, int D, bool of_keys>
 __global__ void __launch_bounds__(kThreads, 1) attention_backward_wgmma(const __grid_constant__ HopperBackward p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
-  unsigned char* const shared = swizzled_shared();
-  const Barriers b(shared + Layout<D>::kBarriersAt);
+  using L = Layout<D>;
+  unsigned char* const shared = aligned_shared();
+  const Barriers b(shared + L::kBarriersAt, L::kStages);
   const auto init = [&] {
-    init_ring(b.rows_full, b.rows_empty, 1, 1);
-    init_ring(b.full, b.empty, kStages, of_keys ? 1 + kWarp : 1);
+    init_ring(b.rows_full, b.rows_empty, kRounds, 1);
+    init_ring(b.full, b.empty, L::kStages, of_keys ? 1 + kWarp : 1);
   };
   const auto produce_by_warp = [&] {
     if (threadIdx.x < kConsumers * kWarpgroup + kWarp) produce<D, of_keys>(p, shared, b);

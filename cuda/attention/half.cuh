@@ -17,12 +17,13 @@ constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRows = kWarps * 16;
 template <int D, int kLines>
 struct Tile {
   static constexpr int kWidth = D / kChunk, kChunks = kLines * kWidth;
+  static constexpr int kTogether = D > 64 ? 2 : 4;  // copies whose addresses take registers at a time
   uint4* data;
 
   template <class T>
   __device__ __forceinline__ void fetch(const T* rows, std::int64_t stride, std::int64_t first, std::int64_t count,
                                         std::int64_t features) const {
-#pragma unroll 4
+#pragma unroll kTogether
     for (int e = static_cast<int>(threadIdx.x); e < kChunks; e += kThreads) {
       const int line = e / kWidth, chunk = e % kWidth;
       const bool valid = first + line < count && chunk * kChunk < features;
@@ -168,6 +169,13 @@ __device__ __forceinline__ bool all_seen(const Attention& a, std::int64_t q0, in
          k0 + keys - 1 <= q0 + a.after;
 }
 
+// A thread's slots for 4 N values, kWarp apart. Those of a warp are where add_guarded() keeps the warp's weights, and
+// nobody else's: warps do not wait for each other between the two.
+template <int N>
+__device__ __forceinline__ float* slots_of(float* memory) {
+  return memory + threadIdx.x / kWarp * (N * 4 * kWarp) + threadIdx.x % kWarp;
+}
+
 // Products to scores. `query` and `key` give the places of value n, e. What asks per score is a rolled loop over slots
 // of shared memory, because unrolled it would take all registers.
 template <int N, class Query, class Key>
@@ -181,20 +189,20 @@ __device__ __forceinline__ void to_scores(float (&p)[N][4], const Attention& a, 
       for (int e = 0; e < 4; ++e) p[n][e] *= scale;
     return;
   }
-  float* const mine = slots + threadIdx.x;
+  float* const mine = slots_of<N>(slots);
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kThreads] = p[n][e];
+    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kWarp] = p[n][e];
 #pragma unroll 1
   for (int i = 0; i < N * 4; ++i) {
-    float& x = mine[i * kThreads];
+    float& x = mine[i * kWarp];
     x = score(a, batch, head, query(i / 4, i % 4), key(i / 4, i % 4), x);
   }
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) p[n][e] = mine[(n * 4 + e) * kThreads];
+    for (int e = 0; e < 4; ++e) p[n][e] = mine[(n * 4 + e) * kWarp];
 }
 
 // Which of a thread's weights are dropped: bit 4 n + e.

@@ -39,6 +39,15 @@ __device__ __forceinline__ unsigned char* swizzled_shared() {
   return shared + (kSwizzlePeriod - shared_address(shared) % kSwizzlePeriod) % kSwizzlePeriod;
 }
 
+// The same where there is no room to move: from its beginning, which is declared so.
+__device__ __forceinline__ unsigned char* aligned_shared() {
+  unsigned char* const shared = dynamic_shared<unsigned char>();
+#if !defined(PYDLX_CUDA_EMULATED)
+  if (shared_address(shared) % kSwizzlePeriod != 0) __trap();
+#endif
+  return shared;
+}
+
 // One thread's init() sets the barriers up; then the third warpgroup's threads produce() and the others consume().
 // A multiprocessor has 168 registers for each of the threads: most go to the sums of those who consume.
 template <int of_producer = 40, int of_consumer = 232, class Init, class Produce, class Consume>
