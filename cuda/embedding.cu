@@ -1,4 +1,4 @@
-// Table look-ups, their gradients by sorting, one-hot rows.
+// Table look-ups, sums of them, their gradients by sorting, one-hot rows.
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/radix.cuh"
@@ -51,6 +51,92 @@ std::int64_t forward(const EmbeddingForward& k) {
   return -1;
 }
 
+// ---- sums of rows ---------------------------------------------------------------------------------------------------
+
+// V elements that are loaded at once.
+template <class T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T v[V];
+};
+// Whether rows of so many elements at these addresses can be taken in packs of 16 bytes.
+template <class T>
+bool in_packs(std::int64_t cols, const void* a, const void* b) {
+  return cols % (16 / static_cast<std::int64_t>(sizeof(T))) == 0 &&
+         (reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b)) % 16 == 0;
+}
+
+// One thread per bag, part of its indices and V columns: out[bag, part] = the sum of the rows over the divisor.
+template <class T, class Out, int V>
+struct SumBag {
+  EmbeddingBag k;
+  Out* out;
+  std::int64_t parts, longest;  // indices of a part
+  compute_t<T> divisor;
+  FaultReport* faults;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const std::int64_t packs = k.cols / V;
+    const auto [line, c] = divide(e, packs);
+    const auto [bag, part] = divide(line, parts);
+    const std::int64_t last = (part + 1) * longest < k.length ? (part + 1) * longest : k.length;
+    const Pack<T, V>* const weight = static_cast<const Pack<T, V>*>(k.weight) + c;
+    compute_t<T> sum[V] = {};
+#pragma unroll 2
+    for (std::int64_t i = part * longest; i < last; ++i) {
+      const std::int64_t row = k.index[bag * k.length + i];
+      if (static_cast<std::uint64_t>(row) >= static_cast<std::uint64_t>(k.rows)) {
+        if (c == 0) report(faults, Fault::index, bag * k.length + i);
+        continue;
+      }
+      const Pack<T, V> x = weight[row * packs];
+#pragma unroll
+      for (int l = 0; l < V; ++l) sum[l] += static_cast<compute_t<T>>(x.v[l]);
+    }
+    Pack<Out, V> y;
+#pragma unroll
+    for (int l = 0; l < V; ++l) y.v[l] = static_cast<Out>(sum[l] / divisor);
+    reinterpret_cast<Pack<Out, V>*>(out)[e] = y;
+  }
+};
+
+template <class T>
+struct SumParts {
+  const compute_t<T>* part;
+  T* out;
+  std::int64_t parts, cols;
+  compute_t<T> divisor;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const auto [bag, c] = divide(e, cols);
+    compute_t<T> sum = 0;
+    for (std::int64_t i = 0; i < parts; ++i) sum += part[(bag * parts + i) * cols + c];
+    out[e] = static_cast<T>(sum / divisor);
+  }
+};
+
+template <class T, class Out>
+void sum_bags(const EmbeddingBag& k, Out* out, std::int64_t parts, std::int64_t longest, compute_t<T> divisor) {
+  constexpr int V = 16 / static_cast<int>(sizeof(T));
+  if (in_packs<T>(k.cols, k.weight, out))
+    for_each(k.bags * parts * (k.cols / V), SumBag<T, Out, V>{k, out, parts, longest, divisor, fault_report()});
+  else
+    for_each(k.bags * parts * k.cols, SumBag<T, Out, 1>{k, out, parts, longest, divisor, fault_report()});
+}
+
+template <class T>
+std::int64_t bag(const EmbeddingBag& k) {
+  using A = compute_t<T>;
+  constexpr std::int64_t kPart = 256, kEnough = 1 << 16;  // few long bags are cut into parts, by the shape alone
+  const A divisor = static_cast<A>(k.mean ? k.length : 1);
+  if (k.length < 2 * kPart || k.bags * k.cols >= kEnough) {
+    sum_bags<T>(k, static_cast<T*>(k.out), 1, k.length, divisor);
+    return -1;
+  }
+  const std::int64_t parts = (k.length + kPart - 1) / kPart;
+  const Scratch<A> sums(checked_mul(k.bags * parts, k.cols, "embedding_bag"));
+  sum_bags<T>(k, sums.get(), parts, kPart, A(1));
+  for_each(k.bags * k.cols, SumParts<T>{sums.get(), static_cast<T*>(k.out), parts, k.cols, divisor});
+  return -1;
+}
+
 // ---- gradient -------------------------------------------------------------------------------------------------------
 
 template <class K>
@@ -86,9 +172,6 @@ struct Starts {
 // One thread per table row and V columns, which adds in order of occurrence.
 template <class T, int V>
 struct SumRows {
-  struct alignas(sizeof(T) * V) Pack {
-    T v[V];
-  };
   EmbeddingBackward k;
   const std::uint32_t* order;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
@@ -98,17 +181,17 @@ struct SumRows {
     const std::int64_t first = k.start[v], last = v == k.padding_index ? first : k.start[v + 1];
     const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
     A sum[V] = {};
-    const Pack* dy = static_cast<const Pack*>(k.dy) + c;
+    const Pack<T, V>* dy = static_cast<const Pack<T, V>*>(k.dy) + c;
 #pragma unroll 4
     for (std::int64_t j = first; j < last; ++j) {
-      const Pack x = dy[order[j] * packs];
+      const Pack<T, V> x = dy[order[j] * packs];
 #pragma unroll
       for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]) * factor;
     }
-    Pack out;
+    Pack<T, V> out;
 #pragma unroll
     for (int l = 0; l < V; ++l) out.v[l] = static_cast<T>(sum[l]);
-    static_cast<Pack*>(k.dweight)[e] = out;
+    static_cast<Pack<T, V>*>(k.dweight)[e] = out;
   }
 };
 
@@ -119,8 +202,7 @@ void sum_sorted(const EmbeddingBackward& k) {
   sort.run(bits_below(k.rows + 1));
   for_each(k.rows + 1, Starts<K>{sort.keys(), k.n, k.start});
   constexpr int V = 16 / static_cast<int>(sizeof(T));
-  const bool aligned = (reinterpret_cast<std::uintptr_t>(k.dy) | reinterpret_cast<std::uintptr_t>(k.dweight)) % 16 == 0;
-  if (aligned && k.cols % V == 0)
+  if (in_packs<T>(k.cols, k.dy, k.dweight))
     for_each(k.rows * (k.cols / V), SumRows<T, V>{k, sort.at()});
   else
     for_each(k.rows * k.cols, SumRows<T, 1>{k, sort.at()});
@@ -189,7 +271,10 @@ void register_embedding(KernelTable& t) {
   k.forward = forward;
   k.one_hot = one_hot;
   k.largest = largest;
-  each_type(FloatTypes{}, [&]<class T>() { k.backward[idx<T>] = backward<T>; });
+  each_type(FloatTypes{}, [&]<class T>() {
+    k.backward[idx<T>] = backward<T>;
+    k.bag[idx<T>] = bag<T>;
+  });
 }
 
 }  // namespace pydlx::cuda

@@ -7,6 +7,7 @@
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/radix.cuh"
+#include "functors/types.h"
 #include "kernels/indexing.h"
 
 namespace pydlx::cuda {
@@ -308,6 +309,67 @@ void reduce(const IndexedRows& a) {
     scatter_ordered<T>(a, static_cast<int>(op));
 }
 
+// ---- sums of rows ---------------------------------------------------------------------------------------------------
+
+// One thread per sorted index and V columns; the first of equal places adds the rows of all, in order, rounded once.
+template <class T, int V>
+struct AddRows {
+  struct alignas(sizeof(T) * V) Pack {
+    T v[V];
+  };
+  T* self;
+  const T* dense;
+  std::int64_t self_step, dense_step, packs, count;
+  const std::uint32_t *key, *at;
+  std::uint32_t last;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    using A = functors::compute_t<T>;
+    const auto [j, c] = divide(e, packs);
+    const std::uint32_t k = key[j];
+    if (k == last || (j > 0 && key[j - 1] == k)) return;
+    Pack& place = reinterpret_cast<Pack*>(self + k * self_step)[c];
+    Pack x = place;
+    A sum[V];
+#pragma unroll
+    for (int l = 0; l < V; ++l) sum[l] = static_cast<A>(x.v[l]);
+    for (std::int64_t q = j; q < count && key[q] == k; ++q) {
+      x = reinterpret_cast<const Pack*>(dense + at[q] * dense_step)[c];
+#pragma unroll
+      for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]);
+    }
+#pragma unroll
+    for (int l = 0; l < V; ++l) x.v[l] = static_cast<T>(sum[l]);
+    place = x;
+  }
+};
+
+template <class T>
+void add_rows(const IndexedRows& a, std::int64_t*, std::int64_t*) {
+  if (nothing_to_do(a)) return;
+  constexpr std::int64_t kMost = std::int64_t{1} << 31;  // positions and places are sorted as 32-bit numbers
+  require(a.self_size < 2 * kMost - 1, "index_add", "input", ErrorKind::Value,
+          "expected fewer than 2^32 - 1 rows on a GPU, got ", a.self_size);
+  if (a.count > kMost) {
+    IndexedRows head = a, tail = a;
+    head.count = kMost;
+    tail.count -= kMost;
+    tail.index += kMost * a.index_step;
+    tail.dense = static_cast<T*>(a.dense) + kMost * a.dense_step;
+    add_rows<T>(head, nullptr, nullptr);
+    return add_rows<T>(tail, nullptr, nullptr);
+  }
+  const auto last = static_cast<std::uint32_t>(a.self_size);
+  RadixSort<std::uint32_t> sort(1, a.count);
+  for_each(a.count, PlaceKeys<std::uint32_t>{rows_of(a), sort.keys(), last, true});
+  sort.run(bits_below(a.self_size + 1));
+  const auto add = [&]<int V>() {
+    for_each(a.count * (a.row / V), AddRows<T, V>{static_cast<T*>(a.self), static_cast<const T*>(a.dense), a.self_step,
+                                                  a.dense_step, a.row / V, a.count, sort.keys(), sort.at(), last});
+  };
+  constexpr int V = 16 / static_cast<int>(sizeof(T));
+  word_of(a, sizeof(T)) == V ? add.template operator()<V>() : add.template operator()<1>();
+}
+
 // ---- checks and offsets ---------------------------------------------------------------------------------------------
 
 struct CheckIndex {
@@ -364,6 +426,7 @@ void register_indexing(KernelTable& t) {
   IndexingKernels& k = family<IndexingKernels>(t);
   fill_reductions<0, bool, std::uint8_t, std::int8_t, std::int16_t, std::int32_t, std::int64_t, float, double>(k);
   fill_widths<std::uint8_t, std::uint16_t, std::uint32_t, std::uint64_t>(k);
+  each_type(FloatTypes{}, [&]<class T>() { k.add_rows[idx<T>] = add_rows<T>; });
   k.check_index = check_index;
   k.add_offsets = add_offsets;
 }

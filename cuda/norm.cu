@@ -12,7 +12,7 @@ namespace {
 using functors::compute_t;
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) forward(const LayerNormForward k, RowLayout layout) {
+__global__ void __launch_bounds__(kRowThreads, 4) forward(const LayerNormForward k, RowLayout layout) {
   using A = compute_t<T>;
   __shared__ A shared[kRowThreads];
   const RowThread at(layout);

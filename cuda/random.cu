@@ -267,14 +267,13 @@ void permutation(const RandomFill& k) {
 constexpr int kSumStage = 1024;
 
 // Checks a row; with replacement it also becomes its cumulative sums, added in order as on the CPU, and samples are
-// drawn. One block per row.
-__global__ void __launch_bounds__(kEachThreads) draw_row(const __grid_constant__ Multinomial k, FaultReport* faults) {
+// drawn. One block per row, in turns.
+__device__ void draw_one(const Multinomial& k, std::int64_t row, FaultReport* faults) {
   __shared__ int slots[kWarp];
   __shared__ double stage[kSumStage];
   __shared__ double total;
   __shared__ long long last;
   const FirstDraw first = first_draw(k);
-  const std::int64_t row = blockIdx.x;
   const double* p = k.weights + row * k.cols;
   double* s = k.scratch + row * k.cols;
   std::int64_t* out = k.out + row * k.samples;
@@ -328,10 +327,16 @@ __global__ void __launch_bounds__(kEachThreads) draw_row(const __grid_constant__
   for (std::int64_t i = threadIdx.x; i < k.samples; i += kEachThreads)
     out[i] = draw_weighted(word64(first.seed, first.offset, row * k.samples + i), s, total, last);
 }
+__global__ void __launch_bounds__(kEachThreads) draw_rows(const __grid_constant__ Multinomial k, FaultReport* faults) {
+  for (std::int64_t row = blockIdx.x; row < k.rows; row += gridDim.x) {
+    draw_one(k, row, faults);
+    __syncthreads();  // before the next row takes the shared variables
+  }
+}
 
 std::int64_t multinomial(const Multinomial& k) {
   if (k.rows <= 0) return -1;
-  launch(draw_row, static_cast<unsigned>(k.rows), kEachThreads, 0, k, fault_report());
+  launch(draw_rows, grid_for(k.rows, 32), kEachThreads, 0, k, fault_report());
   if (!k.replacement)  // the shortest times, in order; what a row with too few weights gives has been reported
     topk_rows(RowsToSort<double>{k.scratch, nullptr, k.rows, k.cols, k.cols, k.samples, false, nullptr, k.out});
   return -1;

@@ -306,3 +306,83 @@ def test_random_numbers_of_a_recorded_graph_go_on():
     own = pydlx.Generator(device="cuda")
     with pytest.raises(RuntimeError, match="default generator"), pydlx.cuda.graph(pydlx.cuda.CUDAGraph()):
         pydlx.rand(3, device="cuda", generator=own)
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32, pydlx.float64], ids=str)
+def test_rows_added_to_rows(dtype):
+    """Rows of several places, of one, aligned and not, dense and strided; sums of 16-bit floats are rounded once."""
+    for rows, count, columns in ((50, 4000, 33), (7, 300, 64), (1, 40, 16), (300, 5, 24), (20, 100, 40)):
+        for offset in (0, 1):
+
+            def add(x, i, s, offset=offset, rows=rows):
+                x, s = x.to(dtype)[:, offset:], s.to(dtype)[:, offset:]
+                y = x.clone()
+                y.index_put_((i - rows // 2,), s, accumulate=True)
+                return x.index_add(0, i, s).double(), y.double()
+
+            assert_same(add, floats(rows, columns + 1), below(rows, count), floats(count, columns + 1))
+
+
+def test_rows_added_outside_are_reported():
+    x = pydlx.zeros(4, 16, device="cuda")
+    i = pydlx.tensor([0, 9, 3], device="cuda")
+
+    def use():
+        x.index_add_(0, i, pydlx.ones(3, 16, device="cuda"))
+        pydlx.cuda.synchronize()
+
+    with pytest.raises(IndexError):
+        use()
+    assert x[1:3].sum().item() == 0
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32, pydlx.float64], ids=str)
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize(
+    ("bags", "length", "columns"),
+    [(5, 7, 16), (3, 1, 5), (300, 20, 33), (2, 1000, 24), (1, 513, 7), (4, 0, 3), (0, 4, 3), (700, 600, 128)],
+)
+def test_bags(bags, length, columns, mode, dtype):
+    if bags * length * columns > 1e6 and dtype != pydlx.bfloat16:
+        pytest.skip("one dtype is enough of the largest")
+    embedding_bag = pydlx.nn.functional.embedding_bag
+    table, picks, slope = floats(60, columns), below(60, bags, length), floats(bags, columns, seed=2)
+    results = []
+    for device in ("cpu", "cuda"):
+        weight = pydlx.tensor(table, dtype=dtype, device=device, requires_grad=True)
+        out = embedding_bag(pydlx.tensor(picks, device=device), weight, mode=mode)
+        out.backward(pydlx.tensor(slope, dtype=dtype, device=device))
+        results.append([t.detach().double().cpu().numpy() for t in (out, weight.grad)])
+    unit = float(pydlx.finfo(dtype).eps)
+    for want, got in zip(*results, strict=True):
+        # Sums are formed in float32 at least, of up to so many terms, and rounded once.
+        wide = min(unit, 2.0**-23) * (1 + max(length, bags * length / 60) ** 0.5)
+        np.testing.assert_allclose(got, want, rtol=0, atol=(unit + wide) * max(1.0, np.abs(want).max(initial=0)))
+
+
+def test_bags_of_rows_that_are_not_there():
+    weight = pydlx.ones(4, 16, device="cuda")
+
+    def use():
+        pydlx.nn.functional.embedding_bag(pydlx.tensor([[0, 1], [2, 4]], device="cuda"), weight)
+        pydlx.cuda.synchronize()
+
+    with pytest.raises(IndexError, match="position 3"):
+        use()
+
+
+def test_more_rows_than_blocks():
+    """Rows that are the work of a block, in turns."""
+    x = floats(300, 9)
+    x[::7, 3] = np.nan
+    assert_same(lambda t: t.median(1), x)
+    assert_same(lambda t: t.kthvalue(4, 1), x)
+    assert_same(lambda t: t.topk(3, 1), floats(200, 1100))
+    weights = np.abs(floats(300, 12)) * (below(3, 300, 12) > 0) + 1e-3
+
+    def draw(w, replacement):
+        pydlx.manual_seed(5)
+        return pydlx.multinomial(w, 4, replacement)
+
+    for replacement in (True, False):
+        assert_same(lambda w, r=replacement: draw(w, r), weights.astype(np.float32))

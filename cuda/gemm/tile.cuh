@@ -10,6 +10,9 @@
 // result's place that is fetched once, it is add(Acc& sum, a, b, own). Beyond the end of k both operands are zeros,
 // whose term must be zero.
 #pragma once
+#include <type_traits>
+
+#include "cuda/runtime/divisor.cuh"
 #include "cuda/runtime/launch.h"
 #include "cuda/runtime/scratch.h"
 
@@ -22,11 +25,12 @@ template <class P>
 constexpr bool kHasOwn = requires(const P& p) { p.own(0, 0, 0); };
 
 // Blocks that have to fit on a multiprocessor, for problems that say so (kBlocks) and tiles whose sums leave room
-// for it; 0: the compiler's choice.
+// for it; 0: the compiler's choice, which for wide integers is two at the price of spills.
 template <class P>
 constexpr int blocks_together(int sums) {
-  if constexpr (requires { P::kBlocks; }) return sums * sizeof(typename P::Acc) <= 128 ? P::kBlocks : 1;
-  return 0;
+  using Acc = typename P::Acc;
+  if constexpr (requires { P::kBlocks; }) return sums * sizeof(Acc) <= 128 ? P::kBlocks : 1;
+  return std::is_integral_v<Acc> && sizeof(Acc) == 8 ? 1 : 0;
 }
 
 // C tiles of BM x BN, panels of BK; every thread holds TM x TN values.
@@ -132,10 +136,12 @@ __global__ void __launch_bounds__(kTileThreads)
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kTileThreads + threadIdx.x; i < one; i += step) {
     typename P::Acc s = partial[i];
     for (int part = 1; part < parts; ++part) s += partial[part * one + i];
+    const auto [line, column] = divide(i, p.n);
+    const auto [batch, row] = divide(line, p.m);
     if constexpr (requires { p.finish(i, i, i, s); })
-      p.finish(i / p.n / p.m, i / p.n % p.m, i % p.n, s);
+      p.finish(batch, row, column, s);
     else
-      p.store(i / p.n / p.m, i / p.n % p.m, i % p.n, s);
+      p.store(batch, row, column, s);
   }
 }
 

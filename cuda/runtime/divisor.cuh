@@ -1,4 +1,4 @@
-// Division of positions by sizes that stay the same for a whole kernel.
+// Division of positions by sizes.
 #pragma once
 #include <cstdint>
 
@@ -20,6 +20,19 @@ struct FastDivisor {
     return (__umulhi(x, multiplier) + x) >> shift;
   }
 };
+
+// e / d and e % d; 32-bit division is several times cheaper.
+struct Quotient {
+  std::int64_t quotient, rest;
+};
+__device__ __forceinline__ Quotient divide(std::int64_t e, std::int64_t d) {
+  if ((e | d) < (std::int64_t{1} << 32)) {
+    const auto a = static_cast<std::uint32_t>(e), b = static_cast<std::uint32_t>(d), q = a / b;
+    return {q, a - q * b};
+  }
+  const std::int64_t q = e / d;
+  return {q, e - q * d};
+}
 
 // Position in a row-major list of axes, innermost first -> offset in steps of any unit.
 struct Axes {

@@ -1,5 +1,6 @@
 // One thread per element, and sums over the threads of a block.
 #pragma once
+#include "cuda/runtime/divisor.cuh"
 #include "cuda/runtime/launch.h"
 #include "cuda/runtime/scratch.h"
 
@@ -18,19 +19,6 @@ __global__ void __launch_bounds__(kEachThreads) each(const __grid_constant__ F f
 template <class F>
 void for_each(std::int64_t n, const F& f) {
   if (n > 0) launch(each<F>, grid_for(ceil_div(n, kEachThreads), 32), kEachThreads, 0, f, n);
-}
-
-// e / d and e % d; 32-bit division is several times cheaper.
-struct Quotient {
-  std::int64_t quotient, rest;
-};
-__device__ __forceinline__ Quotient divide(std::int64_t e, std::int64_t d) {
-  if ((e | d) < (std::int64_t{1} << 32)) {
-    const auto a = static_cast<std::uint32_t>(e), b = static_cast<std::uint32_t>(d), q = a / b;
-    return {q, a - q * b};
-  }
-  const std::int64_t q = e / d;
-  return {q, e - q * d};
 }
 
 // Sum of v over the earlier threads of the block, and over all of them. All threads call; `slots` is shared memory for

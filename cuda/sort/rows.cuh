@@ -183,27 +183,30 @@ __device__ word_t<T> key_of_rank(const T* x, std::int64_t n, std::int64_t k, boo
   return prefix;
 }
 
-// Positions of the k first elements in sorted order, ascending. One block per row.
+// Positions of the k first elements in sorted order, ascending. One block per row, in turns.
 template <class T>
 __global__ void __launch_bounds__(kEachThreads)
-    select_first(const T* data, std::int64_t n, std::int64_t k, bool descending, std::uint32_t* at) {
+    select_first(const T* data, std::int64_t rows, std::int64_t n, std::int64_t k, bool descending, std::uint32_t* at) {
   __shared__ std::int64_t slots[kWarp];
-  const T* x = data + blockIdx.x * n;
-  std::uint32_t* out = at + blockIdx.x * k;
-  std::int64_t equal;
-  const word_t<T> bar = key_of_rank(x, n, k - 1, descending, equal);
-  std::int64_t less_seen = 0, equal_seen = 0;
-  for (std::int64_t tile = 0; tile < n; tile += kEachThreads) {
-    const std::int64_t i = tile + threadIdx.x;
-    const word_t<T> key = i < n ? key_of(x[i], descending) : bar;
-    const bool is_less = i < n && key < bar, is_equal = i < n && key == bar;
-    std::int64_t total;  // counts of both kinds in one sum: fewer than 2^32 elements in a row
-    const std::int64_t counts = exclusive_sum((is_less ? std::int64_t{1} << 32 : 0) + (is_equal ? 1 : 0), slots, total);
-    const std::int64_t less_before = less_seen + (counts >> 32), equal_before = equal_seen + (counts & 0xffffffff);
-    if (is_less || (is_equal && equal_before < equal))
-      out[less_before + (equal_before < equal ? equal_before : equal)] = static_cast<std::uint32_t>(i);
-    less_seen += total >> 32;
-    equal_seen += total & 0xffffffff;
+  for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* x = data + row * n;
+    std::uint32_t* out = at + row * k;
+    std::int64_t equal;
+    const word_t<T> bar = key_of_rank(x, n, k - 1, descending, equal);
+    std::int64_t less_seen = 0, equal_seen = 0;
+    for (std::int64_t tile = 0; tile < n; tile += kEachThreads) {
+      const std::int64_t i = tile + threadIdx.x;
+      const word_t<T> key = i < n ? key_of(x[i], descending) : bar;
+      const bool is_less = i < n && key < bar, is_equal = i < n && key == bar;
+      std::int64_t total;  // counts of both kinds in one sum: fewer than 2^32 elements in a row
+      const std::int64_t counts =
+          exclusive_sum((is_less ? std::int64_t{1} << 32 : 0) + (is_equal ? 1 : 0), slots, total);
+      const std::int64_t less_before = less_seen + (counts >> 32), equal_before = equal_seen + (counts & 0xffffffff);
+      if (is_less || (is_equal && equal_before < equal))
+        out[less_before + (equal_before < equal ? equal_before : equal)] = static_cast<std::uint32_t>(i);
+      less_seen += total >> 32;
+      equal_seen += total & 0xffffffff;
+    }
   }
 }
 
@@ -214,7 +217,7 @@ void topk_rows(const RowsToSort<T>& s) {
   const bool few_long = s.n >= (std::int64_t{1} << 20) && s.rows < multiprocessors() / 4;
   if (s.n <= kShort || s.keep * 2 > s.n || few_long) return sort_rows(s);
   const Scratch<std::uint32_t> at(s.rows * s.keep);
-  launch(select_first<T>, static_cast<unsigned>(s.rows), kEachThreads, 0, s.x, s.n, s.keep, s.descending, at.get());
+  launch(select_first<T>, grid_for(s.rows, 32), kEachThreads, 0, s.x, s.rows, s.n, s.keep, s.descending, at.get());
   RowsToSort<T> candidates = s;
   candidates.at = at.get();
   candidates.n = s.keep;
