@@ -146,7 +146,7 @@ void init_cuda(PyObject* module) {
       .def(py::init<bool>())
       .def("record",
            [](EventObject& e, const StreamObject& s) {
-             if (!e.handle) e.handle = s.owner().new_event(e.timing);
+             if (!e.handle) e.handle = s.owner().new_event(e.timing, s.handle);
              s.owner().record_event(e.handle, s.handle);
            })
       .def("query", [](const EventObject& e) { return !e.handle || backend().event_done(e.handle); })

@@ -37,7 +37,7 @@ class Backend {
   virtual DeviceProperties properties(int device) = 0;
   virtual void memory_info(int device, std::size_t& free, std::size_t& total) = 0;
 
-  // The calling thread's device. Kernels run on it; kernels_for() switches to the device of their operands.
+  // The device that the calling thread has chosen. Kernels run on that of their operands, without changing this.
   virtual int current_device() = 0;
   virtual void set_device(int device) = 0;
   virtual const KernelTable& kernels(int device) = 0;
@@ -62,7 +62,7 @@ class Backend {
   virtual void synchronize_stream(StreamHandle) = 0;
   virtual void record_stream(void* memory, StreamHandle) = 0;  // the memory is reused only after the stream's work
 
-  virtual EventHandle new_event(bool timing) = 0;
+  virtual EventHandle new_event(bool timing, StreamHandle) = 0;  // for streams of that one's device
   virtual void delete_event(EventHandle) noexcept = 0;
   virtual void record_event(EventHandle, StreamHandle) = 0;
   virtual void wait_event(StreamHandle, EventHandle) = 0;

@@ -48,8 +48,10 @@ struct EmulatedGraph {
 };
 struct EmulatedStream {
   EmulatedGraph* capture = nullptr;
+  int device = 0;
 };
 struct EmulatedEvent {
+  int device = 0;
   double ms = 0;
   bool recorded = false;
 };
@@ -66,6 +68,7 @@ using emulator::die, emulator::kMemory, emulator::Memory;
 
 std::recursive_mutex g_mutex;
 thread_local cudaError_t t_error = cudaSuccess;
+thread_local int t_device = 0;
 Memory& memory() {
   static auto* m = new Memory;
   return *m;
@@ -81,6 +84,17 @@ cudaError_t error(cudaError_t e) {
   if (e != cudaSuccess) t_error = e;
   return e;
 }
+
+// One, or PYDLX_EMULATED_DEVICES, for tests of what has to happen on a certain one. All share one memory.
+int devices() {
+  static const int count = [] {
+    const char* v = std::getenv("PYDLX_EMULATED_DEVICES");
+    return v ? std::max(1, std::atoi(v)) : 1;
+  }();
+  return count;
+}
+// Work goes to a stream of the current device only, though copies go to any.
+bool foreign(cudaStream_t stream) { return stream && stream->device != t_device; }
 
 cudaError_t run_or_record(cudaStream_t stream, std::function<void()> work) {
   if (stream && stream->capture) {
@@ -411,12 +425,14 @@ cudaError_t check_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
 }  // namespace
 
 cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
+  if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
   return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, kernel); });
 }
 
 cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                             std::function<void()> kernel) {
+  if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
   int each = 0;
   emulated_occupancy(&each, static_cast<int>(block.x * block.y * block.z), shared_bytes);
@@ -447,14 +463,18 @@ const char* cudaGetErrorName(cudaError_t e) {
 const char* cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
 cudaError_t cudaGetLastError() { return std::exchange(t_error, cudaSuccess); }
 cudaError_t cudaGetDeviceCount(int* n) {
-  *n = 1;
+  *n = devices();
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* d) {
-  *d = 0;
+  *d = t_device;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int d) { return d == 0 ? cudaSuccess : error(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int d) {
+  if (d < 0 || d >= devices()) return error(cudaErrorInvalidDevice);
+  t_device = d;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {};
   std::strcpy(p->name, "CUDA emulator");
@@ -509,7 +529,7 @@ cudaError_t cudaMemsetAsync(void* p, int value, std::size_t n, cudaStream_t stre
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned, int) {
-  *s = new EmulatedStream;
+  *s = new EmulatedStream{nullptr, t_device};
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
@@ -553,7 +573,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
-  *e = new EmulatedEvent;
+  *e = new EmulatedEvent{t_device};
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
@@ -561,6 +581,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) {
+  if (e->device != (stream ? stream->device : t_device)) return error(cudaErrorInvalidResourceHandle);
   return run_or_record(stream, [e] {
     e->ms = now_ms();
     e->recorded = true;

@@ -43,6 +43,7 @@ void* CachingAllocator::allocate(std::size_t nbytes) {
     b = from_driver(pool, &stream, size);
   }
   if (!b) {
+    const DeviceGuard guard(device_);
     std::size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     fail("allocate", "", ErrorKind::OutOfMemory, "out of memory on cuda:", device_, ": requested ", nbytes,

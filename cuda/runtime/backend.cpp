@@ -35,6 +35,20 @@ struct Graph {
 
 constexpr std::size_t kDrawsBytes = 2 * sizeof(std::uint64_t);
 
+thread_local int t_chosen = 0;  // the thread's device
+
+// What is queued on `later` from now on runs after what has been queued on `earlier`.
+void let_wait(Stream& later, Stream& earlier) {
+  const DeviceGuard guard(earlier.device);
+  cudaEvent_t e = nullptr;
+  check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  const cudaError_t recorded = cudaEventRecord(e, earlier.handle);
+  const DeviceGuard other(later.device);
+  const cudaError_t waits = recorded == cudaSuccess ? cudaStreamWaitEvent(later.handle, e, 0) : recorded;
+  cudaEventDestroy(e);
+  check(waits, "cudaStreamWaitEvent");
+}
+
 class CudaBackend final : public Backend {
  public:
   int device_count() noexcept override {
@@ -64,11 +78,15 @@ class CudaBackend final : public Backend {
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   }
 
-  int current_device() override { return cuda::current_device(); }
-  void set_device(int device) override { check(cudaSetDevice(device), "cudaSetDevice"); }
+  int current_device() override { return t_chosen; }
+  void set_device(int device) override {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    t_chosen = device;
+  }
 
+  // What the runtime calls the current device is where the next kernel runs, and no choice of the thread's.
   const KernelTable& kernels(int device) override {
-    set_device(device);
+    check(cudaSetDevice(device), "cudaSetDevice");
     raise_faults(device);
     return table();
   }
@@ -91,21 +109,15 @@ class CudaBackend final : public Backend {
     const DeviceGuard guard(device);
     raise_faults(device);
     Stream& stream = cuda::current_stream(device);
-    if (nbytes > 0) check(cudaMemcpyAsync(to, from, nbytes, cudaMemcpyDefault, stream.handle), "cudaMemcpyAsync");
     const bool between_devices = !to_device.is_cpu() && !from_device.is_cpu();
-    if (between_devices || non_blocking) {
-      if (!between_devices) pinned_->record(to_device.is_cpu() ? to : from, stream);
-      if (between_devices && to_device.index != from_device.index) {
-        // The other device's stream must not run ahead of the bytes.
-        cudaEvent_t e = nullptr;
-        check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-        check(cudaEventRecord(e, stream.handle), "cudaEventRecord");
-        const DeviceGuard other(to_device.index);
-        check(cudaStreamWaitEvent(cuda::current_stream(to_device.index).handle, e, 0), "cudaStreamWaitEvent");
-        check(cudaEventDestroy(e), "cudaEventDestroy");
-      }
-      return;
-    }
+    // The other device's work of before may still use the memory, and that of later must not run ahead of the bytes.
+    Stream* const other =
+        between_devices && to_device.index != device ? &cuda::current_stream(to_device.index) : nullptr;
+    if (other) let_wait(stream, *other);
+    if (nbytes > 0) check(cudaMemcpyAsync(to, from, nbytes, cudaMemcpyDefault, stream.handle), "cudaMemcpyAsync");
+    if (other) let_wait(*other, stream);
+    if (between_devices) return;
+    if (non_blocking) return pinned_->record(to_device.is_cpu() ? to : from, stream);
     check(cudaStreamSynchronize(stream.handle), "cudaStreamSynchronize");
     raise_faults(device);
   }
@@ -131,7 +143,8 @@ class CudaBackend final : public Backend {
     caching(stream(s).device).record_stream(memory, stream(s));
   }
 
-  EventHandle new_event(bool timing) override {
+  EventHandle new_event(bool timing, StreamHandle s) override {
+    const DeviceGuard guard(stream(s).device);
     cudaEvent_t e = nullptr;
     check(cudaEventCreateWithFlags(&e, timing ? 0 : cudaEventDisableTiming), "cudaEventCreateWithFlags");
     return e;
@@ -153,7 +166,8 @@ class CudaBackend final : public Backend {
   }
 
   void begin_capture() override {
-    const int device = current_device();
+    const int device = t_chosen;
+    const DeviceGuard guard(device);
     Stream& s = cuda::current_stream(device);
     require(
         s.handle != nullptr, "cuda.graph", "stream", ErrorKind::Device,
@@ -175,7 +189,8 @@ class CudaBackend final : public Backend {
     recordings_[&s] = {pool, draws};
   }
   GraphHandle end_capture() override {
-    const int device = current_device();
+    const int device = t_chosen;
+    const DeviceGuard guard(device);
     Stream& s = cuda::current_stream(device);
     auto g = std::make_unique<Graph>();
     g->device = device;
@@ -202,7 +217,7 @@ class CudaBackend final : public Backend {
     check(e, "recording a graph");
     return g.release();
   }
-  bool is_capturing() override { return cuda::is_capturing(cuda::current_stream()); }
+  bool is_capturing() override { return cuda::is_capturing(cuda::current_stream(t_chosen)); }
   void replay(GraphHandle h) override {
     Graph& g = *static_cast<Graph*>(h);
     const DeviceGuard guard(g.device);

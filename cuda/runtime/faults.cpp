@@ -44,7 +44,7 @@ void raise_faults(int device) {
   FaultReport* r = g_reports[device].load(std::memory_order_acquire);
   if (!r) return;
   const int code = *static_cast<volatile int*>(&r->fault);
-  if (code == 0) [[likely]]
+  if (code == 0 || code == kFaultClaimed) [[likely]]
     return;
   const long long position = r->position;
   r->fault = 0;

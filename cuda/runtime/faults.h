@@ -10,8 +10,10 @@ namespace pydlx::cuda {
 
 enum class Fault : int { none, index, probability, target, weight };
 
+inline constexpr int kFaultClaimed = -1;  // by somebody who has not written the position yet
+
 struct FaultReport {
-  int fault;  // Fault; the first report stays until it is raised
+  int fault;  // Fault, or kFaultClaimed; the first report stays until it is raised
   int padding;
   long long position;  // flat position of the element
 };
@@ -24,9 +26,10 @@ void raise_faults(int device);
 
 #if defined(__CUDACC__) || defined(PYDLX_CUDA_EMULATED)
 __device__ inline void report(FaultReport* r, Fault fault, long long position) {
-  if (atomicCAS(&r->fault, 0, static_cast<int>(fault)) == 0) {
+  if (atomicCAS(&r->fault, 0, kFaultClaimed) == 0) {
     r->position = position;
     __threadfence_system();
+    *static_cast<volatile int*>(&r->fault) = static_cast<int>(fault);
   }
 }
 #endif

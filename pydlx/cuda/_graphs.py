@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import _C
-from ._device import require, synchronize
+from ._device import current_device, require, synchronize
 from ._streams import Stream, current_stream
 from ._streams import stream as use_stream
 
@@ -69,10 +69,10 @@ class graph:
     Args:
         cuda_graph: Where to record.
         pool, capture_error_mode: Accepted for PyTorch's signature; every graph has a memory pool of its own.
-        stream: Which stream to record; default: one that belongs to this class.
+        stream: Which stream to record; default: one of the current device that belongs to this class.
     """
 
-    _own: Stream | None = None
+    _own: ClassVar[dict[int, Stream]] = {}  # by device
 
     def __init__(
         self,
@@ -82,9 +82,8 @@ class graph:
         capture_error_mode: str = "global",
     ) -> None:
         if stream is None:
-            if graph._own is None:
-                graph._own = Stream()
-            stream = graph._own
+            device = current_device()
+            stream = graph._own.get(device) or graph._own.setdefault(device, Stream(device))
         self.cuda_graph = cuda_graph
         self._context = use_stream(stream)
 
