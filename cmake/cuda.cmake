@@ -75,17 +75,19 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
                          $<$<BOOL:${PYDLX_WERROR}>:-Werror=all-warnings>>)
     # Spills to memory are accepted in kernels of rare functions, not where time is spent.
     file(GLOB PYDLX_CUDA_HOT cuda/gemm/*.cu cuda/attention/*.cu cuda/rnn/*.cu cuda/conv/*.cu cuda/distance.cu cuda/norm.cu
-         cuda/loss.cu cuda/embedding.cu cuda/optim.cu)
-    # ptxas options cannot differ between architectures: the rule is for the one that the kernels are shaped for.
-    if(CMAKE_CUDA_ARCHITECTURES STREQUAL "90a-real")
-      set_source_files_properties(${PYDLX_CUDA_HOT} PROPERTIES COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
+         cuda/loss.cu cuda/ctc.cu cuda/embedding.cu cuda/optim.cu)
+    # ptxas options cannot differ between architectures: the rule is for those that a release is built for, alone or together.
+    set(_others ${CMAKE_CUDA_ARCHITECTURES})
+    list(REMOVE_ITEM _others 80 80-real 90a-real)
+    if(NOT _others)
+      set_property(SOURCE ${PYDLX_CUDA_HOT} APPEND PROPERTY COMPILE_OPTIONS "-Xptxas=-warn-spills$<$<BOOL:${PYDLX_WERROR}>:,-Werror>")
     endif()
     if("90a-real" IN_LIST CMAKE_CUDA_ARCHITECTURES)
       file(GLOB _sm90a cuda/*/*_hopper.cu cuda/*/*_hopper_backward.cu)
       set_source_files_properties(${_sm90a} PROPERTIES COMPILE_DEFINITIONS PYDLX_CUDA_SM90A)
       # Their kernels are empty for other architectures, and what they are made of is not used there.
       if(NOT CMAKE_CUDA_ARCHITECTURES STREQUAL "90a-real")
-        set_source_files_properties(${_sm90a} PROPERTIES COMPILE_OPTIONS -diag-suppress=177)
+        set_property(SOURCE ${_sm90a} APPEND PROPERTY COMPILE_OPTIONS -diag-suppress=177)
       endif()
     endif()
     set(PYDLX_CUDA_LIBRARIES CUDA::cudart_static)

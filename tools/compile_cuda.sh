@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the CUDA backend for GPUs, where a CUDA compiler is; warnings, and register spills of the hot kernels, are
 # errors. No GPU is needed. The default is sm_90a alone; PYDLX_CUDA_ARCHITECTURES="80;90a" is what a release is built for
-# (machine code of sm_80, PTX that newer GPUs translate, machine code of sm_90a), where spills are not looked at.
+# (machine code of sm_80, PTX that newer GPUs translate, machine code of sm_90a).
 # Usage: [PYDLX_CUDA_ARCHITECTURES=...] tools/compile_cuda.sh VENV/bin/python
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -147,6 +147,8 @@ ALSO_BFLOAT16 = (
     "ResNet 3x3/2 128->128 56 b8",
     "ResNet 1x1 256->64 56 b8",
     "ResNet 1x1 512->2048 7 b8",
+    "U-Net transposed 2x2/2 128->64 64 b1",
+    "transposed 4x4/2 64->32 32 b8",
     "channels-last 3x3 64->64 56 b8",
     "channels-last 1x1 256->64 56 b8",
     "channels-last 3x3/2 128->128 56 b8",
