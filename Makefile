@@ -50,7 +50,8 @@ stubs: $(VENV)/installed
 # anyway.
 ENGINE_TESTS := $(addprefix tests/test_,ops.py fuzz.py hostile.py tensor.py indexing.py autograd.py conv_algorithms.py winograd.py conv_bfloat16.py copies.py row_kernels.py \
   gemm.py cuda.py cuda_ops.py cuda_attention.py cuda_conv.py cuda_gemm.py cuda_hopper.py cuda_large.py cuda_library.py cuda_rnn.py attention.py reduce.py embedding.py nn_rnn.py fused_optim.py safetensors.py \
-  cdist.py ctc.py max_pool.py narrow_rows.py pairs.py)
+  average_pool.py batch_norm.py cdist.py cross.py ctc.py cuda_ctc.py cuda_devices.py index_axes.py max_pool.py memory_format.py narrow_rows.py pairs.py \
+  rnn_sequence.py search.py stack.py triangles.py)
 sanitize: $(VENV)/tests
 	tools/sanitize.sh $(BIN)/pytest -n auto $(ENGINE_TESTS) -k "not finite_differences"
 
