@@ -37,5 +37,20 @@ def test_few_of_a_huge_rectangle():
     corner = pydlx.tril_indices(2**31, 2**31, 2 - 2**31)
     assert corner.tolist() == [[2**31 - 2, 2**31 - 1, 2**31 - 1], [0, 0, 1]]
     assert pydlx.triu_indices(2, 2**40, 2**40 - 1).tolist() == [[0], [2**40 - 1]]
+    assert pydlx.triu_indices(2**62, 1).tolist() == [[0], [0]]
+    assert pydlx.tril_indices(2**62, 1, 1 - 2**62).tolist() == [[2**62 - 1], [0]]
+    for function in (pydlx.tril_indices, pydlx.triu_indices):
+        assert function(0, 2**62, 2**62).shape == (2, 0)
+        with pytest.raises(ValueError, match="overflow"):
+            function(2**40, 2**40)
+
+
+HUGE = [(2**31, 2**32 - 1), (2**32 - 1, 2**31), (1, 2**63 - 1), (2**63 - 1, 1)]
+
+
+@pytest.mark.parametrize(("function", "all_of_it"), [(pydlx.tril_indices, 2**63 - 1), (pydlx.triu_indices, -(2**63))])
+@pytest.mark.parametrize("shape", HUGE, ids=str)
+def test_more_than_memory_holds(function, all_of_it, shape):
     with pytest.raises(ValueError, match="overflow"):
-        pydlx.tril_indices(2**40, 2**40)
+        function(*shape, all_of_it)
+    assert function(*shape, -1 - all_of_it).shape == (2, 0)  # none of it

@@ -146,16 +146,17 @@ Tensor triangle(const char* op, const Tensor& x, std::int64_t diagonal, bool upp
 // The sum of clamp(i + shift, 0, cols) over i < rows.
 std::int64_t ramp_sum(std::int64_t rows, std::int64_t shift, std::int64_t cols) {
   const std::int64_t low = std::clamp<std::int64_t>(-shift, 0, rows);
-  const std::int64_t high = std::clamp<std::int64_t>(cols - shift, low, rows);
-  return (high - low) * (low + high - 1 + 2 * shift) / 2 + (rows - high) * cols;
+  const std::int64_t high = std::clamp<std::int64_t>(cols - shift, low, rows), n = high - low;
+  return n * (low + shift) + n * (n - 1) / 2 + (rows - high) * cols;  // none of these exceeds rows * cols
 }
 
 Tensor triangle_indices(const char* op, std::int64_t rows, std::int64_t cols, std::int64_t offset, DType dtype,
                         Device device, bool upper) {
   require(rows >= 0 && cols >= 0, op, "row", ErrorKind::Value, "expected non-negative sizes, got ", rows, " and ",
           cols);
-  checked_numel({rows, cols}, op);
-  const std::int64_t shift = std::clamp(offset, -rows, cols) + (upper ? 0 : 1);
+  if (checked_numel({rows, cols}, op) == 0) return empty({2, 0}, dtype, device);
+  // The first element above the triangle, or of it, is in column row + shift.
+  const std::int64_t shift = upper ? std::clamp(offset, 1 - rows, cols) : std::clamp(offset, -rows, cols - 1) + 1;
   const auto before = [&](std::int64_t row) {  // elements in the rows above
     const std::int64_t lower = ramp_sum(row, shift, cols);
     return upper ? row * cols - lower : lower;
@@ -164,9 +165,12 @@ Tensor triangle_indices(const char* op, std::int64_t rows, std::int64_t cols, st
   Tensor out = empty({2, count}, DType::Int64, Device{});
   std::int64_t *const row_of = static_cast<std::int64_t*>(out.data()), *const column_of = row_of + count;
   constexpr std::int64_t kGrain = 32768;
-  parallel_for(count > 0 ? rows : 0, kGrain / (cols + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t at = before(begin);
-    for (std::int64_t row = begin; row < end; ++row) {
+  // Rows that have elements.
+  const std::int64_t top = upper ? 0 : std::max<std::int64_t>(1 - shift, 0),
+                     bottom = upper ? std::min(cols - shift, rows) : rows;
+  parallel_for(count > 0 ? bottom - top : 0, kGrain / cols + 1, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t at = before(top + begin);
+    for (std::int64_t row = top + begin; row < top + end; ++row) {
       const std::int64_t edge = std::clamp<std::int64_t>(row + shift, 0, cols);
       const std::int64_t first = upper ? edge : 0, n = upper ? cols - edge : edge;
 #pragma omp simd
