@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -144,6 +145,8 @@ def test_limits():
     read = rows.Row("r", setup=None, reads=1e6)
     assert limits.shortest_time(read, LIMITS) == (pytest.approx(1e6 / 3e11), "l2")
     assert limits.level_of(8 << 20, LIMITS) == "l3"
+    disturbed = {**LIMITS, "fma": 2e11, "memory": {"read": 4e10, "copy": 1e10}}
+    assert limits.better_of(LIMITS, disturbed) == {**LIMITS, "memory": {"read": 4e10, "copy": 2e10}}
     sizes = limits.caches()
     assert sizes["l2"] > 0 and sizes["l3"] > 0
 
@@ -221,6 +224,30 @@ def test_table_and_summary():
 def test_geometric_mean():
     assert report.geometric_mean([1, 4]) == pytest.approx(2)
     assert math.isnan(report.geometric_mean([]))
+
+
+def test_shares_count_in_the_better_limits(monkeypatch):
+    slow = {**LIMITS, "fma": 2e11}
+    measured = iter([slow, LIMITS])
+
+    class Side:
+        name = "pydlx"
+
+        def ask(self, what, **_):
+            return next(measured)
+
+    @contextmanager
+    def sides(*_):
+        yield [Side()]
+
+    monkeypatch.setattr(runner, "_sides", sides)
+    monkeypatch.setattr(runner, "_greet", lambda side: {"version": "0", "device": "cpu"})
+    monkeypatch.setattr(runner, "_time", lambda *_: ({}, [[1.0], [1.0]]))
+    row = rows.Row("c", setup=None, check=False, flops=1e11)
+    seen = []
+    stored = runner.run([row], peer=None, threads=2, done=lambda r: seen.append(r["percent"]))
+    assert seen == [pytest.approx(50)]
+    assert stored["limits"] == LIMITS and stored["rows"][0]["percent"] == pytest.approx(25)
 
 
 def test_the_program_runs(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from .rows import Row
 
-__all__ = ["caches", "level_of", "measure", "measure_gpu", "multiply_add_peaks", "shortest_time"]
+__all__ = ["better_of", "caches", "level_of", "measure", "measure_gpu", "multiply_add_peaks", "shortest_time"]
 
 LEVELS = ("l2", "l3", "memory")
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -135,6 +135,14 @@ def measure_gpu(pydlx: Any, seconds: float = 0.25) -> dict[str, Any]:
         result[level] = {"read": _best_rate(timed(read), seconds), "copy": _best_rate(timed(copy), seconds)}
     result["l3"] = result["l2"]
     return result
+
+
+def better_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The larger rate of two measurements of the same machine: a disturbed one can only be too small."""
+    return {
+        name: better_of(value, other[name]) if isinstance(value, Mapping) else max(value, other[name])
+        for name, value in one.items()
+    }
 
 
 def level_of(footprint: float, limits: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -245,12 +245,16 @@ def _measure(row: Row, sides: Sequence[_Side], seconds: float, limits: dict[str,
         result["ratio"], result["spread_ratio"] = statistics.median(ratios), _spread(ratios)
     if row.unit == "s":
         result |= {"flops": row.flops, "bytes": row.reads + row.writes}
-        if row.flops or row.reads or row.writes:
-            least, limit = machine_limits.shortest_time(row, limits)
-            result |= {"limit": limit, "percent": 100 * least / result["ours"]}
-            if len(sides) > 1:
-                result["percent_peer"] = 100 * least / result["peer"]
-    return result
+    return result | _share(row, result, limits)
+
+
+def _share(row: Row, result: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+    """Which limit of the machine holds for a row, and the percent of it that a result reaches."""
+    if row.unit != "s" or "failed" in result or not (row.flops or row.reads or row.writes):
+        return {}
+    least, limit = machine_limits.shortest_time(row, limits)
+    share = {"limit": limit, "percent": 100 * least / result["ours"]}
+    return share | ({"percent_peer": 100 * least / result["peer"]} if "peer" in result else {})
 
 
 def run(
@@ -269,14 +273,20 @@ def run(
             alone. threads: threads of each library. seconds: time spent per row on timing, both libraries together.
         device: "cpu" or "cuda", for both libraries.
         done: called with every finished row. A row that fails on a side has "failed" instead of numbers. When the user
-            interrupts, the rows so far are returned, and "interrupted" is set.
+            interrupts, the rows so far are returned, and "interrupted" is set. The limits are measured before and after all
+        rows, and what is returned counts in the better ones, which "done" does not know yet.
 
     Raises:
         ImportError: the peer is not installed or cannot be loaded. ValueError: unknown peer.
     """
     with _sides(peer, threads, device) as sides:
         hellos = [_greet(side) for side in sides]
-        limits = sides[0].ask("limits", seconds=min(0.25, seconds))
+
+        def measured_limits() -> dict[str, Any]:
+            found: dict[str, Any] = sides[0].ask("limits", seconds=min(0.25, seconds))
+            return found
+
+        limits = measured_limits()
         report: dict[str, Any] = {
             "schema": SCHEMA,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -303,4 +313,9 @@ def run(
                 break
             report["rows"].append(result)
             done(result)
+        if "interrupted" not in report:
+            with suppress(WorkerError, KeyboardInterrupt):
+                report["limits"] = machine_limits.better_of(limits, measured_limits())
+            for row, result in zip(rows, report["rows"]):
+                result |= _share(row, result, report["limits"])
         return report
