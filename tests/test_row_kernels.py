@@ -48,6 +48,23 @@ def test_long_scans_of_16_bits_from_the_end(n, dtype, isa):
     np.testing.assert_array_equal(t.grad.float().numpy(), pydlx.from_numpy(wide).float().to(t.dtype).float().numpy())
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int64"])
+@pytest.mark.parametrize("shape", [(1, 7), (9, 131), (3, 8192), (3, 8193), (8, 8201), (1, 12291), (1, 262155)])
+def test_sums_of_integers_in_pieces(shape, dtype, isa):
+    generator = np.random.default_rng(3)
+    high = 2 if dtype == "bool" else 2**62  # sums wrap around
+    x = generator.integers(0, high, size=shape).astype(dtype)
+    want = np.cumsum(x, 1, dtype="int64")
+    for got in both_thread_counts(lambda: pydlx.from_numpy(x).cumsum(1)):
+        np.testing.assert_array_equal(got.numpy(), want)
+    wide = np.repeat(x, 2, 1)
+    np.testing.assert_array_equal(pydlx.from_numpy(wide)[:, ::2].cumsum(1).numpy(), want)
+    if shape[0] == 1:
+        values, groups = pydlx.unique_consecutive(pydlx.from_numpy(x), return_inverse=True)
+        np.testing.assert_array_equal(values[groups].numpy(), x)
+        assert groups[0, 0].item() == 0 and groups[0, -1].item() == values.numel() - 1
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 6])
 def test_scan_gradients_run_backwards(rows):
     x = np.random.default_rng(1).normal(size=(rows, 33))

@@ -1,6 +1,8 @@
 // Scans. Each line is walked in order; lines along the last axis run four side by side, others 64 neighbouring columns
-// at a time.
+// at a time. Integer sums are the same in any order, so their long lines are cut into pieces.
 #include "kernels/scan.h"
+
+#include <cstring>
 
 #include "cpu/vector_rows.h"
 #include "functors/scan.h"
@@ -112,6 +114,81 @@ void scan(const Scan& k) {
   });
 }
 
+// ---- sums of integers along the last axis
+// ------------------------------------------------------------------------------------------------------------------
+
+using IntegerSum = CumSum<std::int64_t>;
+using Total = IntegerSum::State;
+typedef Total Totals __attribute__((vector_size(8 * sizeof(Total))));
+
+constexpr std::int64_t kPieces = 64, kShortestPiece = 4096;
+constexpr std::int64_t kManyLines = 8;  // threads share lines instead of pieces
+
+// Running sums of n elements, the elements in front of them adding up to `before`.
+void running_sums(const std::int64_t* in, std::int64_t* out, std::int64_t n, Total before) {
+  scan_lines<IntegerSum, 1, false>(&before, in, out, nullptr, n, n, 0, false);
+}
+void running_sums(const bool* in, std::int64_t* out, std::int64_t n, Total before) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    std::uint64_t sums;
+    std::memcpy(&sums, in + i, sizeof sums);
+    sums *= 0x0101010101010101;  // byte l: the sum of bytes 0 to l
+    const Totals at = before + ((Totals{} + sums) >> Totals{0, 8, 16, 24, 32, 40, 48, 56} & 255);
+    std::memcpy(out + i, &at, sizeof at);
+    before += sums >> 56;
+  }
+  for (; i < n; ++i) out[i] = static_cast<std::int64_t>(before += in[i]);
+}
+
+Total sum_of(const std::int64_t* in, std::int64_t n) {
+  Total sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<Total>(in[i]);
+  return sum;
+}
+Total sum_of(const bool* in, std::int64_t n) {
+  Total sum = 0;
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, in + i, sizeof word);
+    sum += static_cast<Total>(__builtin_popcountll(word));
+  }
+  for (; i < n; ++i) sum += in[i];
+  return sum;
+}
+
+template <class In>
+void scan_pieces(const In* in, std::int64_t* out, std::int64_t n) {
+  std::int64_t length = (n + kPieces - 1) / kPieces;
+  if (length < kShortestPiece) length = kShortestPiece;
+  const std::int64_t pieces = (n + length - 1) / length;
+  const auto size = [&](std::int64_t p) { return p + 1 < pieces ? length : n - p * length; };
+  Total before[kPieces + 1] = {};
+  parallel_for(pieces - 1, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p) before[p + 1] = sum_of(in + p * length, length);
+  });
+  for (std::int64_t p = 1; p < pieces; ++p) before[p] += before[p - 1];
+  parallel_for(pieces, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p) running_sums(in + p * length, out + p * length, size(p), before[p]);
+  });
+}
+
+template <class In>
+void scan_integer_sums(const Scan& k) {
+  const In* in = static_cast<const In*>(k.in);
+  std::int64_t* out = static_cast<std::int64_t*>(k.out);
+  if (k.outer < kManyLines && k.n > 2 * kShortestPiece) {
+    for (std::int64_t l = 0; l < k.outer; ++l) scan_pieces(in + l * k.n, out + l * k.n, k.n);
+  } else if constexpr (sizeof(In) == 8) {
+    scan_rows<IntegerSum, false, std::int64_t>(k);
+  } else {
+    parallel_for(k.outer, 16384 / (k.n + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t l = begin; l < end; ++l) running_sums(in + l * k.n, out + l * k.n, k.n, 0);
+    });
+  }
+}
+
 template <ScanOp op, class T, class O>
 void add(KernelTable& t) {
   family<ScanKernels>(t).scan[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] = scan<O, T>;
@@ -133,7 +210,6 @@ void add_float(KernelTable& t) {
 }  // namespace
 
 void register_scan(KernelTable& t) {
-  add<ScanOp::sum, std::int64_t, CumSum<std::int64_t>>(t);
   add<ScanOp::prod, std::int64_t, CumProd<std::int64_t>>(t);
   add_order<std::uint8_t>(t);
   add_order<std::int8_t>(t);
@@ -144,6 +220,11 @@ void register_scan(KernelTable& t) {
   add_float<BFloat16>(t);
   add_float<float>(t);
   add_float<double>(t);
+  ScanFn* sums = family<ScanKernels>(t).scan[static_cast<int>(ScanOp::sum)];
+  sums[static_cast<int>(DType::Int64)] = [](const Scan& k) {
+    k.inner > 1 || k.reverse || k.exclusive ? scan<IntegerSum, std::int64_t>(k) : scan_integer_sums<std::int64_t>(k);
+  };
+  sums[static_cast<int>(DType::Bool)] = scan_integer_sums<bool>;
   constexpr ScanOp ordered[] = {ScanOp::max, ScanOp::min};
   for (const ScanOp op : ordered) {  // a bool is a byte holding 0 or 1
     ScanFn* row = family<ScanKernels>(t).scan[static_cast<int>(op)];

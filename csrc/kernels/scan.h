@@ -20,7 +20,9 @@ enum class ScanOp : int { sum, prod, logsumexp, max, min, COUNT };
 using ScanFn = void (*)(const Scan&);
 
 struct ScanKernels {
-  ScanFn scan[static_cast<int>(ScanOp::COUNT)][kDTypeCount] = {};  // sums and products of integers: the input is int64
+  // Sums and products of integers: the input is int64. Sums of bool, where a backend has them:
+  // the output is int64, inner is 1, from first to last, inclusive.
+  ScanFn scan[static_cast<int>(ScanOp::COUNT)][kDTypeCount] = {};
 };
 
 }  // namespace pydlx

@@ -25,7 +25,8 @@ Tensor zero() { return wrap_scalar(std::int64_t{0}); }
 Tensor run_scan(ScanOp op, const char* name, const Tensor& input, int axis, bool reverse = false,
                 bool exclusive = false, Tensor* index = nullptr) {
   const Tensor x = contiguous(detach(input));
-  Tensor y = empty(x.sizes(), x.dtype(), x.device());
+  const bool counts = op == ScanOp::sum && x.dtype() == DType::Bool;
+  Tensor y = empty(x.sizes(), counts ? DType::Int64 : x.dtype(), x.device());
   if (index) *index = empty(x.sizes(), DType::Int64, x.device());
   if (y.numel() == 0) return y;
   Scan k;
@@ -44,6 +45,11 @@ Tensor run_scan(ScanOp op, const char* name, const Tensor& input, int axis, bool
 
 Tensor summable(const Tensor& x, std::optional<DType> dtype) {
   return to_dtype(x, dtype ? *dtype : is_floating(x.dtype()) ? x.dtype() : DType::Int64);
+}
+
+bool can_count(const Tensor& x, int axis) {
+  return x.dtype() == DType::Bool && axis + 1 == x.ndim() &&
+         kernels<ScanKernels>(x.device()).scan[static_cast<int>(ScanOp::sum)][static_cast<int>(DType::Bool)] != nullptr;
 }
 
 // Integer scans run in int64 and are then narrowed to the dtype that was asked for.
@@ -106,6 +112,8 @@ Tensor product_of_others(const Tensor& x, int axis) {
 
 Tensor cumsum(const Tensor& x, std::int64_t wanted, std::optional<DType> dtype) {
   const int axis = wrap_axis(wanted, x.ndim(), "cumsum");
+  if (can_count(x, axis) && dtype.value_or(DType::Int64) == DType::Int64)
+    return run_scan(ScanOp::sum, "cumsum", x, axis);
   return scan_as(x, dtype, [&](const Tensor& t) { return directed_cumsum(t, axis, false); });
 }
 

@@ -11,6 +11,7 @@
 #include "ops/index.h"
 #include "ops/logic.h"
 #include "ops/math.h"
+#include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/reduce_core.h"
 #include "ops/scan.h"
@@ -74,7 +75,9 @@ std::tuple<Tensor, Tensor, Tensor> groups(const Tensor& items, const Tensor& fre
   const Tensor starts = flat(nonzero(fresh));
   Tensor inverse, counts;
   if (wanted.inverse) {
-    inverse = sub(cumsum(fresh, 0, std::nullopt), integer(1));
+    Tensor later = clone(fresh);  // the first group is number 0
+    if (n > 0) fill_raw(narrow(later, 0, 0, 1), std::int64_t{0});
+    inverse = cumsum(later, 0, std::nullopt);
     if (order.defined()) inverse = scatter(full({n}, 0, DType::Int64, device), 0, order, inverse);
   }
   if (wanted.counts) {
