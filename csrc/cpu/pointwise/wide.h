@@ -2,7 +2,7 @@
 // makes of the scalar one. Included before the loops are instantiated.
 #pragma once
 #include "cpu/loaded.h"
-#include "cpu/pointwise/brief_gelu.h"
+#include "cpu/pointwise/gelu.h"
 #include "cpu/pointwise/loop.h"
 #include "cpu/vector_math.h"
 #include "cpu/vector_math_double.h"
@@ -54,14 +54,19 @@ struct Wide<Transcendental<UnaryOp::erf>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::erf(x); }
 };
 #endif
+#ifdef PYDLX_ISA_avx512
 template <>
 struct Wide<Act<UnaryOp::gelu>> {
-  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::gelu(x); }
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::table_gelu(x); }
 };
-#ifdef PYDLX_ISA_avx512
 template <>
 struct Brief<Act<UnaryOp::gelu>> {
   PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::brief_gelu(x); }
+};
+#else
+template <>
+struct Wide<Act<UnaryOp::gelu>> {
+  PYDLX_INLINE static vmath::V apply(vmath::V x, const double*) { return vmath::gelu(x); }
 };
 #endif
 template <>
