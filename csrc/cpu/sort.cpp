@@ -7,6 +7,7 @@
 #include "kernels/sort.h"
 
 #include "cpu/isa.h"
+#include "cpu/rank.h"
 #include "functors/sort_key.h"
 
 namespace pydlx::PYDLX_ISA {
@@ -20,6 +21,7 @@ using functors::word_t;
 constexpr std::int64_t kRun = 16;  // insertion-sorted runs
 template <class E>
 constexpr std::int64_t kRadix = sizeof(E) == 8 ? 128 : 512;  // from here radix sort wins; it makes up to 8 passes
+constexpr std::int64_t kRanked = 256;                        // from here digits find an element faster than pivots
 constexpr std::int64_t kParallelRow = 65536;                 // from here one row is worth several threads
 
 struct Wide {
@@ -226,7 +228,11 @@ void select_items(E* a, E* b, std::int64_t n, std::int64_t k) {
 
 PYDLX_HD std::int64_t row_grain(std::int64_t n) { return n >= 2048 ? 1 : 2048 / (n + 1) + 1; }
 
-std::int64_t workspace_bytes(std::int64_t n) { return 2 * n * static_cast<std::int64_t>(sizeof(Wide)) + 64; }
+std::int64_t workspace_bytes(std::int64_t n) {
+  const std::int64_t items = 2 * n * static_cast<std::int64_t>(sizeof(Wide)) + 64,
+                     ranks = rank::work_bytes<std::uint64_t>(n);
+  return n < kRanked || items > ranks ? items : ranks;
+}
 
 template <class T, class E = item_t<T>>
 PYDLX_HD E* work_items(const Sort& s) {
@@ -391,15 +397,15 @@ void topk_rows(const Sort& s) {
 template <class T>
 void kth_rows(const Sort& s) {
   const T* in = static_cast<const T*>(s.in);
-  parallel_for(s.rows, row_grain(s.n), [&](std::int64_t begin, std::int64_t end) {
+  const auto rows = [&](std::int64_t begin, std::int64_t end) {
     item_t<T>* a = work_items<T>(s);
     for (std::int64_t r = begin; r < end; ++r) {
       const T* x = in + r * s.n;
       std::int64_t at = -1;
-      if (s.nan_first)
-        for (std::int64_t i = 0; i < s.n && at < 0; ++i)
-          if (is_nan(x[i])) at = i;
-      if (at < 0) {
+      if (functors::exponent_bits<T> > 0 && s.nan_first) at = rank::place_of(x, s.n, false, ~word_t<T>(0), 0);
+      if (at < 0 && s.n >= kRanked) {
+        at = rank::place_of_rank(x, s.n, s.k, s.descending, a);
+      } else if (at < 0) {
         for (std::int64_t i = 0; i < s.n; ++i) a[i] = item_of(x[i], i, s.descending);
         select_items(a, a + s.n, s.n, s.k);
         at = position(a[s.k]);
@@ -407,7 +413,11 @@ void kth_rows(const Sort& s) {
       s.index[r] = at;
       static_cast<T*>(s.values)[r] = x[at];
     }
-  });
+  };
+  if (s.rows < num_threads() && s.n >= kParallelRow)
+    rows(0, s.rows);
+  else
+    parallel_for(s.rows, row_grain(s.n), rows);
 }
 
 // For `lanes` values, how many of n sorted elements come before each: those for which passes(lane, position) holds, a
