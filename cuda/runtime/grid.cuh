@@ -2,7 +2,7 @@
 #pragma once
 #include <tuple>
 
-#include "cuda/runtime/launch.h"
+#include "cuda/runtime/patience.cuh"
 #if defined(PYDLX_CUDA_EMULATED)
 #include "cuda/emulator/hopper.h"
 #endif
@@ -68,20 +68,17 @@ class Arrivals final : public emulator::Condition {
 };
 #endif
 
-// Waits for `due` arrivals in all; what came before them can then be read by all threads of the block. A wait is
-// microseconds long; one that does not end within some seconds is a bug, which kills the kernel instead of hanging the
-// device.
+// Waits for `due` arrivals in all; what came before them can then be read by all threads of the block.
 __device__ __forceinline__ void wait_for_arrivals(const unsigned* counter, unsigned due) {
   if (threadIdx.x == 0) {
 #if defined(PYDLX_CUDA_EMULATED)
     const Arrivals enough(counter, due);
     if (!enough.met()) emulator::wait_for(enough);
 #else
-    for (unsigned tries = 0;; ++tries) {
+    for (const Patience patience;; patience.wear()) {
       unsigned seen;
       asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
       if (seen >= due) break;
-      if (tries == 1u << 23) __trap();
     }
 #endif
   }

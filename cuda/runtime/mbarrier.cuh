@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "core/half.h"
-#include "cuda/runtime/launch.h"
+#include "cuda/runtime/patience.cuh"
 #if defined(PYDLX_CUDA_EMULATED)
 #include "cuda/emulator/hopper.h"
 #endif
@@ -68,27 +68,29 @@ __device__ __forceinline__ void arrive_expecting(Barrier* b, int bytes) {
 #endif
 }
 
-// Waits until the phase of that parity is over. A wait is microseconds long; one that never ends is a bug, which kills
-// the kernel after about a second instead of hanging the device.
+#if !defined(PYDLX_CUDA_EMULATED)
+__device__ __forceinline__ bool is_over(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t over;
+  asm volatile(
+      "{\n"
+      ".reg .pred over;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, over;\n"
+      "}"
+      : "=r"(over)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return over;
+}
+#endif
+// Waits until the phase of that parity is over.
 __device__ __forceinline__ void wait(const Barrier* b, std::uint32_t parity) {
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::mbarrier_wait(shared_address(b), parity);
 #else
   const std::uint32_t at = shared_address(b);
-  for (std::uint32_t tries = 0;; ++tries) {
-    std::uint32_t over;
-    asm volatile(
-        "{\n"
-        ".reg .pred over;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, over;\n"
-        "}"
-        : "=r"(over)
-        : "r"(at), "r"(parity)
-        : "memory");
-    if (over) return;
-    if (tries == 1u << 26) __trap();
-  }
+  if (is_over(at, parity)) return;
+  for (const Patience patience; !is_over(at, parity);) patience.wear();
 #endif
 }
 
