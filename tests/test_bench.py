@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
+import types
 from contextlib import contextmanager
 
 import numpy as np
@@ -307,6 +308,28 @@ def test_a_worker_reports_failures_and_death():
             worker.ask("hello")
     finally:
         worker.close()
+
+
+def test_a_worker_without_its_device_is_replaced(monkeypatch):
+    """After a kernel's illegal access every call of the process fails; the rows after it must not."""
+    said = {"error": "DeviceError: an illegal memory access was encountered", "lost": True}
+    monkeypatch.setattr(
+        runner, "_LAUNCH", f"import sys\nfor _ in sys.stdin: print({json.dumps(json.dumps(said))}, flush=True)"
+    )
+    worker = runner.Worker("pydlx", 1)
+    with pytest.raises(runner.WorkerError, match="illegal"):
+        worker.ask("hello")
+    assert not worker.alive
+
+    server = Server("pydlx", 1)
+    assert not server.is_lost()
+
+    def fail():
+        raise pydlx.DeviceError("an illegal memory access was encountered")
+
+    server.device = "cuda"
+    monkeypatch.setattr(server, "T", types.SimpleNamespace(cuda=types.SimpleNamespace(synchronize=fail)))
+    assert server.is_lost()
 
 
 def test_a_missing_peer_is_named(monkeypatch):

@@ -27,7 +27,8 @@ SCHEMA = 1
 ROUNDS = 5
 EXTRA = 3  # times as many rounds at most, on a machine that does other things too
 RESTLESS = 0.05
-_PATIENCE = 300.0  # seconds after which a silent worker is given up
+# Seconds after which a silent worker is given up, by device. A row takes a GPU no minute: its kernel hangs.
+_PATIENCE = {"cpu": 300.0, "cuda": 60.0}
 _PACKAGE = Path(__file__).resolve().parent
 
 # The benchmark package alone, under a name of its own: importing it as pydlx.bench would load pydlx into the peer's
@@ -57,7 +58,7 @@ class Worker:
     """
 
     def __init__(self, library: str, threads: int, path: str = "", device: str = "cpu") -> None:
-        self.name, self.threads, self.path = library, threads, path
+        self.name, self.threads, self.path, self.device = library, threads, path, device
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as we
         count = str(threads)
         names = ("OMP", "MKL", "OPENBLAS", "PYDLX", "VECLIB_MAXIMUM", "NUMEXPR")
@@ -79,13 +80,13 @@ class Worker:
         """Sends a command and waits for its answer.
 
         Raises:
-            WorkerError: the command failed, or the process died or said nothing for five minutes.
+            WorkerError: the command failed, or the process died, lost its device or said nothing for minutes.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
             self._process.stdin.flush()
-            ready = select.select([self._process.stdout], [], [], _PATIENCE)[0]
+            ready = select.select([self._process.stdout], [], [], _PATIENCE[self.device])[0]
             line = self._process.stdout.readline() if ready else None
         except (BrokenPipeError, OSError):
             line = ""
@@ -96,6 +97,8 @@ class Worker:
             reason = f"ended with status {self._process.returncode}" if line == "" else "gave no answer"
             raise WorkerError(f"the {self.name} process {reason}: {tail or 'no message'}")
         reply: dict[str, Any] = json.loads(line)
+        if reply.get("lost"):
+            self.close()
         if "error" in reply:
             raise WorkerError(reply["error"])
         answer: dict[str, Any] = reply["ok"]

@@ -92,6 +92,14 @@ class Server:
         if self.device != "cpu":
             self.T.cuda.synchronize()
 
+    def is_lost(self) -> bool:
+        """Whether the device works no more in this process, as after a kernel's illegal access."""
+        try:
+            self._wait()
+        except Exception:
+            return True
+        return False
+
     def _make(self, row: str, double: bool = False) -> Callable[[], Any]:
         self.drop()
         step: Callable[[], Any] = self.wrap(
@@ -181,6 +189,6 @@ def main(library: str, threads: int, device: str = "cpu") -> None:
             server = server or Server(library, threads, device)
             reply = {"ok": getattr(server, request.pop("command"))(**request)}
         except Exception as error:  # the parent reports it beside the row
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"error": f"{type(error).__name__}: {error}", "lost": server is not None and server.is_lost()}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
