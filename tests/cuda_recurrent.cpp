@@ -107,6 +107,7 @@ std::vector<unsigned> run(Exchange p) {
   p.values = p.counter + 1;
   p.steps = kSteps;
   require_that(fits_together<exchange>(kBlocks, 64, 100 << 10), "two blocks on a multiprocessor");
+  check(cudaFuncSetAttribute(exchange, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10), "shared memory");
   launch_together(exchange, kBlocks, 64, 100 << 10, p);
   check(cudaMemcpyAsync(words.data(), memory, kWords * sizeof(unsigned), cudaMemcpyDeviceToHost, nullptr), "copy");
   check(cudaFree(memory), "cudaFree");
@@ -129,6 +130,11 @@ void together() {
   require_that(!fits_together<exchange>(9, 64, 100 << 10), "two blocks on each of four multiprocessors");
   require_that(emulator::launch_together(9, 64, 100 << 10, nullptr, [] {}) == cudaErrorCooperativeLaunchTooLarge,
                "too many blocks are refused");
+  const auto allowed = [](std::size_t bytes) {
+    return emulator::permitted(reinterpret_cast<const void*>(exchange), bytes) == cudaSuccess;
+  };
+  require_that(allowed(48 << 10) && allowed(100 << 10) && !allowed((100 << 10) + 1),
+               "as much shared memory as was allowed");
 }
 
 void missing_arrival() {

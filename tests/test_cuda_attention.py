@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cuda_program import verbose_lines
+from cuda_program import python, verbose_lines
 
 import pydlx
 import pydlx.nn.functional as F
@@ -314,6 +314,24 @@ def test_gradients_of_sums():
     scale = max(t.abs().max().item() for t in want)
     for x, y in zip((q.grad, k.grad, v.grad), want):
         assert (x.cpu().double() - y).abs().max().item() < 3 * pydlx.finfo(pydlx.bfloat16).eps * scale
+
+
+GRADIENTS = """
+import pydlx
+import pydlx.nn.functional as F
+for dim in (128, 64):
+    pydlx.manual_seed(3)
+    q, k, v = (pydlx.randn(1, 2, n, dim).bfloat16().cuda().requires_grad_() for n in (70, 130, 130))
+    F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(pydlx.randn(1, 2, 70, dim).bfloat16().cuda())
+    print([t.double().sum().item() for t in (q.grad, k.grad, v.grad)], q.grad.abs().double().sum().item())
+"""
+
+
+def test_gradients_on_a_gpu_with_less_shared_memory():
+    """Tiles are narrower where 99 KiB are all that a block may have (compute capabilities 8.6 and 8.9); sums stay as they are."""
+    done = [python(GRADIENTS, PYDLX_CUDA_WGMMA="0", **less) for less in ({}, {"PYDLX_EMULATED_SHARED": "99"})]
+    assert all(d.returncode == 0 for d in done), done[-1].stderr
+    assert done[0].stdout == done[1].stdout
 
 
 CHOICES = """

@@ -70,11 +70,10 @@ struct BackwardShared {
   }
 };
 
-// Grid: blocks of queries, batch * heads.
-template <class T, int D>
+// Grid: blocks of queries, batch * heads. No sum depends on how many columns a tile has.
+template <class T, int D, int kColumns>
 __global__ void __launch_bounds__(kThreads)
     attention_dq(const __grid_constant__ AttentionBackward w, const float* delta) {
-  constexpr int kColumns = 64;
   const BackwardShared<D, kColumns> s(dynamic_shared<uint4>());
   const Attention& a = w.forward;
   const std::int64_t q0 = static_cast<std::int64_t>(blockIdx.x) * kRows;
@@ -194,13 +193,23 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class T, int D, int kColumns>
+void run_dq(const AttentionBackward& w, const float* delta) {
+  constexpr std::size_t bytes = BackwardShared<D, kColumns>::kBytes;
+  allow_shared<attention_dq<T, D, kColumns>>(bytes);
+  launch(attention_dq<T, D, kColumns>, blocks(w.forward.q_len, w.forward.batch * w.forward.heads), kThreads, bytes, w,
+         delta);
+}
 template <class T, int D>
 void backward_with(const AttentionBackward& w, const float* delta) {
   const Attention& a = w.forward;
   if (a.batch * a.heads * a.q_len > 0) {
-    constexpr std::size_t bytes = BackwardShared<D, 64>::kBytes;
-    allow_shared<attention_dq<T, D>>(bytes);
-    launch(attention_dq<T, D>, blocks(a.q_len, a.batch * a.heads), kThreads, bytes, w, delta);
+    constexpr int kWide = 64, kNarrow = 32;  // GPUs of compute capability 8.6 and 8.9 have 99 KiB
+    if constexpr (BackwardShared<D, kWide>::kBytes <= 99 << 10)
+      run_dq<T, D, kWide>(w, delta);
+    else
+      BackwardShared<D, kWide>::kBytes <= shared_memory_limit() ? run_dq<T, D, kWide>(w, delta)
+                                                                : run_dq<T, D, kNarrow>(w, delta);
   }
   if (a.batch * a.kv_heads * a.k_len > 0) {
     constexpr std::size_t bytes = BackwardShared<D, kQueryColumns>::kBytes;

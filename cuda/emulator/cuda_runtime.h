@@ -129,9 +129,11 @@ cudaError_t cudaEventSynchronize(cudaEvent_t);
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t);
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
                                              unsigned long long flags, cudaDriverEntryPointQueryResult*);
+// cudaFuncAttributeMaxDynamicSharedMemorySize, the only one.
+cudaError_t emulated_allow_shared(const void* kernel, int bytes);
 template <class T>
-cudaError_t cudaFuncSetAttribute(T*, cudaFuncAttribute, int) {
-  return cudaSuccess;
+cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute, int value) {
+  return emulated_allow_shared(reinterpret_cast<const void*>(kernel), value);
 }
 cudaError_t emulated_occupancy(int* blocks, int threads, std::size_t shared_bytes);
 template <class T>
@@ -152,6 +154,9 @@ extern Thread* current;
 
 // Runs the kernel, or adds it to the graph that the stream captures.
 cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);
+// Whether the kernel may be launched on the current device with so much dynamic shared memory: 48 KiB, or as much as
+// was allowed there.
+cudaError_t permitted(const void* kernel, std::size_t shared_bytes);
 // The same for a cooperative launch: all blocks are alive, and take turns.
 cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                             std::function<void()> kernel);

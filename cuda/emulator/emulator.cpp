@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -60,7 +61,7 @@ namespace {
 
 constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kStack = 64 << 10;
-constexpr std::size_t kSharedLimit = 227 << 10;
+constexpr std::size_t kSharedLimit = 227 << 10, kSharedUnasked = 48 << 10;
 
 using emulator::die, emulator::kMemory, emulator::Memory;
 
@@ -338,6 +339,17 @@ unsigned multiprocessors() {
   return count;
 }
 
+// Dynamic shared memory of a block in bytes: kSharedLimit, or PYDLX_EMULATED_SHARED KiB, for tests of what smaller GPUs
+// do (99 for compute capabilities 8.6 and 8.9, 163 for 8.0).
+std::size_t shared_limit() {
+  static const std::size_t limit = [] {
+    const char* v = std::getenv("PYDLX_EMULATED_SHARED");
+    return v ? std::min(kSharedLimit, static_cast<std::size_t>(std::atoi(v)) << 10) : kSharedLimit;
+  }();
+  return limit;
+}
+std::map<std::pair<int, const void*>, std::size_t> g_allowed;  // by device and kernel
+
 double now_ms() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -420,9 +432,16 @@ cudaError_t check_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
   if (threads == 0 || threads > kMaxThreads || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     return error(cudaErrorInvalidConfiguration);
-  return shared_bytes > kSharedLimit ? error(cudaErrorInvalidValue) : cudaSuccess;
+  return shared_bytes > shared_limit() ? error(cudaErrorInvalidValue) : cudaSuccess;
 }
 }  // namespace
+
+cudaError_t permitted(const void* kernel, std::size_t shared_bytes) {
+  if (shared_bytes <= kSharedUnasked) return cudaSuccess;
+  const std::lock_guard<std::recursive_mutex> lock(g_mutex);
+  const auto it = g_allowed.find({t_device, kernel});
+  return it != g_allowed.end() && shared_bytes <= it->second ? cudaSuccess : error(cudaErrorInvalidValue);
+}
 
 cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
   if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
@@ -484,14 +503,20 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   p->maxThreadsPerBlock = kMaxThreads;
   p->l2CacheSize = 1 << 20;
   p->totalGlobalMem = kMemory;
-  p->sharedMemPerBlockOptin = kSharedLimit;
+  p->sharedMemPerBlockOptin = shared_limit();
   return cudaSuccess;
 }
 cudaError_t emulated_occupancy(int* blocks, int threads, std::size_t shared_bytes) {
-  constexpr std::size_t kThreads = 2048, kReserved = 1 << 10,
-                        kShared = kSharedLimit + kReserved;  // of a multiprocessor
+  constexpr std::size_t kThreads = 2048, kReserved = 1 << 10;
+  const std::size_t shared = shared_limit() + kReserved;  // of a multiprocessor
   *blocks =
-      static_cast<int>(std::min(kThreads / static_cast<std::size_t>(threads), kShared / (shared_bytes + kReserved)));
+      static_cast<int>(std::min(kThreads / static_cast<std::size_t>(threads), shared / (shared_bytes + kReserved)));
+  return cudaSuccess;
+}
+cudaError_t emulated_allow_shared(const void* kernel, int bytes) {
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > shared_limit()) return error(cudaErrorInvalidValue);
+  const std::lock_guard<std::recursive_mutex> lock(g_mutex);
+  g_allowed[{t_device, kernel}] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {

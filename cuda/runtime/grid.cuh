@@ -25,6 +25,7 @@ bool fits_together(std::int64_t blocks, int threads, std::size_t shared) {
 template <class... P, class... A>
 void launch_together(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
 #if defined(PYDLX_CUDA_EMULATED)
+  check(emulator::permitted(reinterpret_cast<const void*>(kernel), shared), "cooperative kernel launch");
   check(
       emulator::launch_together(grid, block, shared, current_stream().handle, [=] { kernel(static_cast<P>(args)...); }),
       "cooperative kernel launch");

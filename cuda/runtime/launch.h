@@ -33,6 +33,7 @@ inline unsigned grid_for(std::int64_t work, int waves = 8) {
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
 #if defined(PYDLX_CUDA_EMULATED)
+  check(emulator::permitted(reinterpret_cast<const void*>(kernel), shared), "kernel launch");
   check(emulator::launch(grid, block, shared, current_stream().handle, [=] { kernel(static_cast<P>(args)...); }),
         "kernel launch");
 #else
