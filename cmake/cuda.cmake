@@ -58,8 +58,11 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
   target_include_directories(pydlx_cuda PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   if(PYDLX_CUDA STREQUAL "EMULATE")
     set(_emulator cuda/emulator/emulator.cpp cuda/emulator/hopper.cpp)
-    # No sanitizers, which do not know the emulator's stacks. Options of a file come after those of its target.
-    set_source_files_properties(${PYDLX_CUDA_KERNELS} ${_emulator} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -fno-sanitize=all)
+    # A GPU faults where an address is no multiple of what is read or written there at a time. No other sanitizers, which do not know the
+    # emulator's stacks. Options of a file come after those of its target.
+    set_source_files_properties(${PYDLX_CUDA_KERNELS} ${_emulator} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+      "-fno-sanitize=all;-fsanitize=alignment;-fno-sanitize-recover=alignment")
+    set(PYDLX_CUDA_LIBRARIES -fsanitize=alignment)
     target_sources(pydlx_cuda PRIVATE ${_emulator})
     target_include_directories(pydlx_cuda BEFORE PRIVATE cuda/emulator)
     # As the device's compiler contracts, too (which -O1 alone does not do).
