@@ -10,7 +10,7 @@ tree=$PWD/build/sanitize
 "$python" -m pip install --quiet --disable-pip-version-check pybind11 scipy-openblas32 'cmake>=3.24' ninja
 bin=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 export PATH="$bin:$PATH"
-# The emulated CUDA backend is in it, so that its tests run in CI; its kernels themselves are not instrumented.
+# The emulated CUDA backend is in it, so that its tests run in CI; its kernels themselves are checked for alignment only.
 # One instruction set bounds the build time: the widest one that this machine runs. PYDLX_CPU_PATHS="generic;avx2;avx512"
 # builds all. -O1 keeps stack traces readable.
 widest=generic
