@@ -57,7 +57,7 @@ sanitize: $(VENV)/tests
 
 # Hypothesis for much longer than in the suite, under the sanitizers.
 fuzz: $(VENV)/tests
-	PYDLX_FUZZ_EXAMPLES=$${EXAMPLES:-2000} tools/sanitize.sh $(BIN)/pytest tests/test_fuzz.py tests/test_safetensors.py -x
+	PYDLX_FUZZ_EXAMPLES=$${EXAMPLES:-2000} tools/sanitize.sh $(BIN)/pytest -n auto tests/test_fuzz.py tests/test_safetensors.py
 
 # Build, tests, memory checker and benchmarks on a machine with a GPU, without a network, with the Python at hand (docs/gpu.md).
 gpu-check:

@@ -146,7 +146,7 @@ def related(data, tensor):
         return tensor.transpose(0, -1)
     if how == "expanded":
         return tensor[:1].expand(3, *tuple(tensor.shape)[1:])
-    if how == "bytes" and tensor.is_contiguous():
+    if how == "bytes" and tensor.is_contiguous() and tensor.stride(-1) == 1:
         return tensor.detach().view(pydlx.uint8)
     return tensor.detach()
 
