@@ -65,6 +65,22 @@ def test_sums_of_integers_in_pieces(shape, dtype, isa):
         assert groups[0, 0].item() == 0 and groups[0, -1].item() == values.numel() - 1
 
 
+def test_bytes_viewed_as_flags_count_once(isa):
+    x = np.random.default_rng(4).integers(0, 4, size=20003).astype("uint8") * 85
+    flags = pydlx.from_numpy(x).view(pydlx.bool)
+    for n in (5, 64, 77, 1100, 20003):
+        np.testing.assert_array_equal(flags[:n].nonzero()[:, 0].numpy(), np.nonzero(x[:n])[0])
+        np.testing.assert_array_equal(flags[:n].cumsum(0).numpy(), np.cumsum(x[:n] != 0))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 1023, 1024, 1089, 16384, 50001])
+def test_places_of_flags(n, density, isa):
+    x = np.random.default_rng(n).random(n + 3) < density
+    for got in both_thread_counts(lambda: pydlx.from_numpy(x)[3:].nonzero()):
+        np.testing.assert_array_equal(got.numpy(), np.argwhere(x[3:]))
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 6])
 def test_scan_gradients_run_backwards(rows):
     x = np.random.default_rng(1).normal(size=(rows, 33))

@@ -2,6 +2,7 @@
 // block of (index, row) pairs inside a slice is instantiated per element type and operation.
 #include "kernels/indexing.h"
 
+#include "cpu/flags.h"
 #include "cpu/isa.h"
 #include "cpu/row_copy.h"
 #include "cpu/row_sums.h"
@@ -295,9 +296,7 @@ std::int64_t nonzero_count(const Nonzero& a) {
   parallel_for(blocks, 1, [&](std::int64_t b, std::int64_t e) {
     for (std::int64_t k = b; k < e; ++k) {
       const std::int64_t begin = k * kNonzeroBlock, end = begin + kNonzeroBlock < a.n ? begin + kNonzeroBlock : a.n;
-      std::int64_t count = 0;
-      for (std::int64_t i = begin; i < end; ++i) count += a.mask[i] != 0;
-      a.starts[k] = count;
+      a.starts[k] = flags::count(a.mask + begin, end - begin);
     }
   });
   std::int64_t total = 0;
@@ -317,17 +316,12 @@ void nonzero(const Nonzero& a) {
       std::int64_t* out = a.out + a.starts[k] * a.ndim;
       // Room for what was counted, should another thread be changing the mask.
       std::int64_t left = (k + 1 < blocks ? a.starts[k + 1] : a.total) - a.starts[k];
-      // Positions are first packed without branches (random masks would be mispredicted half the time), then split into
-      // coordinates.
+      // Positions are first packed, then split into coordinates.
       constexpr std::int64_t kGroup = 1024;
-      std::int64_t found[kGroup + 1];
+      std::int64_t found[kGroup + flags::kSlack];
       for (std::int64_t g = begin; g < end; g += kGroup) {
         const std::int64_t stop = g + kGroup < end ? g + kGroup : end;
-        std::int64_t count = 0;
-        for (std::int64_t i = g; i < stop; ++i) {
-          found[count] = i;
-          count += a.mask[i] != 0;
-        }
+        std::int64_t count = flags::places(a.mask + g, stop - g, g, found);
         if (count > left) count = left;
         left -= count;
         if (a.ndim == 1) std::memcpy(out, found, static_cast<std::size_t>(count) * sizeof found[0]);

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "cpu/flags.h"
 #include "cpu/vector_rows.h"
 #include "functors/scan.h"
 
@@ -128,17 +129,15 @@ constexpr std::int64_t kManyLines = 8;  // threads share lines instead of pieces
 void running_sums(const std::int64_t* in, std::int64_t* out, std::int64_t n, Total before) {
   scan_lines<IntegerSum, 1, false>(&before, in, out, nullptr, n, n, 0, false);
 }
-void running_sums(const bool* in, std::int64_t* out, std::int64_t n, Total before) {
+void running_sums(const std::uint8_t* in, std::int64_t* out, std::int64_t n, Total before) {
   std::int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    std::uint64_t sums;
-    std::memcpy(&sums, in + i, sizeof sums);
-    sums *= 0x0101010101010101;  // byte l: the sum of bytes 0 to l
+    const std::uint64_t sums = flags::eight(in + i) * 0x0101010101010101;  // byte l: the sum of bytes 0 to l
     const Totals at = before + ((Totals{} + sums) >> Totals{0, 8, 16, 24, 32, 40, 48, 56} & 255);
     std::memcpy(out + i, &at, sizeof at);
     before += sums >> 56;
   }
-  for (; i < n; ++i) out[i] = static_cast<std::int64_t>(before += in[i]);
+  for (; i < n; ++i) out[i] = static_cast<std::int64_t>(before += in[i] != 0);
 }
 
 Total sum_of(const std::int64_t* in, std::int64_t n) {
@@ -146,17 +145,7 @@ Total sum_of(const std::int64_t* in, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) sum += static_cast<Total>(in[i]);
   return sum;
 }
-Total sum_of(const bool* in, std::int64_t n) {
-  Total sum = 0;
-  std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, in + i, sizeof word);
-    sum += static_cast<Total>(__builtin_popcountll(word));
-  }
-  for (; i < n; ++i) sum += in[i];
-  return sum;
-}
+Total sum_of(const std::uint8_t* in, std::int64_t n) { return static_cast<Total>(flags::count(in, n)); }
 
 template <class In>
 void scan_pieces(const In* in, std::int64_t* out, std::int64_t n) {
@@ -224,7 +213,7 @@ void register_scan(KernelTable& t) {
   sums[static_cast<int>(DType::Int64)] = [](const Scan& k) {
     k.inner > 1 || k.reverse || k.exclusive ? scan<IntegerSum, std::int64_t>(k) : scan_integer_sums<std::int64_t>(k);
   };
-  sums[static_cast<int>(DType::Bool)] = scan_integer_sums<bool>;
+  sums[static_cast<int>(DType::Bool)] = scan_integer_sums<std::uint8_t>;
   constexpr ScanOp ordered[] = {ScanOp::max, ScanOp::min};
   for (const ScanOp op : ordered) {  // a bool is a byte holding 0 or 1
     ScanFn* row = family<ScanKernels>(t).scan[static_cast<int>(op)];
