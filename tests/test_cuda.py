@@ -314,6 +314,19 @@ class TestGraphs:
         assert y.tolist() == [2.0] * 1000
         assert all((o == 9).all().item() for o in other)
 
+    def test_memory_that_a_recording_uses_can_be_freed_meanwhile(self):
+        """An event of a recording is never over: blocks that waited for it, and all behind them, were lost."""
+        s, g = cuda.Stream(), cuda.CUDAGraph()
+        x = pydlx.ones(1 << 18, device="cuda")
+        address = x.data_ptr()
+        cuda.synchronize()
+        with cuda.graph(g, stream=s):
+            pydlx.empty(4, device="cuda").fill_(2.0)
+            x.record_stream(s)
+            del x
+        others = [pydlx.empty(1 << 18, device="cuda") for _ in range(2)]
+        assert address in [t.data_ptr() for t in others]
+
 
 @needs_device
 class TestFaults:

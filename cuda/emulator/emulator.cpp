@@ -54,7 +54,7 @@ struct EmulatedStream {
 struct EmulatedEvent {
   int device = 0;
   double ms = 0;
-  bool recorded = false;
+  bool recorded = false, captured = false;  // captured: of a graph, nothing to ask
 };
 
 namespace {
@@ -607,12 +607,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) {
   if (e->device != (stream ? stream->device : t_device)) return error(cudaErrorInvalidResourceHandle);
+  e->captured = stream && stream->capture;
   return run_or_record(stream, [e] {
     e->ms = now_ms();
     e->recorded = true;
   });
 }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t e) { return e->captured ? error(cudaErrorInvalidValue) : cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b) {
   if (!a->recorded || !b->recorded) return error(cudaErrorInvalidResourceHandle);

@@ -97,6 +97,13 @@ void CachingAllocator::deallocate(void* p, std::size_t) noexcept {
   used_.erase(it);
   stats_.in_use -= b->size;
   b->in_use = false;
+  // What a graph records runs later, as often as its owner wants: the memory is then the owner's to keep, and an event
+  // that was recorded with it would never be over.
+  std::erase_if(b->users, [](Stream* s) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return s->handle && cudaStreamIsCapturing(s->handle, &status) == cudaSuccess &&
+           status != cudaStreamCaptureStatusNone;
+  });
   if (b->users.empty()) return make_free(b);
   // One event per stream that used it; the block is free when all have passed. Blocks wait for the last of them.
   b->in_use = true;
