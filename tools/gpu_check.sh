@@ -23,6 +23,7 @@ done
 status=0
 begin=$SECONDS
 say() { printf '%4d s  %s\n' $((SECONDS - begin)) "$*"; }
+keep() { [[ -z ${RESULTS:-} ]] || (cd "$out" && cp -f ./*.log ./*.txt ./*.json ./*.journal "$RESULTS" 2>/dev/null); }
 # part NAME LIMIT COMMAND...: runs a part, shows the end of its log, and remembers a failure. The interrupt that ends it
 # lets Python keep what it has, though a shell in the background would have it ignored.
 heeding=()
@@ -38,11 +39,9 @@ part() {
     grep -E '^(FAILED|ERROR)|Error|error:' "$out/$name.log" | head -n 40
   fi
   tail -n "${SHOWN:-$((failed ? 15 : 3))}" "$out/$name.log"
+  keep # whatever happens to the parts after it
   return "$failed"
 }
-keep() { [[ -z ${RESULTS:-} ]] || (cd "$out" && cp -f ./*.log ./*.txt ./*.json ./*.journal "$RESULTS" 2>/dev/null); }
-trap keep EXIT
-
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem --format=csv | tee "$out/machine.txt" || true
 if [[ -n ${WHEELS:-} ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --target "$out/wheels" "$WHEELS"/*.whl && export PYTHONPATH=$out/wheels PATH=$out/wheels/bin:$PATH
@@ -119,5 +118,6 @@ if [[ $steps == *bench* ]]; then
   cp bench.log "$root/bench/results/gpu.txt"
   [[ ! -f gpu.json ]] || cp gpu.json "$root/bench/results/gpu.json"
 fi
+keep
 say "done, status $status"
 exit "$status"
