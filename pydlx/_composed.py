@@ -324,9 +324,9 @@ def _integers(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def gcd(input: Tensor, other: Tensor) -> Tensor:
     """Greatest common divisor, not negative, by Euclid's algorithm; ``gcd(0, 0) = 0``."""
     a, b = _integers("gcd", input, other)
-    while bool((b != 0).any()):
-        rest = _C.where(b == 0, _C.zeros_like(a), a % _C.where(b == 0, _C.ones_like(b), b))
-        a, b = _C.where(b == 0, a, b), rest
+    one = _C.ones((), dtype=a.dtype, device=a.device)
+    while not bool((done := b == 0).all()):
+        a, b = _C.where(done, a, b), a % _C.where(done, one, b)  # what is done keeps a remainder of 0
     return a.abs()  # where the smallest integer was an operand, remainders are negative
 
 
