@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pydlx
+import pydlx.nn.functional as F
 
 ISAS = pydlx._C.build_info()["cpu_isas"]
 
@@ -216,3 +217,32 @@ def test_thread_counts_agree(isa, last, channels, size):
     finally:
         pydlx.set_num_threads(before)
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["rows", "channels last"])
+@pytest.mark.parametrize(("channels", "size"), [(16, 7), (64, 8), (260, 5)])
+def test_kept_weights(isa, channels, size, last):
+    """Without gradients Winograd's algorithm takes smaller images, with weights that it keeps; writes to them count."""
+    rng = np.random.default_rng(8)
+    x = pydlx.tensor(rng.standard_normal((33, channels, size, size + 1))).bfloat16()
+    x = channels_last(x) if last else x
+    weight = pydlx.tensor(rng.standard_normal((48, channels, 3, 3)) / np.sqrt(9 * channels)).bfloat16()
+
+    def check():
+        want = F.conv2d(x.double(), weight.double(), padding=1).numpy()
+        with pydlx.no_grad():
+            for _ in range(2):
+                y = F.conv2d(x, weight, padding=1)
+                assert y.dtype == pydlx.bfloat16 and y.is_contiguous(memory_format=pydlx.channels_last) == last
+                error = np.abs(y.double().numpy() - want)
+                assert (error <= 2**-8 * np.abs(want) + 2e-4).all()
+
+    check()
+    weight.mul_(2)
+    check()
+    weight.data[3, 4, 1, 1] = 7.0
+    check()
+    weight.view(pydlx.int16).numpy()[:] += 1
+    check()
+    weight = weight.transpose(2, 3)
+    check()

@@ -56,6 +56,12 @@ struct End {
 
 constexpr const char* kPassName[] = {"forward", "input gradient", "weight gradient"};
 
+ConvShape shape_of(ConvPass pass, const Geometry& g) {
+  ConvShape shape = g.shape;
+  shape.weights_kept = g.inference && pass == ConvPass::forward;
+  return shape;
+}
+
 // How a pass takes its operands: 16-bit floats as they are, which kernels for some shapes do, and images with the
 // channels last where there are such images and the kernels can read them, or where the kernels are worth the copies.
 struct Taken {
@@ -65,13 +71,14 @@ struct Taken {
 Taken taken_by(ConvPass pass, const Geometry& g, const Tensor& a) {
   const auto& table = kernels<ConvKernels>(a.device());
   const int p = static_cast<int>(pass), t = static_cast<int>(a.dtype());
+  const ConvShape shape = shape_of(pass, g);
   const auto size = table.scratch_size[p][t];
-  const bool as_given = size && size(g.shape) >= 0;
+  const bool as_given = size && size(shape) >= 0;
   const bool first = g.format == MemoryFormat::contiguous;
   const auto takes =
       (first ? table.prefers_last : table.channels_last)[p][as_given ? t : static_cast<int>(DType::Float32)];
   const int axes = g.x_sizes.ndim();
-  if (axes < 4 || !takes || !takes(g.shape)) return {as_given, MemoryFormat::contiguous};
+  if (axes < 4 || !takes || !takes(shape)) return {as_given, MemoryFormat::contiguous};
   return {as_given, !first ? g.format : axes == 4 ? MemoryFormat::channels_last : MemoryFormat::channels_last_3d};
 }
 
@@ -86,7 +93,7 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
   const auto ready = [&, given = as_given](const Tensor& t, MemoryFormat format) {
     return !t.defined() ? t : given ? contiguous(detach(t), format) : wide_operand(t, format);
   };
-  ConvShape shape = g.shape;
+  ConvShape shape = shape_of(pass, g);
   shape.channels_last = images != MemoryFormat::contiguous;
   const bool weights = pass != ConvPass::weight_grad;  // the second operand
   shape.weights_last = shape.channels_last && (!weights || (has_format(b0, images) && !b0.contiguous_layout()));
@@ -127,9 +134,8 @@ Tensor run_pass(const char* op, ConvPass pass, const Geometry& g, const Tensor& 
     c.bias = data_or_null(bias);
     c.scale = data_or_null(scale);
     c.activation = end.activation;
-    const bool keep =
-        g.inference && pass == ConvPass::forward && table.prepared_size[t] && b.data() == b0.data();  // not a copy
-    ConvWeights::Key key{b.data(), &table, b.sizes(), g.shape.groups};
+    const bool keep = shape.weights_kept && table.prepared_size[t];
+    ConvWeights::Key key{b0.data(), &table, b.sizes(), g.shape.groups};  // b may be a copy, of this call alone
     key.bytes = keep ? table.prepared_size[t](shape) : 0;
     key.stride = shape.stride[2];
     key.last = shape.weights_last;

@@ -237,10 +237,14 @@ PYDLX_INLINE void gather_line(const Pixels& p, const View& v, std::int64_t from,
 }
 
 // Winograd's algorithm does a quarter of the multiplications, in float32 at half the speed; its transforms are made
-// good by large planes only.
+// good by large planes only, or, where those of the weights are there from an earlier call, by a few tiles, of which
+// larger weights, which come from further away, need more.
 [[maybe_unused]] bool leave_to_winograd(const ConvShape& c) {
-  return !c.exact && c.kernel[1] == 3 && c.kernel[2] == 3 && c.stride[1] == 1 && c.stride[2] == 1 &&
-         c.dilation[1] == 1 && c.dilation[2] == 1 && c.cin >= 16 && c.cout >= 16 && plane_of(c.out) >= 225;
+  if (c.exact || c.kernel[1] != 3 || c.kernel[2] != 3 || c.stride[1] != 1 || c.stride[2] != 1 || c.dilation[1] != 1 ||
+      c.dilation[2] != 1 || c.cin < 16 || c.cout < 16)
+    return false;
+  const std::int64_t tiles = c.batch * ceil_div(c.out[1], 4) * ceil_div(c.out[2], 4);
+  return plane_of(c.out) >= 225 || (c.weights_kept && tiles >= 32 && tiles >= c.cin * c.cout / 2048);
 }
 
 }  // namespace
