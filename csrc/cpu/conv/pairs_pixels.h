@@ -244,7 +244,7 @@ PYDLX_INLINE void gather_line(const Pixels& p, const View& v, std::int64_t from,
       c.dilation[2] != 1 || c.cin < 16 || c.cout < 16)
     return false;
   const std::int64_t tiles = c.batch * ceil_div(c.out[1], 4) * ceil_div(c.out[2], 4);
-  return plane_of(c.out) >= 225 || (c.weights_kept && tiles >= 32 && tiles >= c.cin * c.cout / 2048);
+  return plane_of(c.out) >= 225 || (c.weights_kept && tiles >= 32 && tiles >= c.cin * c.cout / 4096);
 }
 
 }  // namespace
