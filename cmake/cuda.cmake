@@ -57,7 +57,7 @@ inline void fill_cuda_table([[maybe_unused]] KernelTable& t) {
   target_link_libraries(pydlx_cuda PRIVATE pydlx_options)
   target_include_directories(pydlx_cuda PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   if(PYDLX_CUDA STREQUAL "EMULATE")
-    set(_emulator cuda/emulator/emulator.cpp cuda/emulator/hopper.cpp cuda/emulator/scheduler.cpp)
+    file(GLOB _emulator RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" cuda/emulator/*.cpp)
     # A GPU faults where an address is no multiple of what is read or written there at a time. No other sanitizers, which do not know the
     # emulator's stacks. Options of a file come after those of its target.
     set_source_files_properties(${PYDLX_CUDA_KERNELS} ${_emulator} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS

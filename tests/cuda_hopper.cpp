@@ -15,7 +15,7 @@
 #include "cuda/runtime/mma.cuh"
 #include "cuda/runtime/tma.cuh"
 #include "cuda/runtime/wgmma.cuh"
-#include "tests/host_program.h"
+#include "tests/emulated_program.h"
 
 using namespace pydlx;
 using namespace pydlx::cuda;
@@ -149,22 +149,6 @@ void plans() {
 }
 
 // ---- the emulator's engines -----------------------------------------------------------------------------------------
-
-void* device_memory(const std::vector<std::uint16_t>& values) {
-  void* p = nullptr;
-  require_that(cudaMalloc(&p, values.size() * 2) == cudaSuccess, "memory");
-  cudaMemcpyAsync(p, values.data(), values.size() * 2, cudaMemcpyHostToDevice, nullptr);
-  return p;
-}
-std::vector<std::uint16_t> counting(std::size_t n) {
-  std::vector<std::uint16_t> v(n);
-  for (std::size_t i = 0; i < n; ++i) v[i] = static_cast<std::uint16_t>(i + 1);
-  return v;
-}
-
-void run_kernel(unsigned threads, const std::function<void()>& kernel) {
-  require_that(emulator::launch(1, threads, 64 << 10, nullptr, kernel) == cudaSuccess, "a launch");
-}
 
 // 3 matrices of 70 x 100 in lines of 104: a box in the middle, one over the far edges, one outside.
 void copies() {

@@ -70,6 +70,8 @@ def test_epilogue(n, dtype):
     before = pydlx.from_numpy(rng.standard_normal((100, n)).astype(np.float32)).to(dtype).cuda()
     product = exact(x) @ exact(w).T
     check(pydlx.nn.functional.linear(x, w, bias), product + exact(bias), dtype, 96)
+    odd = pydlx.cat([bias[:1], bias])[1:]  # not at a multiple of four bytes
+    check(pydlx.nn.functional.linear(x, w, odd), product + exact(bias), dtype, 96)
     check(pydlx.addmm(before, x, w.t(), beta=0.5, alpha=-2), 0.5 * exact(before) - 2 * product, dtype, 96)
     check(pydlx.addmm(bias, x, w.t()), product + exact(bias), dtype, 96)
     for activation in (pydlx.nn.ReLU(), pydlx.nn.GELU(), pydlx.nn.Tanh()):
@@ -202,5 +204,32 @@ def test_parts(program, part):
 )
 def test_mistakes_end_the_process(program, mistake, message):
     done = run_part(program, mistake)
+    assert done.returncode < 0
+    assert message in done.stderr
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("hopper") / "cuda_cluster", "tests/cuda_cluster.cpp")
+
+
+@pytest.mark.parametrize("part", ["stores"])
+def test_parts_of_blocks(blocks, part):
+    done = run_part(blocks, part)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("unshown_store", "no proxy fence has shown"),
+        ("early_store", "no proxy fence has shown"),
+        ("reused_panel", "has changed before a bulk store had read it"),
+        ("unwaited_store", "bulk stores that it never waited for"),
+        ("stray_barrier", "a named barrier that some threads miss"),
+    ],
+)
+def test_mistakes_of_blocks_end_the_process(blocks, mistake, message):
+    done = run_part(blocks, mistake)
     assert done.returncode < 0
     assert message in done.stderr

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <unordered_map>
 #include <vector>
 
 namespace emulator {
@@ -75,63 +74,16 @@ void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes) {
   end_phase_if_complete(s);
 }
 
+void mbarrier_complete(std::uint32_t barrier, std::uint32_t bytes) {
+  State& s = state(barrier);
+  add_bytes(s, -static_cast<int>(bytes));
+  end_phase_if_complete(s);
+}
+
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   if (parity > 1) die("the parity of an mbarrier's phase is neither 0 nor 1");
   const PhaseOver over(barrier, parity);
   if (!over.met()) wait_for(over);
-}
-
-// ---- copy engine ----------------------------------------------------------------------------------------------------
-
-namespace {
-
-constexpr std::uint64_t kMagic = 0x70616d726f736e65;
-
-struct Map {
-  std::uint64_t magic;
-  const char* data;
-  std::uint64_t strides[kMostAxes];             // bytes; of the first axis 2
-  std::uint32_t sizes[kMostAxes];               // 0 stands for 2^32
-  std::uint16_t box[kMostAxes], rank, swizzle;  // swizzle in bits
-};
-static_assert(sizeof(Map) <= sizeof(CUtensorMap));
-
-}  // namespace
-
-void tensor_load(std::uint32_t to, const CUtensorMap& opaque, std::initializer_list<int> at, std::uint32_t barrier) {
-  Map map;
-  std::memcpy(&map, &opaque, sizeof map);
-  if (map.magic != kMagic) die("a tensor map that was never encoded");
-  if (reinterpret_cast<std::uintptr_t>(&opaque) % 64 != 0) die("a tensor map that is not at a multiple of 64 bytes");
-  if (at.size() != map.rank) die("a bulk copy with another number of coordinates than its tensor has axes");
-  if (to % 128 != 0) die("a bulk copy to shared memory that is not at a multiple of 128 bytes");
-  std::uint32_t count = 1;
-  for (int axis = 0; axis < map.rank; ++axis) count *= map.box[axis];
-  std::array<int, kMostAxes> first = {};
-  std::copy(at.begin(), at.end(), first.begin());
-  shared_pointer(to, count * 2);
-  state(barrier);
-  later([=] {
-    for (std::uint32_t element = 0; element < count; ++element) {
-      bool inside = true;
-      std::int64_t from = 0;
-      std::uint32_t rest = element;
-      for (std::size_t axis = 0; axis < map.rank; ++axis) {
-        const std::int64_t i = std::int64_t{first[axis]} + rest % map.box[axis];
-        rest /= map.box[axis];
-        inside = inside && i >= 0 && (map.sizes[axis] == 0 || i < std::int64_t{map.sizes[axis]});
-        from += i * static_cast<std::int64_t>(map.strides[axis]);
-      }
-      void* place = shared_pointer(swizzled(to + element * 2, map.swizzle), 2);
-      if (inside)
-        std::memcpy(place, map.data + from, 2);
-      else
-        std::memset(place, 0, 2);
-    }
-    State& s = state(barrier);
-    add_bytes(s, -static_cast<int>(count * 2));
-    end_phase_if_complete(s);
-  });
 }
 
 // ---- products of warpgroups -----------------------------------------------------------------------------------------
@@ -153,19 +105,6 @@ struct ThreadState {
 };
 ThreadState g_threads[kMaxThreads];
 
-struct Copy {
-  void* to;
-  const void* from;
-};
-struct Copies {
-  std::vector<std::vector<Copy>> groups;  // committed, oldest first
-  std::vector<Copy> open;
-  std::vector<int> unshown;  // chunks that were brought since the thread's last proxy fence
-};
-// By thread and not by its number: the blocks of a cooperative launch are under way together.
-std::unordered_map<const void*, Copies> g_copies;
-int g_unshown[kSharedChunks];  // how often each chunk is in some thread's list
-
 // The threads of a warpgroup meet at every product, and name the same one.
 struct Meeting {
   unsigned here = 0, number = 0;
@@ -175,21 +114,30 @@ struct Meeting {
 };
 Meeting g_meetings[kMaxThreads / kGroup];
 
+// A barrier that some of a block's threads pass together.
+struct Named {
+  unsigned here = 0, number = 0, threads = 0;
+};
+constexpr unsigned kNamed = 16;
+Named g_named[kNamed];
+
+// A number that counts meetings has changed.
 class Met final : public Condition {
  public:
-  explicit Met(const Meeting& m) : meeting_(m), number_(m.number) {}
-  bool met() const override { return meeting_.number != number_; }
-  const char* text() const override { return "deadlock: a wgmma that some of the warpgroup's 128 threads miss"; }
+  Met(const unsigned& number, const char* text) : number_(number), before_(number), text_(text) {}
+  bool met() const override { return number_ != before_; }
+  const char* text() const override { return text_; }
 
  private:
-  const Meeting& meeting_;
-  const unsigned number_;
+  const unsigned& number_;
+  const unsigned before_;
+  const char* const text_;
 };
 
 std::uint16_t element(const Operand& o, bool mn_major, unsigned outer, unsigned k) {
   std::uint16_t bits;
   const void* const at = shared_pointer(element_address(o, mn_major, outer, k), 2);
-  if (g_unshown[shared_chunk(at)]) die("a wgmma reads what cp.async has brought and no proxy fence has shown");
+  if (!shown(at)) die("a wgmma reads what threads have brought and no proxy fence has shown");
   std::memcpy(&bits, at, 2);
   return bits;
 }
@@ -242,39 +190,17 @@ void check_operand(std::uint64_t descriptor, const char* what) {
 
 }  // namespace
 
-void copy_16(void* to, const void* from) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  if (!aligned(to) || !aligned(from)) die("a copy of 16 bytes at an address that is not a multiple of 16");
-  g_copies[current].open.push_back({to, from});
-}
-
-void copies_commit() {
-  Copies& mine = g_copies[current];
-  mine.groups.push_back(std::move(mine.open));
-  mine.open.clear();
-}
-
-void copies_wait(int pending) {
-  Copies& mine = g_copies[current];
-  while (mine.groups.size() > static_cast<std::size_t>(pending)) {
-    for (const Copy& c : mine.groups.front()) {
-      if (c.from)
-        std::memcpy(c.to, c.from, 16);
-      else
-        std::memset(c.to, 0, 16);
-      if (const int chunk = shared_chunk(c.to); chunk >= 0) {
-        ++g_unshown[chunk];
-        mine.unshown.push_back(chunk);
-      }
-    }
-    mine.groups.erase(mine.groups.begin());
+void named_barrier(unsigned id, unsigned threads) {
+  if (id >= kNamed || threads == 0 || threads % 32 != 0) die("a named barrier with an impossible name or size");
+  Named& barrier = g_named[id];
+  if (barrier.here == 0) barrier.threads = threads;
+  if (barrier.threads != threads) die("a named barrier of different sizes");
+  if (++barrier.here == threads) {
+    barrier.here = 0;
+    ++barrier.number;
+  } else {
+    wait_for(Met(barrier.number, "deadlock: a named barrier that some threads miss"));
   }
-}
-
-void show_to_engines() {
-  Copies& mine = g_copies[current];
-  for (const int chunk : mine.unshown) --g_unshown[chunk];
-  mine.unshown.clear();
 }
 
 void wgmma_fence() { g_threads[thread_number()].fenced = true; }
@@ -302,7 +228,7 @@ void wgmma(float* d, const Product& product) {
     meeting.here = 0;
     ++meeting.number;
   } else {
-    wait_for(Met(meeting));
+    wait_for(Met(meeting.number, "deadlock: a wgmma that some of the warpgroup's 128 threads miss"));
   }
   if (product.registers) gather_rows(pending, meeting.registers[number % 2]);
   mine.open.push_back(pending);
@@ -329,51 +255,7 @@ void thread_ends() {
   ThreadState& mine = g_threads[thread_number()];
   if (!mine.groups.empty() || !mine.open.empty()) die("a thread has returned with products that it never waited for");
   mine.fenced = false;
-  copies_commit();
-  for (const auto& group : g_copies[current].groups)
-    if (!group.empty()) die("a thread has returned with copies that it never waited for");
-  show_to_engines();
-  g_copies.erase(current);
+  copies_end();
 }
 
 }  // namespace emulator
-
-CUresult cuTensorMapEncodeTiled(CUtensorMap* out, CUtensorMapDataType, cuuint32_t rank, void* address,
-                                const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
-                                const cuuint32_t* every, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
-                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
-  using emulator::kMagic, emulator::Map;
-  constexpr std::uint64_t kMostStride = std::uint64_t{1} << 40, kMostSize = std::uint64_t{1} << 32;
-  const bool placed = reinterpret_cast<std::uintptr_t>(out) % 64 == 0;
-  if (!placed || rank < 3 || rank > emulator::kMostAxes || reinterpret_cast<std::uintptr_t>(address) % 16 != 0)
-    return CUDA_ERROR_INVALID_VALUE;
-  Map map = {};
-  map.magic = kMagic;
-  map.data = static_cast<const char*>(address);
-  map.rank = static_cast<std::uint16_t>(rank);
-  map.swizzle = static_cast<std::uint16_t>(swizzle);
-  for (cuuint32_t i = 0; i < rank; ++i) {
-    if (sizes[i] == 0 || sizes[i] > kMostSize || box[i] == 0 || box[i] > 256 || every[i] != 1)
-      return CUDA_ERROR_INVALID_VALUE;
-    map.sizes[i] = static_cast<std::uint32_t>(sizes[i]);
-    map.box[i] = static_cast<std::uint16_t>(box[i]);
-  }
-  map.strides[0] = 2;
-  for (cuuint32_t i = 0; i + 1 < rank; ++i) {
-    if (strides[i] % 16 != 0 || strides[i] >= kMostStride || strides[i] == 0) return CUDA_ERROR_INVALID_VALUE;
-    map.strides[i + 1] = strides[i];
-  }
-  const std::uint32_t line = box[0] * 2;
-  if (line % 16 != 0 || (map.swizzle > 0 && line > 16u << map.swizzle)) return CUDA_ERROR_INVALID_VALUE;
-  *out = {};
-  std::memcpy(out, &map, sizeof map);
-  return CUDA_SUCCESS;
-}
-
-cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
-                                             cudaDriverEntryPointQueryResult* status) {
-  const bool known = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
-  *function = known ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled) : nullptr;
-  *status = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
-  return cudaSuccess;
-}

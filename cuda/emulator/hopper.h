@@ -61,15 +61,28 @@ void mbarrier_init(std::uint32_t barrier, std::uint32_t arrivals);
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes);
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity);
 
+// bar.sync of so many threads of the block.
+void named_barrier(unsigned id, unsigned threads);
+
 constexpr int kMostAxes = 4;
 // `at`: as many coordinates as the map has axes.
 void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier);
+
+// Stores of boxes: what is stored is fixed when the store begins, and must still be there, unchanged, when its group
+// has been waited for; memory has it some turns later.
+void tensor_store(std::uint32_t from, const CUtensorMap& map, std::initializer_list<int> at);
+void stores_commit();
+void stores_wait_read(int pending);
+
+// A thread's write to shared memory which the engines see only once the thread has shown it.
+void write_shared(void* to, const void* from, std::size_t bytes);
 
 // Copies of 16 bytes by threads, which happen when the thread waits for their group.
 void copy_16(void* to, const void* from);  // zeros for null
 void copies_commit();
 void copies_wait(int pending);
-// Shows what the thread's copies have brought to products, which stop at anything else.
+// Shows what the thread's copies have brought, and what it has written, to products and stores, which stop at anything
+// else.
 void show_to_engines();
 
 struct Product {
@@ -94,10 +107,15 @@ class Condition {
   virtual const char* text() const = 0;
 };
 void wait_for(const Condition&);
-// Work that another unit does in a later turn.
+// Work that another unit does in a later turn, before the block ends; work outside shared memory may outlast the block.
 void later(std::function<void()> work);
+void later_outside(std::function<void()> work);
+// So many bytes have come.
+void mbarrier_complete(std::uint32_t barrier, std::uint32_t bytes);
+bool shown(const void* shared);
 [[noreturn]] void die(const char* what);
 unsigned thread_number();  // in the block
 void thread_ends();        // called when a thread's kernel returns
+void copies_end();
 
 }  // namespace emulator

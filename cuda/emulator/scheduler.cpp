@@ -72,6 +72,7 @@ bool g_together = false;   // of a cooperative launch
 void* g_scheduler = nullptr;
 struct Later {
   unsigned turn;
+  bool outside;  // of shared memory
   std::function<void()> work;
 };
 std::vector<Later> g_later;
@@ -207,7 +208,8 @@ bool take_turn(Block& b) {
   }
   if (finished == b.threads) {
     b.finished = true;
-    if (!g_later.empty()) die("a block has ended while copies into its shared memory were under way");
+    if (std::any_of(g_later.begin(), g_later.end(), [](const Later& l) { return !l.outside; }))
+      die("a block has ended while copies into its shared memory were under way");
   } else if (waiting == b.threads) {
     for (unsigned i = 0; i < b.threads; ++i) b.fibers[i].state = Fiber::ready;
     return true;
@@ -232,6 +234,7 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::functi
         while (!b.finished)
           if (!take_turn(b)) deadlock();
       }
+  run_later(0, true);
 }
 
 // All blocks. Another one in each sweep runs ahead as far as it can: a missing barrier between blocks shows.
@@ -300,10 +303,12 @@ void wait_for(const Condition& c) {
   self()->state = Fiber::at_condition;
   to_scheduler();
 }
-void later(std::function<void()> work) {
+void add_later(std::function<void()> work, bool outside) {
   static unsigned count = 0;
-  g_later.push_back({g_turn + 1 + count++ % 3, std::move(work)});
+  g_later.push_back({g_turn + 1 + count++ % 3, outside, std::move(work)});
 }
+void later(std::function<void()> work) { add_later(std::move(work), false); }
+void later_outside(std::function<void()> work) { add_later(std::move(work), true); }
 
 void barrier() {
   self()->state = Fiber::at_barrier;

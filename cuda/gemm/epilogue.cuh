@@ -4,6 +4,7 @@
 
 #include "core/half.h"
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/pairs.cuh"
 #include "functors/activation.h"
 #include "functors/transcendental.h"
 #include "kernels/gemm.h"
@@ -62,8 +63,26 @@ struct Finish {
     }
     return static_cast<T>(v);
   }
+  // Two neighbours of 16 bits as one word, with the pair of the bias if there is one: without c, relu or no activation.
+  // Which of the two it is, is known where it is called: no branch for every element.
+  __device__ __forceinline__ std::uint32_t pair(Acc v, Acc next, std::uint32_t bias_pair) const {
+    const auto added = [](std::uint32_t word) {
+      T b;
+      b.bits = static_cast<std::uint16_t>(word);
+      return static_cast<Acc>(b);
+    };
+    v = alpha * v;
+    next = alpha * next;
+    return pair_of(rectified(v + added(bias_pair)), rectified(next + added(bias_pair >> 16)));
+  }
+  __device__ __forceinline__ std::uint32_t pair(Acc v, Acc next) const {
+    return pair_of(rectified(alpha * v), rectified(alpha * next));
+  }
 
  private:
+  __device__ __forceinline__ T rectified(Acc v) const {
+    return static_cast<T>(activation == Activation::relu && v < Acc(0) ? Acc(0) : v);
+  }
   __device__ __forceinline__ static Acc factor(double f) {
     if constexpr (std::is_integral_v<Acc>)
       return static_cast<Acc>(static_cast<std::int64_t>(f));

@@ -6,7 +6,6 @@
 #include "cuda/gemm/hopper_tile.cuh"
 #include "cuda/gemm/strided.cuh"
 #include "cuda/libraries/cublas_lt.h"
-#include "cuda/runtime/pairs.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
@@ -14,31 +13,30 @@ namespace {
 
 template <class T>
 struct HopperProduct {
-  CUtensorMap a, b;
+  CUtensorMap a, b, c;  // c: if in_boxes
   Strided<T, float> product;
   HopperPlan plan;
   int a_batched, b_batched;  // 0: one matrix for the whole batch
-  bool in_chunks;            // C's lines begin and end at multiples of 16 bytes
+  bool in_boxes;             // the engine stores C, whose lines begin and end at multiples of 16 bytes
   float* partial;
 };
 
 // The sums of one warpgroup into the result, or into this piece's part of a split sum.
 template <class T, int kColumns>
-__device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const HopperPlan::Piece& piece,
-                                           const float (&sum)[kColumns / 2]) {
+__device__ __forceinline__ void store_tile(const HopperProduct<T>& p, unsigned char* out,
+                                           const HopperPlan::Piece& piece, const float (&sum)[kColumns / 2]) {
   const Strided<T, float>& c = p.product;
   if (p.partial) return store_part<kColumns>(p.partial, piece, c.batch, c.m, c.n, sum);
   const TilePlace at = TilePlace::of<kColumns>(piece, c.n);
   T* const to = static_cast<T*>(c.g.c) + piece.batch * c.g.c_batch + at.n0;
   Finish<T, float> finish(c.g);
   if (finish.bias) finish.bias += at.n0;
-  if (p.in_chunks && !finish.reads_c)
-    store_chunks<kColumns>(
-        at, c.m, sum, [&](std::int64_t m) { return to + m * c.g.c_row; },
-        [&](int column, float v, float next) {
-          return pair_of(finish.template at<false, false>(to, column, v),
-                         finish.template at<false, false>(to, column + 1, next));
-        });
+  if (p.in_boxes && finish.bias)
+    store_boxes<kColumns>(out, p.c, piece, sum, [&](int column, float v, float next) {
+      return finish.pair(v, next, column < at.left ? *reinterpret_cast<const std::uint32_t*>(finish.bias + column) : 0);
+    });
+  else if (p.in_boxes)
+    store_boxes<kColumns>(out, p.c, piece, sum, [&](int, float v, float next) { return finish.pair(v, next); });
   else
     each_two_sums<kColumns>(at, c.m, sum, [&](std::int64_t m) {
       return [&finish, line = to + m * c.g.c_row, left = at.left](int column, float v, float next) {
@@ -51,7 +49,7 @@ __device__ __forceinline__ void store_tile(const HopperProduct<T>& p, const Hopp
 template <class T, int kColumns, bool a_along_k, bool b_along_k>
 __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant__ HopperProduct<T> p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // empty for architectures without these instructions
-  using R = TileRing<kColumns>;
+  using R = TileRing<kColumns, true>;
   const R ring;
   const auto produce = [&] {
     if (threadIdx.x != kConsumers * kWarpgroup) return;
@@ -75,7 +73,8 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant_
   const auto consume = [&] {
     consume_panels<T, kColumns, a_along_k, b_along_k>(
         p.plan, ring, [](const auto& piece) { return piece.panels; },
-        [&](const auto& piece, const auto& sum) { store_tile<T, kColumns>(p, piece, sum); });
+        [&](const auto& piece, const auto& sum) { store_tile<T, kColumns>(p, ring.out, piece, sum); });
+    finish_boxes();
   };
   share_work([&] { init_ring(ring.full, ring.empty, R::kCount, 1); }, produce, consume);
 #endif
@@ -118,6 +117,15 @@ struct Memory {
   static constexpr std::int64_t kChunkElements = 8;
 };
 
+// The map of C for stores by the engine. False where it cannot write C, where lines are not whole chunks, and where
+// what is added to the sums is not read by pairs.
+template <class T>
+bool encode_result(CUtensorMap& map, const Gemm& g) {
+  const Memory c{g.c, g.m, g.n, g.batch, g.c_row, 1, g.c_batch};
+  return g.beta == 0 && reinterpret_cast<std::uintptr_t>(g.bias) % 4 == 0 && g.n % 8 == 0 && !c.obstacle() &&
+         c.encode<T>(map, kPanelSide);
+}
+
 const char* obstacle(const Gemm& g, const Memory& a, const Memory& b) {
   constexpr std::int64_t kMostSize = std::int64_t{1} << 30;
   if (const char* why = no_wgmma()) return why;
@@ -130,7 +138,7 @@ const char* obstacle(const Gemm& g, const Memory& a, const Memory& b) {
 
 template <class T, int kColumns, bool a_along_k, bool b_along_k>
 void run(const HopperProduct<T>& p) {
-  launch_staying<gemm_wgmma<T, kColumns, a_along_k, b_along_k>>(p, p.plan.work(), TileRing<kColumns>::kShared);
+  launch_staying<gemm_wgmma<T, kColumns, a_along_k, b_along_k>>(p, p.plan.work(), TileRing<kColumns, true>::kShared);
 }
 template <class T, int kColumns>
 void run(const HopperProduct<T>& p, bool a_along_k, bool b_along_k) {
@@ -149,15 +157,14 @@ bool gemm_hopper(const Gemm& g) {
   const Memory a{g.a, g.m, g.k, g.batch, g.a_row, g.a_col, g.a_batch};
   const Memory b{g.b, g.n, g.k, g.batch, g.b_col, g.b_row, g.b_batch};
   const char* why = g.batch == 0 ? "no matrices" : obstacle(g, a, b);
-  HopperProduct<T> p = {{}, {}, Strided<T, float>(g), {}, a.batched(), b.batched(), false, nullptr};
-  p.in_chunks =
-      reinterpret_cast<std::uintptr_t>(g.c) % 16 == 0 && g.n % 8 == 0 && g.c_row % 8 == 0 && g.c_batch % 8 == 0;
+  HopperProduct<T> p = {{}, {}, {}, Strided<T, float>(g), {}, a.batched(), b.batched(), false, nullptr};
   if (!why) {
     p.plan = hopper_plan(g.m, g.n, g.k, g.batch, multiprocessors());
     if (p.plan.columns == 0)
       why = "too many tiles";
     else if (!a.encode<T>(p.a, HopperPlan::kRows) || !b.encode<T>(p.b, p.plan.columns))
       why = kNoMaps;
+    p.in_boxes = encode_result<T>(p.c, g);
   }
   if (refused(why)) return products_by_library() == UseLibrary::automatic && library_product(g, dtype);
   if (verbose_on)

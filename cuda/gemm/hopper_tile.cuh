@@ -2,6 +2,7 @@
 // operands, and what the consumers do with it, 64 rows of the tile each. Who fills the ring is the kernel's own matter.
 #pragma once
 #include "cuda/gemm/hopper_plan.h"
+#include "cuda/runtime/bulk_store.cuh"
 #include "cuda/runtime/warpgroups.cuh"
 
 namespace pydlx::cuda {
@@ -9,20 +10,27 @@ namespace {
 
 static_assert(HopperPlan::kRows == kConsumers * kPanelSide && HopperPlan::kDepth == kPanelSide);
 
-// A stage: 128 rows of A, then `columns` columns of B, in panels of 64 x 64.
-template <int columns>
+// A stage: 128 rows of A, then `columns` columns of B, in panels of 64 x 64. `boxes`: with room for results on their
+// way to memory, two panels for each consuming warpgroup. That is a quarter of a wide tile, and a warpgroup waits for
+// the engine to have read a panel before it writes the next but one; room for the whole tile would cost one of four
+// stages, and the ring hides memory's latency at every panel of the sum, these two only that of a tile's end.
+template <int columns, bool boxes = false>
 struct TileRing {
   static constexpr int kCount = columns == 256 ? 4 : columns == 128 ? 6 : 8;
   static constexpr int kA = HopperPlan::kRows / kPanelSide * kPanelBytes, kB = columns / kPanelSide * kPanelBytes,
                        kBytes = kA + kB;
+  static constexpr int kBoxes = boxes ? kConsumers * 2 * kPanelBytes : 0;
   // The ring, room to begin it at a multiple of kSwizzlePeriod, and the barriers behind it.
-  static constexpr std::size_t kShared = kCount * kBytes + kSwizzlePeriod + 2 * kCount * sizeof(Barrier);
+  static constexpr std::size_t kShared = kCount * kBytes + kBoxes + kSwizzlePeriod + 2 * kCount * sizeof(Barrier);
   static_assert(kShared <= 227 << 10);
 
-  unsigned char* at;
+  unsigned char *at, *out;
   Barrier *full, *empty;
   __device__ __forceinline__ TileRing()
-      : at(swizzled_shared()), full(reinterpret_cast<Barrier*>(at + kCount * kBytes)), empty(full + kCount) {}
+      : at(swizzled_shared()),
+        out(at + kCount * kBytes),
+        full(reinterpret_cast<Barrier*>(out + kBoxes)),
+        empty(full + kCount) {}
 };
 
 // `count` panels of an operand: one box when lines are along k, otherwise one each.
@@ -40,10 +48,9 @@ __device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap
 // The consumers' work: store(piece, sum) for every piece that falls to the block, with panels(piece) panels, possibly
 // none. The products of a panel are started
 // before those of the panel before are finished, so that the tensor cores need not wait for this warpgroup.
-template <class T, int columns, bool a_along_k, bool b_along_k, class Panels, class Store>
-__device__ __forceinline__ void consume_panels(const HopperPlan& plan, const TileRing<columns>& ring,
-                                               const Panels& panels, const Store& store) {
-  using R = TileRing<columns>;
+template <class T, int columns, bool a_along_k, bool b_along_k, class R, class Panels, class Store>
+__device__ __forceinline__ void consume_panels(const HopperPlan& plan, const R& ring, const Panels& panels,
+                                               const Store& store) {
   const std::uint32_t work = plan.work();
   // Both layouts have 64 rows of A in kPanelBytes.
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
@@ -150,6 +157,46 @@ __device__ __forceinline__ void store_chunks(const TilePlace& at, std::int64_t r
         *reinterpret_cast<uint4*>(to + column - sum_column(0)) = uint4{w[0], w[1], w[2], w[3]};
     }
   }
+}
+
+// The same by the copy engine, which takes one panel of 64 x 64 while the warpgroup writes the next one; what lies
+// outside the tensor of `map` is left out, and word() is asked for it, too. `out` is the ring's. One thread has all the
+// groups of stores: at the end it waits for them (finish_boxes). Every tile has an even number of panels, so that the
+// two places take turns.
+template <int columns, class Word>
+__device__ __forceinline__ void store_boxes(unsigned char* out, const CUtensorMap& map, const HopperPlan::Piece& piece,
+                                            const float (&sum)[columns / 2], const Word& word) {
+  static_assert(columns / kPanelSide % 2 == 0);
+  const int group = static_cast<int>(threadIdx.x) / kWarpgroup, thread = static_cast<int>(threadIdx.x) % kWarpgroup,
+            lane = thread % kWarp,
+            line = thread / kWarp * 16 + lane % 16;  // as stmatrix wants the lines of four blocks
+  out += group * 2 * kPanelBytes;
+  const int x = static_cast<int>(piece.column) * columns, y = static_cast<int>(piece.row) * HopperPlan::kRows;
+#pragma unroll
+  for (int first = 0; first < columns; first += kPanelSide) {
+    unsigned char* const panel = out + first / kPanelSide % 2 * kPanelBytes;
+    if (thread == 0) stores_wait_read<1>();
+    meet_warpgroup();
+#pragma unroll
+    for (int inside = 0; inside < kPanelSide; inside += 16) {
+      std::uint32_t w[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {  // the upper and the lower eight lines of eight columns, and of the next eight
+        const int column = first + inside + j / 2 * 8, i = column / 8 * 4 + j % 2 * 2;
+        w[j] = word(column, sum[i], sum[i + 1]);
+      }
+      stmatrix_x4(reinterpret_cast<uint4*>(panel) + chunk_at<kPanelSide / 8>(line, inside / 8 + lane / 16), w);
+    }
+    show_to_engines();
+    meet_warpgroup();
+    if (thread == 0) {
+      store_box(panel, map, x + first, y + group * kPanelSide, static_cast<int>(piece.batch));
+      stores_commit();
+    }
+  }
+}
+__device__ __forceinline__ void finish_boxes() {
+  if (threadIdx.x % kWarpgroup == 0) stores_wait_read<0>();
 }
 
 // The sums of a piece of a split product as its part, for add_parts.

@@ -67,6 +67,16 @@ __device__ __forceinline__ void share_work(const Init& init, const Produce& prod
   }
 }
 
+// The threads of the calling consuming warpgroup meet, and see what the others have written.
+__device__ __forceinline__ void meet_warpgroup() {
+  const unsigned group = threadIdx.x / kWarpgroup;
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::named_barrier(1 + group, kWarpgroup);
+#else
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kWarpgroup) : "memory");
+#endif
+}
+
 // The numbers of a ring's barriers; `arrivals` of those that say that a stage is full.
 __device__ __forceinline__ void init_ring(Barrier* full, Barrier* empty, int stages, int arrivals) {
   for (int s = 0; s < stages; ++s) {
