@@ -62,8 +62,24 @@ def test_equals_the_cpu(name):
         assert error < 2e-5, f"{what}: relative error {error:.2e}"
 
 
-# Shapes that the tensor cores serve: numbers of features that are multiples of eight, up to 128. Beside the cases above
-# these have further tiles, both widths of the kernels, and partly filled ones.
+# More than 128 features, which have kernels of their own.
+WIDE_CASES = {
+    "136 features": ((1, 2, 2, 70, 130, 136, 136), lambda s: {}),
+    "160, causal": ((1, 2, 2, 130, 130, 160, 160), lambda s: {"is_causal": True}),
+    "192 and 128, causal, grouped": ((1, 4, 2, 100, 100, 192, 128), lambda s: {"is_causal": True, "enable_gqa": True}),
+    "200, boolean mask": ((2, 2, 2, 20, 70, 200, 200), lambda s: {"attn_mask": pydlx.rand(s[0], 1, s[3], s[4]) < 0.5}),
+    "256": ((1, 2, 1, 65, 200, 256, 256), lambda s: {"enable_gqa": True}),
+    "256, one key": ((1, 1, 1, 1, 1, 256, 256), lambda s: {}),
+    "256, additive mask": ((1, 2, 2, 30, 70, 256, 256), lambda s: {"attn_mask": pydlx.randn(s[3], s[4])}),
+    "256, dropout": ((2, 2, 2, 33, 70, 256, 256), lambda s: {"dropout_p": 0.3}),
+    "256 and 8, window": ((1, 1, 1, 200, 200, 256, 8), lambda s: {"window_size": (20, 70)}),
+    "8 and 256, slopes": ((1, 2, 2, 20, 70, 8, 256), lambda s: {"alibi_slopes": pydlx.tensor([0.5, 0.1])}),
+    "144, rows without a key": ((1, 1, 1, 100, 40, 144, 176), lambda s: {"window_size": (10, 0)}),
+    "many heads": ((3, 5, 5, 17, 18, 168, 184), lambda s: {}),
+}
+
+# Shapes that the tensor cores serve: numbers of features that are multiples of eight, up to 256. Beside the cases above
+# these have further tiles, all widths of the kernels, and partly filled ones.
 HALF_CASES = {
     **CASES,
     "features, one width": ((1, 2, 2, 70, 130, 64, 64), lambda s: {}),
@@ -71,17 +87,18 @@ HALF_CASES = {
     "features, partly filled": ((2, 2, 1, 65, 129, 40, 72), lambda s: {"enable_gqa": True}),
     "causal, wide, grouped": ((1, 4, 2, 100, 100, 80, 96), lambda s: {"is_causal": True, "enable_gqa": True}),
     "window over tiles": ((1, 1, 1, 200, 200, 16, 16), lambda s: {"window_size": (20, 70)}),
+    **WIDE_CASES,
 }
 
 
 @pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16], ids=str)
 @pytest.mark.parametrize("name", HALF_CASES)
-def test_16_bit_equals_the_cpu_in_float32(name, dtype):
+def test_16_bit_equals_the_cpu_in_float64(name, dtype):
     """Weights are rounded to the operands' dtype, so errors are a few of its units, and average out in sums."""
     shape, arguments = HALF_CASES[name]
     pydlx.manual_seed(2)
     given = arguments(shape)
-    got, want = run("cuda", shape, given, dtype, dtype), run("cpu", shape, given, pydlx.float32, dtype)
+    got, want = run("cuda", shape, given, dtype, dtype), run("cpu", shape, given, pydlx.float64, dtype)
     for what, x, y in zip(("output", "dq", "dk", "dv"), got, want):
         scale = max(y.abs().max().item(), 1e-3)
         error = (x - y).abs().max().item() / scale
@@ -95,6 +112,8 @@ MASKS = {
     "over tiles, several blocks of features": ((1, 2, 1, 130, 129, 72, 128), (1, 2, 130, 129), {"enable_gqa": True}),
     "window and slopes": ((1, 2, 2, 100, 150, 8, 8), (100, 150), {"window_size": (30, 3), "alibi_slopes": [0.5, 0.1]}),
     "dropout": ((2, 2, 2, 33, 70, 8, 8), (2, 1, 33, 70), {"dropout_p": 0.3}),
+    "wide": ((1, 2, 1, 70, 100, 256, 136), (1, 2, 70, 100), {"enable_gqa": True}),
+    "wide, window, dropout": ((1, 2, 2, 100, 90, 192, 200), (100, 90), {"window_size": (30, 3), "dropout_p": 0.3}),
 }
 
 
@@ -138,9 +157,10 @@ def test_a_mask_that_needs_a_gradient_takes_the_tiled_kernels():
     assert all("tiled kernel" in line and "composed" not in line for line in lines)
 
 
+@pytest.mark.parametrize("dims", [(8, 8), (200, 256)], ids=str)
 @pytest.mark.parametrize("dtype", [pydlx.float32, pydlx.float16, pydlx.bfloat16], ids=str)
-def test_values_behind_a_mask_do_not_leak(dtype):
-    q, k, v = (t.to(dtype) for t in make(1, 1, 1, 4, 70, 8, 8))
+def test_values_behind_a_mask_do_not_leak(dtype, dims):
+    q, k, v = (t.to(dtype) for t in make(1, 1, 1, 4, 70, *dims))
     v[..., 35:, :] = float("nan")
     k[..., 35:, :] = float("inf")
     mask = (pydlx.arange(70) < 35).expand(4, 70)
@@ -254,10 +274,11 @@ def test_large_tiles_of_rows_without_a_key():
         assert (x - y).abs().max().item() < 3 * pydlx.finfo(pydlx.bfloat16).eps * y.abs().max().item()
 
 
+@pytest.mark.parametrize("dim", [64, 192])
 @pytest.mark.parametrize("place", [0, 100, 150, 255])
-def test_large_tiles_with_values_that_only_some_queries_see(place):
+def test_large_tiles_with_values_that_only_some_queries_see(place, dim):
     """An infinite value reaches the queries that see it, and no other."""
-    q, k, v = (t.half() for t in make(1, 2, 2, 256, 256, 64, 64))
+    q, k, v = (t.half() for t in make(1, 2, 2, 256, 256, dim, dim))
     v[:, :, place, 3] = float("inf")
     v[:, 1, place, 5] = float("nan")
     got = F.scaled_dot_product_attention(q.cuda(), k.cuda(), v.cuda(), is_causal=True).cpu().float()
@@ -268,7 +289,7 @@ def test_large_tiles_with_values_that_only_some_queries_see(place):
     assert (got - want)[finite].abs().max().item() < 4e-3
 
 
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", [64, 128, 208])
 @pytest.mark.parametrize("place", [0, 100, 150, 255])
 @pytest.mark.parametrize("where", ["key", "gradient"])
 def test_gradients_that_infinities_do_not_reach(where, place, dim):
@@ -298,9 +319,10 @@ def test_gradients_that_infinities_do_not_reach(where, place, dim):
             assert (x - y).abs().max().item() < 4 * pydlx.finfo(pydlx.bfloat16).eps * y.abs().max().item()
 
 
-def test_large_tiles_give_the_same_gradients_every_time():
-    q, k, v = (t.half().cuda() for t in make(2, 4, 2, 200, 260, 128, 128))
-    grad = pydlx.randn(2, 4, 200, 128).half().cuda()
+@pytest.mark.parametrize("dim", [128, 256])
+def test_large_tiles_give_the_same_gradients_every_time(dim):
+    q, k, v = (t.half().cuda() for t in make(2, 4, 2, 200, 260, dim, dim))
+    grad = pydlx.randn(2, 4, 200, dim).half().cuda()
     first, *others = (attend((q, k, v), grad, {"enable_gqa": True, "is_causal": True}) for _ in range(3))
     assert all((x == y).all().item() for other in others for x, y in zip(first, other))
 
@@ -332,6 +354,50 @@ def test_gradients_on_a_gpu_with_less_shared_memory():
     done = [python(GRADIENTS, PYDLX_CUDA_WGMMA="0", **less) for less in ({}, {"PYDLX_EMULATED_SHARED": "99"})]
     assert all(d.returncode == 0 for d in done), done[-1].stderr
     assert done[0].stdout == done[1].stdout
+
+
+WIDE = """
+import pydlx
+from test_cuda_attention import *
+for name in WIDE_CASES:
+    test_16_bit_equals_the_cpu_in_float64(name, pydlx.float16)
+for name in MASKS:
+    if "wide" in name:
+        test_gradient_of_a_mask(name, pydlx.bfloat16)
+test_values_behind_a_mask_do_not_leak(pydlx.float16, (200, 256))
+test_large_tiles_with_values_that_only_some_queries_see(100, 192)
+for where in ("key", "gradient"):
+    test_gradients_that_infinities_do_not_reach(where, 100, 208)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kib", "forward", "backward"),
+    [("227", 64, (64, 2)), ("163", 32, (32, 2)), ("99", 32, (16, 1))],
+    ids=["227", "163", "99"],
+)
+def test_wide_tiles_on_gpus_with_less_shared_memory(kib, forward, backward):
+    """Compute capabilities 9.0, 8.0, and 8.6 or 8.9."""
+    lines = verbose_lines(WIDE, "scaled_dot_product_attention", PYDLX_EMULATED_SHARED=kib)
+    lines = [line for line in lines if "(cuda)" in line and "composed" not in line]
+    tiles = {False: f"tiles of 64 queries and {forward} keys", True: "tiles of 64 by {}, stages: {}".format(*backward)}
+    assert len(lines) > 2 * len(WIDE_CASES)
+    assert all(tiles["backward" in line] in line for line in lines)
+
+
+FEATURES = """
+import pydlx
+for features in (256, 248, 264, 132):
+    q = pydlx.ones(1, 2, 5, features, dtype=pydlx.bfloat16, device="cuda")
+    pydlx.nn.functional.scaled_dot_product_attention(q, q, q)
+"""
+
+
+def test_number_of_features():
+    """The kernels of 16-bit floats say that they serve up to 256 features, multiples of eight; others are computed in float32."""
+    wide, almost, *others = verbose_lines(FEATURES, "scaled_dot_product_attention")
+    assert all("bfloat16" in line and "mma.sync" in line for line in (wide, almost))
+    assert len(others) == 2 and all("float32" in line for line in others)
 
 
 CHOICES = """

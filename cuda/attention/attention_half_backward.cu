@@ -1,50 +1,13 @@
 // Scaled dot-product attention of 16-bit floats on the tensor cores, backward: two kernels of one shape, one whose rows
-// are queries (dq) and one whose rows are keys (dk, dv). Each sum belongs to one warp: no atomics, and one order.
-//
-// With D = rowsum(dout * out): dV = P^T dout, dS = scale P (dout V^T - D), dQ = dS K, dK = dS^T Q. With dropout P in dV
-// and dout V^T carry the mask.
-#include "cuda/attention/half.cuh"
+// are queries (dq) and one whose rows are keys (dk, dv). Each sum belongs to one warp: no atomics, and one order. More
+// than 128 features are served by attention_half_wide.cu.
+#include "cuda/attention/half_backward.cuh"
 #include "cuda/attention/hopper.h"
 #include "cuda/runtime/scratch.h"
 #include "kernels.h"
 
 namespace pydlx::cuda {
 namespace {
-
-struct Statistics {
-  float shift, inverse, delta;
-};
-__device__ __forceinline__ Statistics statistics(const Attention& a, const float* delta, std::int64_t bh,
-                                                 std::int64_t row) {
-  if (row >= a.q_len) return {0, 0, 0};
-  const float top = static_cast<const float*>(a.top)[bh * a.q_len + row];
-  return {top == -math::kInfinity<float> ? 0.0f : top, static_cast<const float*>(a.inverse)[bh * a.q_len + row],
-          delta[bh * a.q_len + row]};
-}
-
-// dS / scale of a weight. What stands behind the mask does not matter, whatever it is.
-__device__ __forceinline__ float slope_of(const Attention& a, float weight, float product, bool lost, float delta) {
-  if (a.threshold) product = lost ? 0.0f : product * static_cast<float>(a.keep_scale);
-  return weight == 0 ? 0.0f : weight * (product - delta);
-}
-
-// The gradient of the mask. Rolled, like to_scores().
-template <int N, class Query, class Key>
-__device__ __forceinline__ void store_slopes(const float (&p)[N][4], const AttentionBackward& w, std::int64_t bh,
-                                             float* slots, const Query& query, const Key& key) {
-  const Attention& a = w.forward;
-  float* const mine = slots_of<N>(slots);
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kWarp] = p[n][e];
-#pragma unroll 1
-  for (int i = 0; i < N * 4; ++i) {
-    const std::int64_t row = query(i / 4, i % 4), column = key(i / 4, i % 4);
-    if (row < a.q_len && column < a.k_len)
-      static_cast<float*>(w.dmask)[(bh * a.q_len + row) * a.k_len + column] = mine[i * kWarp];
-  }
-}
 
 // Shared memory of both kernels: two tiles of rows, two stages of two tiles of columns, statistics of the columns, and
 // slots for what is not unrolled.
@@ -53,8 +16,6 @@ struct BackwardShared {
   using Rows = Tile<D, kRows>;
   using Columns = Tile<D, kColumns>;
   Rows rows[2];
-  Columns columns[2][2];
-  Statistics* numbers[2];
   float* weights;
   static constexpr std::size_t kBytes = 16 * (2 * Rows::kChunks + 4 * Columns::kChunks) +
                                         2 * kColumns * sizeof(Statistics) + sizeof(float) * kRows * kColumns;
@@ -62,17 +23,24 @@ struct BackwardShared {
   __device__ __forceinline__ explicit BackwardShared(uint4* at) {
 #pragma unroll
     for (int i = 0; i < 2; ++i, at += Rows::kChunks) rows[i].data = at;
-#pragma unroll
-    for (int i = 0; i < 4; ++i, at += Columns::kChunks) columns[i / 2][i % 2].data = at;
-    weights = reinterpret_cast<float*>(at);
-    numbers[0] = reinterpret_cast<Statistics*>(weights + kRows * kColumns);
-    numbers[1] = numbers[0] + kColumns;
+    columns = at;
+    weights = reinterpret_cast<float*>(at + 4 * Columns::kChunks);
   }
+  // Computed, because the compiler would keep what is chosen by a stage in local memory.
+  __device__ __forceinline__ Columns tile(int stage, int i) const {
+    return {columns + (2 * stage + i) * Columns::kChunks};
+  }
+  __device__ __forceinline__ Statistics* numbers(int stage) const {
+    return reinterpret_cast<Statistics*>(weights + kRows * kColumns) + stage * kColumns;
+  }
+
+ private:
+  uint4* columns;
 };
 
 // Grid: blocks of queries, batch * heads. No sum depends on how many columns a tile has.
 template <class T, int D, int kColumns>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_dq(const __grid_constant__ AttentionBackward w, const float* delta) {
   const BackwardShared<D, kColumns> s(dynamic_shared<uint4>());
   const Attention& a = w.forward;
@@ -82,8 +50,8 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t batch = bh / a.heads, head = bh % a.heads, kv = head / (a.heads / a.kv_heads);
     const auto start = [&](std::int64_t k0, int stage) {
       if (k0 < keys.end) {
-        s.columns[stage][0].fetch(rows_at<T>(a.k, batch, kv), a.k.row, k0, a.k_len, a.head_dim);
-        s.columns[stage][1].fetch(rows_at<T>(a.v, batch, kv), a.v.row, k0, a.k_len, a.value_dim);
+        s.tile(stage, 0).fetch(rows_at<T>(a.k, batch, kv), a.k.row, k0, a.k_len, a.head_dim);
+        s.tile(stage, 1).fetch(rows_at<T>(a.v, batch, kv), a.v.row, k0, a.k_len, a.value_dim);
       }
       cp_async_commit();
     };
@@ -100,8 +68,8 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
       const bool whole = all_seen(a, q0, kRows, k0, kColumns);
       float p[kColumns / 8][4], d[kColumns / 8][4];
-      row_products<T>(p, s.rows[0], s.columns[stage][0]);
-      row_products<T>(d, s.rows[1], s.columns[stage][1]);
+      row_products<T>(p, s.rows[0], s.tile(stage, 0), static_cast<int>(a.head_dim));
+      row_products<T>(d, s.rows[1], s.tile(stage, 1), static_cast<int>(a.value_dim));
       const auto query = [&](int, int e) { return q0 + first_row() + row_of(e); };
       const auto key = [&](int n, int e) { return k0 + n * 8 + column_of(e); };
       to_scores(p, a, batch, head, whole, s.weights, query, key);
@@ -118,10 +86,10 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kColumns / 8; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) p[n][e] *= scale;
-      add<T>(dq, p, s.columns[stage][0], whole, s.weights);
+      add<T>(dq, p, s.tile(stage, 0), whole, D, s.weights);
       __syncthreads();
     }
-    store<T, D>(dq, w.dq, batch, head, q0, a.q_len, a.head_dim);
+    store<T>(dq, w.dq, batch, head, q0 + first_row(), a.q_len, 0, a.head_dim);
     cp_async_wait<0>();
     __syncthreads();
   }
@@ -147,10 +115,10 @@ __global__ void __launch_bounds__(kThreads)
     const auto start = [&](std::int64_t t, int stage) {
       if (t < per_head * group) {
         const std::int64_t head = kv * group + t / per_head, q0 = queries.begin + t % per_head * kColumns;
-        s.columns[stage][0].fetch(rows_at<T>(a.q, batch, head), a.q.row, q0, a.q_len, a.head_dim);
-        s.columns[stage][1].fetch(rows_at<T>(w.dout, batch, head), w.dout.row, q0, a.q_len, a.value_dim);
+        s.tile(stage, 0).fetch(rows_at<T>(a.q, batch, head), a.q.row, q0, a.q_len, a.head_dim);
+        s.tile(stage, 1).fetch(rows_at<T>(w.dout, batch, head), w.dout.row, q0, a.q_len, a.value_dim);
         for (int c = static_cast<int>(threadIdx.x); c < kColumns; c += kThreads)
-          s.numbers[stage][c] = statistics(a, delta, batch * a.heads + head, q0 + c);
+          s.numbers(stage)[c] = statistics(a, delta, batch * a.heads + head, q0 + c);
       }
       cp_async_commit();
     };
@@ -166,8 +134,8 @@ __global__ void __launch_bounds__(kThreads)
       const std::int64_t head = kv * group + t / per_head, q0 = queries.begin + t % per_head * kColumns;
       const bool whole = all_seen(a, q0, kColumns, k0, kRows);
       float p[kColumns / 8][4], d[kColumns / 8][4];
-      row_products<T>(p, s.rows[0], s.columns[stage][0]);
-      row_products<T>(d, s.rows[1], s.columns[stage][1]);
+      row_products<T>(p, s.rows[0], s.tile(stage, 0), static_cast<int>(a.head_dim));
+      row_products<T>(d, s.rows[1], s.tile(stage, 1), static_cast<int>(a.value_dim));
       const auto query = [&](int n, int e) { return q0 + n * 8 + column_of(e); };
       const auto key = [&](int, int e) { return k0 + first_row() + row_of(e); };
       to_scores(p, a, batch, head, whole, s.weights, query, key);
@@ -176,18 +144,18 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kColumns / 8; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const Statistics& column = s.numbers[stage][n * 8 + column_of(e)];
+          const Statistics& column = s.numbers(stage)[n * 8 + column_of(e)];
           const float weight = exp2_approximately(p[n][e] - column.shift) * column.inverse;
           const bool lost = gone >> (n * 4 + e) & 1;
           d[n][e] = slope_of(a, weight, d[n][e], lost, column.delta) * static_cast<float>(a.scale);
           p[n][e] = lost ? 0.0f : a.threshold ? weight * static_cast<float>(a.keep_scale) : weight;
         }
-      add<T>(dv, p, s.columns[stage][1], whole, s.weights);
-      add<T>(dk, d, s.columns[stage][0], whole, s.weights);
+      add<T>(dv, p, s.tile(stage, 1), whole, D, s.weights);
+      add<T>(dk, d, s.tile(stage, 0), whole, D, s.weights);
       __syncthreads();
     }
-    store<T, D>(dk, w.dk, batch, kv, k0, a.k_len, a.head_dim);
-    store<T, D>(dv, w.dv, batch, kv, k0, a.k_len, a.value_dim);
+    store<T>(dk, w.dk, batch, kv, k0 + first_row(), a.k_len, 0, a.head_dim);
+    store<T>(dv, w.dv, batch, kv, k0 + first_row(), a.k_len, 0, a.value_dim);
     cp_async_wait<0>();
     __syncthreads();
   }
@@ -224,10 +192,13 @@ bool backward(const AttentionBackward& w) {
   const Scratch<float> delta(rows);
   if (rows > 0) run_delta<T>(w, delta.get());
   if (attention_backward_hopper<T>(w, delta.get())) return true;
-  if (a.head_dim <= 64 && a.value_dim <= 64)
+  const std::int64_t features = a.head_dim > a.value_dim ? a.head_dim : a.value_dim;
+  if (features <= 64)
     backward_with<T, 64>(w, delta.get());
-  else
+  else if (features <= 128)
     backward_with<T, 128>(w, delta.get());
+  else
+    attention_backward_wide<T>(w, delta.get());
   return true;
 }
 

@@ -9,41 +9,53 @@
 namespace pydlx::cuda {
 namespace {
 
+constexpr std::int64_t kMostFeatures = 256;
+
 constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRows = kWarps * 16;
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 
-// Lines of D features, zeros beyond the operand's rows and features.
-template <int D, int kLines>
+// Lines of D features, zeros beyond the operand's rows and features; brought in by that many threads.
+template <int D, int kLines, int threads = kThreads>
 struct Tile {
   static constexpr int kWidth = D / kChunk, kChunks = kLines * kWidth;
-  static constexpr int kTogether = D > 64 ? 2 : 4;  // copies whose addresses take registers at a time
+  static constexpr int kTogether = D > 128 ? 1 : D > 64 ? 2 : 4;  // copies whose addresses take registers at a time
   uint4* data;
 
   template <class T>
   __device__ __forceinline__ void fetch(const T* rows, std::int64_t stride, std::int64_t first, std::int64_t count,
                                         std::int64_t features) const {
 #pragma unroll kTogether
-    for (int e = static_cast<int>(threadIdx.x); e < kChunks; e += kThreads) {
+    for (int e = static_cast<int>(threadIdx.x); e < kChunks; e += threads) {
       const int line = e / kWidth, chunk = e % kWidth;
       const bool valid = first + line < count && chunk * kChunk < features;
       cp_async_16(data + chunk_at<kWidth>(line, chunk), valid ? rows + (first + line) * stride + chunk * kChunk : rows,
                   valid);
     }
   }
-  // 16 lines by 16 features, as the left operand, or as the right operand of two products with eight lines each.
-  __device__ __forceinline__ void load_lines(std::uint32_t (&r)[4], int line, int feature) const {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  // 16 lines by 16 features as the left operand.
+  __device__ __forceinline__ void load_rows(std::uint32_t (&r)[4], int line, int feature, int lane) const {
     ldmatrix_x4<false>(r, data + chunk_at<kWidth>(line + lane % 16, feature / kChunk + lane / 16));
   }
-  // 16 lines by 16 features as the right operand of two products that sum over lines, with eight features each.
-  __device__ __forceinline__ void load_summed(std::uint32_t (&r)[4], int line, int feature) const {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    ldmatrix_x4<true>(r, data + chunk_at<kWidth>(line + lane / 16 * 8 + lane % 8, feature / kChunk + lane / 8 % 2));
+  // 16 lines by 16 features as the right operands of two products with eight lines each: r[0] and r[1], r[2] and r[3].
+  __device__ __forceinline__ void load_lines(std::uint32_t (&r)[4], int line, int feature, int lane) const {
+    ldmatrix_x4<false>(r, data + chunk_at<kWidth>(line + lane / 16 * 8 + lane % 8, feature / kChunk + lane / 8 % 2));
+  }
+  // Eight lines by 32 features as the right operands of two products that are added up.
+  __device__ __forceinline__ void load_eight_lines(std::uint32_t (&r)[4], int line, int feature, int lane) const {
+    ldmatrix_x4<false>(r, data + chunk_at<kWidth>(line + lane % 8, feature / kChunk + lane / 8));
+  }
+  // 16 lines by 16 features as the right operands of two products that sum over lines, with eight features each.
+  __device__ __forceinline__ void load_summed(std::uint32_t (&r)[4], int line, int feature, int lane) const {
+    ldmatrix_x4<true>(r, data + chunk_at<kWidth>(line + lane % 16, feature / kChunk + lane / 16));
   }
   template <class T>
   __device__ __forceinline__ T element(int line, int feature) const {
     return reinterpret_cast<const T*>(data + chunk_at<kWidth>(line, feature / kChunk))[feature % kChunk];
+  }
+  // Two neighbours, the first of them even.
+  __device__ __forceinline__ void set_pair(int line, int feature, std::uint32_t pair) const {
+    reinterpret_cast<std::uint32_t*>(data + chunk_at<kWidth>(line, feature / kChunk))[feature % kChunk / 2] = pair;
   }
   // Asked by a whole warp.
   template <class T>
@@ -59,48 +71,69 @@ struct Tile {
   }
 };
 
+// The thread's place in its warp. Where sums fill the registers, addresses in tiles are computed again for each
+// product.
+template <int D>
+__device__ __forceinline__ int lane_for() {
+  const int thread = static_cast<int>(threadIdx.x);
+  return (D > 128 ? once_more(thread) : thread) & (kWarp - 1);
+}
+
 // The places of a thread's values in a 16 x 8 result: value e is (row_of(e), column_of(e)).
 __device__ __forceinline__ int row_of(int e) { return static_cast<int>(threadIdx.x) % kWarp / 4 + e / 2 * 8; }
 __device__ __forceinline__ int column_of(int e) { return static_cast<int>(threadIdx.x) % 4 * 2 + e % 2; }
-__device__ __forceinline__ int first_row() { return static_cast<int>(threadIdx.x) / kWarp * 16; }
+__device__ __forceinline__ int first_row() { return static_cast<int>(threadIdx.x) / kWarp % kWarps * 16; }
 
-// The warp's rows of a times the lines of b.
-template <class T, int D, int kLines>
-__device__ __forceinline__ void row_products(float (&s)[kLines / 8][4], const Tile<D, kRows>& a,
-                                             const Tile<D, kLines>& b) {
+// The warp's rows of a times 8 N lines of b from `first`, over the features that the operands have.
+template <class T, int N, int D, int kLines, int threads>
+__device__ __forceinline__ void row_products(float (&s)[N][4], const Tile<D, kRows, threads>& a,
+                                             const Tile<D, kLines, threads>& b, int features, int first = 0) {
 #pragma unroll
-  for (int n = 0; n < kLines / 8; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) s[n][e] = 0;
-#pragma unroll 2  // all of it would bring fragments in long before their use
-  for (int d = 0; d < D; d += 16) {
-    std::uint32_t x[4];
-    a.load_lines(x, first_row(), d);
+  const int lane = lane_for<D>();
+#pragma unroll 1  // all of it would bring fragments in long before their use
+  for (int d0 = 0; d0 < features; d0 += 32) {
+    std::uint32_t y[4];
+    if constexpr (N == 1) b.load_eight_lines(y, first, d0, lane);
 #pragma unroll
-    for (int n = 0; n < kLines / 16; ++n) {
-      std::uint32_t y[4];
-      b.load_lines(y, n * 16, d);
-      mma_16816<T>(s[2 * n], x, {y[0], y[2]});
-      mma_16816<T>(s[2 * n + 1], x, {y[1], y[3]});
+    for (int half = 0; half < 2; ++half) {
+      const int d = d0 + half * 16;
+      std::uint32_t x[4];
+      a.load_rows(x, first_row(), d, lane);
+      if constexpr (N == 1) mma_16816<T>(s[0], x, {y[2 * half], y[2 * half + 1]});
+#pragma unroll
+      for (int n = 0; n < N / 2; ++n) {
+        b.load_lines(y, first + n * 16, d, lane);
+        mma_16816<T>(s[2 * n], x, {y[0], y[1]});
+        mma_16816<T>(s[2 * n + 1], x, {y[2], y[3]});
+      }
     }
   }
 }
 
-// sum += w b over the lines of b.
+// sum += w b over the lines of b. Where D is wide, blocks of features that b does not have are left out.
 template <class T, int D, int kLines>
 __device__ __forceinline__ void add_weighted(float (&sum)[D / 8][4], const float (&w)[kLines / 8][4],
-                                             const Tile<D, kLines>& b) {
+                                             const Tile<D, kLines>& b, int features) {
+  constexpr int kBlock = D > 128 ? 64 : D;
+  const int lane = lane_for<D>();
 #pragma unroll
-  for (int k = 0; k < kLines / 16; ++k) {
-    const float (&u)[4] = w[2 * k], (&v)[4] = w[2 * k + 1];
-    const std::uint32_t x[4] = {pair_of<T>(u[0], u[1]), pair_of<T>(u[2], u[3]), pair_of<T>(v[0], v[1]),
-                                pair_of<T>(v[2], v[3])};
+  for (int first = 0; first < D; first += kBlock) {
+    if (first > 0 && first >= features) break;
 #pragma unroll
-    for (int n = 0; n < D / 16; ++n) {
-      std::uint32_t y[4];
-      b.load_summed(y, k * 16, n * 16);
-      mma_16816<T>(sum[2 * n], x, {y[0], y[2]});
-      mma_16816<T>(sum[2 * n + 1], x, {y[1], y[3]});
+    for (int k = 0; k < kLines / 16; ++k) {
+      const float (&u)[4] = w[2 * k], (&v)[4] = w[2 * k + 1];
+      const std::uint32_t x[4] = {pair_of<T>(u[0], u[1]), pair_of<T>(u[2], u[3]), pair_of<T>(v[0], v[1]),
+                                  pair_of<T>(v[2], v[3])};
+#pragma unroll
+      for (int n = first / 16; n < (first + kBlock) / 16; ++n) {
+        std::uint32_t y[4];
+        b.load_summed(y, k * 16, n * 16, lane);
+        mma_16816<T>(sum[2 * n], x, {y[0], y[1]});
+        mma_16816<T>(sum[2 * n + 1], x, {y[2], y[3]});
+      }
     }
   }
 }
@@ -136,27 +169,28 @@ __device__ __forceinline__ void add_guarded(float (&sum)[D / 8][4], const float 
 
 template <class T, int D, int kLines>
 __device__ __forceinline__ void add(float (&sum)[D / 8][4], const float (&w)[kLines / 8][4], const Tile<D, kLines>& b,
-                                    bool whole, float* weights) {
+                                    bool whole, int features, float* weights) {
   if (whole || b.template finite<T>())
-    add_weighted<T>(sum, w, b);
+    add_weighted<T>(sum, w, b, features);
   else
     add_guarded<T>(sum, w, b, weights);
 }
 
-template <class T, int D>
-__device__ __forceinline__ void store(const float (&sum)[D / 8][4], const HeadRows& to, std::int64_t batch,
-                                      std::int64_t head, std::int64_t first, std::int64_t rows, std::int64_t features,
-                                      float scale_low = 1, float scale_high = 1) {
+// Rows of the result from `first` on, features from `from` to `end`; each thread's rows times their factors.
+template <class T, int N>
+__device__ __forceinline__ void store(const float (&sum)[N][4], const HeadRows& to, std::int64_t batch,
+                                      std::int64_t head, std::int64_t first, std::int64_t rows, std::int64_t from,
+                                      std::int64_t end, float scale_low = 1, float scale_high = 1) {
   T* y = static_cast<T*>(to.data) + batch * to.batch + head * to.head;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const std::int64_t row = first + first_row() + row_of(2 * half);
+    const std::int64_t row = first + row_of(2 * half);
     if (row >= rows) continue;
     const float scale = half ? scale_high : scale_low;
 #pragma unroll
-    for (int n = 0; n < D / 8; ++n)
-      if (n * 8 + column_of(0) < features)
-        *reinterpret_cast<std::uint32_t*>(y + row * to.row + n * 8 + column_of(0)) =
+    for (int n = 0; n < N; ++n)
+      if (const std::int64_t feature = from + n * 8 + column_of(0); feature < end)
+        *reinterpret_cast<std::uint32_t*>(y + row * to.row + feature) =
             pair_of<T>(sum[n][2 * half] * scale, sum[n][2 * half + 1] * scale);
   }
 }
@@ -176,6 +210,16 @@ __device__ __forceinline__ float* slots_of(float* memory) {
   return memory + threadIdx.x / kWarp * (N * 4 * kWarp) + threadIdx.x % kWarp;
 }
 
+template <int N>
+__device__ __forceinline__ float* to_slots(const float (&p)[N][4], float* memory) {
+  float* const mine = slots_of<N>(memory);
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kWarp] = p[n][e];
+  return mine;
+}
+
 // Products to scores. `query` and `key` give the places of value n, e. What asks per score is a rolled loop over slots
 // of shared memory, because unrolled it would take all registers.
 template <int N, class Query, class Key>
@@ -189,11 +233,7 @@ __device__ __forceinline__ void to_scores(float (&p)[N][4], const Attention& a, 
       for (int e = 0; e < 4; ++e) p[n][e] *= scale;
     return;
   }
-  float* const mine = slots_of<N>(slots);
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kWarp] = p[n][e];
+  float* const mine = to_slots(p, slots);
 #pragma unroll 1
   for (int i = 0; i < N * 4; ++i) {
     float& x = mine[i * kWarp];

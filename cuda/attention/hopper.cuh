@@ -8,14 +8,6 @@
 namespace pydlx::cuda {
 namespace {
 
-// The same number, as something that the compiler computes with later instead of keeping what follows from it.
-__device__ __forceinline__ int once_more(int x) {
-#if !defined(PYDLX_CUDA_EMULATED)
-  asm volatile("" : "+r"(x));
-#endif
-  return x;
-}
-
 // A thread's part of 64 rows of that many columns as pairs of 16-bit floats: register r of products 16 columns apart
 // at [4 i + r].
 template <int columns>
@@ -139,6 +131,8 @@ __device__ __forceinline__ void store_row(const float (&sum)[count], const HeadR
 
 // ---- choice ---------------------------------------------------------------------------------------------------------
 
+constexpr std::int64_t kMostHopperFeatures = 128;
+
 // Why the copy engine cannot read an operand, or null.
 inline const char* obstacle(const HeadRows& x, std::int64_t batch, std::int64_t heads, std::int64_t rows) {
   constexpr std::int64_t kMostStride = std::int64_t{1} << 39;
@@ -154,6 +148,7 @@ inline const char* obstacle(const Attention& a) {
   if (const char* why = no_wgmma()) return why;
   if (a.mask || a.slopes) return "a mask or slopes";
   if (a.threshold) return "dropout";
+  if (a.head_dim > kMostHopperFeatures || a.value_dim > kMostHopperFeatures) return "more than 128 features";
   if (!(a.scale > 0)) return "the scale is not positive";
   if (a.q_len < kPanelSide || a.k_len < kPanelSide) return "fewer than 64 queries or keys";
   if (a.q_len > kMostSize || a.k_len > kMostSize || a.batch > kMostSize || a.heads > kMostSize) return "too large";

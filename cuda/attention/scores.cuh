@@ -64,6 +64,14 @@ __device__ __forceinline__ float exp2_approximately(float x) {
 #endif
 }
 
+// The same number, as something that the compiler computes with later instead of keeping what follows from it.
+__device__ __forceinline__ int once_more(int x) {
+#if !defined(PYDLX_CUDA_EMULATED)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 struct Range {
   std::int64_t begin, end;
 };

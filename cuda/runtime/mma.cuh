@@ -18,10 +18,10 @@ constexpr int kChunk = 8;  // elements of 16 bytes
 // neighbouring lines of one chunk column, which ldmatrix reads together, fall into different banks.
 template <int width>
 __device__ __forceinline__ int chunk_at(int line, int chunk) {
-  if constexpr (width == 4)
-    return line * width + (chunk ^ (line / 2 % 4));
+  if constexpr (width < 8)
+    return line * width + (chunk ^ (line / (8 / width) & (width - 1)));
   else
-    return line * width + (chunk ^ (line % 8));
+    return line * width + (chunk ^ (line & 7));
 }
 
 // ---- cp.async -------------------------------------------------------------------------------------------------------
