@@ -1,6 +1,7 @@
 // Table look-ups, sums of them, their gradients by sorting, one-hot rows.
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
+#include "cuda/runtime/pack.cuh"
 #include "cuda/sort/radix.cuh"
 #include "functors/types.h"
 #include "kernels/embedding.h"
@@ -53,11 +54,6 @@ std::int64_t forward(const EmbeddingForward& k) {
 
 // ---- sums of rows ---------------------------------------------------------------------------------------------------
 
-// V elements that are loaded at once.
-template <class T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T v[V];
-};
 // Whether rows of so many elements at these addresses can be taken in packs of 16 bytes.
 template <class T>
 bool in_packs(std::int64_t cols, const void* a, const void* b) {
@@ -78,7 +74,7 @@ struct SumBag {
     const auto [line, c] = divide(e, packs);
     const auto [bag, part] = divide(line, parts);
     const std::int64_t last = (part + 1) * longest < k.length ? (part + 1) * longest : k.length;
-    const Pack<T, V>* const weight = static_cast<const Pack<T, V>*>(k.weight) + c;
+    const T* const weight = static_cast<const T*>(k.weight) + c * V;
     compute_t<T> sum[V] = {};
 #pragma unroll 2
     for (std::int64_t i = part * longest; i < last; ++i) {
@@ -87,14 +83,14 @@ struct SumBag {
         if (c == 0) report(faults, Fault::index, bag * k.length + i);
         continue;
       }
-      const Pack<T, V> x = weight[row * packs];
+      const Pack<T, V> x = get<T, V>(weight + row * k.cols);
 #pragma unroll
       for (int l = 0; l < V; ++l) sum[l] += static_cast<compute_t<T>>(x.v[l]);
     }
     Pack<Out, V> y;
 #pragma unroll
     for (int l = 0; l < V; ++l) y.v[l] = static_cast<Out>(sum[l] / divisor);
-    reinterpret_cast<Pack<Out, V>*>(out)[e] = y;
+    put(out + e * V, y);
   }
 };
 
@@ -181,17 +177,17 @@ struct SumRows {
     const std::int64_t first = k.start[v], last = v == k.padding_index ? first : k.start[v + 1];
     const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
     A sum[V] = {};
-    const Pack<T, V>* dy = static_cast<const Pack<T, V>*>(k.dy) + c;
+    const T* dy = static_cast<const T*>(k.dy) + c * V;
 #pragma unroll 4
     for (std::int64_t j = first; j < last; ++j) {
-      const Pack<T, V> x = dy[order[j] * packs];
+      const Pack<T, V> x = get<T, V>(dy + order[j] * k.cols);
 #pragma unroll
       for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]) * factor;
     }
     Pack<T, V> out;
 #pragma unroll
     for (int l = 0; l < V; ++l) out.v[l] = static_cast<T>(sum[l]);
-    static_cast<Pack<T, V>*>(k.dweight)[e] = out;
+    put(static_cast<T*>(k.dweight) + e * V, out);
   }
 };
 

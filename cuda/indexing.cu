@@ -314,9 +314,6 @@ void reduce(const IndexedRows& a) {
 // One thread per sorted index and V columns; the first of equal places adds the rows of all, in order, rounded once.
 template <class T, int V>
 struct AddRows {
-  struct alignas(sizeof(T) * V) Pack {
-    T v[V];
-  };
   T* self;
   const T* dense;
   std::int64_t self_step, dense_step, packs, count;
@@ -327,19 +324,19 @@ struct AddRows {
     const auto [j, c] = divide(e, packs);
     const std::uint32_t k = key[j];
     if (k == last || (j > 0 && key[j - 1] == k)) return;
-    Pack& place = reinterpret_cast<Pack*>(self + k * self_step)[c];
-    Pack x = place;
+    T* const place = self + k * self_step + c * V;
+    Pack<T, V> x = get<T, V>(place);
     A sum[V];
 #pragma unroll
     for (int l = 0; l < V; ++l) sum[l] = static_cast<A>(x.v[l]);
     for (std::int64_t q = j; q < count && key[q] == k; ++q) {
-      x = reinterpret_cast<const Pack*>(dense + at[q] * dense_step)[c];
+      x = get<T, V>(dense + at[q] * dense_step + c * V);
 #pragma unroll
       for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]);
     }
 #pragma unroll
     for (int l = 0; l < V; ++l) x.v[l] = static_cast<T>(sum[l]);
-    place = x;
+    put(place, x);
   }
 };
 

@@ -1,6 +1,7 @@
 // Optimiser steps: one pass over parameter, gradient and state. Lists of tensors travel in the arguments of the kernel,
 // dozens at a time, so that a captured step needs no memory of the host.
 #include "cuda/runtime/each.cuh"
+#include "cuda/runtime/pack.cuh"
 #include "cuda/runtime/segments.cuh"
 #include "functors/math.h"
 #include "functors/types.h"
@@ -158,22 +159,17 @@ struct Adagrad : Common<compute_t<T>> {
 
 // ---- the pass over memory -------------------------------------------------------------------------------------------
 
-template <class T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T v[V];
-};
-
 // V neighbouring elements of every operand.
 template <class T, int V, class Rule>
 __device__ __forceinline__ void step_at(const Rule& rule, T* param, const T* grad, T* const (&state)[kMaxOptimState],
                                         std::int64_t i) {
   using A = compute_t<T>;
   using P = Pack<T, V>;
-  P p = *reinterpret_cast<const P*>(param + i), s[kMaxOptimState] = {};
-  const P g = *reinterpret_cast<const P*>(grad + i);
+  P p = get<T, V>(param + i), s[kMaxOptimState] = {};
+  const P g = get<T, V>(grad + i);
 #pragma unroll
   for (int l = 0; l < kMaxOptimState; ++l)
-    if (rule.uses(l)) s[l] = *reinterpret_cast<const P*>(state[l] + i);
+    if (rule.uses(l)) s[l] = get<T, V>(state[l] + i);
 #pragma unroll
   for (int j = 0; j < V; ++j) {
     A x = static_cast<A>(p.v[j]), y[kMaxOptimState];
@@ -184,10 +180,10 @@ __device__ __forceinline__ void step_at(const Rule& rule, T* param, const T* gra
 #pragma unroll
     for (int l = 0; l < kMaxOptimState; ++l) s[l].v[j] = static_cast<T>(y[l]);
   }
-  *reinterpret_cast<P*>(param + i) = p;
+  put(param + i, p);
 #pragma unroll
   for (int l = 0; l < kMaxOptimState; ++l)
-    if (rule.uses(l)) *reinterpret_cast<P*>(state[l] + i) = s[l];
+    if (rule.uses(l)) put(state[l] + i, s[l]);
 }
 
 // Three blocks run at a time; left to itself the compiler stops just short of that, or spills.

@@ -2,6 +2,7 @@
 #include "cuda/runtime/draws.cuh"
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
+#include "cuda/runtime/pack.cuh"
 #include "cuda/sort/rows.cuh"
 #include "functors/distributions.h"
 #include "functors/types.h"
@@ -14,31 +15,6 @@ using namespace functors;
 
 // ---- one counter block per thread -----------------------------------------------------------------------------------
 
-template <class T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T v[V];
-};
-
-// Writes up to V values at element i of n.
-template <class T, int V>
-__device__ __forceinline__ void store(T* out, std::int64_t i, std::int64_t n, bool aligned, const Pack<T, V>& y) {
-  if (aligned && i + V <= n) {
-    *reinterpret_cast<Pack<T, V>*>(out + i) = y;
-  } else {
-#pragma unroll
-    for (int j = 0; j < V; ++j)
-      if (i + j < n) out[i + j] = y.v[j];
-  }
-}
-template <class T, int V>
-__device__ __forceinline__ Pack<T, V> load(const T* in, std::int64_t i, std::int64_t n, bool aligned) {
-  if (aligned && i + V <= n) return *reinterpret_cast<const Pack<T, V>*>(in + i);
-  Pack<T, V> x{};
-#pragma unroll
-  for (int j = 0; j < V; ++j)
-    if (i + j < n) x.v[j] = in[i + j];
-  return x;
-}
 bool is_aligned(const void* p, std::size_t bytes) { return reinterpret_cast<std::uintptr_t>(p) % bytes == 0; }
 
 __device__ __forceinline__ std::uint64_t pair_of(const PhiloxWords& p, int j) {

@@ -7,6 +7,7 @@
 
 #include "cuda/runtime/divisor.cuh"
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/pack.cuh"
 #include "functors/types.h"
 #include "kernels.h"
 #include "kernels/pointwise.h"
@@ -71,11 +72,6 @@ __device__ __forceinline__ auto evaluate(const double* params, C... x) {
     return F::apply(x..., params);
 }
 
-template <class T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T v[V];
-};
-
 constexpr int smallest(int a) { return a; }
 template <class... Rest>
 constexpr int smallest(int a, Rest... rest) {
@@ -103,7 +99,7 @@ struct Operand {
     for (int j = 0; j < V; ++j) x.v[j] = one;
   }
   __device__ __forceinline__ void load(std::int64_t i) {
-    if (!single) x = *reinterpret_cast<const Pack<stored_t<T>, V>*>(data + i);
+    if (!single) x = get<stored_t<T>, V>(data + i);
   }
   __device__ __forceinline__ compute_t<T> at(int j) const { return value_of<T>(x.v[j]); }
   __device__ __forceinline__ compute_t<T> element(std::int64_t i) const { return value_of<T>(single ? one : data[i]); }
@@ -119,7 +115,7 @@ __device__ __forceinline__ void dense_loop(const DenseArgs<N>& a, Operands... in
       Pack<stored_t<Out>, V> y;
 #pragma unroll
       for (int j = 0; j < V; ++j) y.v[j] = static_cast<stored_t<Out>>(evaluate<F>(a.params.p, in.at(j)...));
-      *reinterpret_cast<Pack<stored_t<Out>, V>*>(out + i) = y;
+      put(out + i, y);
     } else {
       for (std::int64_t j = i; j < a.n && j < i + V; ++j)
         out[j] = static_cast<stored_t<Out>>(evaluate<F>(a.params.p, in.element(j)...));

@@ -34,6 +34,25 @@ __device__ __forceinline__ Quotient divide(std::int64_t e, std::int64_t d) {
   return {q, e - q * d};
 }
 
+// The same for a size that is known before the kernel runs, for 0 <= e < bound.
+struct Divider {
+  std::int64_t size = 1;
+  bool small = true;
+  FastDivisor fast;
+  Divider() = default;
+  Divider(std::int64_t n, std::int64_t bound) : size(n < 1 ? 1 : n), small((bound | size) < (std::int64_t{1} << 31)) {
+    if (small) fast = FastDivisor(static_cast<std::uint32_t>(size));
+  }
+  __device__ __forceinline__ Quotient operator()(std::int64_t e) const {
+    if (!small) {
+      const std::int64_t q = e / size;
+      return {q, e - q * size};
+    }
+    const auto a = static_cast<std::uint32_t>(e), q = fast.quotient(a);
+    return {q, a - q * fast.divisor};
+  }
+};
+
 // Position in a row-major list of axes, innermost first -> offset in steps of any unit.
 struct Axes {
   int ndim = 0;

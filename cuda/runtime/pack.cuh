@@ -1,0 +1,91 @@
+// Neighbouring elements that are moved at once.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/runtime/launch.h"
+
+namespace pydlx::cuda {
+namespace {
+
+// V elements in one access, at a multiple of their size.
+template <class T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T v[V];
+};
+
+// The widest access there is.
+inline constexpr int kPackBytes = 16;
+template <class T>
+inline constexpr int kPackOf = kPackBytes / static_cast<int>(sizeof(T));
+
+// Whether all of these begin where a pack can; null does.
+template <class... P>
+bool packs_begin(const P*... p) {
+  return ((reinterpret_cast<std::uintptr_t>(p) | ...) % kPackBytes) == 0;
+}
+
+template <int bytes>
+struct WordOf : std::type_identity<uint4> {};
+template <>
+struct WordOf<1> : std::type_identity<std::uint8_t> {};
+template <>
+struct WordOf<2> : std::type_identity<std::uint16_t> {};
+template <>
+struct WordOf<4> : std::type_identity<std::uint32_t> {};
+template <>
+struct WordOf<8> : std::type_identity<std::uint64_t> {};
+
+// One access per 16 bytes. Structures that are assigned are taken apart into their elements, and the compiler does not
+// always put these together again: 16-bit elements by fours only, stores at computed places not at all.
+template <class T, int V>
+__device__ __forceinline__ Pack<T, V> get(const T* in) {
+  using Word = typename WordOf<sizeof(Pack<T, V>)>::type;
+  Word w[sizeof(Pack<T, V>) / sizeof(Word)];
+#pragma unroll
+  for (std::size_t k = 0; k < sizeof w / sizeof(Word); ++k) w[k] = reinterpret_cast<const Word*>(in)[k];
+  Pack<T, V> x;
+  __builtin_memcpy(&x, w, sizeof x);
+  return x;
+}
+template <class T, int V>
+__device__ __forceinline__ void put(T* out, const Pack<T, V>& y) {
+  using Word = typename WordOf<sizeof(Pack<T, V>)>::type;
+  Word w[sizeof(Pack<T, V>) / sizeof(Word)];
+  __builtin_memcpy(w, &y, sizeof w);
+#pragma unroll
+  for (std::size_t k = 0; k < sizeof w / sizeof(Word); ++k) {
+    Word* to = reinterpret_cast<Word*>(out) + k;
+#if !defined(PYDLX_CUDA_EMULATED)
+    if constexpr (sizeof(Word) == sizeof(uint4)) {
+      __stwb(to, w[k]);
+      continue;
+    }
+#endif
+    *to = w[k];
+  }
+}
+
+// Up to V of n elements from element i on, what lies beyond them as zeros.
+template <class T, int V>
+__device__ __forceinline__ Pack<T, V> load(const T* in, std::int64_t i, std::int64_t n, bool aligned = true) {
+  if (aligned && i + V <= n) return get<T, V>(in + i);
+  Pack<T, V> x{};
+#pragma unroll
+  for (int j = 0; j < V; ++j)
+    if (i + j < n) x.v[j] = in[i + j];
+  return x;
+}
+template <class T, int V>
+__device__ __forceinline__ void store(T* out, std::int64_t i, std::int64_t n, bool aligned, const Pack<T, V>& y) {
+  if (aligned && i + V <= n) {
+    put(out + i, y);
+  } else {
+#pragma unroll
+    for (int j = 0; j < V; ++j)
+      if (i + j < n) out[i + j] = y.v[j];
+  }
+}
+
+}  // namespace
+}  // namespace pydlx::cuda
