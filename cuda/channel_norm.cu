@@ -1,8 +1,6 @@
-// Batch and group normalisation of x[batch, channels, spatial]. Sums over many elements are cut into parts by the
-// geometry, and the parts are added in order.
-#include "cuda/reduce/moments.cuh"
-#include "cuda/runtime/rows.cuh"
-#include "cuda/runtime/scratch.h"
+// Batch and group normalisation of x[batch, channels, spatial]: two passes over x in either direction, one for sums per
+// channel or plane, one that writes. Sums are cut into parts by the geometry, and the parts are added in order.
+#include "cuda/channel_walk.cuh"
 #include "functors/math.h"
 #include "functors/types.h"
 #include "kernels.h"
@@ -11,283 +9,288 @@
 namespace pydlx::cuda {
 namespace {
 
-// ---- sums of dy and dy (x - m) over rows that are batch-strided channels or single planes --------------------------
+using functors::compute_t;
 
-struct PairSums {
-  std::int64_t rows, length, split;
-  std::int64_t channels, spatial;
-  bool planes;  // a row is one plane; otherwise one channel of every sample
-  RowLayout layout;
+template <class A>
+const A* floats(const void* p) {
+  return static_cast<const A*>(p);
+}
+
+// ---- statistics -----------------------------------------------------------------------------------------------------
+
+// An element of the row stands for its mean, so that nothing cancels in double; what is not finite is left to the sums.
+template <class T>
+__device__ __forceinline__ double pivot_of(const T* x) {
+  const double p = static_cast<double>(static_cast<compute_t<T>>(*x));
+  return p - p == 0 ? p : 0.0;
+}
+
+// Sums of x - pivot and of its square; a row is a channel, or one of the planes of a group.
+template <class T>
+struct Spread {
+  using Element = T;
+  using Sum = double;
+  static constexpr int kOperands = 1;
+  const T* in[1];
+  std::int64_t per_row;   // rows with one pivot
+  std::int64_t distance;  // between their pivots
+  __device__ __forceinline__ Sum centre(std::int64_t row) const { return pivot_of(in[0] + row / per_row * distance); }
+  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum centre, const T (&v)[1]) const {
+    const double d = static_cast<double>(static_cast<compute_t<T>>(v[0])) - centre;
+    a += d;
+    b += d * d;
+  }
 };
 
-__device__ __forceinline__ std::int64_t place(const PairSums& p, std::int64_t row, std::int64_t i) {
-  if (p.planes) return row * p.spatial + i;
-  return (i / p.spatial * p.channels + row) * p.spatial + i % p.spatial;
-}
-
-// parts: [splits, 2, rows]
+// Mean, biased variance and 1 / sqrt(var + eps) of `rows` neighbouring rows, by a warp.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    pair_sums(const __grid_constant__ ChannelNorm k, const __grid_constant__ PairSums p, compute_t<T>* parts) {
+struct FinishSpread {
   using A = compute_t<T>;
-  __shared__ A shared[kRowThreads];
-  const RowThread at(p.layout);
-  const T *x = static_cast<const T*>(k.x), *dy = static_cast<const T*>(k.dy);
-  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.y) * p.split;
-  const std::int64_t end = begin + p.split < p.length ? begin + p.split : p.length;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < p.rows;
-       first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t row = first + at.row;
-    A a = 0, b = 0;
-    if (row < p.rows) {
-      const A m = static_cast<const A*>(k.mean)[p.planes ? row / (k.channels / k.groups) : row];
-      for (std::int64_t i = begin + at.lane; i < end; i += at.lanes) {
-        const std::int64_t o = place(p, row, i);
-        const A g = static_cast<A>(dy[o]);
-        a += g;
-        b += g * (static_cast<A>(x[o]) - m);
-      }
-    }
-    a = at.all(a, shared, Adder());
-    b = at.all(b, shared, Adder());
-    if (at.lane == 0 && row < p.rows) {
-      A* out = parts + static_cast<std::int64_t>(blockIdx.y) * 2 * p.rows + row;
-      out[0] = a;
-      out[p.rows] = b;
-    }
+  Spread<T> spread;
+  const double* sums;
+  std::int64_t parts, count;
+  double eps;
+  A *mean, *rstd, *var;
+  __device__ __forceinline__ void operator()(std::int64_t i, bool writes) const {
+    const std::int64_t first = i * spread.per_row, n = spread.per_row * parts;
+    const auto term = [&](int which) {
+      return [=, this](std::int64_t k) { return sums[((first + k / parts) * 2 + which) * parts + k % parts]; };
+    };
+    const double sum = warp_total<double>(n, term(0)), square = warp_total<double>(n, term(1));
+    if (!writes) return;
+    const double shift = sum / static_cast<double>(count), m2 = square - sum * shift;
+    const A v = static_cast<A>((m2 < 0 ? 0.0 : m2) / static_cast<double>(count));
+    mean[i] = static_cast<A>(spread.centre(first) + shift);
+    rstd[i] = A(1) / math::sqrt(v + static_cast<A>(eps));
+    if (var) var[i] = v;
   }
+};
+
+// ---- what is done to every element ----------------------------------------------------------------------------------
+
+// y = (x - mean) scale + shift; per channel, or per group of a sample.
+template <class T>
+struct Normalise {
+  using Element = T;
+  using A = compute_t<T>;
+  static constexpr int kOperands = 1;
+  const T* in[1];
+  T* out;
+  const A *mean, *rstd, *weight, *bias;
+  Divider channels, per_group;
+  bool groups;
+
+  struct Channel {
+    A mean, scale, shift;
+  };
+  __device__ __forceinline__ Channel channel(std::int64_t plane) const {
+    const std::int64_t c = channels(plane).rest, s = groups ? per_group(plane).quotient : c;
+    return {mean[s], weight ? rstd[s] * weight[c] : rstd[s], bias ? bias[c] : A(0)};
+  }
+  __device__ __forceinline__ A value(const Channel& c, const T (&v)[1]) const {
+    return (static_cast<A>(v[0]) - c.mean) * c.scale + c.shift;
+  }
+};
+
+template <class T>
+Normalise<T> normalise(const ChannelNorm& k) {
+  using A = compute_t<T>;
+  const std::int64_t planes = k.batch * k.channels;
+  return {{static_cast<const T*>(k.x)},
+          static_cast<T*>(k.out),
+          floats<A>(k.mean),
+          floats<A>(k.rstd),
+          floats<A>(k.weight),
+          floats<A>(k.bias),
+          Divider(k.channels, planes),
+          Divider(k.groups > 0 ? k.channels / k.groups : 1, planes),
+          k.groups > 0};
 }
 
-// How many parts: enough blocks for the largest GPU, each with some rounds of work.
-std::int64_t splits_for(std::int64_t rows, std::int64_t length, RowLayout layout) {
-  const std::int64_t blocks = (rows + layout.rows() - 1) / layout.rows(), per_block = std::int64_t{16} * layout.lanes;
-  std::int64_t splits = blocks >= 512 ? 1 : 1024 / blocks;
-  if (splits > (length + per_block - 1) / per_block) splits = (length + per_block - 1) / per_block;
-  return splits < 1 ? 1 : (splits > 64 ? 64 : splits);
+// Sums of dy and dy (x - mean).
+template <class T>
+struct Slopes {
+  using Element = T;
+  using Sum = compute_t<T>;
+  static constexpr int kOperands = 2;
+  const T* in[2];
+  const Sum* mean;
+  std::int64_t per_row;  // rows with one mean
+  __device__ __forceinline__ Sum centre(std::int64_t row) const { return mean[row / per_row]; }
+  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum centre, const T (&v)[2]) const {
+    const Sum g = static_cast<Sum>(v[0]);
+    a += g;
+    b += g * (static_cast<Sum>(v[1]) - centre);
+  }
+};
+
+template <class T>
+Slopes<T> slopes(const ChannelNorm& k) {
+  return {{static_cast<const T*>(k.dy), static_cast<const T*>(k.x)},
+          floats<compute_t<T>>(k.mean),
+          k.groups > 0 ? k.channels / k.groups : 1};
+}
+
+// dx = rstd (w dy - flat - (x - mean) slope) with what is subtracted per channel, or per group of a sample.
+template <class T>
+struct Gradient {
+  using Element = T;
+  using A = compute_t<T>;
+  static constexpr int kOperands = 2;
+  const T* in[2];
+  T* out;
+  const A *mean, *rstd, *weight, *flat, *slope;
+  Divider channels, per_group;
+  bool groups;
+
+  struct Channel {
+    A mean, scale, flat, slope;
+  };
+  __device__ __forceinline__ Channel channel(std::int64_t plane) const {
+    const std::int64_t c = channels(plane).rest, s = groups ? per_group(plane).quotient : c;
+    const A r = rstd[s];
+    return {mean[s], weight ? r * weight[c] : r, r * flat[s], r * slope[s]};
+  }
+  __device__ __forceinline__ A value(const Channel& c, const T (&v)[2]) const {
+    return c.scale * static_cast<A>(v[0]) - c.flat - (static_cast<A>(v[1]) - c.mean) * c.slope;
+  }
+};
+
+template <class T>
+Gradient<T> gradient(const ChannelNorm& k, const compute_t<T>* flat, const compute_t<T>* slope) {
+  using A = compute_t<T>;
+  const std::int64_t planes = k.batch * k.channels;
+  return {{static_cast<const T*>(k.dy), static_cast<const T*>(k.x)},
+          static_cast<T*>(k.out),
+          floats<A>(k.mean),
+          floats<A>(k.rstd),
+          floats<A>(k.weight),
+          flat,
+          slope,
+          Divider(k.channels, planes),
+          Divider(k.groups > 0 ? k.channels / k.groups : 1, planes),
+          k.groups > 0};
 }
 
 // ---- batch norm -----------------------------------------------------------------------------------------------------
 
-// Writes mean, biased variance and 1 / sqrt(var + eps) of a channel; param[0]: eps.
-template <class A>
-struct BatchMoments : Moments<A> {
-  template <class T>
-  static __device__ void finish(const ReduceArgs& a, typename Moments<A>::State s, std::int64_t at) {
-    s = Moments<A>::centred(s);
-    const A var = static_cast<A>(s.square / s.n);
-    static_cast<A*>(a.out)[at] = var;
-    static_cast<A*>(a.out2)[at] = static_cast<A>(s.pivot);
-    static_cast<A*>(a.out3)[at] = A(1) / math::sqrt(var + static_cast<A>(a.param[0]));
-  }
-};
-
+// Statistics of `groups` runs of rows: channels of all samples, or planes.
 template <class T>
-void batch_stats(const ChannelNorm& k) {
-  Reduce r;
-  r.in = k.x;
-  r.out = k.var;
-  r.out2 = k.mean;
-  r.outer_ndim = 1;
-  r.outer_numel = r.outer_size[0] = k.channels;
-  r.outer_stride[0] = k.spatial;
-  r.out_stride[0] = 1;
-  r.inner_ndim = 2;
-  r.inner_numel = k.batch * k.spatial;
-  r.inner_size[0] = k.spatial;
-  r.inner_stride[0] = 1;
-  r.inner_size[1] = k.batch;
-  r.inner_stride[1] = k.channels * k.spatial;
-  if (k.spatial == 1) {  // one axis, so that the driver sees neighbouring channels as neighbours
-    r.inner_ndim = 1;
-    r.inner_size[0] = k.batch;
-    r.inner_stride[0] = k.channels;
-  }
-  r.param[0] = k.eps;
-  run_reduce<BatchMoments<compute_t<T>>, T>(r, k.rstd);
+void statistics(const ChannelNorm& k, std::int64_t runs, std::int64_t per_run, std::int64_t distance, bool planes) {
+  using A = compute_t<T>;
+  const Spread<T> spread{{static_cast<const T*>(k.x)}, per_run, distance};
+  const ChannelSums<Spread<T>> parts(spread, k.batch, k.channels, k.spatial, planes);
+  for_each_warp(runs, FinishSpread<T>{spread, parts.sums.get(), parts.parts, k.batch * k.channels * k.spatial / runs,
+                                      k.eps, static_cast<A*>(k.mean), static_cast<A*>(k.rstd), static_cast<A*>(k.var)});
 }
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) batch_apply_kernel(const __grid_constant__ ChannelNorm k) {
-  using A = compute_t<T>;
-  const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd),
-          *w = static_cast<const A*>(k.weight), *b = static_cast<const A*>(k.bias);
-  const std::int64_t n = k.batch * k.channels * k.spatial, step = static_cast<std::int64_t>(gridDim.x) * kRowThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x; i < n; i += step) {
-    const std::int64_t c = i / k.spatial % k.channels;
-    const A scale = w ? rstd[c] * w[c] : rstd[c], shift = b ? b[c] : A(0);
-    static_cast<T*>(k.out)[i] =
-        static_cast<T>((static_cast<A>(static_cast<const T*>(k.x)[i]) - mean[c]) * scale + shift);
-  }
+void batch_stats(const ChannelNorm& k) {
+  if (k.channels > 0) statistics<T>(k, k.channels, 1, k.spatial, false);
 }
 
 template <class T>
 void batch_apply(const ChannelNorm& k) {
-  const std::int64_t n = k.batch * k.channels * k.spatial;
-  if (n > 0) launch(batch_apply_kernel<T>, grid_for((n + kRowThreads - 1) / kRowThreads, 32), kRowThreads, 0, k);
+  map_channels(normalise<T>(k), k.batch, k.channels, k.spatial);
 }
 
-// Gradients of weight and bias from the parts, and what dx needs of them: [2, channels] mean of dy and slope.
+// Gradients of weight and bias of a channel from its parts, and what dx subtracts: in evaluation the statistics are
+// constants, and that is nothing.
 template <class A>
-__global__ void __launch_bounds__(kRowThreads)
-    batch_sums(const __grid_constant__ ChannelNorm k, int splits, const A* parts, A* terms) {
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
-  if (c >= k.channels) return;
-  A total = 0, total_x = 0;
-  for (int p = 0; p < splits; ++p) {
-    total += parts[p * 2 * k.channels + c];
-    total_x += parts[p * 2 * k.channels + k.channels + c];
+struct FinishSlopes {
+  ChannelNorm k;
+  const A* sums;
+  std::int64_t parts;
+  A *flat, *slope;
+  __device__ __forceinline__ void operator()(std::int64_t c, bool writes) const {
+    const A* mine = sums + c * 2 * parts;
+    const A total = warp_total<A>(parts, [=](std::int64_t i) { return mine[i]; });
+    const A s = static_cast<const A*>(k.rstd)[c];
+    const A total_x = warp_total<A>(parts, [=, this](std::int64_t i) { return mine[parts + i]; }) * s;
+    if (!writes) return;
+    if (k.dweight) static_cast<A*>(k.dweight)[c] = total_x;
+    if (k.dbias) static_cast<A*>(k.dbias)[c] = total;
+    const A w = k.weight ? static_cast<const A*>(k.weight)[c] : A(1), count = static_cast<A>(k.batch * k.spatial);
+    flat[c] = k.training ? w * (total / count) : A(0);
+    slope[c] = k.training ? w * (s * total_x / count) : A(0);
   }
-  const A s = static_cast<const A*>(k.rstd)[c], count = static_cast<A>(k.batch * k.spatial);
-  total_x *= s;
-  if (k.dweight) static_cast<A*>(k.dweight)[c] = total_x;
-  if (k.dbias) static_cast<A*>(k.dbias)[c] = total;
-  terms[c] = k.training ? total / count : A(0);
-  terms[k.channels + c] = k.training ? s * total_x / count : A(0);
-}
-
-// dx = w rstd (dy - mean(dy) - xhat mean(dy xhat)); in evaluation the statistics are constants: dx = w rstd dy.
-template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    batch_dx(const __grid_constant__ ChannelNorm k, const compute_t<T>* terms) {
-  using A = compute_t<T>;
-  const A *mean = static_cast<const A*>(k.mean), *rstd = static_cast<const A*>(k.rstd),
-          *w = static_cast<const A*>(k.weight);
-  const std::int64_t n = k.batch * k.channels * k.spatial, step = static_cast<std::int64_t>(gridDim.x) * kRowThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x; i < n; i += step) {
-    const std::int64_t c = i / k.spatial % k.channels;
-    const A scale = w ? rstd[c] * w[c] : rstd[c];
-    const A g = static_cast<A>(static_cast<const T*>(k.dy)[i]), x = static_cast<A>(static_cast<const T*>(k.x)[i]);
-    static_cast<T*>(k.out)[i] = static_cast<T>(scale * (g - terms[c] - (x - mean[c]) * terms[k.channels + c]));
-  }
-}
+};
 
 template <class T>
 void batch_backward(const ChannelNorm& k) {
   using A = compute_t<T>;
-  const std::int64_t n = k.batch * k.channels * k.spatial;
   if (k.channels == 0) return;
-  PairSums p{k.channels, k.batch * k.spatial, 0, k.channels, k.spatial, false, {}};
-  p.layout = k.spatial > 1 ? RowLayout::along(p.length) : RowLayout::side_by_side(p.length, k.channels);
-  const std::int64_t splits = splits_for(p.rows, p.length, p.layout);
-  p.split = (p.length + splits - 1) / splits;
-  const Scratch<A> parts(splits * 2 * k.channels), terms(2 * k.channels);
-  launch(pair_sums<T>, dim3(p.layout.grid(p.rows), static_cast<unsigned>(splits)), kRowThreads, 0, k, p, parts.get());
-  launch(batch_sums<A>, ceil_div(k.channels, kRowThreads), kRowThreads, 0, k, static_cast<int>(splits), parts.get(),
-         terms.get());
-  if (k.out && n > 0)
-    launch(batch_dx<T>, grid_for((n + kRowThreads - 1) / kRowThreads, 32), kRowThreads, 0, k, terms.get());
+  const Scratch<A> terms(2 * k.channels);
+  const ChannelSums<Slopes<T>> parts(slopes<T>(k), k.batch, k.channels, k.spatial, false);
+  for_each_warp(k.channels, FinishSlopes<A>{k, parts.sums.get(), parts.parts, terms.get(), terms.get() + k.channels});
+  if (k.out) map_channels(gradient<T>(k, terms.get(), terms.get() + k.channels), k.batch, k.channels, k.spatial);
 }
 
 // ---- group norm -----------------------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    group_forward_kernel(const __grid_constant__ ChannelNorm k, RowLayout layout) {
-  using A = compute_t<T>;
-  __shared__ A shared[kRowThreads];
-  const RowThread at(layout);
-  const A *w = static_cast<const A*>(k.weight), *b = static_cast<const A*>(k.bias);
-  const std::int64_t per_group = k.channels / k.groups, length = per_group * k.spatial, rows = k.batch * k.groups;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < rows;
-       first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t g = first + at.row;
-    const bool mine = g < rows;
-    const T* x = static_cast<const T*>(k.x) + g * length;
-    A mean = 0, square = 0;
-    if (mine)
-      for (std::int64_t i = at.lane; i < length; i += at.lanes) mean += static_cast<A>(x[i]);
-    mean = at.all(mean, shared, Adder()) / static_cast<A>(length);
-    if (mine)
-      for (std::int64_t i = at.lane; i < length; i += at.lanes) {
-        const A d = static_cast<A>(x[i]) - mean;
-        square += d * d;
-      }
-    square = at.all(square, shared, Adder());
-    if (!mine) continue;
-    const A s = A(1) / math::sqrt(square / static_cast<A>(length) + static_cast<A>(k.eps));
-    if (at.lane == 0) {
-      static_cast<A*>(k.mean)[g] = mean;
-      static_cast<A*>(k.rstd)[g] = s;
-    }
-    T* y = static_cast<T*>(k.out) + g * length;
-    for (std::int64_t i = at.lane; i < length; i += at.lanes) {
-      const std::int64_t c = g % k.groups * per_group + i / k.spatial;
-      y[i] = static_cast<T>((static_cast<A>(x[i]) - mean) * (w ? s * w[c] : s) + (b ? b[c] : A(0)));
-    }
-  }
+void group_forward(const ChannelNorm& k) {
+  const std::int64_t runs = k.batch * k.groups;
+  if (runs == 0) return;
+  const std::int64_t per_group = k.channels / k.groups;
+  statistics<T>(k, runs, per_group, per_group * k.spatial, true);
+  map_channels(normalise<T>(k), k.batch, k.channels, k.spatial);
 }
 
-// dx from the planes' sums: [2, batch * channels] sum dy and sum dy (x - mean).
-template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    group_dx(const __grid_constant__ ChannelNorm k, RowLayout layout, const compute_t<T>* sums) {
-  using A = compute_t<T>;
-  __shared__ A shared[kRowThreads];
-  const RowThread at(layout);
-  const A* w = static_cast<const A*>(k.weight);
-  const std::int64_t per_group = k.channels / k.groups, length = per_group * k.spatial, rows = k.batch * k.groups;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < rows;
-       first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t g = first + at.row, c0 = g % k.groups * per_group;
-    const bool mine = g < rows;
-    const A m = mine ? static_cast<const A*>(k.mean)[g] : A(0), s = mine ? static_cast<const A*>(k.rstd)[g] : A(0);
-    A h = 0, hx = 0;
-    if (mine)
-      for (std::int64_t j = at.lane; j < per_group; j += at.lanes) {
-        const A scale = w ? w[c0 + j] : A(1);
-        h += scale * sums[g * per_group + j];
-        hx += scale * sums[k.batch * k.channels + g * per_group + j] * s;
-      }
-    const A mean_h = at.all(h, shared, Adder()) / static_cast<A>(length);
-    const A mean_hx = at.all(hx, shared, Adder()) / static_cast<A>(length);
-    if (!mine) continue;
-    const T *x = static_cast<const T*>(k.x) + g * length, *dy = static_cast<const T*>(k.dy) + g * length;
-    T* dx = static_cast<T*>(k.out) + g * length;
-    for (std::int64_t i = at.lane; i < length; i += at.lanes) {
-      const A scale = w ? w[c0 + i / k.spatial] : A(1);
-      dx[i] = static_cast<T>(s * (static_cast<A>(dy[i]) * scale - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx));
-    }
+// What dx subtracts in a group of a sample, from the sums of its planes.
+template <class A>
+struct GroupTerms {
+  ChannelNorm k;
+  const A* sums;
+  std::int64_t parts, per_group;
+  A *flat, *slope;
+  __device__ __forceinline__ void operator()(std::int64_t g, bool writes) const {
+    const std::int64_t c = g % k.groups * per_group;
+    const A* w = static_cast<const A*>(k.weight);
+    const auto term = [&](int which) {
+      return [=, this](std::int64_t i) {
+        const std::int64_t plane = i / parts;
+        return (w ? w[c + plane] : A(1)) * sums[((g * per_group + plane) * 2 + which) * parts + i % parts];
+      };
+    };
+    const A count = static_cast<A>(per_group * k.spatial), s = static_cast<const A*>(k.rstd)[g];
+    const A h = warp_total<A>(per_group * parts, term(0)), hx = warp_total<A>(per_group * parts, term(1)) * s;
+    if (!writes) return;
+    flat[g] = h / count;
+    slope[g] = s * (hx / count);
   }
-}
+};
 
 template <class A>
-__global__ void __launch_bounds__(kRowThreads) group_weights(const __grid_constant__ ChannelNorm k, const A* sums) {
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
-  if (c >= k.channels) return;
-  const std::int64_t group = c / (k.channels / k.groups);
-  A a = 0, b = 0;
-  for (std::int64_t n = 0; n < k.batch; ++n) {
-    a += sums[n * k.channels + c];
-    b += sums[(k.batch + n) * k.channels + c] * static_cast<const A*>(k.rstd)[n * k.groups + group];
+struct GroupWeights {
+  ChannelNorm k;
+  const A* sums;
+  std::int64_t parts, per_group;
+  __device__ __forceinline__ void operator()(std::int64_t c, bool writes) const {
+    const A* rstd = static_cast<const A*>(k.rstd);
+    const auto at = [&](std::int64_t i, int which) {
+      return sums[((i / parts * k.channels + c) * 2 + which) * parts + i % parts];
+    };
+    const A a = warp_total<A>(k.batch * parts, [&](std::int64_t i) { return at(i, 0); });
+    const A b = warp_total<A>(k.batch * parts,
+                              [&](std::int64_t i) { return at(i, 1) * rstd[i / parts * k.groups + c / per_group]; });
+    if (writes && k.dweight) static_cast<A*>(k.dweight)[c] = b;
+    if (writes && k.dbias) static_cast<A*>(k.dbias)[c] = a;
   }
-  if (k.dweight) static_cast<A*>(k.dweight)[c] = b;
-  if (k.dbias) static_cast<A*>(k.dbias)[c] = a;
-}
-
-template <class T>
-void group_forward(const ChannelNorm& k) {
-  const std::int64_t rows = k.batch * k.groups;
-  if (rows == 0) return;
-  const RowLayout layout = RowLayout::along(k.channels / k.groups * k.spatial);
-  launch(group_forward_kernel<T>, layout.grid(rows), kRowThreads, 0, k, layout);
-}
+};
 
 template <class T>
 void group_backward(const ChannelNorm& k) {
   using A = compute_t<T>;
-  const std::int64_t planes = k.batch * k.channels;
-  A* sums = static_cast<A*>(k.scratch);
-  if (planes > 0) {
-    PairSums p{planes,    k.spatial, k.spatial < 1 ? 1 : k.spatial, k.channels,
-               k.spatial, true,      RowLayout::along(k.spatial)};
-    launch(pair_sums<T>, p.layout.grid(planes), kRowThreads, 0, k, p, sums);
-    if (k.out) {
-      const RowLayout layout = RowLayout::along(k.channels / k.groups * k.spatial);
-      launch(group_dx<T>, layout.grid(k.batch * k.groups), kRowThreads, 0, k, layout, sums);
-    }
+  if (k.channels == 0) return;
+  const std::int64_t runs = k.batch * k.groups, per_group = k.channels / k.groups;
+  const Scratch<A> terms(2 * runs);
+  const ChannelSums<Slopes<T>> parts(slopes<T>(k), k.batch, k.channels, k.spatial, true);
+  if (k.out) {
+    for_each_warp(runs, GroupTerms<A>{k, parts.sums.get(), parts.parts, per_group, terms.get(), terms.get() + runs});
+    map_channels(gradient<T>(k, terms.get(), terms.get() + runs), k.batch, k.channels, k.spatial);
   }
-  if ((k.dweight || k.dbias) && k.channels > 0)
-    launch(group_weights<A>, ceil_div(k.channels, kRowThreads), kRowThreads, 0, k, sums);
+  if (k.dweight || k.dbias) for_each_warp(k.channels, GroupWeights<A>{k, parts.sums.get(), parts.parts, per_group});
 }
 
 }  // namespace
