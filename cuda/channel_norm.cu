@@ -35,7 +35,8 @@ struct Spread {
   std::int64_t per_row;   // rows with one pivot
   std::int64_t distance;  // between their pivots
   __device__ __forceinline__ Sum centre(std::int64_t row) const { return pivot_of(in[0] + row / per_row * distance); }
-  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum centre, const T (&v)[1]) const {
+  __device__ __forceinline__ AnySample sample(std::int64_t) const { return {}; }
+  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum centre, AnySample, const T (&v)[1]) const {
     const double d = static_cast<double>(static_cast<compute_t<T>>(v[0])) - centre;
     a += d;
     b += d * d;
@@ -117,7 +118,8 @@ struct Slopes {
   const Sum* mean;
   std::int64_t per_row;  // rows with one mean
   __device__ __forceinline__ Sum centre(std::int64_t row) const { return mean[row / per_row]; }
-  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum centre, const T (&v)[2]) const {
+  __device__ __forceinline__ AnySample sample(std::int64_t) const { return {}; }
+  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum centre, AnySample, const T (&v)[2]) const {
     const Sum g = static_cast<Sum>(v[0]);
     a += g;
     b += g * (static_cast<Sum>(v[1]) - centre);
@@ -179,8 +181,9 @@ template <class T>
 void statistics(const ChannelNorm& k, std::int64_t runs, std::int64_t per_run, std::int64_t distance, bool planes) {
   using A = compute_t<T>;
   const Spread<T> spread{{static_cast<const T*>(k.x)}, per_run, distance};
-  const ChannelSums<Spread<T>> parts(spread, k.batch, k.channels, k.spatial, planes);
-  for_each_warp(runs, FinishSpread<T>{spread, parts.sums.get(), parts.parts, k.batch * k.channels * k.spatial / runs,
+  const SumParts<Spread<T>> parts = planes ? SumParts<Spread<T>>(spread, k.batch, k.channels, k.spatial, true)
+                                           : channel_sums(spread, k.batch, k.channels, k.spatial);
+  for_each_warp(runs, FinishSpread<T>{spread, parts.sums.get(), parts.count, k.batch * k.channels * k.spatial / runs,
                                       k.eps, static_cast<A*>(k.mean), static_cast<A*>(k.rstd), static_cast<A*>(k.var)});
 }
 
@@ -221,8 +224,8 @@ void batch_backward(const ChannelNorm& k) {
   using A = compute_t<T>;
   if (k.channels == 0) return;
   const Scratch<A> terms(2 * k.channels);
-  const ChannelSums<Slopes<T>> parts(slopes<T>(k), k.batch, k.channels, k.spatial, false);
-  for_each_warp(k.channels, FinishSlopes<A>{k, parts.sums.get(), parts.parts, terms.get(), terms.get() + k.channels});
+  const SumParts<Slopes<T>> parts = channel_sums(slopes<T>(k), k.batch, k.channels, k.spatial);
+  for_each_warp(k.channels, FinishSlopes<A>{k, parts.sums.get(), parts.count, terms.get(), terms.get() + k.channels});
   if (k.out) map_channels(gradient<T>(k, terms.get(), terms.get() + k.channels), k.batch, k.channels, k.spatial);
 }
 
@@ -285,12 +288,12 @@ void group_backward(const ChannelNorm& k) {
   if (k.channels == 0) return;
   const std::int64_t runs = k.batch * k.groups, per_group = k.channels / k.groups;
   const Scratch<A> terms(2 * runs);
-  const ChannelSums<Slopes<T>> parts(slopes<T>(k), k.batch, k.channels, k.spatial, true);
+  const SumParts<Slopes<T>> parts(slopes<T>(k), k.batch, k.channels, k.spatial, true);
   if (k.out) {
-    for_each_warp(runs, GroupTerms<A>{k, parts.sums.get(), parts.parts, per_group, terms.get(), terms.get() + runs});
+    for_each_warp(runs, GroupTerms<A>{k, parts.sums.get(), parts.count, per_group, terms.get(), terms.get() + runs});
     map_channels(gradient<T>(k, terms.get(), terms.get() + runs), k.batch, k.channels, k.spatial);
   }
-  if (k.dweight || k.dbias) for_each_warp(k.channels, GroupWeights<A>{k, parts.sums.get(), parts.parts, per_group});
+  if (k.dweight || k.dbias) for_each_warp(k.channels, GroupWeights<A>{k, parts.sums.get(), parts.count, per_group});
 }
 
 }  // namespace

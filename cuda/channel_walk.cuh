@@ -12,7 +12,7 @@ namespace pydlx::cuda {
 namespace {
 
 // An operation on kOperands arrays of Element has
-//   sums: Sum, centre(row), add(Sum& a, Sum& b, Sum centre, const Element (&v)[kOperands])
+//   sums: Sum, centre(row), sample(n), add(Sum& a, Sum& b, Sum centre, auto sample, const Element (&v)[kOperands])
 //   maps: Channel, channel(plane), value(const Channel&, const Element (&v)[kOperands]), out, and groups if samples
 //         differ
 // and in[kOperands], from which it takes them.
@@ -29,6 +29,9 @@ struct Loaded {
     for (int o = 0; o < Op::kOperands; ++o) v[o] = pack[o].v[j];
   }
 };
+
+// What sample() gives where samples do not differ.
+struct AnySample {};
 
 // Packs that a thread has on their way before it uses the first one.
 template <class Op>
@@ -47,11 +50,17 @@ inline std::int64_t parts_for(std::int64_t blocks, std::int64_t rounds) {
 struct PlaneSums {
   std::int64_t elements, spatial, channels, rows, positions, part;
   bool planes;
+  int pack;
   Divider packs;  // of a plane
   RowLayout layout;
 
-  PlaneSums(std::int64_t batch, std::int64_t c, std::int64_t s, bool each_plane, int pack)
-      : elements(batch * c * s), spatial(s), channels(c), rows(each_plane ? batch * c : c), planes(each_plane) {
+  PlaneSums(std::int64_t batch, std::int64_t c, std::int64_t s, bool each_plane, int v)
+      : elements(batch * c * s),
+        spatial(s),
+        channels(c),
+        rows(each_plane ? batch * c : c),
+        planes(each_plane),
+        pack(v) {
     const std::int64_t per_plane = s % pack == 0 ? s / pack : (s + 2 * pack - 2) / pack;
     positions = per_plane * (each_plane ? 1 : batch);
     packs = Divider(per_plane, positions + 1);
@@ -100,13 +109,13 @@ __global__ void __launch_bounds__(kRowThreads)
 #pragma unroll
             for (int j = 0; j < V; ++j) {
               x[k].take(j, v);
-              op.add(a, b, centre, v);
+              op.add(a, b, centre, AnySample(), v);
             }
           } else {
 #pragma unroll
             for (int j = 0; j < V; ++j) {
               x[k].take(j, v);
-              if (j >= low[k] && j < high[k]) op.add(a, b, centre, v);
+              if (j >= low[k] && j < high[k]) op.add(a, b, centre, AnySample(), v);
             }
           }
         }
@@ -157,9 +166,13 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int j = 0; j < V; ++j) centre[j] = op.centre(c + j);
     for (std::int64_t r = begin + lane; r < end; r += kAhead * lanes) {
       Loaded<Op, V> x[kAhead];
+      decltype(op.sample(r)) sample[kAhead];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k)
-        if (r + k * lanes < end) x[k].load_from(op, (r + k * lanes) * p.channels + c, INT64_MAX);
+      for (int k = 0; k < kAhead; ++k) {
+        if (r + k * lanes >= end) break;
+        x[k].load_from(op, (r + k * lanes) * p.channels + c, INT64_MAX);
+        sample[k] = op.sample(r + k * lanes);
+      }
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         if (r + k * lanes >= end) break;
@@ -167,7 +180,7 @@ __global__ void __launch_bounds__(kRowThreads)
         for (int j = 0; j < V; ++j) {
           typename Op::Element v[Op::kOperands];
           x[k].take(j, v);
-          op.add(a[j], b[j], centre[j], v);
+          op.add(a[j], b[j], centre[j], sample[k], v);
         }
       }
     }
@@ -287,54 +300,47 @@ bool begins_packs(const Op& op) {
     return packs_begin(op.in[0], op.in[1]);
 }
 
-// The sums of every channel of all samples (or of every plane), cut into parts: [row][2][parts].
+// Two sums per row, cut into parts by the geometry: [row][2][count].
 template <class Op>
-struct ChannelSums {
-  std::int64_t parts = 1;
-  Scratch<typename Op::Sum> sums;
+struct SumParts {
+  using Element = typename Op::Element;
+  using Sum = typename Op::Sum;
+  std::int64_t count = 1;
+  Scratch<Sum> sums;
 
-  ChannelSums(const Op& op, std::int64_t batch, std::int64_t channels, std::int64_t spatial, bool planes)
-      : ChannelSums(plan(op, batch, channels, spatial, planes)) {
-    if (columns_)
-      launch(column_sums<Op, kColumnPack>,
-             dim3(static_cast<unsigned>(column_.blocks(kColumnPack)), static_cast<unsigned>(parts)), kRowThreads, 0, op,
-             column_, sums.get());
-    else
-      launch(pack_ == 1 ? plane_sums<Op, 1> : plane_sums<Op, kPlanePack>,
-             dim3(plane_.layout.grid(plane_.rows), static_cast<unsigned>(parts)), kRowThreads, 0, op, plane_,
-             sums.get());
-  }
+  // Of the columns of op's [n, channels].
+  SumParts(const Op& op, std::int64_t n, std::int64_t channels)
+      : SumParts(op, channels, begins_packs(op) && channels % kColumnPack == 0 ? kColumnPack : 1, n) {}
+
+  // Of the channels of all samples, or of the planes.
+  SumParts(const Op& op, std::int64_t batch, std::int64_t channels, std::int64_t spatial, bool planes)
+      : SumParts(op, PlaneSums(batch, channels, spatial, planes,
+                               begins_packs(op) && spatial >= kPlanePack ? kPlanePack : 1)) {}
 
  private:
-  static constexpr int kPlanePack = kPackOf<typename Op::Element>;
+  static constexpr int kPlanePack = kPackOf<Element>;
   // Sums in double take twice the registers.
-  static constexpr int kColumnPack = kPlanePack * static_cast<int>(sizeof(typename Op::Sum)) > 32 ? 4 : kPlanePack;
+  static constexpr int kColumnPack = kPlanePack * static_cast<int>(sizeof(Sum)) > 32 ? 4 : kPlanePack;
 
-  struct Plan {
-    bool columns;
-    int pack;
-    ColumnSums column;
-    PlaneSums plane;
-  };
-  static Plan plan(const Op& op, std::int64_t batch, std::int64_t channels, std::int64_t spatial, bool planes) {
-    const bool packs = begins_packs(op);
-    const int pack = packs && spatial >= kPlanePack ? kPlanePack : 1;
-    return {packs && !planes && spatial == 1 && channels % kColumnPack == 0, pack,
-            ColumnSums(batch, channels, kColumnPack), PlaneSums(batch, channels, spatial, planes, pack)};
+  SumParts(const Op& op, std::int64_t channels, int pack, std::int64_t n)
+      : count(ColumnSums(n, channels, pack).parts()), sums(channels * 2 * count) {
+    const ColumnSums plan(n, channels, pack);
+    if (channels > 0)
+      launch(pack == 1 ? column_sums<Op, 1> : column_sums<Op, kColumnPack>,
+             dim3(static_cast<unsigned>(plan.blocks(pack)), static_cast<unsigned>(count)), kRowThreads, 0, op, plan,
+             sums.get());
   }
-  explicit ChannelSums(const Plan& p)
-      : parts(p.columns ? p.column.parts() : p.plane.parts()),
-        sums(p.plane.rows * 2 * parts),
-        columns_(p.columns),
-        pack_(p.pack),
-        column_(p.column),
-        plane_(p.plane) {}
-
-  const bool columns_;
-  const int pack_;
-  const ColumnSums column_;
-  const PlaneSums plane_;
+  SumParts(const Op& op, const PlaneSums& plan) : count(plan.parts()), sums(plan.rows * 2 * count) {
+    if (plan.rows > 0)
+      launch(plan.pack == 1 ? plane_sums<Op, 1> : plane_sums<Op, kPlanePack>,
+             dim3(plan.layout.grid(plan.rows), static_cast<unsigned>(count)), kRowThreads, 0, op, plan, sums.get());
+  }
 };
+
+template <class Op>
+SumParts<Op> channel_sums(const Op& op, std::int64_t batch, std::int64_t channels, std::int64_t spatial) {
+  return spatial == 1 ? SumParts<Op>(op, batch, channels) : SumParts<Op>(op, batch, channels, spatial, false);
+}
 
 template <class Op>
 void map_channels(const Op& op, std::int64_t batch, std::int64_t channels, std::int64_t spatial) {

@@ -1,6 +1,6 @@
-// Layer and RMS normalisation. A row is read three times; the second and third time it comes from the caches.
-#include "cuda/runtime/rows.cuh"
-#include "cuda/runtime/scratch.h"
+// Layer and RMS normalisation. The packs of a row stay in the registers of its threads; of longer rows they are read
+// again from the caches.
+#include "cuda/channel_walk.cuh"
 #include "functors/math.h"
 #include "functors/types.h"
 #include "kernels.h"
@@ -11,162 +11,191 @@ namespace {
 
 using functors::compute_t;
 
-template <class T>
-__global__ void __launch_bounds__(kRowThreads, 4) forward(const LayerNormForward k, RowLayout layout) {
+template <class T, int V, bool kept>
+__global__ void __launch_bounds__(kRowThreads, 3)
+    forward(const __grid_constant__ LayerNormForward k, const __grid_constant__ RowLayout layout) {
   using A = compute_t<T>;
   __shared__ A shared[kRowThreads];
   const RowThread at(layout);
   const T *w = static_cast<const T*>(k.weight), *b = static_cast<const T*>(k.bias);
   for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < k.rows;
        first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t r = first + at.row;
-    const bool mine = r < k.rows;
+    const std::int64_t r = first + at.row, cols = r < k.rows ? k.cols : 0;
     const T* x = static_cast<const T*>(k.x) + r * k.cols;
     T* y = static_cast<T*>(k.y) + r * k.cols;
-    if (k.residual) {  // a thread reads back only what it wrote
+    RowPacks<T, V, kept> row;
+    if constexpr (kept) each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) { row.read(x, q, i); });
+    if (k.residual) {
       const T* residual = static_cast<const T*>(k.residual) + r * k.cols;
       T* sum = static_cast<T*>(k.sum) + r * k.cols;
-      if (mine)
-        for (std::int64_t i = at.lane; i < k.cols; i += at.lanes)
-          sum[i] = static_cast<T>(static_cast<A>(x[i]) + static_cast<A>(residual[i]));
-      x = sum;
+      each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) {
+        if constexpr (!kept) row.read(x, q, i);
+        const Pack<T, V> more = get<T, V>(residual + i);
+#pragma unroll
+        for (int j = 0; j < V; ++j)
+          row.x[q].v[j] = static_cast<T>(static_cast<A>(row.x[q].v[j]) + static_cast<A>(more.v[j]));
+        put(sum + i, row.x[q]);
+      });
+      x = sum;  // a thread reads back only what it wrote
     }
+    const auto read = [&](int q, std::int64_t i) {
+      if constexpr (!kept) row.read(x, q, i);
+    };
     // Two passes: the variance is summed from centred values, so it cannot cancel. RMS normalisation is the same around
     // 0.
     A mean = 0;
     if (k.mean) {
-      if (mine)
-        for (std::int64_t i = at.lane; i < k.cols; i += at.lanes) mean += static_cast<A>(x[i]);
+      each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) {
+        read(q, i);
+#pragma unroll
+        for (int j = 0; j < V; ++j) mean += static_cast<A>(row.x[q].v[j]);
+      });
       mean = at.all(mean, shared, Adder()) / static_cast<A>(k.cols);
     }
     A square = 0;
-    if (mine)
-      for (std::int64_t i = at.lane; i < k.cols; i += at.lanes) {
-        const A d = static_cast<A>(x[i]) - mean;
+    each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) {
+      read(q, i);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        const A d = static_cast<A>(row.x[q].v[j]) - mean;
         square += d * d;
       }
+    });
     const A var = at.all(square, shared, Adder()) / static_cast<A>(k.cols);
     const A rstd = A(1) / math::sqrt(var + static_cast<A>(k.eps));
-    if (!mine) continue;
-    if (at.lane == 0) {
+    if (at.lane == 0 && cols > 0) {
       if (k.mean) static_cast<A*>(k.mean)[r] = mean;
       static_cast<A*>(k.rstd)[r] = rstd;
     }
-    for (std::int64_t i = at.lane; i < k.cols; i += at.lanes) {
-      A v = (static_cast<A>(x[i]) - mean) * rstd;
-      if (w) v *= static_cast<A>(w[i]);
-      if (b) v += static_cast<A>(b[i]);
-      y[i] = static_cast<T>(v);
-    }
+    each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) {
+      read(q, i);
+      Pack<T, V> factor{}, shift{}, out;
+      if (w) factor = get<T, V>(w + i);
+      if (b) shift = get<T, V>(b + i);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        A v = (static_cast<A>(row.x[q].v[j]) - mean) * rstd;
+        if (w) v *= static_cast<A>(factor.v[j]);
+        if (b) v += static_cast<A>(shift.v[j]);
+        out.v[j] = static_cast<T>(v);
+      }
+      put(y + i, out);
+    });
   }
 }
 
 // dx from the means of h = dy weight and of h xhat.
-template <class T>
-__global__ void __launch_bounds__(kRowThreads) backward_rows(const LayerNormBackward k, RowLayout layout) {
+template <class T, int V, bool kept>
+__global__ void __launch_bounds__(kRowThreads)
+    backward_rows(const __grid_constant__ LayerNormBackward k, const __grid_constant__ RowLayout layout) {
   using A = compute_t<T>;
   __shared__ A shared[kRowThreads];
   const RowThread at(layout);
   const T* w = static_cast<const T*>(k.weight);
   for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < k.rows;
        first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t r = first + at.row;
-    const bool mine = r < k.rows;
+    const std::int64_t r = first + at.row, cols = r < k.rows ? k.cols : 0;
     const T *x = static_cast<const T*>(k.x) + r * k.cols, *dy = static_cast<const T*>(k.dy) + r * k.cols;
-    const A m = mine && k.mean ? static_cast<const A*>(k.mean)[r] : A(0);
-    const A s = mine ? static_cast<const A*>(k.rstd)[r] : A(0);
-    auto h = [&](std::int64_t i) { return w ? static_cast<A>(dy[i]) * static_cast<A>(w[i]) : static_cast<A>(dy[i]); };
+    RowPacks<T, V, kept> xs, gs;
+    const auto read = [&](int q, std::int64_t i) {
+      xs.read(x, q, i);
+      gs.read(dy, q, i);
+    };
+    if constexpr (kept) each_pack<V, kept>(at, cols, read);
+    const A m = cols > 0 && k.mean ? static_cast<const A*>(k.mean)[r] : A(0);
+    const A s = cols > 0 ? static_cast<const A*>(k.rstd)[r] : A(0);
+    Pack<T, V> factor{};
+    const auto h = [&](int q, int j) {
+      return w ? static_cast<A>(gs.x[q].v[j]) * static_cast<A>(factor.v[j]) : static_cast<A>(gs.x[q].v[j]);
+    };
     A sum_h = 0, sum_hx = 0;
-    if (mine)
-      for (std::int64_t i = at.lane; i < k.cols; i += at.lanes) {
-        const A v = h(i);
+    each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) {
+      if constexpr (!kept) read(q, i);
+      if (w) factor = get<T, V>(w + i);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        const A v = h(q, j);
         sum_h += v;
-        sum_hx += v * (static_cast<A>(x[i]) - m) * s;
+        sum_hx += v * (static_cast<A>(xs.x[q].v[j]) - m) * s;
       }
+    });
     const A mean_h = k.mean ? at.all(sum_h, shared, Adder()) / static_cast<A>(k.cols) : A(0);
     const A mean_hx = at.all(sum_hx, shared, Adder()) / static_cast<A>(k.cols);
-    if (!mine) continue;
     T* dx = static_cast<T*>(k.dx) + r * k.cols;
     const T* dsum = k.dsum ? static_cast<const T*>(k.dsum) + r * k.cols : nullptr;
-    for (std::int64_t i = at.lane; i < k.cols; i += at.lanes) {
-      const A v = s * (h(i) - mean_h - (static_cast<A>(x[i]) - m) * s * mean_hx);
-      dx[i] = static_cast<T>(dsum ? v + static_cast<A>(dsum[i]) : v);
-    }
+    each_pack<V, kept>(at, cols, [&](int q, std::int64_t i) {
+      if constexpr (!kept) read(q, i);
+      Pack<T, V> more{}, out;
+      if (w) factor = get<T, V>(w + i);
+      if (dsum) more = get<T, V>(dsum + i);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        const A v = s * (h(q, j) - mean_h - (static_cast<A>(xs.x[q].v[j]) - m) * s * mean_hx);
+        out.v[j] = static_cast<T>(dsum ? v + static_cast<A>(more.v[j]) : v);
+      }
+      put(dx + i, out);
+    });
   }
 }
 
-constexpr int kColumns = 32, kRowLanes = kRowThreads / kColumns;
-
-// Sums over a chunk of rows of dy xhat and of dy: [chunks, 2, cols].
+// Sums over rows of dy and of dy xhat.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    weight_parts(const LayerNormBackward k, std::int64_t chunk, compute_t<T>* parts) {
-  using A = compute_t<T>;
-  __shared__ A sum_w[kRowLanes][kColumns], sum_b[kRowLanes][kColumns];
-  const int column = static_cast<int>(threadIdx.x) % kColumns, lane = static_cast<int>(threadIdx.x) / kColumns;
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kColumns + column;
-  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.y) * chunk;
-  const std::int64_t end = begin + chunk < k.rows ? begin + chunk : k.rows;
-  A pw = 0, pb = 0;
-  if (c < k.cols)
-    for (std::int64_t r = begin + lane; r < end; r += kRowLanes) {
-      const A g = static_cast<A>(static_cast<const T*>(k.dy)[r * k.cols + c]);
-      const A m = k.mean ? static_cast<const A*>(k.mean)[r] : A(0);
-      pw += g * (static_cast<A>(static_cast<const T*>(k.x)[r * k.cols + c]) - m) * static_cast<const A*>(k.rstd)[r];
-      pb += g;
-    }
-  sum_w[lane][column] = pw;
-  sum_b[lane][column] = pb;
-  __syncthreads();
-  for (int half = kRowLanes / 2; half > 0; half /= 2) {
-    if (lane < half) {
-      sum_w[lane][column] += sum_w[lane + half][column];
-      sum_b[lane][column] += sum_b[lane + half][column];
-    }
-    __syncthreads();
+struct WeightSlopes {
+  using Element = T;
+  using Sum = compute_t<T>;
+  static constexpr int kOperands = 2;
+  const T* in[2];
+  const Sum *mean, *rstd;
+  struct Row {
+    Sum mean, rstd;
+  };
+  __device__ __forceinline__ Sum centre(std::int64_t) const { return 0; }
+  __device__ __forceinline__ Row sample(std::int64_t r) const { return {mean ? mean[r] : Sum(0), rstd[r]}; }
+  __device__ __forceinline__ void add(Sum& a, Sum& b, Sum, Row row, const T (&v)[2]) const {
+    const Sum g = static_cast<Sum>(v[0]);
+    a += g;
+    b += g * (static_cast<Sum>(v[1]) - row.mean) * row.rstd;
   }
-  if (lane == 0 && c < k.cols) {
-    A* out = parts + static_cast<std::int64_t>(blockIdx.y) * 2 * k.cols + c;
-    out[0] = sum_w[0][column];
-    out[k.cols] = sum_b[0][column];
-  }
-}
+};
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    weight_sums(const LayerNormBackward k, int chunks, const compute_t<T>* parts) {
+struct FinishWeights {
   using A = compute_t<T>;
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
-  if (c >= k.cols) return;
-  A w = 0, b = 0;
-  for (int p = 0; p < chunks; ++p) {
-    w += parts[p * 2 * k.cols + c];
-    b += parts[p * 2 * k.cols + k.cols + c];
+  const A* sums;
+  std::int64_t parts;
+  T *dweight, *dbias;
+  __device__ __forceinline__ void operator()(std::int64_t c, bool writes) const {
+    const A* mine = sums + c * 2 * parts;
+    const A b = warp_total<A>(parts, [=](std::int64_t i) { return mine[i]; });
+    const A w = warp_total<A>(parts, [=, this](std::int64_t i) { return mine[parts + i]; });
+    if (writes && dweight) dweight[c] = static_cast<T>(w);
+    if (writes && dbias) dbias[c] = static_cast<T>(b);
   }
-  if (k.dweight) static_cast<T*>(k.dweight)[c] = static_cast<T>(w);
-  if (k.dbias) static_cast<T*>(k.dbias)[c] = static_cast<T>(b);
-}
+};
 
 template <class T>
 void layer_norm(const LayerNormForward& k) {
   if (k.rows == 0) return;
-  const RowLayout layout = RowLayout::along(k.cols);
-  launch(forward<T>, layout.grid(k.rows), kRowThreads, 0, k, layout);
+  for_rows_of<T>(k.cols, packs_begin(k.x, k.residual, k.sum, k.weight, k.bias, k.y),
+                 [&]<int V, bool kept>(RowLayout layout) {
+                   launch(forward<T, V, kept>, layout.grid(k.rows), kRowThreads, 0, k, layout);
+                 });
 }
 
 template <class T>
 void layer_norm_backward(const LayerNormBackward& k) {
-  if (k.dx && k.rows > 0) {
-    const RowLayout layout = RowLayout::along(k.cols);
-    launch(backward_rows<T>, layout.grid(k.rows), kRowThreads, 0, k, layout);
-  }
+  using A = compute_t<T>;
+  if (k.dx && k.rows > 0)
+    for_rows_of<T>(k.cols, packs_begin(k.dy, k.x, k.weight, k.dsum, k.dx), [&]<int V, bool kept>(RowLayout layout) {
+      launch(backward_rows<T, V, kept>, layout.grid(k.rows), kRowThreads, 0, k, layout);
+    });
   if ((!k.dweight && !k.dbias) || k.cols == 0) return;
-  const std::int64_t chunk = layer_norm_chunk_rows(k.rows), chunks = (k.rows + chunk - 1) / chunk;
-  const Scratch<compute_t<T>> parts(chunks * 2 * k.cols);
-  if (chunks > 0)
-    launch(weight_parts<T>, dim3(ceil_div(k.cols, kColumns), static_cast<unsigned>(chunks)), kRowThreads, 0, k, chunk,
-           parts.get());
-  launch(weight_sums<T>, ceil_div(k.cols, kRowThreads), kRowThreads, 0, k, static_cast<int>(chunks), parts.get());
+  const WeightSlopes<T> slopes{{static_cast<const T*>(k.dy), static_cast<const T*>(k.x)},
+                               static_cast<const A*>(k.mean),
+                               static_cast<const A*>(k.rstd)};
+  const SumParts<WeightSlopes<T>> parts(slopes, k.rows, k.cols);
+  for_each_warp(k.cols,
+                FinishWeights<T>{parts.sums.get(), parts.count, static_cast<T*>(k.dweight), static_cast<T*>(k.dbias)});
 }
 
 }  // namespace

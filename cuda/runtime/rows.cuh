@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "cuda/runtime/launch.h"
+#include "cuda/runtime/pack.cuh"
 
 namespace pydlx::cuda {
 
@@ -91,6 +92,45 @@ struct RowThread {
     return v;
   }
 };
+
+// Packs of a row that a thread keeps in registers, and the longest row that is kept by a block.
+inline constexpr int kKeptPacks = 4;
+inline bool is_kept(std::int64_t packs) { return packs <= std::int64_t{kKeptPacks} * kRowThreads; }
+
+// f(k, i) for every pack of V elements of a row of n that is this thread's, i being its first element and k the
+// register that it is kept in: always 0 where rows are too long for that.
+template <int V, bool kept, class F>
+__device__ __forceinline__ void each_pack(const RowThread& at, std::int64_t n, const F& f) {
+  if constexpr (kept) {
+#pragma unroll
+    for (int k = 0; k < kKeptPacks; ++k) {
+      const int i = (at.lane + k * at.lanes) * V;
+      if (i < n) f(k, i);
+    }
+  } else {
+    for (std::int64_t i = std::int64_t{at.lane} * V; i < n; i += std::int64_t{at.lanes} * V) f(0, i);
+  }
+}
+
+// The packs of a row that are kept, or the one that was read last.
+template <class T, int V, bool kept>
+struct RowPacks {
+  Pack<T, V> x[kept ? kKeptPacks : 1];
+  __device__ __forceinline__ void read(const T* row, int k, std::int64_t i) { x[k] = get<T, V>(row + i); }
+};
+
+// f.operator()<V, kept>(layout) as suits rows of n elements, which begin where packs can if `packs` and n allow it.
+template <class T, class F>
+void for_rows_of(std::int64_t n, bool packs, const F& f) {
+  constexpr int V = kPackOf<T>;
+  const bool wide = packs && n % V == 0;
+  const std::int64_t count = wide ? n / V : n;
+  const RowLayout layout = RowLayout::along(count);
+  if (wide && is_kept(count)) return f.template operator()<V, true>(layout);
+  if (wide) return f.template operator()<V, false>(layout);
+  if (is_kept(count)) return f.template operator()<1, true>(layout);
+  f.template operator()<1, false>(layout);
+}
 
 struct Adder {
   template <class A>

@@ -1,0 +1,108 @@
+"""Layer norm, softmax and cross-entropy on the GPU for rows that are kept in registers and rows that are not, with and without packs, against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pydlx
+from pydlx.nn import functional as F
+
+pytestmark = pytest.mark.skipif(not pydlx.cuda.is_available(), reason=pydlx._C._cuda.why_unavailable() or "no GPU")
+
+DTYPES = {"float64": 1e-12, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
+SIZES = [1, 3, 8, 96, 770, 1000, 1023, 1030, 4096, 4100, 8200, 9001]
+
+
+def rows(n, dtype, seed=0, skew=0):
+    """Three rows on the device, `skew` elements behind where an allocation begins."""
+    x = np.random.default_rng(seed).standard_normal(3 * n + skew) * 3
+    return pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda()[skew:].reshape(3, n)
+
+
+def compare(fn, inputs, bound):
+    """fn's value and the gradients of all inputs, relative to the largest of each."""
+    gpu = [t.detach().requires_grad_() for t in inputs]
+    cpu = [t.detach().cpu().double().requires_grad_() for t in inputs]
+    y, want = fn(*gpu), fn(*cpu)
+    g = pydlx.tensor(np.random.default_rng(9).standard_normal(want.shape)).to(y.dtype).cuda()
+    y.backward(g)
+    want.backward(g.cpu().double())
+    pairs = [(y.detach(), want.detach())] + [(a.grad, b.grad) for a, b in zip(gpu, cpu, strict=True)]
+    for got, ref in pairs:
+        a, b = got.cpu().double().numpy(), ref.numpy()
+        assert (np.abs(a - b) <= bound * (np.abs(b).max() + 1e-3)).all(), np.abs(a - b).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", SIZES)
+def test_layer_norm(n, dtype):
+    if n > 1:
+        w, b = rows(n, dtype, 1)[0], rows(n, dtype, 2)[0]
+        compare(lambda x, w, b: F.layer_norm(x, (n,), w, b), [rows(n, dtype), w, b], 4 * DTYPES[dtype])
+        compare(lambda x, w: F.rms_norm(x, (n,), w, 1e-5), [rows(n, dtype), w], 4 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", SIZES)
+def test_softmax(n, dtype):
+    for fn in (F.softmax, F.log_softmax):
+        compare(lambda x, f=fn: f(x, -1), [rows(n, dtype)], 2 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_that_begin_between_packs(dtype):
+    for n in (16, 1000, 4104):
+        compare(lambda x: F.softmax(x, -1), [rows(n, dtype, skew=3)], 2 * DTYPES[dtype])
+        compare(lambda x, n=n: F.layer_norm(x, (n,)), [rows(n, dtype, skew=3)], 4 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("rows_", [1, 7, 700])
+def test_weights_of_many_rows(rows_):
+    x = pydlx.randn(rows_, 48, device="cuda")
+    compare(lambda x, w, b: F.layer_norm(x, (48,), w, b), [x, pydlx.randn(48).cuda(), pydlx.randn(48).cuda()], 1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, 96, 1000, 1023, 4100, 9001])
+def test_cross_entropy(n, dtype):
+    target = pydlx.tensor([0, n - 1, n // 2])
+    weight = pydlx.rand(n, dtype=pydlx.float64) + 0.5
+    for options in ({}, {"label_smoothing": 0.1}, {"weight": weight}, {"label_smoothing": 0.1, "weight": weight}):
+
+        def loss(x, options=options):
+            o = dict(options)
+            if "weight" in o:
+                o["weight"] = o["weight"].to(pydlx.float64 if x.dtype == pydlx.float64 else pydlx.float32).to(x.device)
+            return F.cross_entropy(x, target.to(x.device), reduction="none", **o)
+
+        compare(loss, [rows(n, dtype)], 2 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [24, 1023, 1030, 9000])
+def test_rows_with_infinities(n, dtype):
+    x = rows(n, dtype).cpu().double().numpy()
+    x[0, : n // 2] = -np.inf  # masked
+    x[1, -1] = np.inf
+    x[2] = -np.inf
+    gpu = pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda()
+    y, z = (f(gpu, -1).cpu().double().numpy() for f in (F.softmax, F.log_softmax))
+    lse = F.cross_entropy(gpu, pydlx.tensor([n - 1, 0, 0]).cuda(), reduction="none").cpu().double().numpy()
+    assert (y[0, : n // 2] == 0).all() and (z[0, : n // 2] == -np.inf).all() and np.isfinite(lse[0])
+    np.testing.assert_allclose(y[0].sum(), 1, atol=20 * DTYPES[dtype])
+    assert np.isnan(y[1:]).all() and np.isnan(z[1:]).all() and np.isnan(lse[1:]).all()
+    x[:] = 1
+    x[1, n // 3] = np.nan
+    y = F.softmax(pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda(), -1).cpu().double().numpy()
+    assert np.isnan(y[1]).all() and np.isfinite(y[::2]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_huge_logits(dtype):
+    for n in (40, 9000):
+        x = np.full((2, n), -1e30)
+        x[:, 1] = 3e30
+        gpu = pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda()
+        assert F.softmax(gpu, -1).cpu().float().numpy()[:, :3].tolist() == [[0, 1, 0]] * 2
+        assert F.cross_entropy(gpu, pydlx.tensor([1, 1]).cuda()).item() == 0
