@@ -39,7 +39,29 @@ __device__ A weight_total(const CrossEntropy& k, A* shared) {
   return whole.all(s, shared, Adder());
 }
 
-template <class T>
+// f(c, V logits from class c on) for this thread's classes of a row: packs of a dense one, or single logits any
+// distance apart. Several are on their way before the first is used.
+template <class T, int V, class F>
+__device__ __forceinline__ void each_logit(const RowThread& at, const CrossEntropy& k, const T* x, const F& f) {
+  constexpr int kAhead = 4;
+  const std::int64_t step = std::int64_t{at.lanes} * V, distance = V > 1 ? 1 : k.inner;
+  for (std::int64_t c = std::int64_t{at.lane} * V; c < k.classes; c += kAhead * step) {
+    Pack<T, V> p[kAhead];
+#pragma unroll
+    for (int q = 0; q < kAhead; ++q)
+      if (c + q * step < k.classes) p[q] = get<T, V>(x + (c + q * step) * distance);
+#pragma unroll
+    for (int q = 0; q < kAhead; ++q) {
+      if (c + q * step >= k.classes) break;
+      compute_t<T> v[V];
+#pragma unroll
+      for (int j = 0; j < V; ++j) v[j] = static_cast<compute_t<T>>(p[q].v[j]);
+      f(c + q * step, v);
+    }
+  }
+}
+
+template <class T, int V>
 __global__ void __launch_bounds__(kRowThreads)
     cross_entropy_kernel(const __grid_constant__ CrossEntropy k, RowLayout layout, FaultReport* faults) {
   using A = compute_t<T>;
@@ -56,14 +78,15 @@ __global__ void __launch_bounds__(kRowThreads)
     const bool mine = row < rows;
     const T* x = static_cast<const T*>(k.x) + row / k.inner * k.classes * k.inner + row % k.inner;
     Online<A> s = nothing_yet<A>();
-    if (mine)
-      for (std::int64_t c = at.lane; c < k.classes; c += at.lanes) include(s, static_cast<A>(x[c * k.inner]));
+    if (mine) each_logit<T, V>(at, k, x, [&](std::int64_t, const A(&v)[V]) { include<T>(s, v); });
     s = settled(at.all(s, shared, MergeOnline()));
     A soft = 0;
     if (smooth) {
       if (mine)
-        for (std::int64_t c = at.lane; c < k.classes; c += at.lanes)
-          soft += (static_cast<A>(x[c * k.inner]) - s.max) * (w ? w[c] : A(1));
+        each_logit<T, V>(at, k, x, [&](std::int64_t c, const A(&v)[V]) {
+#pragma unroll
+          for (int j = 0; j < V; ++j) soft += (v[j] - s.max) * (w ? w[c + j] : A(1));
+        });
       soft = at.all(soft, shared_sums, Adder());
     }
     if (!mine || at.lane != 0) continue;
@@ -85,7 +108,7 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 // dx = g ((1 - s) w_t (p - onehot) + s / C (W p - w)), with W the sum of the weights.
-template <class T>
+template <class T, int V>
 __global__ void __launch_bounds__(kRowThreads)
     cross_entropy_backward_kernel(const __grid_constant__ CrossEntropy k, RowLayout layout) {
   using A = compute_t<T>;
@@ -106,11 +129,16 @@ __global__ void __launch_bounds__(kRowThreads)
     const A soft = t.ignored ? A(0) : g * static_cast<A>(k.smoothing / static_cast<double>(k.classes));
     const A slope = hard + soft * total_weight;
     const bool none = slope == 0 && soft == 0;  // ignored, or no gradient: zero even where x is not finite
-    for (std::int64_t c = at.lane; c < k.classes; c += at.lanes) {
-      A d = slope * math::exp(static_cast<A>(x[c * k.inner]) - lse) - (c == t.index ? hard : A(0));
-      if (smooth) d -= soft * (w ? w[c] : A(1));
-      dx[c * k.inner] = static_cast<T>(none ? A(0) : d);
-    }
+    each_logit<T, V>(at, k, x, [&](std::int64_t c, const A(&v)[V]) {
+      Pack<T, V> out;
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        A d = slope * power_of_e<T>(v[j] - lse) - (c + j == t.index ? hard : A(0));
+        if (smooth) d -= soft * (w ? w[c + j] : A(1));
+        out.v[j] = static_cast<T>(none ? A(0) : d);
+      }
+      put(dx + (V > 1 ? c : c * k.inner), out);
+    });
   }
 }
 
@@ -146,24 +174,31 @@ __global__ void __launch_bounds__(kRowThreads) nll_backward_kernel(const __grid_
   }
 }
 
-RowLayout layout_of(std::int64_t classes, std::int64_t inner, std::int64_t rows) {
-  return inner == 1 ? RowLayout::along(classes) : RowLayout::side_by_side(classes, rows);
+// f.operator()<V>(layout) with packs where rows are dense and begin where packs can.
+template <class T, class F>
+void for_logits(const CrossEntropy& k, const F& f) {
+  constexpr int V = kPackOf<T>;
+  if (k.inner > 1) return f.template operator()<1>(RowLayout::side_by_side(k.classes, k.outer * k.inner));
+  if (packs_begin(k.x, k.dx) && k.classes % V == 0) return f.template operator()<V>(RowLayout::along(k.classes / V));
+  f.template operator()<1>(RowLayout::along(k.classes));
 }
 
 template <class T>
 std::int64_t cross_entropy(const CrossEntropy& k) {
   const std::int64_t rows = k.outer * k.inner;
   if (rows == 0) return -1;
-  const RowLayout layout = layout_of(k.classes, k.inner, rows);
-  launch(cross_entropy_kernel<T>, layout.grid(rows), kRowThreads, 0, k, layout, fault_report());
+  for_logits<T>(k, [&]<int V>(RowLayout layout) {
+    launch(cross_entropy_kernel<T, V>, layout.grid(rows), kRowThreads, 0, k, layout, fault_report());
+  });
   return -1;
 }
 template <class T>
 void cross_entropy_backward(const CrossEntropy& k) {
   const std::int64_t rows = k.outer * k.inner;
   if (rows == 0) return;
-  const RowLayout layout = layout_of(k.classes, k.inner, rows);
-  launch(cross_entropy_backward_kernel<T>, layout.grid(rows), kRowThreads, 0, k, layout);
+  for_logits<T>(k, [&]<int V>(RowLayout layout) {
+    launch(cross_entropy_backward_kernel<T, V>, layout.grid(rows), kRowThreads, 0, k, layout);
+  });
 }
 template <class T>
 std::int64_t nll_loss(const NllLoss& k) {
