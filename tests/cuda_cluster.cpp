@@ -1,7 +1,8 @@
-// Tests of the emulator's model of stores by the copy engine. test_cuda_hopper.py compiles this and runs one part per
-// process: `cuda_cluster PART`. A part returns 0 when all is well; parts named after a mistake make it, and the
-// emulator has to end the process.
+// Tests of the emulator's model of stores by the copy engine, and of blocks in clusters. test_cuda_hopper.py compiles
+// this and runs one part per process: `cuda_cluster PART`. A part returns 0 when all is well; parts named after a
+// mistake make it, and the emulator has to end the process.
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,10 @@ using namespace pydlx;
 using namespace pydlx::cuda;
 
 namespace {
+
+void run_clusters(unsigned grid, unsigned cluster, unsigned threads, const std::function<void()>& kernel) {
+  require_that(emulator::launch_clusters(grid, threads, cluster, 64 << 10, nullptr, kernel) == cudaSuccess, "a launch");
+}
 
 // ---- stores ---------------------------------------------------------------------------------------------------------
 
@@ -81,10 +86,94 @@ void stray_barrier() {
   });
 }
 
+// ---- clusters -------------------------------------------------------------------------------------------------------
+
+// Two blocks fill two stages with panels of 64 x 64, half of each for both, and a warp of each reads all of it.
+struct Slip {
+  bool begins = false, ends = false, own_stage = false, half_bytes = false;
+};
+
+// How many elements were wrong.
+int wrong_elements(const Slip& slip) {
+  constexpr int kRounds = 7, kPanel = kPanelSide * kPanelSide, kHalf = kPanelBytes / 2;
+  const auto values = counting(kRounds * kPanel);
+  CUtensorMap map;
+  require_that(encode_map<Half>(map, {device_memory(values), {64, 64, kRounds}, {1, 64, kPanel}, {64, 32, 1}}),
+               "a map");
+  int wrong = 0;
+  run_clusters(4, 2, 2 * kWarp, [&] {
+    auto* const shared = static_cast<unsigned char*>(emulator::shared_memory());
+    auto *const full = reinterpret_cast<Barrier*>(shared + 2 * kPanelBytes), *const empty = full + 2;
+    const unsigned rank = blockIdx.x % 2;
+    const int half = static_cast<int>(rank) * kHalf;
+    if (threadIdx.x == 0) {
+      for (int s = 0; s < 2; ++s) init_barrier(full + s, 1), init_barrier(empty + s, slip.own_stage ? 1 : 2);
+      publish_barriers();
+    }
+    slip.begins ? __syncthreads() : meet_cluster();
+    Turn<2> turn;
+    for (int round = 0; round < kRounds && threadIdx.x == 0; ++round, turn.next()) {
+      wait(empty + turn.stage(), turn.parity() ^ 1);
+      arrive_expecting(full + turn.stage(), slip.half_bytes ? kHalf : kPanelBytes);
+      load_box_for(0b11, shared + turn.stage() * kPanelBytes + half, map, 0, 32 * static_cast<int>(rank), round,
+                   full + turn.stage());
+    }
+    for (int round = 0; round < kRounds && threadIdx.x >= kWarp; ++round, turn.next()) {
+      wait(full + turn.stage(), turn.parity());
+      if (rank == 0)
+        for (int i = 0; i < 8; ++i) __syncwarp();  // takes longer than the other block
+      const auto* const panel = reinterpret_cast<const std::uint16_t*>(shared + turn.stage() * kPanelBytes);
+      for (int i = static_cast<int>(threadIdx.x) % kWarp; i < kPanel; i += kWarp)
+        wrong += panel[i / 64 * 64 + (i % 64 / 8 ^ i / 64 % 8) * 8 + i % 8] !=
+                 values[static_cast<std::size_t>(round * kPanel + i)];
+      __syncwarp();
+      if (threadIdx.x == kWarp) arrive(empty + turn.stage());
+      if (threadIdx.x == kWarp + 1 && !slip.own_stage) arrive_there(address_in_block(empty + turn.stage(), rank ^ 1));
+    }
+    if (!slip.ends) meet_cluster();
+  });
+  return wrong;
+}
+
+void clusters() {
+  require_that(wrong_elements({}) == 0, "panels for both blocks");
+  require_that(emulator::launch_clusters(3, 32, 2, 0, nullptr, [] {}) == cudaErrorInvalidClusterSize, "half a cluster");
+  require_that(emulator::launch_clusters(16, 32, 16, 0, nullptr, [] {}) == cudaErrorInvalidClusterSize, "too large");
+  std::array<unsigned, 6> seen = {};
+  run_clusters(6, 3, 32, [&] { seen[blockIdx.x] += threadIdx.x + 1 + emulator::block_rank(); });
+  for (unsigned b = 0; b < 6; ++b) require_that(seen[b] == 32 * 33 / 2 + 32 * (b % 3), "every block once, in order");
+}
+
+void foreign_wait() {
+  run_clusters(2, 2, 32, [] {
+    auto* const barrier = static_cast<Barrier*>(emulator::shared_memory());
+    if (threadIdx.x == 0) init_barrier(barrier, 1);
+    meet_cluster();
+    emulator::mbarrier_wait(address_in_block(barrier, blockIdx.x ^ 1), 1);
+  });
+}
+void no_such_block() {
+  run_clusters(2, 2, 32, [] { address_in_block(emulator::shared_memory(), 2); });
+}
+void missed_by_a_thread() {
+  run_clusters(2, 2, 32, [] {
+    if (blockIdx.x + threadIdx.x > 0) meet_cluster();
+  });
+}
+
 }  // namespace
 
 int main(int, char** argv) {
   const std::string part = argv[1];
+  if (part == "clusters") return clusters(), 0;
+  if (part == "foreign_wait") return foreign_wait(), 0;
+  if (part == "no_such_block") return no_such_block(), 0;
+  if (part == "missed_by_a_thread") return missed_by_a_thread(), 0;
+  const auto slip = [](const Slip& s) { return wrong_elements(s) == 0 ? 0 : 1; };
+  if (part == "begins_alone") return slip({.begins = true});
+  if (part == "ends_alone") return slip({.ends = true});
+  if (part == "half_bytes") return slip({.half_bytes = true});
+  if (part == "own_stage") return slip({.own_stage = true});
   Mistake m;
   if (part == "stores") return stores(), 0;
   if (part == "stray_barrier") return stray_barrier(), 0;

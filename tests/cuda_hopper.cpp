@@ -69,6 +69,21 @@ void plan_covers(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t ba
   require_that(end >= k && end < k + HopperPlan::kDepth, "parts end with k");
 }
 
+// In clusters of two, neighbouring pieces are two tiles one below the other; nothing else changes but tiles of zeros.
+void pairs_cover(const HopperPlan& alone, int processors, int in_clusters) {
+  const HopperPlan p = alone.in_pairs(processors, in_clusters);
+  if (p.cluster == 1) return require_that(p.work() == alone.work(), "the same");
+  require_that(p.tiles_m == (alone.tiles_m + 1) / 2 * 2 && p.work() % 2 == 0, "pairs");
+  std::set<std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t>> seen;
+  for (std::uint32_t i = 0; i < p.work(); i += 2) {
+    const HopperPlan::Piece at = p.piece(i), below = p.piece(i + 1);
+    require_that(below.row == at.row + 1 && at.row % 2 == 0 && below.row < p.tiles_m, "one below the other");
+    require_that(below.column == at.column && below.part == at.part && below.batch == at.batch, "of the same columns");
+    require_that(below.k == at.k && below.panels == at.panels, "the same panels");
+    require_that(seen.insert({at.row, at.column, at.part, at.batch}).second, "no pair twice");
+  }
+}
+
 // Every tile of every head once, the heads of one group of keys together, the last tiles first where that is asked for.
 void attention_order(std::int64_t tiles, std::int64_t heads, std::int64_t kv_heads, std::int64_t batch,
                      bool descending) {
@@ -130,7 +145,10 @@ void plans() {
   for (const std::int64_t m : {64, 127, 128, 129, 2000, 2177, 4096})
     for (const std::int64_t n : {64, 128, 129, 256, 257, 1100, 4096})
       for (const std::int64_t k : {64, 65, 511, 1024, 5000})
-        for (const std::int64_t batch : {1, 3}) plan_covers(m, n, k, batch, m % 2 ? 4 : 132);
+        for (const std::int64_t batch : {1, 3}) {
+          plan_covers(m, n, k, batch, m % 2 ? 4 : 132);
+          pairs_cover(hopper_plan(m, n, k, batch, m % 2 ? 4 : 132), m % 2 ? 4 : 132, n % 2 ? 4 : 132);
+        }
   // Widths and parts of some shapes on 132 processors.
   const auto plan = [](std::int64_t m, std::int64_t n, std::int64_t k) { return hopper_plan(m, n, k, 1, 132); };
   require_that(plan(8192, 8192, 8192).columns == 256 && plan(8192, 8192, 8192).parts == 1, "large");
@@ -141,6 +159,14 @@ void plans() {
                      hopper_plan(256, 384, 4096, 2, processors).parts == hopper_plan(256, 384, 4096, 2, 132).parts,
                  "sums are split by the geometry alone");
   require_that(hopper_plan(std::int64_t{1} << 29, std::int64_t{1} << 29, 64, 1, 132).columns == 0, "too many tiles");
+  const auto pairs = [&](std::int64_t m, std::int64_t n, std::int64_t k, int in_clusters) {
+    return plan(m, n, k).in_pairs(132, in_clusters).cluster == 2;
+  };
+  require_that(pairs(8192, 8192, 8192, 132) && pairs(4096, 4096, 64, 132), "large products in pairs");
+  require_that(pairs(300, 4096, 512, 132), "three tiles, where a fourth one costs nothing");
+  require_that(!pairs(128, 8192, 8192, 132), "a single row of tiles has no pairs");
+  require_that(!pairs(384, 256 * 132, 4096, 132), "no fourth row of tiles where it costs a wave");
+  require_that(!pairs(8192, 8192, 8192, 64) && !pairs(8192, 8192, 8192, 0), "nor clusters that leave processors idle");
   // The first wave of a large product is a patch, not a stripe: few different rows and columns of tiles.
   const HopperPlan large = plan(16384, 16384, 1024);
   std::set<std::uint32_t> rows, columns;

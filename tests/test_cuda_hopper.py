@@ -3,9 +3,11 @@ it refuses, and (compiled apart, cuda_hopper.cpp) the arithmetic it rests on and
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
-from cuda_program import check_wgmma_choice, compiled, run_part
+from cuda_program import check_wgmma_choice, compiled, python, run_part
 
 import pydlx
 
@@ -175,6 +177,33 @@ def test_choice():
     assert "mma.sync" in off[0]
 
 
+PAIRS = """
+import hashlib, numpy as np, pydlx
+rng = np.random.default_rng(0)
+def make(*shape): return pydlx.from_numpy(rng.standard_normal(shape).astype(np.float32)).bfloat16().cuda()
+def show(c): print(hashlib.sha256(c.float().cpu().numpy().tobytes()).hexdigest())
+for m, n, k in [(129, 128, 64), (300, 264, 200), (1030, 2310, 72), (640, 130, 1096), (256, 128, 4096)]:
+    a, b, bias = make(m, k), make(k, (n + 7) // 8 * 8)[:, :n], make(n)
+    for c in (a @ b, pydlx.addmm(bias, a, b), a.t().contiguous().t() @ b.t().contiguous().t()): show(c)
+show(make(3, 200, 64) @ make(3, 64, 128))
+"""
+
+
+@needs_hopper
+@pytest.mark.skipif(os.environ.get("PYDLX_CUDA_CLUSTER") == "0", reason="clusters are turned off")
+def test_blocks_in_pairs():
+    """Blocks that share the columns of B: the same results without, bit by bit, and where no cluster can run."""
+    together, apart, refused = (
+        python(PAIRS, PYDLX_VERBOSE="1", **less)
+        for less in ({}, {"PYDLX_CUDA_CLUSTER": "0"}, {"PYDLX_EMULATED_CLUSTERS": "0"})
+    )
+    assert together.returncode == 0, together.stderr
+    assert len(together.stdout.split()) == 16
+    assert together.stdout == apart.stdout == refused.stdout
+    assert "; blocks in pairs" in together.stderr
+    assert "; blocks in pairs" not in apart.stderr
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     return compiled(tmp_path_factory.mktemp("hopper") / "cuda_hopper", "tests/cuda_hopper.cpp")
@@ -213,7 +242,7 @@ def blocks(tmp_path_factory):
     return compiled(tmp_path_factory.mktemp("hopper") / "cuda_cluster", "tests/cuda_cluster.cpp")
 
 
-@pytest.mark.parametrize("part", ["stores"])
+@pytest.mark.parametrize("part", ["stores", "clusters"])
 def test_parts_of_blocks(blocks, part):
     done = run_part(blocks, part)
     assert done.returncode == 0, done.stderr
@@ -227,6 +256,12 @@ def test_parts_of_blocks(blocks, part):
         ("reused_panel", "has changed before a bulk store had read it"),
         ("unwaited_store", "bulk stores that it never waited for"),
         ("stray_barrier", "a named barrier that some threads miss"),
+        ("begins_alone", "not initialised"),
+        ("ends_alone", "the shared memory of a block that has ended"),
+        ("half_bytes", "still misses 1 of 2 arrivals"),
+        ("foreign_wait", "a wait on an mbarrier of another block"),
+        ("no_such_block", "in a block that the cluster does not have"),
+        ("missed_by_a_thread", "a barrier of the cluster that some threads miss"),
     ],
 )
 def test_mistakes_of_blocks_end_the_process(blocks, mistake, message):

@@ -73,7 +73,11 @@ if [[ $steps == *test* ]]; then
   first=()
   for family in hopper attention conv_hopper; do first+=("tests/test_cuda_$family.py"); done
   tests test-hopper "$((limit / 3))" --alone "${first[@]}"
-  [[ $? != 1 ]] || { say "from here on PYDLX_CUDA_WGMMA=0" && export PYDLX_CUDA_WGMMA=0; }
+  if [[ $? == 1 ]]; then
+    say "from here on PYDLX_CUDA_CLUSTER=0" && export PYDLX_CUDA_CLUSTER=0
+    tests test-hopper-alone "$((limit / 3))" --alone "${first[@]}"
+    [[ $? != 1 ]] || { say "from here on PYDLX_CUDA_WGMMA=0" && export PYDLX_CUDA_WGMMA=0; }
+  fi
   tests test-rnn "$((limit / 6))" --alone tests/test_cuda_rnn.py
   [[ $? != 1 ]] || { say "from here on PYDLX_CUDA_PERSISTENT=0" && export PYDLX_CUDA_PERSISTENT=0; }
   others=(tests/test_cuda_ops.py/6 tests/test_amp.py)

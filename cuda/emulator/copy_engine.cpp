@@ -34,7 +34,7 @@ class Box {
     shared_pointer(panel, bytes());
   }
   std::uint32_t bytes() const { return count_ * 2; }
-  // f(place in shared memory, place in the tensor or null outside) for every element.
+  // f(address in shared memory, place in the tensor or null outside) for every element.
   template <class F>
   void each(const F& f) const {
     for (std::uint32_t element = 0; element < count_; ++element) {
@@ -47,7 +47,7 @@ class Box {
         inside = inside && i >= 0 && (map_.sizes[axis] == 0 || i < std::int64_t{map_.sizes[axis]});
         offset += i * static_cast<std::int64_t>(map_.strides[axis]);
       }
-      f(shared_pointer(swizzled(panel_ + element * 2, map_.swizzle), 2), inside ? map_.data + offset : nullptr);
+      f(swizzled(panel_ + element * 2, map_.swizzle), inside ? map_.data + offset : nullptr);
     }
   }
 
@@ -106,23 +106,32 @@ void hide(Copies& mine, const void* at) {
 
 bool shown(const void* shared) { return g_unshown[shared_chunk(shared)] == 0; }
 
-void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier) {
-  const Box box(map, at, to);
-  mbarrier_complete(barrier, 0);
-  later([=] {
-    box.each([](void* shared, const char* global) {
-      if (global)
-        std::memcpy(shared, global, 2);
-      else
-        std::memset(shared, 0, 2);
+void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier,
+                 unsigned blocks) {
+  if (in_cluster(to) || in_cluster(barrier)) die("a bulk copy to one other block");
+  if (blocks == 0) blocks = 1u << block_rank();
+  for (unsigned rank = 0; blocks >> rank != 0; ++rank) {
+    if (!(blocks >> rank & 1)) continue;
+    const Box box(map, at, cluster_address(to, rank));
+    const std::uint32_t counts = cluster_address(barrier, rank);
+    mbarrier_complete(counts, 0);
+    later(rank, [=] {
+      box.each([](std::uint32_t address, const char* global) {
+        void* const shared = shared_pointer(address, 2);
+        if (global)
+          std::memcpy(shared, global, 2);
+        else
+          std::memset(shared, 0, 2);
+      });
+      mbarrier_complete(counts, box.bytes());
     });
-    mbarrier_complete(barrier, box.bytes());
-  });
+  }
 }
 
 void tensor_store(std::uint32_t from, const CUtensorMap& map, std::initializer_list<int> at) {
   Store store = {Box(map, at, from), {}};
-  store.box.each([&](const void* shared, const char*) {
+  store.box.each([&](std::uint32_t address, const char*) {
+    const void* const shared = shared_pointer(address, 2);
     if (!shown(shared)) die("a bulk store of what threads have written and no proxy fence has shown");
     std::uint16_t value;
     std::memcpy(&value, shared, 2);
@@ -136,12 +145,13 @@ void stores_commit() { g_copies[current].stores.close(); }
 void stores_wait_read(int pending) {
   g_copies[current].stores.take(pending, [](const Store& store) {
     const std::uint16_t* value = store.values.data();
-    store.box.each([&](const void* shared, const char*) {
-      if (std::memcmp(shared, value++, 2) != 0) die("shared memory has changed before a bulk store had read it");
+    store.box.each([&](std::uint32_t address, const char*) {
+      if (std::memcmp(shared_pointer(address, 2), value++, 2) != 0)
+        die("shared memory has changed before a bulk store had read it");
     });
     later_outside([store] {
       const std::uint16_t* written = store.values.data();
-      store.box.each([&](const void*, char* global) {
+      store.box.each([&](std::uint32_t, char* global) {
         if (global) std::memcpy(global, written, 2);
         ++written;
       });

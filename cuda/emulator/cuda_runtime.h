@@ -1,8 +1,8 @@
 // The part of the CUDA runtime that the backend uses, on the host: PYDLX_CUDA=EMULATE compiles the very sources of the
 // backend as C++ against this header, so that every kernel's results are tested on machines without a GPU. Threads of a
-// block are fibers that switch at barriers and warp collectives; blocks run one after another, those of a cooperative
-// launch in turns. Device memory cannot be touched outside kernels and copies, so that code which mistakes it for host
-// memory dies in the tests.
+// block are fibers that switch at barriers and warp collectives; blocks run one after another, those of a cluster or of
+// a cooperative launch in turns. Device memory cannot be touched outside kernels and copies, so that code which
+// mistakes it for host memory dies in the tests.
 //
 // It checks: barriers that some threads miss, warp collectives without their lanes, missing barriers (threads run in
 // alternating order), work launched with impossible sizes. It says nothing about speed, memory ordering or numerics of
@@ -22,7 +22,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static  // one block runs at a time; not for kernels that are launched together
+#define __shared__ static  // one block runs at a time; not in clusters or cooperative launches
 #define __align__(n) alignas(n)
 
 struct uint3 {
@@ -54,6 +54,7 @@ enum cudaError_t {
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
   cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorInvalidClusterSize = 912,
   cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
@@ -141,6 +142,26 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T*, int t
   return emulated_occupancy(blocks, threads, shared_bytes);
 }
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    dim3 clusterDim;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 grid, block;  // gridDim, blockDim: macros here
+  std::size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;  // one, of clusters
+  unsigned numAttrs;
+};
+cudaError_t emulated_clusters(int* clusters, const cudaLaunchConfig_t&);
+template <class T>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, T*, const cudaLaunchConfig_t* config) {
+  return emulated_clusters(clusters, *config);
+}
+
 // ---- inside kernels -------------------------------------------------------------------------------------------------
 
 namespace emulator {
@@ -160,6 +181,9 @@ cudaError_t permitted(const void* kernel, std::size_t shared_bytes);
 // The same for a cooperative launch: all blocks are alive, and take turns.
 cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                             std::function<void()> kernel);
+// The same in clusters of neighbouring blocks, whose shared memory is one.
+cudaError_t launch_clusters(dim3 grid, dim3 block, dim3 cluster, std::size_t shared_bytes, cudaStream_t stream,
+                            std::function<void()> kernel);
 void* shared_memory();
 void barrier();
 // Waits for the lanes of `mask`; then every lane's bytes can be read with `slot`. At most 16 bytes.
@@ -177,6 +201,13 @@ T shuffle(unsigned mask, T value, unsigned from, bool inside) {
 }
 
 }  // namespace emulator
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...), A&&... args) {
+  if (const cudaError_t e = emulator::permitted(reinterpret_cast<const void*>(kernel), c->dynamicSmemBytes)) return e;
+  return emulator::launch_clusters(c->grid, c->block, c->attrs->val.clusterDim, c->dynamicSmemBytes, c->stream,
+                                   [=] { kernel(static_cast<P>(args)...); });
+}
 
 #define threadIdx (::emulator::current->thread)
 #define blockIdx (::emulator::current->block)

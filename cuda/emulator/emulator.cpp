@@ -125,7 +125,17 @@ cudaError_t permitted(const void* kernel, std::size_t shared_bytes) {
 cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
   if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
-  return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, kernel); });
+  return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, 1, shared_bytes, kernel); });
+}
+
+cudaError_t launch_clusters(dim3 grid, dim3 block, dim3 cluster, std::size_t shared_bytes, cudaStream_t stream,
+                            std::function<void()> kernel) {
+  if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
+  if (cluster.x < 1 || cluster.x > kMostCluster || cluster.y != 1 || cluster.z != 1 || grid.x % cluster.x != 0)
+    return error(cudaErrorInvalidClusterSize);
+  return run_or_record(stream,
+                       [=, kernel = std::move(kernel)] { run_grid(grid, block, cluster.x, shared_bytes, kernel); });
 }
 
 cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
@@ -190,6 +200,15 @@ cudaError_t emulated_occupancy(int* blocks, int threads, std::size_t shared_byte
   const std::size_t shared = shared_limit() + kReserved;  // of a multiprocessor
   *blocks =
       static_cast<int>(std::min(kThreads / static_cast<std::size_t>(threads), shared / (shared_bytes + kReserved)));
+  return cudaSuccess;
+}
+// PYDLX_EMULATED_CLUSTERS=0: none fits, for tests of what happens then.
+cudaError_t emulated_clusters(int* clusters, const cudaLaunchConfig_t& c) {
+  const char* v = std::getenv("PYDLX_EMULATED_CLUSTERS");
+  int each = 0;
+  emulated_occupancy(&each, static_cast<int>(c.block.x), c.dynamicSmemBytes);
+  const unsigned blocks = static_cast<unsigned>(each) * multiprocessors();
+  *clusters = v && std::atoi(v) == 0 ? 0 : static_cast<int>(blocks / c.attrs->val.clusterDim.x);
   return cudaSuccess;
 }
 cudaError_t emulated_allow_shared(const void* kernel, int bytes) {

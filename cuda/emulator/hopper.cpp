@@ -40,7 +40,8 @@ void add_bytes(State& s, int bytes) {
 
 class PhaseOver final : public Condition {
  public:
-  PhaseOver(std::uint32_t barrier, std::uint32_t parity) : barrier_(barrier), parity_(parity) {}
+  PhaseOver(std::uint32_t barrier, std::uint32_t parity)
+      : barrier_(cluster_address(barrier, block_rank())), parity_(parity) {}
   bool met() const override { return state(barrier_).phase != parity_; }
   const char* text() const override {
     static char line[160];
@@ -58,6 +59,7 @@ class PhaseOver final : public Condition {
 
 void mbarrier_init(std::uint32_t barrier, std::uint32_t arrivals) {
   if (barrier % 8 != 0) die("an mbarrier that is not at a multiple of 8 bytes");
+  if (in_cluster(barrier)) die("an mbarrier of another block cannot be initialised");
   if (arrivals < 1 || arrivals >= 1u << 20) die("an mbarrier for an impossible number of arrivals");
   State s = {};
   s.pending = s.expected = arrivals;
@@ -82,6 +84,7 @@ void mbarrier_complete(std::uint32_t barrier, std::uint32_t bytes) {
 
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   if (parity > 1) die("the parity of an mbarrier's phase is neither 0 nor 1");
+  if (in_cluster(barrier)) die("a wait on an mbarrier of another block");
   const PhaseOver over(barrier, parity);
   if (!over.met()) wait_for(over);
 }
@@ -103,7 +106,8 @@ struct ThreadState {
   std::vector<std::vector<Pending>> groups;  // committed, oldest first
   std::vector<Pending> open;
 };
-ThreadState g_threads[kMaxThreads];
+ThreadState g_threads[kMostCluster][kMaxThreads];
+ThreadState& own_state() { return g_threads[block_rank()][thread_number()]; }
 
 // The threads of a warpgroup meet at every product, and name the same one.
 struct Meeting {
@@ -112,14 +116,14 @@ struct Meeting {
   // For two meetings: the first to arrive at the next one may be ahead of those that still read from this one.
   std::array<std::uint32_t, 4> registers[2][kGroup];
 };
-Meeting g_meetings[kMaxThreads / kGroup];
+Meeting g_meetings[kMostCluster][kMaxThreads / kGroup];
 
-// A barrier that some of a block's threads pass together.
+// A barrier that some of a block's threads pass together, or those of a cluster.
 struct Named {
   unsigned here = 0, number = 0, threads = 0;
 };
 constexpr unsigned kNamed = 16;
-Named g_named[kNamed];
+Named g_named[kMostCluster][kNamed], g_whole_cluster;
 
 // A number that counts meetings has changed.
 class Met final : public Condition {
@@ -133,6 +137,17 @@ class Met final : public Condition {
   const unsigned before_;
   const char* const text_;
 };
+
+void meet(Named& barrier, unsigned threads, const char* text) {
+  if (barrier.here == 0) barrier.threads = threads;
+  if (barrier.threads != threads) die("a named barrier of different sizes");
+  if (++barrier.here == threads) {
+    barrier.here = 0;
+    ++barrier.number;
+  } else {
+    wait_for(Met(barrier.number, text));
+  }
+}
 
 std::uint16_t element(const Operand& o, bool mn_major, unsigned outer, unsigned k) {
   std::uint16_t bits;
@@ -192,27 +207,23 @@ void check_operand(std::uint64_t descriptor, const char* what) {
 
 void named_barrier(unsigned id, unsigned threads) {
   if (id >= kNamed || threads == 0 || threads % 32 != 0) die("a named barrier with an impossible name or size");
-  Named& barrier = g_named[id];
-  if (barrier.here == 0) barrier.threads = threads;
-  if (barrier.threads != threads) die("a named barrier of different sizes");
-  if (++barrier.here == threads) {
-    barrier.here = 0;
-    ++barrier.number;
-  } else {
-    wait_for(Met(barrier.number, "deadlock: a named barrier that some threads miss"));
-  }
+  meet(g_named[block_rank()][id], threads, "deadlock: a named barrier that some threads miss");
 }
 
-void wgmma_fence() { g_threads[thread_number()].fenced = true; }
+void cluster_barrier() {
+  meet(g_whole_cluster, cluster_threads(), "deadlock: a barrier of the cluster that some threads miss");
+}
+
+void wgmma_fence() { own_state().fenced = true; }
 
 void wgmma(float* d, const Product& product) {
-  ThreadState& mine = g_threads[thread_number()];
+  ThreadState& mine = own_state();
   if (!mine.fenced) die("a wgmma without a wgmma.fence after ordinary code had the sums");
   if (product.n < 8 || product.n > 256 || product.n % 8 != 0) die("a wgmma of an impossible width");
   if (!product.registers)
     check_operand(product.a, "a wgmma descriptor of A with stray bits or at an impossible address");
   check_operand(product.b, "a wgmma descriptor of B with stray bits or at an impossible address");
-  Meeting& meeting = g_meetings[thread_number() / kGroup];
+  Meeting& meeting = g_meetings[block_rank()][thread_number() / kGroup];
   if (meeting.here == 0) meeting.product = product;
   const Product& first = meeting.product;
   if (first.a != product.a || first.b != product.b || first.add != product.add || first.n != product.n ||
@@ -235,13 +246,13 @@ void wgmma(float* d, const Product& product) {
 }
 
 void wgmma_commit() {
-  ThreadState& mine = g_threads[thread_number()];
+  ThreadState& mine = own_state();
   mine.groups.push_back(std::move(mine.open));
   mine.open.clear();
 }
 
 void wgmma_wait(int pending) {
-  ThreadState& mine = g_threads[thread_number()];
+  ThreadState& mine = own_state();
   const std::size_t keep = static_cast<std::size_t>(pending);
   while (mine.groups.size() > keep) {
     for (const Pending& p : mine.groups.front()) compute(p);
@@ -252,7 +263,7 @@ void wgmma_wait(int pending) {
 }
 
 void thread_ends() {
-  ThreadState& mine = g_threads[thread_number()];
+  ThreadState& mine = own_state();
   if (!mine.groups.empty() || !mine.open.empty()) die("a thread has returned with products that it never waited for");
   mine.fenced = false;
   copies_end();

@@ -1,7 +1,7 @@
-// What sm_90 added, as the PTX manual documents it: barriers with phases (mbarrier), the copy engine (TMA) and products
-// of warpgroups (wgmma); and the asynchronous copies of sm_80 (cp.async). The engines run later than the instructions
-// that start them: a copy some turns later, a product or a thread's copy not before it is waited for. Code that reads
-// too early, or gives memory back too early, then gets wrong numbers.
+// What sm_90 added, as the PTX manual documents it: barriers with phases (mbarrier), clusters of blocks, the copy
+// engine (TMA) and products of warpgroups (wgmma); and the asynchronous copies of sm_80 (cp.async). The engines run
+// later than the instructions that start them: a copy some turns later, a product or a thread's copy not before it is
+// waited for. Code that reads too early, or gives memory back too early, then gets wrong numbers.
 #pragma once
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -53,20 +53,27 @@ constexpr std::uint32_t element_address(const Operand& o, bool mn_major, std::ui
 // Addresses in the block's shared memory; like the hardware's, they do not begin at zero.
 std::uint32_t shared_address(const void*);
 void* shared_pointer(std::uint32_t address, std::uint32_t bytes);
+// The same place in another block of the cluster (mapa), which has to be alive when it is used.
+constexpr unsigned kMostCluster = 8;
+std::uint32_t cluster_address(std::uint32_t address, unsigned rank);
+bool in_cluster(std::uint32_t address);  // was made by cluster_address()
 // Which chunk of 16 bytes of dynamic shared memory that is, below kSharedChunks; -1 for other memory.
-constexpr int kSharedChunks = 1 << 14;
+constexpr int kSharedChunks = kMostCluster << 14;
 int shared_chunk(const void*);
 
 void mbarrier_init(std::uint32_t barrier, std::uint32_t arrivals);
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes);
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity);
 
-// bar.sync of so many threads of the block.
+// bar.sync of so many threads of the block, and the barrier of all threads of the cluster.
 void named_barrier(unsigned id, unsigned threads);
+void cluster_barrier();
 
 constexpr int kMostAxes = 4;
-// `at`: as many coordinates as the map has axes.
-void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier);
+// `at`: as many coordinates as the map has axes. With `blocks`, bits for blocks of the cluster, each of these gets the
+// box at the same place, some sooner than others, and its own barrier counts the bytes.
+void tensor_load(std::uint32_t to, const CUtensorMap& map, std::initializer_list<int> at, std::uint32_t barrier,
+                 unsigned blocks = 0);
 
 // Stores of boxes: what is stored is fixed when the store begins, and must still be there, unchanged, when its group
 // has been waited for; memory has it some turns later.
@@ -107,15 +114,18 @@ class Condition {
   virtual const char* text() const = 0;
 };
 void wait_for(const Condition&);
-// Work that another unit does in a later turn, before the block ends; work outside shared memory may outlast the block.
-void later(std::function<void()> work);
+// Work that another unit does in a later turn, before that block of the cluster ends; work outside shared memory may
+// outlast it.
+void later(unsigned rank, std::function<void()> work);
 void later_outside(std::function<void()> work);
 // So many bytes have come.
 void mbarrier_complete(std::uint32_t barrier, std::uint32_t bytes);
 bool shown(const void* shared);
 [[noreturn]] void die(const char* what);
 unsigned thread_number();  // in the block
-void thread_ends();        // called when a thread's kernel returns
+unsigned block_rank();     // in the cluster
+unsigned cluster_threads();
+void thread_ends();  // called when a thread's kernel returns
 void copies_end();
 
 }  // namespace emulator

@@ -57,22 +57,25 @@ struct WarpSlots {
   alignas(16) unsigned char value[2][32][16];
 };
 
-alignas(1024) unsigned char g_shared[kSharedLimit];
+alignas(1024) unsigned char g_shared[kMostCluster][kSharedLimit];
 
 // Blocks keep their fibers' stacks for the next launch.
 struct Block {
   std::vector<Fiber> fibers = std::vector<Fiber>(kMaxThreads);
   WarpSlots warps[kMaxThreads / 32];
   unsigned threads = 0, round = 0;
+  unsigned rank = 0;  // in its cluster
   bool finished = false;
-  unsigned char* shared = g_shared;
+  unsigned char* shared = nullptr;
 };
 Block* g_block = nullptr;  // the one whose turn it is
+unsigned g_cluster = 1;    // blocks of the running cluster
 bool g_together = false;   // of a cooperative launch
 void* g_scheduler = nullptr;
+constexpr int kOutside = -1;
 struct Later {
   unsigned turn;
-  bool outside;  // of shared memory
+  int rank;  // of the block whose shared memory it writes to, or kOutside
   std::function<void()> work;
 };
 std::vector<Later> g_later;
@@ -156,7 +159,8 @@ bool release_conditions() {
   return any;
 }
 
-[[noreturn]] void deadlock() {
+[[noreturn]] void deadlock(Block& b) {
+  g_block = &b;
   for (unsigned i = 0; i < g_block->threads; ++i)
     if (g_block->fibers[i].state == Fiber::at_condition)
       current = &g_block->fibers[i], die(g_block->fibers[i].condition->text());
@@ -199,7 +203,7 @@ bool take_turn(Block& b) {
     }
   }
   for (unsigned w = 0; w * 32 < b.threads; ++w) progress |= release_warp(w);
-  if (!g_later.empty()) progress |= run_later(g_turn, !progress);
+  progress |= run_later(g_turn, false);
   progress |= release_conditions();
   ++g_turn;
   for (unsigned i = 0; i < b.threads; ++i) {
@@ -208,7 +212,7 @@ bool take_turn(Block& b) {
   }
   if (finished == b.threads) {
     b.finished = true;
-    if (std::any_of(g_later.begin(), g_later.end(), [](const Later& l) { return !l.outside; }))
+    if (std::any_of(g_later.begin(), g_later.end(), [&](const Later& l) { return l.rank == static_cast<int>(b.rank); }))
       die("a block has ended while copies into its shared memory were under way");
   } else if (waiting == b.threads) {
     for (unsigned i = 0; i < b.threads; ++i) b.fibers[i].state = Fiber::ready;
@@ -220,24 +224,48 @@ bool take_turn(Block& b) {
   return progress;
 }
 
-}  // namespace
-
-void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
-  g_kernel = &kernel;
-  Block& b = block_at(0);
-  b.shared = g_shared;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) {
-        std::memset(g_shared, 0xa5, shared_bytes);  // reads before writes give nonsense
-        prepare(b, grid, block, {x, y, z});
-        while (!b.finished)
-          if (!take_turn(b)) deadlock();
-      }
-  run_later(0, true);
+// Blocks 0 .. count - 1, until all have ended. Another one in each sweep runs ahead as far as it can: a missing barrier
+// between blocks shows.
+void run_blocks(std::size_t count) {
+  std::size_t finished = 0;
+  for (std::size_t sweep = 0; finished < count; ++sweep) {
+    bool progress = false;
+    const std::size_t ahead = (sweep * 5 + count / 2) % count;
+    for (std::size_t k = 0; k < count; ++k) {
+      Block& b = block_at(sweep % 2 ? k : count - 1 - k);
+      if (b.finished) continue;
+      bool goes_on = take_turn(b);
+      progress |= goes_on;
+      while (&b == &block_at(ahead) && goes_on && !b.finished) goes_on = take_turn(b);
+      finished += b.finished;
+    }
+    if (progress || run_later(0, true)) continue;
+    for (std::size_t k = 0; k < count; ++k)
+      if (!block_at(k).finished) deadlock(block_at(k));
+  }
 }
 
-// All blocks. Another one in each sweep runs ahead as far as it can: a missing barrier between blocks shows.
+}  // namespace
+
+void run_grid(dim3 grid, dim3 block, unsigned cluster, std::size_t shared_bytes, const std::function<void()>& kernel) {
+  g_kernel = &kernel;
+  g_cluster = cluster;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; x += cluster) {
+        for (unsigned rank = 0; rank < cluster; ++rank) {
+          Block& b = block_at(rank);
+          b.shared = g_shared[rank];
+          b.rank = rank;
+          std::memset(b.shared, 0xa5, shared_bytes);  // reads before writes give nonsense
+          prepare(b, grid, block, {x + rank, y, z});
+        }
+        run_blocks(cluster);
+      }
+  run_later(0, true);
+  g_cluster = 1;
+}
+
 void run_grid_together(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
   g_kernel = &kernel;
   const std::size_t count = std::size_t{grid.x} * grid.y * grid.z;
@@ -246,26 +274,12 @@ void run_grid_together(dim3 grid, dim3 block, std::size_t shared_bytes, const st
   for (std::size_t i = 0; i < count; ++i) {
     Block& b = block_at(i);
     b.shared = first + i * shared_bytes;
+    b.rank = 0;
     const auto at = static_cast<unsigned>(i);
     prepare(b, grid, block, {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y});
   }
   g_together = true;
-  std::size_t finished = 0;
-  for (std::size_t sweep = 0; finished < count; ++sweep) {
-    bool progress = false;
-    const std::size_t ahead = (sweep * 5 + count / 2) % count;
-    for (std::size_t k = 0; k < count; ++k) {
-      Block& b = block_at(sweep % 2 ? count - 1 - k : k);
-      if (b.finished) continue;
-      bool goes_on = take_turn(b);
-      progress |= goes_on;
-      while (&b == &block_at(ahead) && goes_on && !b.finished) goes_on = take_turn(b);
-      finished += b.finished;
-    }
-    if (!progress)
-      for (std::size_t k = 0; k < count; ++k)
-        if (!block_at(k).finished) g_block = &block_at(k), deadlock();
-  }
+  run_blocks(count);
   g_together = false;
 }
 
@@ -273,24 +287,36 @@ Thread* current = nullptr;
 
 void* shared_memory() { return g_block->shared; }
 
-constexpr std::uint32_t kSharedStart = 1024;  // what comes before is the system's
+// Addresses: what comes before kSharedStart is the system's; block r of the cluster has its own from (r + 1) kWindow.
+constexpr std::uint32_t kSharedStart = 1024, kWindow = 1 << 20;
 
 std::uint32_t shared_address(const void* p) {
   const auto* at = static_cast<const unsigned char*>(p);
   if (g_together) die("barriers and copies of sm_90 are not modelled in cooperative launches");
-  if (at < g_shared || at >= g_shared + kSharedLimit) die("an address outside dynamic shared memory");
-  return kSharedStart + static_cast<std::uint32_t>(at - g_shared);
+  if (at < g_block->shared || at >= g_block->shared + kSharedLimit) die("an address outside dynamic shared memory");
+  return kSharedStart + static_cast<std::uint32_t>(at - g_block->shared);
 }
+std::uint32_t cluster_address(std::uint32_t address, unsigned rank) {
+  if (rank >= g_cluster) die("an address in a block that the cluster does not have");
+  return (rank + 1) * kWindow + address % kWindow;
+}
+bool in_cluster(std::uint32_t address) { return address >= kWindow; }
 void* shared_pointer(std::uint32_t address, std::uint32_t bytes) {
-  if (address < kSharedStart || address - kSharedStart + bytes > kSharedLimit) die("an access outside shared memory");
-  return g_shared + (address - kSharedStart);
+  const std::uint32_t at = address % kWindow;
+  if (at < kSharedStart || at - kSharedStart + bytes > kSharedLimit) die("an access outside shared memory");
+  const Block& b = in_cluster(address) ? block_at(address / kWindow - 1) : *g_block;
+  if (b.finished) die("an access to the shared memory of a block that has ended");
+  return b.shared + (at - kSharedStart);
 }
 
 int shared_chunk(const void* p) {
-  static_assert(kSharedLimit / 16 <= kSharedChunks);
-  const auto* at = static_cast<const unsigned char*>(p);
-  return at >= g_shared && at < g_shared + kSharedLimit ? static_cast<int>((at - g_shared) / 16) : -1;
+  static_assert(sizeof g_shared / 16 <= kSharedChunks);
+  const auto *at = static_cast<const unsigned char*>(p), *first = g_shared[0];
+  return at >= first && at < first + sizeof g_shared ? static_cast<int>((at - first) / 16) : -1;
 }
+
+unsigned block_rank() { return g_block->rank; }
+unsigned cluster_threads() { return g_cluster * g_block->threads; }
 
 void die(const char* what) {
   std::fprintf(stderr, "CUDA emulator: %s (block %u, thread %u)\n", what, current ? current->block.x : 0,
@@ -303,12 +329,12 @@ void wait_for(const Condition& c) {
   self()->state = Fiber::at_condition;
   to_scheduler();
 }
-void add_later(std::function<void()> work, bool outside) {
+void add_later(std::function<void()> work, int rank) {
   static unsigned count = 0;
-  g_later.push_back({g_turn + 1 + count++ % 3, outside, std::move(work)});
+  g_later.push_back({g_turn + 1 + count++ % 3, rank, std::move(work)});
 }
-void later(std::function<void()> work) { add_later(std::move(work), false); }
-void later_outside(std::function<void()> work) { add_later(std::move(work), true); }
+void later(unsigned rank, std::function<void()> work) { add_later(std::move(work), static_cast<int>(rank)); }
+void later_outside(std::function<void()> work) { add_later(std::move(work), kOutside); }
 
 void barrier() {
   self()->state = Fiber::at_barrier;

@@ -1,7 +1,7 @@
 // Products of 16-bit floats with float accumulation by the instructions of sm_90a: a block keeps its place, and one
 // thread of a producing warpgroup lets the copy engine fill a ring of panels in shared memory, which two consuming
 // warpgroups multiply, 64 rows of the tile each. Sums over long k with few tiles are split, and the parts are added in
-// order.
+// order. Where tiles come in pairs, blocks do, too (clusters): each loads half of the columns of B for both.
 #include "cuda/gemm/gemm_hopper.h"
 #include "cuda/gemm/hopper_tile.cuh"
 #include "cuda/gemm/strided.cuh"
@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant_
   const auto produce = [&] {
     if (threadIdx.x != kConsumers * kWarpgroup) return;
     const std::uint32_t work = p.plan.work();
+    const int rank = static_cast<int>(blockIdx.x) % 2;  // in a cluster
     Turn<R::kCount> turn;
     for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
       const HopperPlan::Piece piece = p.plan.piece(index);
@@ -65,8 +66,12 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant_
         Barrier* const full = ring.full + turn.stage();
         wait(ring.empty + turn.stage(), turn.parity() ^ 1);  // in the first round at once
         arrive_expecting(full, R::kBytes);
+        if (p.plan.cluster > 1)
+          load_shared_panels<b_along_k, kColumns / 2 / kPanelSide>(
+              to + R::kA + rank * (R::kB / 2), p.b, column + rank * (kColumns / 2), k, batch * p.b_batched, full);
+        else
+          load_panels<b_along_k, kColumns / kPanelSide>(to + R::kA, p.b, column, k, batch * p.b_batched, full);
         load_panels<a_along_k, HopperPlan::kRows / kPanelSide>(to, p.a, row, k, batch * p.a_batched, full);
-        load_panels<b_along_k, kColumns / kPanelSide>(to + R::kA, p.b, column, k, batch * p.b_batched, full);
       }
     }
   };
@@ -76,7 +81,8 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma(const __grid_constant_
         [&](const auto& piece, const auto& sum) { store_tile<T, kColumns>(p, ring.out, piece, sum); });
     finish_boxes();
   };
-  share_work([&] { init_ring(ring.full, ring.empty, R::kCount, 1); }, produce, consume);
+  const int cluster = static_cast<int>(p.plan.cluster);
+  share_work([&] { init_ring(ring.full, ring.empty, R::kCount, 1, cluster); }, produce, consume, cluster > 1);
 #endif
 }
 
@@ -136,16 +142,26 @@ const char* obstacle(const Gemm& g, const Memory& a, const Memory& b) {
   return b.obstacle();
 }
 
-template <class T, int kColumns, bool a_along_k, bool b_along_k>
-void run(const HopperProduct<T>& p) {
-  launch_staying<gemm_wgmma<T, kColumns, a_along_k, b_along_k>>(p, p.plan.work(), TileRing<kColumns, true>::kShared);
-}
-template <class T, int kColumns>
-void run(const HopperProduct<T>& p, bool a_along_k, bool b_along_k) {
+// use<kernel>(shared memory) with the kernel for this product.
+template <class T, int kColumns, class Use>
+void with_kernel(bool a_along_k, bool b_along_k, const Use& use) {
+  constexpr std::size_t kShared = TileRing<kColumns, true>::kShared;
   if (a_along_k)
-    b_along_k ? run<T, kColumns, true, true>(p) : run<T, kColumns, true, false>(p);
+    b_along_k ? use.template operator()<gemm_wgmma<T, kColumns, true, true>>(kShared)
+              : use.template operator()<gemm_wgmma<T, kColumns, true, false>>(kShared);
   else
-    b_along_k ? run<T, kColumns, false, true>(p) : run<T, kColumns, false, false>(p);
+    b_along_k ? use.template operator()<gemm_wgmma<T, kColumns, false, true>>(kShared)
+              : use.template operator()<gemm_wgmma<T, kColumns, false, false>>(kShared);
+}
+
+// How many blocks run at a time in clusters of two; PYDLX_CUDA_CLUSTER=0 says none.
+template <auto kernel>
+int blocks_in_pairs(std::size_t shared) {
+  static const bool wanted = [] {
+    const char* v = std::getenv("PYDLX_CUDA_CLUSTER");
+    return !v || std::strcmp(v, "0") != 0;
+  }();
+  return wanted ? blocks_in_clusters<kernel, 2>(shared) : 0;
 }
 
 }  // namespace
@@ -158,20 +174,34 @@ bool gemm_hopper(const Gemm& g) {
   const Memory b{g.b, g.n, g.k, g.batch, g.b_col, g.b_row, g.b_batch};
   const char* why = g.batch == 0 ? "no matrices" : obstacle(g, a, b);
   HopperProduct<T> p = {{}, {}, {}, Strided<T, float>(g), {}, a.batched(), b.batched(), false, nullptr};
+  const auto with_chosen = [&](const auto& use) {
+    p.plan.columns == 256 ? with_kernel<T, 256>(a.along_k(), b.along_k(), use)
+                          : with_kernel<T, 128>(a.along_k(), b.along_k(), use);
+  };
   if (!why) {
     p.plan = hopper_plan(g.m, g.n, g.k, g.batch, multiprocessors());
-    if (p.plan.columns == 0)
-      why = "too many tiles";
-    else if (!a.encode<T>(p.a, HopperPlan::kRows) || !b.encode<T>(p.b, p.plan.columns))
-      why = kNoMaps;
+    if (p.plan.columns == 0) why = "too many tiles";
+  }
+  if (!why) {
+    with_chosen([&]<auto kernel>(std::size_t shared) {
+      p.plan = p.plan.in_pairs(multiprocessors(), blocks_in_pairs<kernel>(shared));
+    });
+    const int of_b = p.plan.columns / static_cast<int>(p.plan.cluster);
+    if (!a.encode<T>(p.a, HopperPlan::kRows) || !b.encode<T>(p.b, of_b)) why = kNoMaps;
     p.in_boxes = encode_result<T>(p.c, g);
   }
   if (refused(why)) return products_by_library() == UseLibrary::automatic && library_product(g, dtype);
   if (verbose_on)
-    verbose_note(": wgmma, 128 x %d tiles, lines of A along %s, of B along %s; %u piece%s of k", p.plan.columns,
-                 a.along_k() ? "k" : "m", b.along_k() ? "k" : "n", p.plan.parts, p.plan.parts == 1 ? "" : "s");
+    verbose_note(": wgmma, 128 x %d tiles, lines of A along %s, of B along %s; %u piece%s of k%s", p.plan.columns,
+                 a.along_k() ? "k" : "m", b.along_k() ? "k" : "n", p.plan.parts, p.plan.parts == 1 ? "" : "s",
+                 p.plan.cluster > 1 ? "; blocks in pairs" : "");
   const auto start = [&] {
-    p.plan.columns == 256 ? run<T, 256>(p, a.along_k(), b.along_k()) : run<T, 128>(p, a.along_k(), b.along_k());
+    with_chosen([&]<auto kernel>(std::size_t shared) {
+      if (p.plan.cluster > 1)
+        launch_staying_in_clusters<kernel, 2>(p, p.plan.work(), shared);
+      else
+        launch_staying<kernel>(p, p.plan.work(), shared);
+    });
   };
   const bool finished_here = stores_in_tile(p.product);
   if (verbose_on && !finished_here) verbose_note("; the activation apart");

@@ -9,14 +9,27 @@ struct HopperPlan {
   static constexpr int kRows = 128, kDepth = 64;  // of a tile, and of a panel of the summed axis
   // Tiles of so many rows one below the other are taken first, then their right neighbours: the blocks that run at a
   // time form a patch of C, and its operands stay in the second-level cache.
-  static constexpr std::uint32_t kGroup = 16;
+  static constexpr std::uint32_t kGroup = 16;  // even, so that pairs stay together
 
   int columns;                     // of a tile: 128 or 256
   std::uint32_t tiles_m, tiles_n;  // of one matrix
   std::uint32_t parts;             // of the summed axis
   std::uint32_t batch;
+  std::uint32_t cluster;     // neighbouring pieces that blocks take together: 1 or 2
   std::int64_t part_length;  // a multiple of kDepth
   std::int64_t k;
+
+  // The same product for clusters of two blocks, which have the same columns of B: neighbouring pieces are two tiles
+  // one below the other, where a tile below the last row is all zeros. Only where this does not take more waves:
+  // `processors` and `in_clusters` say how many blocks run at a time alone and in clusters.
+  constexpr HopperPlan in_pairs(int processors, int in_clusters) const {
+    HopperPlan pairs = *this;
+    pairs.cluster = 2;
+    pairs.tiles_m += tiles_m % 2;
+    const auto waves = [](const HopperPlan& p, int blocks) { return (std::int64_t{p.work()} + blocks - 1) / blocks; };
+    const bool faster = tiles_m > 1 && in_clusters > 1 && waves(pairs, in_clusters) <= waves(*this, processors);
+    return faster ? pairs : *this;
+  }
 
   constexpr std::uint32_t work() const { return tiles_m * tiles_n * parts * batch; }
 
@@ -68,6 +81,7 @@ constexpr HopperPlan hopper_plan(std::int64_t m, std::int64_t n, std::int64_t k,
   p.tiles_m = static_cast<std::uint32_t>((m + HopperPlan::kRows - 1) / HopperPlan::kRows);
   p.tiles_n = static_cast<std::uint32_t>((n + p.columns - 1) / p.columns);
   p.batch = static_cast<std::uint32_t>(batch);
+  p.cluster = 1;
   p.k = k;
   return p;
 }

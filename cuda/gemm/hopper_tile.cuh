@@ -33,16 +33,28 @@ struct TileRing {
         empty(full + kCount) {}
 };
 
-// `count` panels of an operand: one box when lines are along k, otherwise one each.
+// `count` panels of an operand, by load(to, outer, k): one box when lines are along k, otherwise one each.
+template <bool along_k, int count, class Load>
+__device__ __forceinline__ void each_box(unsigned char* to, int outer, int k, const Load& load) {
+  if constexpr (along_k) {
+    load(to, k, outer);
+  } else {
+#pragma unroll
+    for (int i = 0; i < count; ++i) load(to + i * kPanelBytes, outer + i * kPanelSide, k);
+  }
+}
 template <bool along_k, int count>
 __device__ __forceinline__ void load_panels(unsigned char* to, const CUtensorMap& map, int outer, int k, int batch,
                                             Barrier* full) {
-  if constexpr (along_k) {
-    load_box(to, map, k, outer, batch, full);
-  } else {
-#pragma unroll
-    for (int i = 0; i < count; ++i) load_box(to + i * kPanelBytes, map, outer + i * kPanelSide, k, batch, full);
-  }
+  each_box<along_k, count>(to, outer, k,
+                           [&](unsigned char* box, int x, int y) { load_box(box, map, x, y, batch, full); });
+}
+// The same to both blocks of a cluster.
+template <bool along_k, int count>
+__device__ __forceinline__ void load_shared_panels(unsigned char* to, const CUtensorMap& map, int outer, int k,
+                                                   int batch, Barrier* full) {
+  each_box<along_k, count>(to, outer, k,
+                           [&](unsigned char* box, int x, int y) { load_box_for(0b11, box, map, x, y, batch, full); });
 }
 
 // The consumers' work: store(piece, sum) for every piece that falls to the block, with panels(piece) panels, possibly
@@ -56,6 +68,10 @@ __device__ __forceinline__ void consume_panels(const HopperPlan& plan, const R& 
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
   const std::uint64_t a = operand_descriptor(shared_address(ring.at + group * kPanelBytes), a_along_k);
   const std::uint64_t b = operand_descriptor(shared_address(ring.at + R::kA), b_along_k);
+  // A stage goes back to both blocks of a cluster, since either one's producer fills it in both.
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const bool tells_other = plan.cluster > 1 && lane == 1;
+  const std::uint32_t empty_there = tells_other ? address_in_block(ring.empty, blockIdx.x % 2 ^ 1) : 0;
   Turn<R::kCount> turn;
   for (std::uint32_t index = blockIdx.x; index < work; index += gridDim.x) {
     const HopperPlan::Piece piece = plan.piece(index);
@@ -66,7 +82,8 @@ __device__ __forceinline__ void consume_panels(const HopperPlan& plan, const R& 
       start_panels<T, a_along_k, b_along_k>(sum, advance(a, at), advance(b, at));
     };
     const auto give_back = [&](int stage) {
-      if (threadIdx.x % kWarp == 0) arrive(ring.empty + stage);
+      if (lane == 0) arrive(ring.empty + stage);
+      if (tells_other) arrive_there(empty_there + static_cast<std::uint32_t>(stage * sizeof(Barrier)));
     };
     hold(sum);
     if (const std::uint32_t count = panels(piece); count > 0) {

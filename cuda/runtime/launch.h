@@ -42,6 +42,18 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&
 #endif
 }
 
+// How to launch neighbouring blocks in clusters on the current stream (sm_90).
+struct LaunchInClusters {
+  LaunchInClusters(unsigned cluster, unsigned grid, unsigned block, std::size_t shared)
+      : config{grid, block, shared, current_stream().handle, &attribute, 1} {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {cluster, 1, 1};
+  }
+  LaunchInClusters(const LaunchInClusters&) = delete;
+  cudaLaunchAttribute attribute = {};
+  cudaLaunchConfig_t config;
+};
+
 // Allows `kernel` that many bytes of dynamic shared memory, once per device.
 template <auto kernel>
 void allow_shared(std::size_t bytes) {

@@ -58,6 +58,38 @@ __device__ __forceinline__ void arrive(Barrier* b) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 #endif
 }
+// The same place in another block of the cluster, and an arrival at a barrier there: of threads that have read what the
+// engine brought, and have written nothing that the waiting ones read. Release in the scope of the cluster would wait
+// for all of the thread's memory (MEMBAR.GPU) at every panel.
+__device__ __forceinline__ std::uint32_t address_in_block(const void* p, std::uint32_t rank) {
+#if defined(PYDLX_CUDA_EMULATED)
+  return emulator::cluster_address(shared_address(p), rank);
+#else
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
+  return there;
+#endif
+}
+__device__ __forceinline__ void arrive_there(std::uint32_t barrier) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::mbarrier_arrive(barrier, 0);
+#else
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+// All threads of the cluster meet. A block must not use another one's shared memory before that has begun, nor end
+// before the others have done with its own. Shows nothing that threads have written but barriers (publish_barriers).
+__device__ __forceinline__ void meet_cluster() {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::cluster_barrier();
+#else
+  __syncwarp();
+  asm volatile(
+      "barrier.cluster.arrive.relaxed.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+#endif
+}
 // Arrives, and lets the present phase expect that many bytes more.
 __device__ __forceinline__ void arrive_expecting(Barrier* b, int bytes) {
 #if defined(PYDLX_CUDA_EMULATED)

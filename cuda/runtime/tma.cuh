@@ -70,7 +70,22 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x
       : "memory");
 #endif
 }
-// The same from a tensor with four axes.
+// The same to this place in each of the blocks of the cluster that have a bit in `blocks`; each one's barrier at the
+// place of `done` gets the bytes.
+__device__ __forceinline__ void load_box_for(unsigned blocks, void* to, const CUtensorMap& map, int x, int y, int z,
+                                             Barrier* done) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::tensor_load(shared_address(to), map, {x, y, z}, shared_address(done), blocks);
+#else
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+      "{%4, %5, %6}], [%2], %3;" ::"r"(shared_address(to)),
+      "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(shared_address(done)), "h"(static_cast<std::uint16_t>(blocks)),
+      "r"(x), "r"(y), "r"(z)
+      : "memory");
+#endif
+}
+// As load_box, from a tensor with four axes.
 __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x, int y, int z, int w, Barrier* done) {
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::tensor_load(shared_address(to), map, {x, y, z, w}, shared_address(done));

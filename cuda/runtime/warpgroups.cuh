@@ -49,15 +49,17 @@ __device__ __forceinline__ unsigned char* aligned_shared() {
 }
 
 // One thread's init() sets the barriers up; then the third warpgroup's threads produce() and the others consume().
-// A multiprocessor has 168 registers for each of the threads: most go to the sums of those who consume.
+// A multiprocessor has 168 registers for each of the threads: most go to the sums of those who consume. Blocks of a
+// cluster begin and end together.
 template <int of_producer = 40, int of_consumer = 232, class Init, class Produce, class Consume>
-__device__ __forceinline__ void share_work(const Init& init, const Produce& produce, const Consume& consume) {
+__device__ __forceinline__ void share_work(const Init& init, const Produce& produce, const Consume& consume,
+                                           bool in_cluster = false) {
   static_assert(of_producer + kConsumers * of_consumer <= (kConsumers + 1) * 168);
   if (threadIdx.x == 0) {
     init();
     publish_barriers();
   }
-  __syncthreads();
+  in_cluster ? meet_cluster() : __syncthreads();
   if (static_cast<int>(threadIdx.x) / kWarpgroup == kConsumers) {
     fewer_registers<of_producer>();
     produce();
@@ -65,6 +67,7 @@ __device__ __forceinline__ void share_work(const Init& init, const Produce& prod
     more_registers<of_consumer>();
     consume();
   }
+  if (in_cluster) meet_cluster();
 }
 
 // The threads of the calling consuming warpgroup meet, and see what the others have written.
@@ -77,11 +80,11 @@ __device__ __forceinline__ void meet_warpgroup() {
 #endif
 }
 
-// The numbers of a ring's barriers; `arrivals` of those that say that a stage is full.
-__device__ __forceinline__ void init_ring(Barrier* full, Barrier* empty, int stages, int arrivals) {
+// The numbers of a ring's barriers; `arrivals` of those that say that a stage is full, consumers in `blocks` blocks.
+__device__ __forceinline__ void init_ring(Barrier* full, Barrier* empty, int stages, int arrivals, int blocks = 1) {
   for (int s = 0; s < stages; ++s) {
     init_barrier(full + s, arrivals);
-    init_barrier(empty + s, kConsumerWarps);
+    init_barrier(empty + s, kConsumerWarps * blocks);
   }
 }
 
@@ -93,6 +96,31 @@ void launch_staying(const P& p, std::int64_t work, std::size_t shared) {
   allow_shared<kernel>(shared);
   const std::int64_t blocks = multiprocessors();
   launch(kernel, static_cast<unsigned>(work < blocks ? work : blocks), kThreads, shared, p);
+}
+
+// How many blocks that is in clusters of `cluster`; 0 where there can be none. The question is asked once per device.
+template <auto kernel, unsigned cluster>
+int blocks_in_clusters(std::size_t shared) {
+  static std::atomic<int> known[kMaxDevices];  // and one more
+  std::atomic<int>& here = known[current_device()];
+  if (const int found = here.load(std::memory_order_relaxed)) return found - 1;
+  allow_shared<kernel>(shared);
+  int clusters = 0;
+  const LaunchInClusters config(cluster, cluster, kThreads, shared);
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config.config) != cudaSuccess) {
+    cudaGetLastError();
+    clusters = 0;
+  }
+  const int blocks = clusters * static_cast<int>(cluster);
+  here.store(blocks + 1, std::memory_order_relaxed);
+  return blocks;
+}
+// `work` is a multiple of `cluster`.
+template <auto kernel, unsigned cluster, class P>
+void launch_staying_in_clusters(const P& p, std::int64_t work, std::size_t shared) {
+  const std::int64_t blocks = blocks_in_clusters<kernel, cluster>(shared);
+  const LaunchInClusters config(cluster, static_cast<unsigned>(work < blocks ? work : blocks), kThreads, shared);
+  check(cudaLaunchKernelEx(&config.config, kernel, p), "kernel launch");
 }
 
 // Whether there is a reason against these instructions, told where calls are described.
