@@ -165,6 +165,9 @@ struct Starts {
   }
 };
 
+// Indices that occur more often than this have blocks of their own: one token of a text is one in twenty.
+constexpr std::int64_t kOften = 256;
+
 // One thread per table row and V columns, which adds in order of occurrence.
 template <class T, int V>
 struct SumRows {
@@ -175,6 +178,7 @@ struct SumRows {
     const std::int64_t packs = k.cols / V;
     const auto [v, c] = divide(e, packs);
     const std::int64_t first = k.start[v], last = v == k.padding_index ? first : k.start[v + 1];
+    if (last - first > kOften) return;
     const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
     A sum[V] = {};
     const T* dy = static_cast<const T*>(k.dy) + c * V;
@@ -191,6 +195,63 @@ struct SumRows {
   }
 };
 
+// The rows that SumRows leaves out. Of the sorted indices every kOften-th has a block, which works if it is the first
+// such one of its row; 32 threads lie along packs of columns, the others take occurrences in turns.
+constexpr int kOftenLanes = kEachThreads / kWarp;
+
+template <class T, class K, int V>
+__global__ void __launch_bounds__(kEachThreads)
+    sum_frequent_rows(const __grid_constant__ EmbeddingBackward k, const K* key, const std::uint32_t* order) {
+  using A = compute_t<T>;
+  __shared__ A shared[V][kEachThreads];
+  const int column = static_cast<int>(threadIdx.x) % kWarp, lane = static_cast<int>(threadIdx.x) / kWarp;
+  const std::int64_t packs = k.cols / V, steps = (k.n + kOften - 1) / kOften;
+  for (std::int64_t step = blockIdx.x; step < steps; step += gridDim.x) {
+    const auto v = static_cast<std::int64_t>(key[step * kOften]);
+    if (v >= k.rows || v == k.padding_index) continue;
+    const std::int64_t first = k.start[v], last = k.start[v + 1];
+    if (last - first <= kOften || (step - 1) * kOften >= first) continue;
+    const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
+    for (std::int64_t begin = std::int64_t{blockIdx.y} * kWarp; begin < packs;
+         begin += std::int64_t{gridDim.y} * kWarp) {
+      const std::int64_t c = begin + column;
+      A sum[V] = {};
+      if (c < packs) {
+        const T* dy = static_cast<const T*>(k.dy) + c * V;
+#pragma unroll 4
+        for (std::int64_t j = first + lane; j < last; j += kOftenLanes) {
+          const Pack<T, V> x = get<T, V>(dy + order[j] * k.cols);
+#pragma unroll
+          for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]) * factor;
+        }
+      }
+#pragma unroll
+      for (int l = 0; l < V; ++l) shared[l][threadIdx.x] = sum[l];
+      __syncthreads();
+      if (lane == 0 && c < packs) {
+        Pack<T, V> out;
+#pragma unroll
+        for (int l = 0; l < V; ++l) {
+          for (int other = 1; other < kOftenLanes; ++other) sum[l] += shared[l][other * kWarp + column];
+          out.v[l] = static_cast<T>(sum[l]);
+        }
+        put(static_cast<T*>(k.dweight) + v * k.cols + c * V, out);
+      }
+      __syncthreads();
+    }
+  }
+}
+
+template <class T, class K, int V>
+void sum_rows(const EmbeddingBackward& k, const RadixSort<K>& sort) {
+  const std::int64_t packs = k.cols / V, across = (packs + kWarp - 1) / kWarp;
+  for_each(k.rows * packs, SumRows<T, V>{k, sort.at()});
+  if (k.n > kOften && packs > 0)
+    launch(sum_frequent_rows<T, K, V>,
+           dim3(grid_for((k.n + kOften - 1) / kOften, 16), static_cast<unsigned>(across < 64 ? across : 64)),
+           kEachThreads, 0, k, static_cast<const K*>(sort.keys()), sort.at());
+}
+
 template <class T, class K>
 void sum_sorted(const EmbeddingBackward& k) {
   RadixSort<K> sort(1, k.n);
@@ -198,10 +259,7 @@ void sum_sorted(const EmbeddingBackward& k) {
   sort.run(bits_below(k.rows + 1));
   for_each(k.rows + 1, Starts<K>{sort.keys(), k.n, k.start});
   constexpr int V = 16 / static_cast<int>(sizeof(T));
-  if (in_packs<T>(k.cols, k.dy, k.dweight))
-    for_each(k.rows * (k.cols / V), SumRows<T, V>{k, sort.at()});
-  else
-    for_each(k.rows * k.cols, SumRows<T, 1>{k, sort.at()});
+  in_packs<T>(k.cols, k.dy, k.dweight) ? sum_rows<T, K, V>(k, sort) : sum_rows<T, K, 1>(k, sort);
 }
 
 template <class T>

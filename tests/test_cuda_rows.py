@@ -106,3 +106,28 @@ def test_huge_logits(dtype):
         gpu = pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda()
         assert F.softmax(gpu, -1).cpu().float().numpy()[:, :3].tolist() == [[0, 1, 0]] * 2
         assert F.cross_entropy(gpu, pydlx.tensor([1, 1]).cuda()).item() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cols", [5, 16, 600])
+def test_rows_of_a_table_that_are_used_often(cols, dtype):
+    rng = np.random.default_rng(4)
+    index = rng.integers(0, 40, 3000)
+    index[rng.random(3000) < 0.5] = 7
+    index[:900] = 11
+    index[2000:2600] = 39
+    index[1500:1900] = 0
+    w, i = rows(cols, dtype, 1)[:1].expand(40, cols).contiguous(), pydlx.tensor(index)
+    g = rng.standard_normal((3000, cols))
+    for options in ({}, {"padding_idx": 7}, {"scale_grad_by_freq": True}):
+        table = w.detach().requires_grad_()
+        dy = pydlx.tensor(g).to(w.dtype).cuda()
+        F.embedding(i.cuda(), table, **options).backward(dy)
+        want = np.zeros((40, cols))
+        np.add.at(want, index, dy.cpu().double().numpy())
+        if "padding_idx" in options:
+            want[7] = 0
+        if "scale_grad_by_freq" in options:
+            want /= np.maximum(np.bincount(index, minlength=40), 1)[:, None]
+        got = table.grad.cpu().double().numpy()
+        np.testing.assert_allclose(got, want, rtol=2 * DTYPES[dtype], atol=20 * DTYPES[dtype])
