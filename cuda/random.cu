@@ -99,29 +99,35 @@ std::int64_t bernoulli(const RandomFill& k) {
   return -1;
 }
 
+// Draws come by fours: one or two blocks of counters for a pack.
 template <class T>
 struct DropOut {
+  static constexpr int V = sizeof(T) == 2 ? 8 : 4;
   Dropout k;
   bool aligned;
   __device__ __forceinline__ void operator()(std::int64_t b) const {
     using A = compute_t<T>;
     const A scale = static_cast<A>(k.scale), shift = static_cast<A>(k.shift), dropped = static_cast<A>(k.dropped);
     const FirstDraw first = first_draw(k);
-    const PhiloxWords r = philox(first.seed, first.offset + static_cast<std::uint64_t>(b));
-    const Pack<T, 4> x = load<T, 4>(static_cast<const T*>(k.in), b * 4, k.n, aligned);
-    Pack<T, 4> y;
+    const Pack<T, V> x = load<T, V>(static_cast<const T*>(k.in), b * V, k.n, aligned);
+    Pack<T, V> y;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {  // the threshold is at most 2^32, which drops everything
-      const A v = static_cast<A>(x.v[j]) * scale + shift;
-      y.v[j] = static_cast<T>(r.w[j] >= k.threshold ? v : dropped);
+    for (int q = 0; q < V / 4; ++q) {
+      const PhiloxWords r = philox(first.seed, first.offset + static_cast<std::uint64_t>(b * (V / 4) + q));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {  // the threshold is at most 2^32, which drops everything
+        const A v = static_cast<A>(x.v[4 * q + j]) * scale + shift;
+        y.v[4 * q + j] = static_cast<T>(r.w[j] >= k.threshold ? v : dropped);
+      }
     }
-    store<T, 4>(static_cast<T*>(k.out), b * 4, k.n, aligned, y);
+    store<T, V>(static_cast<T*>(k.out), b * V, k.n, aligned, y);
   }
 };
 template <class T>
 void dropout(const Dropout& k) {
-  const bool aligned = is_aligned(k.in, 4 * sizeof(T)) && is_aligned(k.out, 4 * sizeof(T));
-  for_each((k.n + 3) / 4, DropOut<T>{k, aligned});
+  constexpr int V = DropOut<T>::V;
+  const bool aligned = is_aligned(k.in, V * sizeof(T)) && is_aligned(k.out, V * sizeof(T));
+  for_each((k.n + V - 1) / V, DropOut<T>{k, aligned});
 }
 
 template <class T>

@@ -386,3 +386,15 @@ def test_more_rows_than_blocks():
 
     for replacement in (True, False):
         assert_same(lambda w, r=replacement: draw(w, r), weights.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_dropout_draws_what_the_cpu_draws(dtype):
+    for n in (1, 7, 8, 1003):
+        x = pydlx.tensor(floats(n + 1)).to(getattr(pydlx, dtype))
+        for skew in (0, 1):
+            results = []
+            for t in (x, x.cuda()):
+                pydlx.manual_seed(n)
+                results.append(pydlx.nn.functional.dropout(t[skew:], 0.4, training=True).cpu().double().numpy())
+            np.testing.assert_array_equal(*results)
