@@ -220,14 +220,15 @@ def check_large(shape, dtype, **arguments):
     operands = [t.to(dtype) for t in make(*shape)]
     got, want = both(operands, pydlx.randn(*shape[:2], shape[3], shape[6]).to(dtype), **arguments)
     for what, x, y in zip(("output", "dq", "dk", "dv"), got, want):
-        error = (x - y).abs().max().item() / max(y.abs().max().item(), 1e-3)
+        # A query that sees one key has a gradient of zero, as a difference of two sums in float.
+        error = (x - y).abs().max().item() / max(y.abs().max().item(), 1e-2)
         assert error < 3 * pydlx.finfo(dtype).eps, f"{what}: relative error {error:.2e}"
 
 
 LENGTHS = [(64, 64), (127, 129), (128, 128), (129, 257), (65, 300), (300, 65), (200, 200), (1, 64), (63, 200)]
 
 
-@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (72, 40), (8, 120)], ids=str)
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (72, 40), (8, 120), (256, 256), (192, 128)], ids=str)
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize(("q_len", "k_len"), LENGTHS)
 def test_large_tiles(q_len, k_len, dims, causal):
@@ -235,11 +236,12 @@ def test_large_tiles(q_len, k_len, dims, causal):
 
 
 @pytest.mark.parametrize("window", [(0, 0), (100, 20), (5, 200), (300, 0)], ids=str)
-def test_large_tiles_behind_a_window(window):
-    check_large((1, 2, 2, 280, 330, 64, 64), pydlx.float16, window_size=window)
+@pytest.mark.parametrize("dim", [64, 168])
+def test_large_tiles_behind_a_window(window, dim):
+    check_large((1, 2, 2, 280, 330, dim, dim), pydlx.float16, window_size=window)
 
 
-@pytest.mark.parametrize("dims", [(16, 24), (128, 128)], ids=str)
+@pytest.mark.parametrize("dims", [(16, 24), (128, 128), (136, 200)], ids=str)
 @pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(3, 1, 1), (2, 6, 2), (5, 4, 1)])
 def test_large_tiles_of_many_heads(batch, heads, kv_heads, dims):
     """More tiles than a block takes at once, some heads with the same keys."""
@@ -378,7 +380,7 @@ for where in ("key", "gradient"):
 )
 def test_wide_tiles_on_gpus_with_less_shared_memory(kib, forward, backward):
     """Compute capabilities 9.0, 8.0, and 8.6 or 8.9."""
-    lines = verbose_lines(WIDE, "scaled_dot_product_attention", PYDLX_EMULATED_SHARED=kib)
+    lines = verbose_lines(WIDE, "scaled_dot_product_attention", PYDLX_CUDA_WGMMA="0", PYDLX_EMULATED_SHARED=kib)
     lines = [line for line in lines if "(cuda)" in line and "composed" not in line]
     tiles = {False: f"tiles of 64 queries and {forward} keys", True: "tiles of 64 by {}, stages: {}".format(*backward)}
     assert len(lines) > 2 * len(WIDE_CASES)
@@ -411,6 +413,7 @@ attend(64, 72, is_causal=True)
 attend(63, 64)
 attend(64, 64, dropout_p=0.5)
 attend(64, 64, attn_mask=pydlx.ones(64, 64, dtype=pydlx.bool, device="cuda"))
+attend(64, 136)
 """
 
 
@@ -427,7 +430,9 @@ def test_choice_of_the_instructions():
 
     forward, backward = lines()
     expected = [", 64 features", ", 128 features", "fewer than 64 queries or keys", "dropout", "a mask or slopes"]
-    assert len(forward) == len(backward) == len(expected)
+    assert len(forward) == len(backward) == len(expected) + 1
+    assert "; wgmma, " in forward[-1] and ", 256 features" in forward[-1]
+    assert "; not wgmma: too many features" in backward[-1]
     assert not any("backward" in line for line in forward)
     assert all("backward" in line for line in backward)
     for i, text in enumerate(expected):

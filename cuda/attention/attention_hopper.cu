@@ -10,12 +10,13 @@
 namespace pydlx::cuda {
 namespace {
 
-constexpr int kStages = 2, kGroupQueries = kPanelSide, kQueries = kConsumers * kGroupQueries, kKeys = 128;
+constexpr int kStages = 2, kGroupQueries = kPanelSide, kQueries = kConsumers * kGroupQueries;
 
 // D features: a power of two, the operands' rounded up.
 template <int D>
 struct Layout {
-  static constexpr int kPanels = D / kPanelSide;  // of features
+  static constexpr int kKeys = D > 128 ? 64 : 128;  // of a tile
+  static constexpr int kPanels = D / kPanelSide;    // of features
   // Queries and keys: per panel of features a block of lines. Values: blocks of 64 keys of kPanels panels each.
   static constexpr int kQueryPanel = kQueries * 128, kKeyPanel = kKeys * 128;
   static constexpr int kQueryBytes = kPanels * kQueryPanel, kTileBytes = kPanels * kKeyPanel;
@@ -48,6 +49,7 @@ struct Barriers {
 template <int D>
 __device__ __forceinline__ void produce(const HopperAttention& p, unsigned char* shared, const Barriers& b) {
   using L = Layout<D>;
+  constexpr int kKeys = L::kKeys;
   Turn<kStages> turn;
   std::uint32_t q_parity = 0;
   for (std::int64_t index = blockIdx.x; index < p.order.work(); index += gridDim.x, q_parity ^= 1) {
@@ -82,8 +84,8 @@ __device__ __forceinline__ void produce(const HopperAttention& p, unsigned char*
 
 // ---- consumers ------------------------------------------------------------------------------------------------------
 
-using Scores = float[kKeys / 2];  // a thread's, places by sum_row and sum_column
-using Weights = Packed<kKeys>;
+template <int keys>
+using Scores = float[keys / 2];  // a thread's, places by sum_row and sum_column
 
 // Running maximum, sum and what a tile of keys makes of them.
 struct RowStatistics {
@@ -91,13 +93,15 @@ struct RowStatistics {
 };
 
 // Scores to weights in place; how much earlier sums fade.
-__device__ __forceinline__ void to_weights(Scores& s, RowStatistics& rows, float (&fade)[2], const Attention& a,
+template <int count>
+__device__ __forceinline__ void to_weights(float (&s)[count], RowStatistics& rows, float (&fade)[2], const Attention& a,
                                            const AttentionBand& band, int q0, int k0) {
+  constexpr int kKeys = 2 * count;
   if (!band.whole(q0, kGroupQueries, k0, kKeys)) leave_out(s, band, q0, k0);
   const float scale = static_cast<float>(a.scale) * kLog2E;  // positive
   float largest[2] = {-math::kInfinity<float>, -math::kInfinity<float>}, shift[2], sum[2] = {};
 #pragma unroll
-  for (int i = 0; i < kKeys / 2; ++i) largest[i / 2 % 2] = s[i] > largest[i / 2 % 2] ? s[i] : largest[i / 2 % 2];
+  for (int i = 0; i < count; ++i) largest[i / 2 % 2] = s[i] > largest[i / 2 % 2] ? s[i] : largest[i / 2 % 2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float top = Larger()(rows.top[half], across_four(largest[half], Larger()) * scale);
@@ -106,7 +110,7 @@ __device__ __forceinline__ void to_weights(Scores& s, RowStatistics& rows, float
     rows.top[half] = top;
   }
 #pragma unroll
-  for (int i = 0; i < kKeys / 2; ++i) {
+  for (int i = 0; i < count; ++i) {
     s[i] = exp2_approximately(s[i] * scale - shift[i / 2 % 2]);
     sum[i / 2 % 2] += s[i];
   }
@@ -157,6 +161,7 @@ __device__ void write_guarded(const HopperAttention& p, const AttentionOrder::Pl
 template <class T, int D>
 __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned char* shared, const Barriers& b) {
   using L = Layout<D>;
+  constexpr int kKeys = L::kKeys;
   const Attention& a = p.a;
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
   const bool speaks = threadIdx.x % kWarp == 0;  // for its warp
@@ -164,7 +169,7 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
                       keys_at = operand_descriptor(shared_address(shared + L::kKeysAt), true),
                       values_at = operand_descriptor(shared_address(shared + L::kValuesAt), false);
   const auto tile = [](std::uint64_t first, int stage) { return advance(first, stage * L::kTileBytes); };
-  const auto start_scores_of = [&](Scores& s, int stage) {
+  const auto start_scores_of = [&](Scores<kKeys>& s, int stage) {
     start_scores<T, D, L::kQueryPanel, L::kKeyPanel>(s, q, tile(keys_at, stage));
   };
   Turn<kStages> turn;
@@ -178,8 +183,8 @@ __device__ __forceinline__ void consume(const HopperAttention& p, const unsigned
     bool again = false;  // the same in all threads of a warp
     wait(b.q_full, q_parity);
     if (keys.begin < keys.end) {
-      Scores s;
-      Weights w;
+      Scores<kKeys> s;
+      Packed<kKeys> w;
       float fade[2];
       wait(b.k_full + turn.stage(), turn.parity());
       hold(s);
@@ -255,30 +260,32 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma(const __grid_cons
 
 // ---- choice ---------------------------------------------------------------------------------------------------------
 
+// Why it does not serve the operands, or null.
 template <class T, int D>
-void run(const HopperAttention& p) {
+const char* run(HopperAttention& p) {
+  const Attention& a = p.a;
+  constexpr int kKeys = Layout<D>::kKeys;
+  if (!encode<T>(p.q, a.q, a.head_dim, a.q_len, a.heads, a.batch, kQueries) ||
+      !encode<T>(p.k, a.k, a.head_dim, a.k_len, a.kv_heads, a.batch, kKeys) ||
+      !encode<T>(p.v, a.v, a.value_dim, a.k_len, a.kv_heads, a.batch, kPanelSide))
+    return kNoMaps;
+  if (verbose_on) verbose_note("; wgmma, tiles of %d queries and %d keys, %d features", kQueries, kKeys, D);
   launch_staying<attention_wgmma<T, D>>(p, p.order.work(), Layout<D>::kShared);
+  return nullptr;
 }
 
 }  // namespace
 
 template <class T>
 bool attention_forward_hopper(const Attention& a) {
-  const char* why = obstacle(a);
-  HopperAttention p = {{}, {}, {}, a, {}, AttentionBand::of(a.k_len, a.before, a.after)};
+  const char* why = obstacle(a, 256);
   if (!why) {
+    HopperAttention p = {{}, {}, {}, a, {}, AttentionBand::of(a.k_len, a.before, a.after)};
     p.order = {(a.q_len + kQueries - 1) / kQueries, a.heads, a.kv_heads, a.batch, a.after < a.k_len};
-    if (!encode<T>(p.q, a.q, a.head_dim, a.q_len, a.heads, a.batch, kQueries) ||
-        !encode<T>(p.k, a.k, a.head_dim, a.k_len, a.kv_heads, a.batch, kKeys) ||
-        !encode<T>(p.v, a.v, a.value_dim, a.k_len, a.kv_heads, a.batch, kPanelSide))
-      why = kNoMaps;
+    const std::int64_t features = a.head_dim > a.value_dim ? a.head_dim : a.value_dim;
+    why = features <= 64 ? run<T, 64>(p) : features <= 128 ? run<T, 128>(p) : run<T, 256>(p);
   }
-  if (refused(why)) return false;
-  const bool narrow = a.head_dim <= 64 && a.value_dim <= 64;
-  if (verbose_on)
-    verbose_note("; wgmma, tiles of %d queries and %d keys, %d features", kQueries, kKeys, narrow ? 64 : 128);
-  narrow ? run<T, 64>(p) : run<T, 128>(p);
-  return true;
+  return !refused(why);
 }
 template bool attention_forward_hopper<Half>(const Attention&);
 template bool attention_forward_hopper<BFloat16>(const Attention&);

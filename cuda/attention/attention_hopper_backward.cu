@@ -393,7 +393,7 @@ void run(const HopperBackward& p) {
 template <class T>
 bool attention_backward_hopper(const AttentionBackward& w, const float* delta) {
   const Attention& a = w.forward;
-  const char* why = obstacle(a);
+  const char* why = obstacle(a, 128);
   if (!why) why = obstacle(w.dout, a.batch, a.heads, a.q_len);
   const auto tiles = [](std::int64_t rows) { return (rows + kRows - 1) / kRows; };
   constexpr std::int64_t kMostWork = std::int64_t{1} << 30;  // blocks count on an int, in steps of their number

@@ -131,8 +131,6 @@ __device__ __forceinline__ void store_row(const float (&sum)[count], const HeadR
 
 // ---- choice ---------------------------------------------------------------------------------------------------------
 
-constexpr std::int64_t kMostHopperFeatures = 128;
-
 // Why the copy engine cannot read an operand, or null.
 inline const char* obstacle(const HeadRows& x, std::int64_t batch, std::int64_t heads, std::int64_t rows) {
   constexpr std::int64_t kMostStride = std::int64_t{1} << 39;
@@ -143,12 +141,12 @@ inline const char* obstacle(const HeadRows& x, std::int64_t batch, std::int64_t 
       return "an operand's rows are not multiples of 8 elements apart";
   return nullptr;
 }
-inline const char* obstacle(const Attention& a) {
+inline const char* obstacle(const Attention& a, std::int64_t most_features) {
   constexpr std::int64_t kMostSize = AttentionBand::kMostRows;
   if (const char* why = no_wgmma()) return why;
   if (a.mask || a.slopes) return "a mask or slopes";
   if (a.threshold) return "dropout";
-  if (a.head_dim > kMostHopperFeatures || a.value_dim > kMostHopperFeatures) return "more than 128 features";
+  if (a.head_dim > most_features || a.value_dim > most_features) return "too many features";
   if (!(a.scale > 0)) return "the scale is not positive";
   if (a.q_len < kPanelSide || a.k_len < kPanelSide) return "fewer than 64 queries or keys";
   if (a.q_len > kMostSize || a.k_len > kMostSize || a.batch > kMostSize || a.heads > kMostSize) return "too large";

@@ -183,7 +183,7 @@ __device__ __forceinline__ void wgmma(float (&d)[count], std::uint64_t a, std::u
 // (sum_row) columns sum_column(0) and the next one in a[0] and a[1], those eight further in a[2] and a[3].
 template <class T, bool b_transposed, int count>
 __device__ __forceinline__ void add_wgmma(float (&d)[count], const std::uint32_t (&a)[4], std::uint64_t b) {
-  static_assert(count == 32 || count == 64);
+  static_assert(count == 32 || count == 64 || count == 128);
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::wgmma(d, {2 * count, 0, b, false, b_transposed, true, value_of<T>, a});
 #else
@@ -192,10 +192,14 @@ __device__ __forceinline__ void add_wgmma(float (&d)[count], const std::uint32_t
     PYDLX_WGMMA(n64, f16, 32, "%37", "{%32, %33, %34, %35}, %36", "%38", PYDLX_OPERANDS);
   else if constexpr (count == 32)
     PYDLX_WGMMA(n64, bf16, 32, "%37", "{%32, %33, %34, %35}, %36", "%38", PYDLX_OPERANDS);
-  else if constexpr (std::is_same_v<T, Half>)
+  else if constexpr (count == 64 && std::is_same_v<T, Half>)
     PYDLX_WGMMA(n128, f16, 64, "%69", "{%64, %65, %66, %67}, %68", "%70", PYDLX_OPERANDS);
-  else
+  else if constexpr (count == 64)
     PYDLX_WGMMA(n128, bf16, 64, "%69", "{%64, %65, %66, %67}, %68", "%70", PYDLX_OPERANDS);
+  else if constexpr (std::is_same_v<T, Half>)
+    PYDLX_WGMMA(n256, f16, 128, "%133", "{%128, %129, %130, %131}, %132", "%134", PYDLX_OPERANDS);
+  else
+    PYDLX_WGMMA(n256, bf16, 128, "%133", "{%128, %129, %130, %131}, %132", "%134", PYDLX_OPERANDS);
 #undef PYDLX_OPERANDS
 #endif
 }
