@@ -15,16 +15,21 @@ using namespace functors;
 struct Place {
   std::int64_t plane, at[3];
 };
-__device__ __forceinline__ Place place_of(std::int64_t e, const std::int64_t (&size)[3]) {
-  Place p;
-  for (int a = 2; a >= 0; --a) {
-    const Quotient q = divide(e, size[a]);
-    p.at[a] = q.rest;
-    e = q.quotient;
+struct Places {
+  Divider size[3];
+  Places(const std::int64_t (&n)[3], std::int64_t total)
+      : size{Divider(n[0], total), Divider(n[1], total), Divider(n[2], total)} {}
+  __device__ __forceinline__ Place operator()(std::int64_t e) const {
+    Place p;
+    for (int a = 2; a >= 0; --a) {
+      const Quotient q = size[a](e);
+      p.at[a] = q.rest;
+      e = q.quotient;
+    }
+    p.plane = e;
+    return p;
   }
-  p.plane = e;
-  return p;
-}
+};
 
 std::int64_t volume(const std::int64_t (&n)[3]) { return n[0] * n[1] * n[2]; }
 
@@ -38,8 +43,9 @@ __device__ __forceinline__ T divisor_of(const Pool& p, const Window& d, const Wi
 template <class T>
 struct Max {
   Pool p;
+  Places place_of;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const Place o = place_of(e, p.out);
+    const Place o = place_of(e);
     const Window d = window_of(p, 0, o.at[0]), h = window_of(p, 1, o.at[1]), w = window_of(p, 2, o.at[2]);
     const T* x = static_cast<const T*>(p.x) + o.plane * p.in[0] * p.in[1] * p.in[2];
     T best = -static_cast<T>(__builtin_huge_val());
@@ -64,8 +70,9 @@ struct Max {
 template <class T>
 struct Average {
   Pool p;
+  Places place_of;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const Place o = place_of(e, p.out);
+    const Place o = place_of(e);
     const Window d = window_of(p, 0, o.at[0]), h = window_of(p, 1, o.at[1]), w = window_of(p, 2, o.at[2]);
     const T* x = static_cast<const T*>(p.x) + o.plane * p.in[0] * p.in[1] * p.in[2];
     T sum = 0;
@@ -96,8 +103,9 @@ __device__ __forceinline__ bool covers(const Pool& p, int axis, std::int64_t i, 
 template <class T>
 struct AverageGrad {
   Pool p;
+  Places place_of;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const Place i = place_of(e, p.in);
+    const Place i = place_of(e);
     const T* y = static_cast<const T*>(p.y) + i.plane * p.out[0] * p.out[1] * p.out[2];
     const Reach rd = reach_of(p, 0, i.at[0]), rh = reach_of(p, 1, i.at[1]), rw = reach_of(p, 2, i.at[2]);
     T sum = 0;
@@ -119,15 +127,18 @@ struct AverageGrad {
 
 template <class T>
 void max_pool(const Pool& p) {
-  for_each(p.planes * volume(p.out), Max<T>{p});
+  const std::int64_t n = p.planes * volume(p.out);
+  for_each(n, Max<T>{p, Places(p.out, n)});
 }
 template <class T>
 void average_pool(const Pool& p) {
-  for_each(p.planes * volume(p.out), Average<T>{p});
+  const std::int64_t n = p.planes * volume(p.out);
+  for_each(n, Average<T>{p, Places(p.out, n)});
 }
 template <class T>
 void average_grad(const Pool& p) {
-  for_each(p.planes * volume(p.in), AverageGrad<T>{p});
+  const std::int64_t n = p.planes * volume(p.in);
+  for_each(n, AverageGrad<T>{p, Places(p.in, n)});
 }
 
 // ---- planes linked by an index --------------------------------------------------------------------------------------
