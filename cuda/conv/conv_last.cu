@@ -3,6 +3,7 @@
 // register holds, two panels ahead of the one that the tensor cores multiply. Long sums with few tiles are split, and
 // the parts are added in order.
 #include "core/verbose.h"
+#include "cuda/conv/aligned.cuh"
 #include "cuda/conv/conv_hopper.h"
 #include "cuda/conv/conv_last.h"
 #include "cuda/conv/last_problem.cuh"
@@ -101,24 +102,6 @@ void run_last(const P& p) {
   launch(kernel, s.grid, kThreads, 0, p, s.length, partial.get());
   run_add_parts(p, partial.get(), s.parts);
 }
-
-// Lets an operand that is read begin at a multiple of 16 bytes: the given one, or a copy of it.
-template <class T>
-class Aligned {
- public:
-  Aligned(void*& operand, std::int64_t count, bool read)
-      : copied_(read && reinterpret_cast<std::uintptr_t>(operand) % 16 != 0), copy_(copied_ ? count : 0) {
-    if (!copied_) return;
-    check(cudaMemcpyAsync(copy_.get(), operand, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice,
-                          current_stream().handle),
-          "cudaMemcpyAsync");
-    operand = copy_.get();
-  }
-
- private:
-  const bool copied_;
-  const Scratch<T> copy_;
-};
 
 // The order in which a pass does not find the weights but wants them, lines of k: [group and row, tap and channel of
 // the other side].

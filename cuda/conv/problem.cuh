@@ -48,6 +48,25 @@ struct Volume {
   }
 };
 
+// What becomes of a channel's sums on their way to memory: scale, bias and activation of the forward pass, or the bias
+// that a transposed convolution adds to the gradient of the input. `T` is the element stored.
+template <class T>
+struct ChannelEnd {
+  using Acc = functors::compute_t<T>;
+  Acc scale = Acc(1), bias = Acc(0);
+  bool scaled, biased, rectified;
+  __device__ __forceinline__ ChannelEnd(const Conv& c, std::int64_t channel)
+      : scaled(c.scale != nullptr), biased(c.bias != nullptr), rectified(c.activation == Activation::relu) {
+    if (scaled) scale = static_cast<Acc>(static_cast<const T*>(c.scale)[channel]);
+    if (biased) bias = static_cast<Acc>(static_cast<const T*>(c.bias)[channel]);
+  }
+  __device__ __forceinline__ T operator()(Acc v) const {
+    if (scaled) v *= scale;
+    if (biased) v += bias;
+    return static_cast<T>(rectified && v < Acc(0) ? Acc(0) : v);
+  }
+};
+
 // A pass as a product of m x k and k x n for each of `batch` groups.
 template <class T>
 struct ConvProblem {
@@ -65,11 +84,7 @@ struct ConvProblem {
     kernel = Volume(s.kernel, above > s.cout ? above : s.cout);
   }
   // A sum of the forward pass.
-  __device__ __forceinline__ T ended(Acc v, std::int64_t channel) const {
-    if (c.scale) v *= static_cast<Acc>(static_cast<const T*>(c.scale)[channel]);
-    if (c.bias) v += static_cast<Acc>(static_cast<const T*>(c.bias)[channel]);
-    return static_cast<T>(c.activation == Activation::relu && v < Acc(0) ? Acc(0) : v);
-  }
+  __device__ __forceinline__ T ended(Acc v, std::int64_t channel) const { return ChannelEnd<T>(c, channel)(v); }
   // A sum of the gradient of the input, which a transposed convolution adds a bias to.
   __device__ __forceinline__ T with_bias(Acc v, std::int64_t channel) const {
     return static_cast<T>(c.bias ? v + static_cast<Acc>(static_cast<const T*>(c.bias)[channel]) : v);
