@@ -352,7 +352,7 @@ LEFT_OUT = {
     "IndexingKernels": 1,  # checks_range: bad indices have a kernel of their own
     "ScanKernels": 1,  # sums of bool: widened first
     "SortKernels": 6,  # tallies of the integers, and their workspace: sorting is no slower here
-    "ConvKernels": 4,  # float32: three passes with the channels last, and prepared weights
+    "ConvKernels": 1,  # prepared weights of float32
 }
 
 

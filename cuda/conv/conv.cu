@@ -1,11 +1,13 @@
 // Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
 // the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
+#include "cuda/conv/conv_depthwise.h"
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_last.h"
 #include "cuda/conv/problem.cuh"
 #include "cuda/gemm/warp_tile.cuh"
 #include "cuda/libraries/cudnn.h"
+#include "cuda/runtime/pack.cuh"
 #include "kernels.h"
 
 namespace pydlx::cuda {
@@ -116,16 +118,20 @@ struct WeightGrad : Problem<T> {
   }
 };
 
-// 16-bit operands go to the tensor cores where their tiles are filled.
+// Groups of few channels have kernels of their own. 16-bit operands of others go to the tensor cores where their tiles
+// are filled.
 template <class P, ConvPass pass>
 void run_conv(const Conv& c) {
-  if constexpr (sizeof(typename P::Element) == 2)
-    if (c.shape.channels_last) return run_conv_last<typename P::Element>(c, pass);
-  if (library_conv(c, pass, DTypeOf<typename P::Element>::value)) return;
-  if constexpr (sizeof(typename P::Element) == 2)
-    if (run_conv_first<typename P::Element>(c, pass)) return;
+  using T = typename P::Element;
+  if (c.shape.channels_last && conv_depthwise_last_serves(c.shape, kPackOf<T>)) return run_conv_depthwise<T>(c, pass);
+  if constexpr (sizeof(T) == 2)
+    if (c.shape.channels_last) return run_conv_last<T>(c, pass);
+  if (library_conv(c, pass, DTypeOf<T>::value)) return;
+  if (conv_depthwise_serves(c.shape)) return run_conv_depthwise<T>(c, pass);
+  if constexpr (sizeof(T) == 2)
+    if (run_conv_first<T>(c, pass)) return;
   const P p(c);
-  if constexpr (sizeof(typename P::Element) == 2)
+  if constexpr (sizeof(T) == 2)
     if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0) return run_tensor_tiles("conv", p);
   run_product("conv", p);
 }
@@ -138,16 +144,20 @@ void register_conv(KernelTable& t) {
     k.run[static_cast<int>(ConvPass::forward)][idx<T>] = run_conv<Forward<T>, ConvPass::forward>;
     k.run[static_cast<int>(ConvPass::input_grad)][idx<T>] = run_conv<InputGrad<T>, ConvPass::input_grad>;
     k.run[static_cast<int>(ConvPass::weight_grad)][idx<T>] = run_conv<WeightGrad<T>, ConvPass::weight_grad>;
-    if constexpr (sizeof(T) == 2) {
-      const auto with = [&]<ConvPass pass>() {
-        constexpr int p = static_cast<int>(pass);
-        k.channels_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_serves(s, pass); };
-        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays(s, pass, s.cin * s.cout); };
+    const auto with = [&]<ConvPass pass>() {
+      constexpr int p = static_cast<int>(pass);
+      k.channels_last[p][idx<T>] = [](const ConvShape& s) {
+        if constexpr (sizeof(T) == 2)
+          if (conv_last_serves(s, pass)) return true;
+        return conv_depthwise_last_serves(s, kPackOf<T>);
       };
-      with.template operator()<ConvPass::forward>();
-      with.template operator()<ConvPass::input_grad>();
-      with.template operator()<ConvPass::weight_grad>();
-    }
+      // Groups of few channels are not worth copies: their kernels for either order move what they must.
+      if constexpr (sizeof(T) == 2)
+        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays(s, pass, s.cin * s.cout); };
+    };
+    with.template operator()<ConvPass::forward>();
+    with.template operator()<ConvPass::input_grad>();
+    with.template operator()<ConvPass::weight_grad>();
     for (auto& pass : k.scratch_size) pass[idx<T>] = [](const ConvShape&) { return std::int64_t{0}; };
   });
 }
