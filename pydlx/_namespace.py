@@ -222,7 +222,8 @@ _PRECISIONS = ("highest", "high", "medium")
 
 def set_float32_matmul_precision(precision: str) -> None:
     """``"highest"``: only algorithms that round no worse than the plain float32 sum; ``"high"`` (default): also Winograd
-    convolution of larger tiles, within three times its error; ``"medium"``: also reduced-precision operands, on devices with units for them."""
+    convolution of larger tiles, within three times its error, and on GPUs products of numbers in two parts, within 1.5 times it; ``"medium"``:
+    also operands rounded to TF32, on GPUs."""
     if precision not in _PRECISIONS:
         raise ValueError(
             f"[set_float32_matmul_precision] precision: expected 'highest', 'high' or 'medium', got {precision!r}"

@@ -197,6 +197,7 @@ RESULTS = {
     "_anomaly_checks_nan": "builtins.bool",
     "_anomaly_enabled": "builtins.bool",
     "_grad": "tuple[Tensor, ...]",
+    "_conv_tf32": "builtins.bool",
     "_is_grad_enabled": "builtins.bool",
     "_is_inference_mode": "builtins.bool",
     "build_info": "dict[builtins.str, Any]",

@@ -157,6 +157,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("_probe_read", &probe_read);
   m.def("_probe_copy", &probe_copy);
   m.def("_set_matmul_precision", [](int p) { set_matmul_precision(static_cast<MatmulPrecision>(p)); });
+  m.def("_set_conv_tf32", &set_conv_tf32);
+  m.def("_conv_tf32", &conv_tf32);
   m.def("_matmul_precision", [] { return static_cast<int>(matmul_precision()); });
   m.def("_set_cpu_isa", [](const std::string& s) { set_cpu_isa(s.c_str()); });
   m.def("get_default_dtype", [] { return py::reinterpret_steal<py::object>(dtype_object(default_dtype())); });

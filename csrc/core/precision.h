@@ -12,4 +12,10 @@ enum class MatmulPrecision : int {
 MatmulPrecision matmul_precision() noexcept;
 void set_matmul_precision(MatmulPrecision p) noexcept;
 
+// Whether convolutions may round their operands: at medium, or at high where this was asked for
+// (torch.backends.cudnn.allow_tf32).
+bool conv_rounds_operands() noexcept;
+bool conv_tf32() noexcept;
+void set_conv_tf32(bool allowed) noexcept;
+
 }  // namespace pydlx

@@ -16,6 +16,7 @@ struct ConvShape {
   std::int64_t in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1};
   std::int64_t stride[3] = {1, 1, 1}, pad[3] = {0, 0, 0}, dilation[3] = {1, 1, 1};  // pad: in front of each axis
   bool exact = false;         // only algorithms that round no worse than the plain sum
+  bool rounded = false;       // operands may be rounded to fewer digits, where there are units for that
   bool weights_kept = false;  // forward pass: prepared weights of a call are there for the next (Conv::prepared)
   bool channels_last = false;
   bool weights_last = false;  // only with channels_last: w is [groups * cout, kernel..., cin]

@@ -35,6 +35,7 @@ Geometry make_geometry(const Dims& x, const Dims& w, const Dims& y, const Dims& 
   s.cin = w[1];
   s.cout = w[0] / groups;
   s.exact = matmul_precision() == MatmulPrecision::highest;
+  s.rounded = conv_rounds_operands();
   const int axes = x.ndim() - 2, lead = 3 - axes;
   for (int i = 0; i < axes; ++i) {
     s.in[lead + i] = x[2 + i];

@@ -1,6 +1,6 @@
 // Convolution as products of matrices that are never formed (implicit GEMM): positions are turned into addresses while
 // panels are fetched. Groups are the batch of the product; weight gradients are split over images and positions, and
-// the parts are added in order. 16-bit operands are multiplied by the tensor cores and summed in float.
+// the parts are added in order. Operands of 16 and 32 bits are multiplied by the tensor cores and summed in float.
 #include "cuda/conv/conv_depthwise.h"
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_last.h"
@@ -118,21 +118,26 @@ struct WeightGrad : Problem<T> {
   }
 };
 
-// Groups of few channels have kernels of their own. 16-bit operands of others go to the tensor cores where their tiles
-// are filled.
+// Groups of few channels have kernels of their own. The tensor cores take what else fills their tiles, unless float32
+// sums of the operands themselves were asked for.
 template <class P, ConvPass pass>
 void run_conv(const Conv& c) {
   using T = typename P::Element;
+  constexpr bool tensor_cores = sizeof(T) <= 4;
   if (c.shape.channels_last && conv_depthwise_last_serves(c.shape, kPackOf<T>)) return run_conv_depthwise<T>(c, pass);
-  if constexpr (sizeof(T) == 2)
+  if constexpr (tensor_cores)
     if (c.shape.channels_last) return run_conv_last<T>(c, pass);
   if (library_conv(c, pass, DTypeOf<T>::value)) return;
   if (conv_depthwise_serves(c.shape)) return run_conv_depthwise<T>(c, pass);
-  if constexpr (sizeof(T) == 2)
-    if (run_conv_first<T>(c, pass)) return;
   const P p(c);
-  if constexpr (sizeof(T) == 2)
-    if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0) return run_tensor_tiles("conv", p);
+  if constexpr (tensor_cores) {
+    if (run_conv_first<T>(c, pass)) return;
+    if (p.m >= 32 && p.n >= 32 && p.k >= 16 && p.batch > 0 && (sizeof(T) == 2 || !c.shape.exact)) {
+      if constexpr (sizeof(T) == 4)
+        if (c.shape.rounded) return run_tensor_tiles<P, Digits::eleven>("conv", p);
+      return run_tensor_tiles("conv", p);
+    }
+  }
   run_product("conv", p);
 }
 
@@ -147,13 +152,13 @@ void register_conv(KernelTable& t) {
     const auto with = [&]<ConvPass pass>() {
       constexpr int p = static_cast<int>(pass);
       k.channels_last[p][idx<T>] = [](const ConvShape& s) {
-        if constexpr (sizeof(T) == 2)
-          if (conv_last_serves(s, pass)) return true;
+        if constexpr (sizeof(T) <= 4)
+          if (conv_last_serves<T>(s, pass)) return true;
         return conv_depthwise_last_serves(s, kPackOf<T>);
       };
       // Groups of few channels are not worth copies: their kernels for either order move what they must.
-      if constexpr (sizeof(T) == 2)
-        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays(s, pass, s.cin * s.cout); };
+      if constexpr (sizeof(T) <= 4)
+        k.prefers_last[p][idx<T>] = [](const ConvShape& s) { return conv_last_pays<T>(s, pass, s.cin * s.cout); };
     };
     with.template operator()<ConvPass::forward>();
     with.template operator()<ConvPass::input_grad>();

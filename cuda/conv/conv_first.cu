@@ -1,6 +1,6 @@
-// Convolution of 16-bit floats with the channels first whose images cannot be handed over with the channels last: those
-// of one axis, and those whose channels are no multiples of eight, as the three of a first layer. Operands are copied,
-// with zeros up to a multiple of eight channels, and results back without them.
+// Convolution on the tensor cores with the channels first whose images cannot be handed over with the channels last:
+// those of one axis, and those whose channels do not fill chunks of 16 bytes, as the three of a first layer. Operands
+// are copied, with zeros up to whole chunks, and results back without them.
 #include "core/verbose.h"
 #include "cuda/conv/conv_first.h"
 #include "cuda/conv/conv_last.h"
@@ -12,10 +12,14 @@
 namespace pydlx::cuda {
 namespace {
 
-constexpr std::int64_t padded(std::int64_t channels) { return (channels + kChunk - 1) / kChunk * kChunk; }
+template <class T>
+constexpr std::int64_t padded(std::int64_t channels) {
+  return (channels + kChunkOf<T> - 1) / kChunkOf<T> * kChunkOf<T>;
+}
 
 // [image, channel, position] on one side and [image, position, padded channel] on the other; images from `given` on are
 // zeros. Fewer than 2^31 elements.
+template <class T>
 struct Planes {
   std::int64_t given, channels, count;
   bool in_order;                  // both sides are the same
@@ -24,18 +28,20 @@ struct Planes {
   Planes(std::int64_t given_images, std::int64_t all_images, std::int64_t channel_count, std::int64_t position_count)
       : given(given_images),
         channels(channel_count),
-        count(all_images * position_count * padded(channel_count) / kChunk),
-        in_order(position_count == 1 && channel_count % kChunk == 0 && given_images == all_images),
+        count(all_images * position_count * padded<T>(channel_count) / kChunkOf<T>),
+        in_order(position_count == 1 && channel_count % kChunkOf<T> == 0 && given_images == all_images),
         positions(static_cast<std::uint32_t>(position_count)),
-        chunks(static_cast<std::uint32_t>(padded(channel_count) / kChunk)) {}
+        chunks(static_cast<std::uint32_t>(padded<T>(channel_count) / kChunkOf<T>)) {}
 };
 
 // Where chunk number i lies. Neighbours are at neighbouring positions, which lie together with the channels first.
+template <class T>
 struct PlaneChunk {
   std::int64_t image, first;  // its first channel's element with the channels first
   std::int64_t last;          // number of the chunk with the channels last
-  int channels;               // how many of the eight exist
-  __device__ __forceinline__ PlaneChunk(const Planes& p, std::uint32_t i) {
+  int channels;               // how many of the chunk exist
+  __device__ __forceinline__ PlaneChunk(const Planes<T>& p, std::uint32_t i) {
+    constexpr int kChunk = kChunkOf<T>;
     const std::uint32_t rest = p.positions.quotient(i), position = i - rest * p.positions.divisor,
                         at = p.chunks.quotient(rest), chunk = rest - at * p.chunks.divisor;
     image = at;
@@ -50,11 +56,11 @@ template <class T>
 struct FirstToLast {
   const T* first;
   uint4* last;
-  Planes planes;
+  Planes<T> planes;
   __device__ __forceinline__ void operator()(std::int64_t i) const {
-    const PlaneChunk at(planes, static_cast<std::uint32_t>(i));
+    const PlaneChunk<T> at(planes, static_cast<std::uint32_t>(i));
     last[at.last] =
-        gather(at.channels, [&](int c) { return first[at.first + c * std::int64_t{planes.positions.divisor}]; });
+        gather<T>(at.channels, [&](int c) { return first[at.first + c * std::int64_t{planes.positions.divisor}]; });
   }
 };
 
@@ -62,16 +68,19 @@ template <class T>
 struct LastToFirst {
   const uint4* last;
   T* first;
-  Planes planes;
+  Planes<T> planes;
   __device__ __forceinline__ void operator()(std::int64_t i) const {
-    const PlaneChunk at(planes, static_cast<std::uint32_t>(i));
+    const PlaneChunk<T> at(planes, static_cast<std::uint32_t>(i));
     const uint4 chunk = last[at.last];
     const std::uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
-    for (int c = 0; c < kChunk; ++c) {
+    for (int c = 0; c < kChunkOf<T>; ++c) {
       if (c >= at.channels) continue;
       T v;
-      v.bits = static_cast<std::uint16_t>(words[c / 2] >> (16 * (c % 2)));
+      if constexpr (sizeof(T) == 4)
+        v = __uint_as_float(words[c]);
+      else
+        v.bits = static_cast<std::uint16_t>(words[c / 2] >> (16 * (c % 2)));
       first[at.first + c * std::int64_t{planes.positions.divisor}] = v;
     }
   }
@@ -82,8 +91,8 @@ template <class T>
 class Copy {
  public:
   template <class Pointer>
-  Copy(Pointer*& operand, const Planes& planes, bool read)
-      : planes_(planes), given_(operand), copy_(operand && !planes.in_order ? planes.count * kChunk : 0) {
+  Copy(Pointer*& operand, const Planes<T>& planes, bool read)
+      : planes_(planes), given_(operand), copy_(operand && !planes.in_order ? planes.count * kChunkOf<T> : 0) {
     if (!operand || planes.in_order) return;
     if (read) for_each(planes_.count, FirstToLast<T>{static_cast<const T*>(given_), chunks(), planes_});
     operand = copy_.get();
@@ -96,7 +105,7 @@ class Copy {
  private:
   uint4* chunks() const { return reinterpret_cast<uint4*>(copy_.get()); }
 
-  const Planes planes_;
+  const Planes<T> planes_;
   const void* const given_;
   const Scratch<T> copy_;
 };
@@ -107,11 +116,11 @@ template <class T>
 bool run_conv_first(const Conv& given, ConvPass pass) {
   const ConvShape& s = given.shape;
   Conv c = given;
-  c.shape.cin = padded(s.cin);
-  c.shape.cout = padded(s.cout);
+  c.shape.cin = padded<T>(s.cin);
+  c.shape.cout = padded<T>(s.cout);
   c.shape.channels_last = c.shape.weights_last = true;
   const bool same = c.shape.cin == s.cin && c.shape.cout == s.cout;
-  if ((s.groups != 1 && !same) || !conv_last_pays(c.shape, pass, s.cin * s.cout)) return false;
+  if ((s.groups != 1 && !same) || !conv_last_pays<T>(c.shape, pass, s.cin * s.cout)) return false;
   if (verbose_on) {
     verbose_note("; copied");
     if (!same)
@@ -133,6 +142,7 @@ bool run_conv_first(const Conv& given, ConvPass pass) {
     w.bring_back(given.w);
   return true;
 }
+template bool run_conv_first<float>(const Conv&, ConvPass);
 template bool run_conv_first<Half>(const Conv&, ConvPass);
 template bool run_conv_first<BFloat16>(const Conv&, ConvPass);
 

@@ -1,4 +1,4 @@
-// Convolution of 16-bit floats with the channels first on copies with the channels last (conv_first.cu).
+// Convolution of 16-bit floats and float32 with the channels first on copies with the channels last (conv_first.cu).
 #pragma once
 #include "kernels/conv.h"
 

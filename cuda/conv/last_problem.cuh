@@ -1,4 +1,4 @@
-// Convolution of 16-bit floats with the channels last as products that are never formed (implicit GEMM): rows and
+// Convolution with the channels last as products that are never formed (implicit GEMM): rows and
 // columns of both operands are runs of channels, chunks of 16 bytes. What depends on a row alone is worked out once per
 // tile. Groups are the batch.
 //

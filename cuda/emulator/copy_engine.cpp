@@ -60,6 +60,7 @@ class Box {
 struct Copy {
   void* to;
   const void* from;
+  unsigned bytes;
 };
 struct Store {
   Box box;
@@ -164,10 +165,10 @@ void write_shared(void* to, const void* from, std::size_t bytes) {
   hide(g_copies[current], to);
 }
 
-void copy_16(void* to, const void* from) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  if (!aligned(to) || !aligned(from)) die("a copy of 16 bytes at an address that is not a multiple of 16");
-  g_copies[current].copies.open.push_back({to, from});
+void copy_async(void* to, const void* from, unsigned bytes) {
+  const auto aligned = [bytes](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % bytes == 0; };
+  if (!aligned(to) || !aligned(from)) die("an asynchronous copy at an address that is not a multiple of its size");
+  g_copies[current].copies.open.push_back({to, from, bytes});
 }
 
 void copies_commit() { g_copies[current].copies.close(); }
@@ -176,9 +177,9 @@ void copies_wait(int pending) {
   Copies& mine = g_copies[current];
   mine.copies.take(pending, [&](const Copy& c) {
     if (c.from)
-      std::memcpy(c.to, c.from, 16);
+      std::memcpy(c.to, c.from, c.bytes);
     else
-      std::memset(c.to, 0, 16);
+      std::memset(c.to, 0, c.bytes);
     hide(mine, c.to);
   });
 }

@@ -8,6 +8,7 @@
 // alternating order), work launched with impossible sizes. It says nothing about speed, memory ordering or numerics of
 // the hardware's own functions. What sm_90 added is in hopper.h.
 #pragma once
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -271,6 +272,17 @@ inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<std::uint64_t>(a) * b >> 32);
 }
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+// Not fused with what is done with the result.
+inline float __fmul_rn(float x, float y) {
+  const volatile float z = x * y;
+  return z;
+}
+inline float __fsub_rn(float x, float y) {
+  const volatile float z = x - y;
+  return z;
+}
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 template <class T>
 T __ldg(const T* p) {
   return *p;

@@ -84,8 +84,8 @@ void stores_wait_read(int pending);
 // A thread's write to shared memory which the engines see only once the thread has shown it.
 void write_shared(void* to, const void* from, std::size_t bytes);
 
-// Copies of 16 bytes by threads, which happen when the thread waits for their group.
-void copy_16(void* to, const void* from);  // zeros for null
+// Copies of 4 or 16 bytes by threads, which happen when the thread waits for their group.
+void copy_async(void* to, const void* from, unsigned bytes);  // zeros for null
 void copies_commit();
 void copies_wait(int pending);
 // Shows what the thread's copies have brought, and what it has written, to products and stores, which stop at anything

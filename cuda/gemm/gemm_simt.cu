@@ -1,4 +1,4 @@
-// Matrix products on the ordinary arithmetic units: every dtype, every stride.
+// Matrix products of float64 and integers on the ordinary arithmetic units, any strides.
 #include "cuda/gemm/strided.cuh"
 #include "cuda/libraries/cublas_lt.h"
 #include "kernels.h"
@@ -15,9 +15,7 @@ void add(GemmKernels& k) {
 
 void register_gemm_simt(KernelTable& t) {
   GemmKernels& k = family<GemmKernels>(t);
-  add<float, float>(k);
   add<double, double>(k);
-  k.external[static_cast<int>(DType::Float32)] = [](const Gemm& g) { return library_product(g, DType::Float32); };
   k.external[static_cast<int>(DType::Float64)] = [](const Gemm& g) { return library_product(g, DType::Float64); };
   // Unsigned arithmetic wraps where signed overflow would be undefined; the bits are the same.
   add<std::uint8_t, std::uint32_t>(k);

@@ -183,16 +183,23 @@ void run_add_parts(const P& p, const typename P::Acc* partial, std::int64_t part
          partial, static_cast<int>(parts));
 }
 
+// launch_tiles(split, partial) with the parts of the summed axis, and what follows where there are several, or where
+// tiles do not finish their results.
+template <class P, class Launch>
+void run_split(const char* op, const P& p, int bm, int bn, int bk, const Launch& launch_tiles) {
+  using Acc = typename P::Acc;
+  const Split s = split_of(op, p, bm, bn, bk);
+  if (s.parts == 1 && stores_in_tile(p)) return launch_tiles(s, static_cast<Acc*>(nullptr));
+  const Scratch<Acc> partial(s.parts * p.batch * p.m * p.n);
+  launch_tiles(s, partial.get());
+  run_add_parts(p, partial.get(), s.parts);
+}
+
 template <int BM, int BN, int BK, int TM, int TN, class P>
 void run_tiles(const char* op, const P& p) {
-  using Acc = typename P::Acc;
-  const Split s = split_of(op, p, BM, BN, BK);
-  const auto kernel = tile_product<P, BM, BN, BK, TM, TN>;
-  if (s.parts == 1 && stores_in_tile(p))
-    return launch(kernel, s.grid, kTileThreads, 0, p, s.length, static_cast<Acc*>(nullptr));
-  const Scratch<Acc> partial(s.parts * p.batch * p.m * p.n);
-  launch(kernel, s.grid, kTileThreads, 0, p, s.length, partial.get());
-  run_add_parts(p, partial.get(), s.parts);
+  run_split(op, p, BM, BN, BK, [&](const Split& s, typename P::Acc* partial) {
+    launch(tile_product<P, BM, BN, BK, TM, TN>, s.grid, kTileThreads, 0, p, s.length, partial);
+  });
 }
 
 // The tile that suits the shape: large ones need as many blocks as half the largest GPU has processors.

@@ -12,7 +12,9 @@
 namespace pydlx::cuda {
 namespace {
 
-constexpr int kChunk = 8;  // elements of 16 bytes
+constexpr int kChunk = 8;  // 16-bit elements of 16 bytes
+template <class T>
+inline constexpr int kChunkOf = 16 / static_cast<int>(sizeof(T));
 
 // A panel in shared memory in chunks of 16 bytes, `width` chunks per line. Exclusive or with the line number lets eight
 // neighbouring lines of one chunk column, which ldmatrix reads together, fall into different banks.
@@ -29,11 +31,21 @@ __device__ __forceinline__ int chunk_at(int line, int chunk) {
 // 16 bytes from global to shared memory, or zeros.
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid) {
 #if defined(PYDLX_CUDA_EMULATED)
-  emulator::copy_16(shared, valid ? global : nullptr);
+  emulator::copy_async(shared, valid ? global : nullptr, 16);
 #else
   const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+#endif
+}
+// The same with one word, for lines that do not begin at multiples of 16 bytes.
+__device__ __forceinline__ void cp_async_4(void* shared, const void* global, bool valid) {
+#if defined(PYDLX_CUDA_EMULATED)
+  emulator::copy_async(shared, valid ? global : nullptr, 4);
+#else
+  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes));
 #endif
 }
 __device__ __forceinline__ void cp_async_commit() {
@@ -129,6 +141,50 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], const std::uint32_t (&a
         "%2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// ---- mma of float32 operands rounded to eleven significant bits (TF32) ----------------------------------------------
+
+// What the units take of an operand: its leading eleven significant bits.
+__device__ __forceinline__ float leading_bits(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
+
+// d = c + a b with a 16 x 8, b 8 x 8, c and d 16 x 8; leading_bits() of a and b count. With
+// g = lane / 4 and t = lane % 4: a holds (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4); b holds (t, g) and (t + 4, g);
+// c and d are as above.
+__device__ __forceinline__ void mma_1688(float (&d)[4], const float (&a)[4], const float (&b)[2], const float (&c)[4]) {
+#if defined(PYDLX_CUDA_EMULATED)
+  const unsigned lane = emulator::current->lane, g = lane / 4, t = lane % 4 * 2;
+  float x[2][8], y[2][8];
+  emulator::exchange(kFullMask, a, sizeof a);
+  for (unsigned i = 0; i < 2; ++i)
+    for (unsigned k = 0; k < 8; ++k) {
+      float w[4];
+      std::memcpy(w, emulator::slot(g * 4 + k % 4), sizeof w);
+      x[i][k] = leading_bits(w[i + (k >= 4 ? 2 : 0)]);
+    }
+  emulator::exchange(kFullMask, b, sizeof b);
+  for (unsigned j = 0; j < 2; ++j)
+    for (unsigned k = 0; k < 8; ++k) {
+      float w[2];
+      std::memcpy(w, emulator::slot((t + j) * 4 + k % 4), sizeof w);
+      y[j][k] = leading_bits(w[k >= 4]);
+    }
+  // Products are exact, and the units cut what does not fit a float instead of rounding it.
+  for (unsigned i = 0; i < 2; ++i)
+    for (unsigned j = 0; j < 2; ++j) {
+      double sum = static_cast<double>(c[2 * i + j]);
+      for (unsigned k = 0; k < 8; ++k) sum += static_cast<double>(x[i][k]) * static_cast<double>(y[j][k]);
+      auto cut = static_cast<float>(sum);
+      if (std::isfinite(sum) && std::fabs(static_cast<double>(cut)) > std::fabs(sum)) cut = std::nextafter(cut, 0.0f);
+      d[2 * i + j] = cut;
+    }
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, "
+      "%12, %13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 #endif
 }
 
