@@ -51,19 +51,21 @@ def test_everything_runs_and_the_guilty_are_named(tmp_path, shares):
     assert "test_hangs" in "".join(p.read_text() for p in tmp_path.glob("out/*.log"))  # the traceback
 
 
+def run_tool(folder, seconds, source):
+    """The exit status of the tool with a file of tests, and what it says of that file."""
+    file = folder / "test_only.py"
+    file.write_text(source)
+    command = [sys.executable, str(TOOL), str(folder / "out"), str(seconds), str(file)]
+    status = subprocess.run(command, capture_output=True, timeout=120).returncode
+    (part,) = json.loads((folder / "out/tests.json").read_text())
+    return status, part
+
+
 def test_a_file_that_cannot_be_loaded_is_a_problem(tmp_path):
-    file = tmp_path / "test_broken.py"
-    file.write_text("import nothing_of_this_name\n")
-    command = [sys.executable, str(TOOL), str(tmp_path / "out"), "100", str(file)]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 1
-    (part,) = json.loads((tmp_path / "out/tests.json").read_text())
-    assert part["problem"].startswith("pytest ended with status")
+    status, part = run_tool(tmp_path, 100, "import nothing_of_this_name\n")
+    assert status == 1 and part["problem"].startswith("pytest ended with status")
 
 
 def test_time_is_up(tmp_path):
-    file = tmp_path / "test_slow.py"
-    file.write_text("import time\ndef test_slow(): time.sleep(1000)\n")
-    command = [sys.executable, str(TOOL), str(tmp_path / "out"), "8", str(file)]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 2
-    (part,) = json.loads((tmp_path / "out/tests.json").read_text())
-    assert part["problem"] == "out of time"
+    status, part = run_tool(tmp_path, 8, "import time\ndef test_slow(): time.sleep(1000)\n")
+    assert status == 2 and part["problem"] == "out of time"

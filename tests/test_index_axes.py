@@ -21,7 +21,7 @@ def case(rows, picked, columns, dtype="float64", seed=0):
     return x.astype(np.float64), source.astype(np.float64), index, *tensors, pydlx.tensor(index)
 
 
-def same(got, wanted):
+def assert_same(got, wanted):
     np.testing.assert_array_equal(got.double().numpy(), wanted)
 
 
@@ -29,13 +29,13 @@ def same(got, wanted):
 @pytest.mark.parametrize("columns", COLUMNS)
 def test_outer_axis(columns, dtype):
     x, source, index, tx, ts, ti = case(9, 13, columns, dtype)
-    same(tx.gather(0, ti), np.take_along_axis(x, index, 0))
-    same(tx.scatter(0, ti, 3), scattered(x, index, np.full_like(source, 3.0)))
-    same(tx.scatter(0, ti, ts), scattered(x, index, source))
+    assert_same(tx.gather(0, ti), np.take_along_axis(x, index, 0))
+    assert_same(tx.scatter(0, ti, 3), scattered(x, index, np.full_like(source, 3.0)))
+    assert_same(tx.scatter(0, ti, ts), scattered(x, index, source))
     for how, combine in (("amax", np.maximum), ("amin", np.minimum)):
         wanted = x.copy()
         combine.at(wanted, (index, np.arange(columns)), source)
-        same(tx.scatter_reduce(0, ti, ts, how), wanted)
+        assert_same(tx.scatter_reduce(0, ti, ts, how), wanted)
 
 
 def scattered(x, index, source):
@@ -66,13 +66,13 @@ def test_strided_operands():
     x, source, index, tx, ts, ti = case(6, 5, 2048)
     wide = pydlx.zeros(6, 4096, dtype=pydlx.float64)
     wide[:, ::2] = tx
-    same(wide[:, ::2].gather(0, ti), np.take_along_axis(x, index, 0))
-    same(wide[:, ::2].scatter_add(0, ti, ts), added(x, index, source))
+    assert_same(wide[:, ::2].gather(0, ti), np.take_along_axis(x, index, 0))
+    assert_same(wide[:, ::2].scatter_add(0, ti, ts), added(x, index, source))
     turned = tx.t().contiguous().t()
-    same(turned.gather(0, ti), np.take_along_axis(x, index, 0))
-    same(turned.scatter_add(0, ti, ts.t().contiguous().t()), added(x, index, source))
+    assert_same(turned.gather(0, ti), np.take_along_axis(x, index, 0))
+    assert_same(turned.scatter_add(0, ti, ts.t().contiguous().t()), added(x, index, source))
     assert tx.gather(0, ti[:0]).shape == (0, 2048)
-    same(tx.scatter_add(0, ti[:0], ts[:0]), x)
+    assert_same(tx.scatter_add(0, ti[:0], ts[:0]), x)
 
 
 def added(x, index, source):
@@ -130,5 +130,5 @@ def test_picked_rows(width, dtype):
     x = pydlx.tensor(rng.integers(0, 100, (50, width))).to(getattr(pydlx, dtype))
     for index in (rng.integers(0, 50, 77), rng.integers(0, 50, 1), np.zeros(0, np.int64)):
         wanted = x.double().numpy()[index]
-        same(x.index_select(0, pydlx.tensor(index)), wanted)
-        same(x[pydlx.tensor(index - 50)], wanted)
+        assert_same(x.index_select(0, pydlx.tensor(index)), wanted)
+        assert_same(x[pydlx.tensor(index - 50)], wanted)

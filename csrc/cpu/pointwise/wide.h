@@ -103,7 +103,7 @@ template <>
 struct Wide<ActGrad<BinaryOp::clamp_backward>> {  // param: low, high, whether the bounds are outside
   PYDLX_INLINE static vmath::V apply(vmath::V g, vmath::V x, const double* param) {
     const float low = static_cast<float>(param[0]), high = static_cast<float>(param[1]);
-    const vmath::V all = loaded(g);  // not masked by a comparison that waits for y
+    const vmath::V all = loaded(g);  // not masked by a comparison that waits for x
     const vmath::I inside = param[2] != 0 ? (x > low) & (x < high) : (x >= low) & (x <= high);
     return inside ? all : vmath::V{};
   }
