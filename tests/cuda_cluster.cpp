@@ -110,7 +110,7 @@ int wrong_elements(const Slip& slip) {
       for (int s = 0; s < 2; ++s) init_barrier(full + s, 1), init_barrier(empty + s, slip.own_stage ? 1 : 2);
       publish_barriers();
     }
-    slip.begins ? __syncthreads() : meet_cluster();
+    slip.begins ? __syncthreads() : meet_cluster<false>();
     Turn<2> turn;
     for (int round = 0; round < kRounds && threadIdx.x == 0; ++round, turn.next()) {
       wait(empty + turn.stage(), turn.parity() ^ 1);
@@ -130,7 +130,7 @@ int wrong_elements(const Slip& slip) {
       if (threadIdx.x == kWarp) arrive(empty + turn.stage());
       if (threadIdx.x == kWarp + 1 && !slip.own_stage) arrive_there(address_in_block(empty + turn.stage(), rank ^ 1));
     }
-    if (!slip.ends) meet_cluster();
+    if (!slip.ends) meet_cluster<true>();
   });
   return wrong;
 }
@@ -148,7 +148,7 @@ void foreign_wait() {
   run_clusters(2, 2, 32, [] {
     auto* const barrier = static_cast<Barrier*>(emulator::shared_memory());
     if (threadIdx.x == 0) init_barrier(barrier, 1);
-    meet_cluster();
+    meet_cluster<false>();
     emulator::mbarrier_wait(address_in_block(barrier, blockIdx.x ^ 1), 1);
   });
 }
@@ -157,7 +157,7 @@ void no_such_block() {
 }
 void missed_by_a_thread() {
   run_clusters(2, 2, 32, [] {
-    if (blockIdx.x + threadIdx.x > 0) meet_cluster();
+    if (blockIdx.x + threadIdx.x > 0) meet_cluster<false>();
   });
 }
 

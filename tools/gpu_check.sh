@@ -54,7 +54,7 @@ if [[ $steps == *build* ]]; then
   rm -rf "$site"
   PYDLX_CUDA=ON PYDLX_BLAS=auto CMAKE_BUILD_PARALLEL_LEVEL=$jobs \
     part build "${BUILD_LIMIT:-500}" "$python" -m pip install --no-build-isolation --no-deps --no-index --disable-pip-version-check --target "$site" -v .
-  grep -E 'spill|warning' "$out/build.log" | sed 's/^ *//' | sort | uniq -c | sort -rn >"$out/warnings.txt"
+  grep -E 'spill|warning|Potential Performance' "$out/build.log" | sed 's/^ *//' | sort | uniq -c | sort -rn >"$out/warnings.txt"
 fi
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} HYPOTHESIS_STORAGE_DIRECTORY=$out/hypothesis
 cd "$out" || exit 1 # so that the checkout's pydlx/, which has no extension, is not found first
@@ -70,14 +70,18 @@ if [[ $steps == *test* ]]; then
   limit=${TEST_LIMIT:-500}
   # Those whose kernels wait for barriers of their own go first and alone: the products of sm_90a, and recurrent layers
   # whose blocks wait for each other. If one of them fails, everything else is tested and measured without it.
-  first=()
-  for family in hopper attention conv_hopper; do first+=("tests/test_cuda_$family.py"); done
-  tests test-hopper "$((limit / 3))" --alone "${first[@]}"
+  without_wgmma() { say "from here on PYDLX_CUDA_WGMMA=0" && export PYDLX_CUDA_WGMMA=0; }
+  tests test-pairs "$((limit / 6))" --alone tests/test_cuda_hopper.py
   if [[ $? == 1 ]]; then
+    for file in tests.json test_cuda_hopper.log test_cuda_hopper.journal; do
+      cp -f "$out/$file" "$out/pairs-$file" 2>/dev/null # the next run writes its own
+    done
     say "from here on PYDLX_CUDA_CLUSTER=0" && export PYDLX_CUDA_CLUSTER=0
-    tests test-hopper-alone "$((limit / 3))" --alone "${first[@]}"
-    [[ $? != 1 ]] || { say "from here on PYDLX_CUDA_WGMMA=0" && export PYDLX_CUDA_WGMMA=0; }
+    tests test-hopper "$((limit / 6))" --alone tests/test_cuda_hopper.py
+    [[ $? != 1 ]] || without_wgmma
   fi
+  tests test-wgmma "$((limit / 6))" --alone tests/test_cuda_attention.py tests/test_cuda_conv_hopper.py
+  [[ $? != 1 ]] || without_wgmma
   tests test-rnn "$((limit / 6))" --alone tests/test_cuda_rnn.py
   [[ $? != 1 ]] || { say "from here on PYDLX_CUDA_PERSISTENT=0" && export PYDLX_CUDA_PERSISTENT=0; }
   others=(tests/test_cuda_ops.py/6 tests/test_amp.py)
@@ -87,7 +91,7 @@ if [[ $steps == *test* ]]; then
       *) others+=("tests/${file##*/}") ;;
     esac
   done
-  tests test-cuda "$((limit / 2))" "${others[@]}"
+  tests test-cuda "$((limit / 3))" "${others[@]}"
 fi
 if [[ $steps == *sanitize* ]]; then
   if command -v compute-sanitizer >/dev/null; then

@@ -78,16 +78,19 @@ __device__ __forceinline__ void arrive_there(std::uint32_t barrier) {
 #endif
 }
 // All threads of the cluster meet. A block must not use another one's shared memory before that has begun, nor end
-// before the others have done with its own. Shows nothing that threads have written but barriers (publish_barriers).
+// before the others have done with its own: `last` waits for what they have started there, too, such as arrivals.
+// Otherwise it shows nothing that threads have written but barriers (publish_barriers).
+template <bool last>
 __device__ __forceinline__ void meet_cluster() {
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::cluster_barrier();
 #else
   __syncwarp();
-  asm volatile(
-      "barrier.cluster.arrive.relaxed.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
+  if constexpr (last)
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  else
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 // Arrives, and lets the present phase expect that many bytes more.

@@ -59,15 +59,17 @@ __device__ __forceinline__ void share_work(const Init& init, const Produce& prod
     init();
     publish_barriers();
   }
-  in_cluster ? meet_cluster() : __syncthreads();
+  in_cluster ? meet_cluster<false>() : __syncthreads();
+  // The branches do not come together again: each is compiled for its own number of registers.
   if (static_cast<int>(threadIdx.x) / kWarpgroup == kConsumers) {
     fewer_registers<of_producer>();
     produce();
+    if (in_cluster) meet_cluster<true>();
   } else {
     more_registers<of_consumer>();
     consume();
+    if (in_cluster) meet_cluster<true>();
   }
-  if (in_cluster) meet_cluster();
 }
 
 // The threads of the calling consuming warpgroup meet, and see what the others have written.
