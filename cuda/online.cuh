@@ -69,8 +69,10 @@ struct MergeOnline {
   __device__ Online<A> operator()(Online<A> a, Online<A> b) const {
     if (b.sum == A(0)) return a;
     if (a.sum == A(0)) return b;
-    const A m = (b.max > a.max) | (b.max != b.max) ? b.max : a.max;
-    return {m, a.sum * relative(a.max, m) + b.sum * relative(b.max, m)};
+    // The same bits whichever comes first: one of the products is with 1, and the other one may be fused with the sum.
+    const bool swapped = (b.max > a.max) | (b.max != b.max);
+    const Online<A> most = swapped ? b : a, less = swapped ? a : b;
+    return {most.max, most.sum + less.sum * relative(less.max, most.max)};
   }
 };
 

@@ -228,3 +228,25 @@ def test_choice_of_the_kernel():
         passes = ("forward", "input gradient", "weight gradient")
         text = expected[i % 18 // 3][next(k for k, name in enumerate(passes) if name in line)]
         assert (text in line) if text else "channels" not in line.split("pass ")[1], line
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_taps_that_see_nothing_infinite_have_finite_gradients(kernel, stride, last):
+    """Strips and patches reach beyond the last results; what lies there must not meet the inputs that do exist."""
+    pydlx.manual_seed(3)
+    x = pydlx.randn(2, 8, 13, 13)
+    x[0, 2, 12, 3], x[1, 5, 4, 12], x[1, 6, 11, 11] = float("inf"), float("nan"), -float("inf")
+    x = x.contiguous(memory_format=pydlx.channels_last) if last else x
+    w = pydlx.randn(8, 1, kernel, kernel)
+    got, want = [], []
+    for device, grads in (("cuda", got), ("cpu", want)):
+        weight = w.to(device).requires_grad_()
+        out = pydlx.nn.functional.conv2d(x.to(device), weight, stride=stride, groups=8)
+        pydlx.manual_seed(4)
+        out.backward(pydlx.randn(out.shape).to(device))
+        grads.append(weight.grad.cpu())
+    assert (got[0].isfinite() == want[0].isfinite()).all().item()
+    near = want[0].isfinite()
+    assert (got[0][near] - want[0][near]).abs().max().item() < 1e-4

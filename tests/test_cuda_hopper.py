@@ -223,7 +223,7 @@ def test_parts(program, part):
         ("missing_bytes", "still misses 0 of 1 arrivals and 16 bytes"),
         ("no_barrier", "not initialised"),
         ("unwaited_copy", "copies that it never waited for"),
-        ("odd_copy", "not a multiple of 16"),
+        ("odd_copy", "not a multiple of its size"),
         ("unshown_copy", "no proxy fence has shown"),
         ("unfenced", "without a wgmma.fence"),
         ("unwaited", "never waited for"),

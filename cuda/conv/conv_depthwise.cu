@@ -116,7 +116,7 @@ __device__ __forceinline__ void bring(const Tiles<T>& t, const T* in, int planes
       Pack<Acc, V * kSpread> wide = {};
 #pragma unroll
       for (int v = 0; v < V; ++v) wide.v[v * kSpread] = static_cast<Acc>(got[b].v[v]);
-      if (i < total) put(to + i * (V * kSpread), wide);
+      if (i < total) put<Space::shared>(to + i * (V * kSpread), wide);
     }
   }
 }

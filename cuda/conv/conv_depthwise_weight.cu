@@ -142,7 +142,7 @@ struct WeightPlanes : WeightSum<T> {
 };
 
 template <class T, int K, int kStep>
-__global__ void __launch_bounds__(kPlaneThreads, K == 7 ? 2 : 3)
+__global__ void __launch_bounds__(kPlaneThreads, K == 7 || (K == 5 && sizeof(T) == 8) ? 2 : 3)
     weight_planes(const __grid_constant__ WeightPlanes<T> p) {
   using Acc = typename WeightPlanes<T>::Acc;
   constexpr int kRows = kStrip<T, K>;
@@ -165,9 +165,9 @@ __global__ void __launch_bounds__(kPlaneThreads, K == 7 ? 2 : 3)
       const T* const result = pair.y + image * y_image + x;
       const T* const seen = pair.x + image * x_image + x_in;
       Acc grad[kRows];
+      const int rows = out_rows - y;
 #pragma unroll
-      for (int j = 0; j < kRows; ++j)
-        grad[j] = y + j < out_rows ? static_cast<Acc>(result[(y + j) * out_columns]) : Acc(0);
+      for (int j = 0; j < kRows; ++j) grad[j] = j < rows ? static_cast<Acc>(result[(y + j) * out_columns]) : Acc(0);
       bool inside[K];
 #pragma unroll
       for (int k = 0; k < K; ++k) inside[k] = x_in + k >= 0 && x_in + k < in_columns;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kPlaneThreads, K == 7 ? 2 : 3)
         for (int j = 0; j < kRows; ++j)
 #pragma unroll
           for (int ky = 0; ky < K; ++ky)
-            if (Rows::slot(j, ky) == i) {
+            if (Rows::slot(j, ky) == i && j < rows) {  // an infinite input must not meet the zero of no result
 #pragma unroll
               for (int kx = 0; kx < K; ++kx) sum[ky * K + kx] += grad[j] * v[kx];
             }
@@ -306,11 +306,12 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 1) weight_pixels(const __gr
       if (y_in < 0 || y_in >= in_rows) continue;
       const T* const grads = static_cast<const T*>(p.c.y) + (std::int64_t{line} * out_columns + x) * channels + channel;
       const T* const in = p.in() + (image * p.in_count + std::int64_t{y_in} * in_columns) * channels + channel;
+      const int columns = out_columns - x;
       uint4 grad[P], seen[Columns::kSeen];
 #pragma unroll
       for (int q = 0; q < P; ++q) {
         grad[q] = uint4{};
-        if (x + q < out_columns) grad[q] = *reinterpret_cast<const uint4*>(grads + q * channels);
+        if (q < columns) grad[q] = *reinterpret_cast<const uint4*>(grads + q * channels);
       }
 #pragma unroll
       for (int j = 0; j < Columns::kSeen; ++j) {
@@ -328,7 +329,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 1) weight_pixels(const __gr
         for (int q = 0; q < P; ++q)
 #pragma unroll
           for (int k = 0; k < K; ++k)
-            if (Columns::slot(q, k) == j) {
+            if (Columns::slot(q, k) == j && q < columns) {  // as above
 #pragma unroll
               for (int v = 0; v < V; ++v) sum[k * V + v] += wide[q].v[v] * at.v[v];
             }

@@ -83,8 +83,7 @@ struct WarpTile {
     __shared__ int found[kWarps];
     bool mine = false;
 #pragma unroll
-    for (int i = 0; i < kI * kJ * 4; ++i)
-      mine = mine || !(fabsf(sum[i / 4 / kJ][i / 4 % kJ][i % 4]) < 0x1p120f);
+    for (int i = 0; i < kI * kJ * 4; ++i) mine = mine || !(fabsf(sum[i / 4 / kJ][i / 4 % kJ][i % 4]) < 0x1p120f);
     mine = __any_sync(kFullMask, mine);
     if (threadIdx.x % kWarp == 0) found[threadIdx.x / kWarp] = mine;
     __syncthreads();

@@ -172,8 +172,9 @@ void run_reduce(const Reduce& r, void* out3) {
   const bool aligned = packs_begin(r.in);
   const bool rows = aligned && !along_outputs && r.inner_ndim == 1 && r.inner_stride[0] == 1 &&
                     r.inner_numel % kPackOf<T> == 0 && are_multiples(r.outer_stride, 0, r.outer_ndim, kPackOf<T>);
-  const bool packs = kColumnPack > 1 && aligned && along_outputs && r.outer_stride[0] == 1 && r.outer_size[0] % kColumnPack == 0 &&
-                     r.outer_numel >= 8 * kColumnPack && are_multiples(r.outer_stride, 1, r.outer_ndim, kColumnPack) &&
+  const bool packs = kColumnPack > 1 && aligned && along_outputs && r.outer_stride[0] == 1 &&
+                     r.outer_size[0] % kColumnPack == 0 && r.outer_numel >= 8 * kColumnPack &&
+                     are_multiples(r.outer_stride, 1, r.outer_ndim, kColumnPack) &&
                      are_multiples(r.inner_stride, 0, r.inner_ndim, kColumnPack);
   ReduceArgs a;
   a.in = static_cast<const char*>(r.in);

@@ -4,6 +4,9 @@
 #include <type_traits>
 
 #include "cuda/runtime/launch.h"
+#if defined(PYDLX_CUDA_EMULATED)
+#include "cuda/emulator/hopper.h"
+#endif
 
 namespace pydlx::cuda {
 namespace {
@@ -48,8 +51,13 @@ __device__ __forceinline__ Pack<T, V> get(const T* in) {
   __builtin_memcpy(&x, w, sizeof x);
   return x;
 }
-template <class T, int V>
+enum class Space { global, shared };  // instructions that are named belong to one of them
+template <Space space = Space::global, class T, int V>
 __device__ __forceinline__ void put(T* out, const Pack<T, V>& y) {
+#if defined(PYDLX_CUDA_EMULATED)
+  if ((emulator::shared_chunk(out) >= 0) != (space == Space::shared))
+    emulator::die("a pack is stored by an instruction for other memory");
+#endif
   using Word = typename WordOf<sizeof(Pack<T, V>)>::type;
   Word w[sizeof(Pack<T, V>) / sizeof(Word)];
   __builtin_memcpy(w, &y, sizeof w);
@@ -58,7 +66,13 @@ __device__ __forceinline__ void put(T* out, const Pack<T, V>& y) {
     Word* to = reinterpret_cast<Word*>(out) + k;
 #if !defined(PYDLX_CUDA_EMULATED)
     if constexpr (sizeof(Word) == sizeof(uint4)) {
-      __stwb(to, w[k]);
+      if constexpr (space == Space::global)
+        __stwb(to, w[k]);
+      else
+        asm volatile(
+            "st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
+            "r"(w[k].x), "r"(w[k].y), "r"(w[k].z), "r"(w[k].w)
+            : "memory");
       continue;
     }
 #endif
