@@ -314,6 +314,43 @@ class TestGraphs:
         assert y.tolist() == [2.0] * 1000
         assert all((o == 9).all().item() for o in other)
 
+    def test_memory_of_a_deleted_graph_waits_for_replays_on_other_streams(self):
+        """The stream that recorded must not write there while another one still replays."""
+        recording, replaying = cuda.Stream(), cuda.Stream()
+        x = pydlx.ones(1 << 20, device="cuda")
+        result = pydlx.zeros(1 << 20, device="cuda")
+        cuda.synchronize()
+        g = cuda.CUDAGraph()
+        with cuda.graph(g, stream=recording):
+            y = x
+            for _ in range(50):
+                y = y + 1
+            result.copy_(y)
+            del y
+        with cuda.stream(replaying):
+            for _ in range(20):
+                g.replay()
+        del g
+        with cuda.stream(recording):
+            garbage = [pydlx.full((1 << 20,), -5.0, device="cuda") for _ in range(60)]
+        cuda.synchronize()
+        assert (result == 51).all().item() and all((t == -5).all().item() for t in garbage)
+
+    def test_a_graph_can_be_deleted_while_a_stream_records(self):
+        g, x, s = cuda.CUDAGraph(), pydlx.ones(1000, device="cuda"), cuda.Stream()
+        with cuda.graph(g):
+            y = x + 1
+        g.replay()
+        with cuda.stream(s):
+            g.replay()
+        assert y.tolist() == [2.0] * 1000
+        other = cuda.CUDAGraph()
+        with cuda.graph(other, stream=s):
+            z = x + 2
+            del g
+        other.replay()
+        assert z.tolist() == [3.0] * 1000 and y.tolist() == [2.0] * 1000
+
     def test_memory_that_a_recording_uses_can_be_freed_meanwhile(self):
         """An event of a recording is never over: blocks that waited for it, and all behind them, were lost."""
         s, g = cuda.Stream(), cuda.CUDAGraph()

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 
 #include "cuda/runtime/allocator.h"
 #include "cuda/runtime/faults.h"
@@ -31,6 +32,8 @@ struct Graph {
   cudaGraphExec_t exec = nullptr;
   std::uint64_t* draws = nullptr;  // device memory: seed and offset of the replay's first random number
   std::uint64_t drawn = 0;         // counter blocks that a replay consumes
+  Stream* recorded_on = nullptr;   // whose allocations the memory goes back to
+  std::set<Stream*> elsewhere;     // other streams that have replayed it
 };
 
 constexpr std::size_t kDrawsBytes = 2 * sizeof(std::uint64_t);
@@ -194,6 +197,7 @@ class CudaBackend final : public Backend {
     Stream& s = cuda::current_stream(device);
     auto g = std::make_unique<Graph>();
     g->device = device;
+    g->recorded_on = &s;
     {
       const std::lock_guard lock(mutex_);
       const auto it = recordings_.find(&s);
@@ -222,7 +226,12 @@ class CudaBackend final : public Backend {
     Graph& g = *static_cast<Graph*>(h);
     const DeviceGuard guard(g.device);
     raise_faults(g.device);
-    const cudaStream_t stream = cuda::current_stream(g.device).handle;
+    Stream& current = cuda::current_stream(g.device);
+    const cudaStream_t stream = current.handle;
+    if (&current != g.recorded_on) {
+      const std::lock_guard lock(mutex_);
+      g.elsewhere.insert(&current);
+    }
     if (g.drawn > 0) {  // random numbers go on where the generator stands, as if the work ran anew
       const PhiloxState state = generator(g.device).reserve(g.drawn);
       const std::uint64_t start[2] = {state.seed, state.offset};
@@ -233,11 +242,26 @@ class CudaBackend final : public Backend {
   void delete_graph(GraphHandle h) noexcept override {
     const std::unique_ptr<Graph> g(static_cast<Graph*>(h));
     cudaGraphExecDestroy(g->exec);
+    if (!replays_precede(*g)) return;
     caching(g->device).release_pool(g->pool);
     caching(g->device).deallocate(g->draws, kDrawsBytes);
   }
 
  private:
+  // Replays that other streams still run use the graph's memory: what its own stream does with it next comes after
+  // them. False where that cannot be arranged because one of the streams is recording; the memory is never used again
+  // then.
+  static bool replays_precede(const Graph& g) noexcept {
+    try {
+      for (Stream* s : g.elsewhere) {
+        if (cuda::is_capturing(*s) || cuda::is_capturing(*g.recorded_on)) return false;
+        let_wait(*g.recorded_on, *s);
+      }
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
   static Stream& stream(StreamHandle s) { return *static_cast<Stream*>(s); }
   static cudaEvent_t event(EventHandle e) { return static_cast<cudaEvent_t>(e); }
   static bool done(cudaError_t e, const char* call) {
