@@ -65,14 +65,15 @@ __device__ Online<A> settled(Online<A> s) {
   return {s.max, math::abs(s.max) == math::kInfinity<A> ? math::kNaN<A> : s.sum};
 }
 struct MergeOnline {
+  // Not fused with the sum of two, which would be other bits for (b, a) than for (a, b).
+  __device__ static float rounded(float x, float y) { return __fmul_rn(x, y); }
+  __device__ static double rounded(double x, double y) { return __dmul_rn(x, y); }
   template <class A>
   __device__ Online<A> operator()(Online<A> a, Online<A> b) const {
     if (b.sum == A(0)) return a;
     if (a.sum == A(0)) return b;
-    // The same bits whichever comes first: one of the products is with 1, and the other one may be fused with the sum.
-    const bool swapped = (b.max > a.max) | (b.max != b.max);
-    const Online<A> most = swapped ? b : a, less = swapped ? a : b;
-    return {most.max, most.sum + less.sum * relative(less.max, most.max)};
+    const A m = (b.max > a.max) | (b.max != b.max) ? b.max : a.max;
+    return {m, rounded(a.sum, relative(a.max, m)) + rounded(b.sum, relative(b.max, m))};
   }
 };
 

@@ -278,6 +278,10 @@ inline float __fmul_rn(float x, float y) {
   const volatile float z = x * y;
   return z;
 }
+inline double __dmul_rn(double x, double y) {
+  const volatile double z = x * y;
+  return z;
+}
 inline float __fsub_rn(float x, float y) {
   const volatile float z = x - y;
   return z;
