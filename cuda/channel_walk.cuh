@@ -44,6 +44,9 @@ inline std::int64_t parts_for(std::int64_t blocks, std::int64_t rounds) {
   return wanted < most ? wanted : (most < 1 ? 1 : most);
 }
 
+// The share of `all` that each of so many takes, at least 1; and how many shares of a size there are.
+constexpr std::int64_t share_of(std::int64_t all, std::int64_t by) { return all < 1 ? 1 : (all + by - 1) / by; }
+
 // ---- sums over planes -----------------------------------------------------------------------------------------------
 
 // A row is a channel of all samples, or a plane; positions are the packs that its planes lie in.
@@ -67,9 +70,9 @@ struct PlaneSums {
     layout = RowLayout::along(positions);
     const std::int64_t parts =
         parts_for((rows + layout.rows() - 1) / layout.rows(), (positions + 8 * layout.lanes - 1) / (8 * layout.lanes));
-    part = positions < 1 ? 1 : (positions + parts - 1) / parts;
+    part = share_of(positions, parts);
   }
-  std::int64_t parts() const { return positions < 1 ? 1 : (positions + part - 1) / part; }
+  std::int64_t parts() const { return share_of(positions, part); }
 };
 
 // out[row][2][parts]
@@ -141,10 +144,10 @@ struct ColumnSums {
     columns = power_of_two_up_to(c / pack, kWarp);
     const std::int64_t lanes = kRowThreads / columns,
                        parts = parts_for(blocks(pack), (n + 8 * lanes - 1) / (8 * lanes));
-    part = n < 1 ? 1 : (n + parts - 1) / parts;
+    part = share_of(n, parts);
   }
   std::int64_t blocks(int pack) const { return (channels / pack + columns - 1) / columns; }
-  std::int64_t parts() const { return batch < 1 ? 1 : (batch + part - 1) / part; }
+  std::int64_t parts() const { return share_of(batch, part); }
 };
 
 // out[channel][2][parts]; channels is a multiple of V.

@@ -3,6 +3,7 @@ it refuses, and (compiled apart, cuda_hopper.cpp) the arithmetic it rests on and
 
 from __future__ import annotations
 
+import functools
 import os
 
 import numpy as np
@@ -206,65 +207,56 @@ def test_blocks_in_pairs():
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("hopper") / "cuda_hopper", "tests/cuda_hopper.cpp")
+    folder = tmp_path_factory.mktemp("hopper")
+    return functools.cache(lambda name: compiled(folder / name, f"tests/{name}.cpp"))
 
 
-@pytest.mark.parametrize("part", ["descriptors", "plans", "copies", "thread_copies", "copied_product", "products"])
-def test_parts(program, part):
-    done = run_part(program, part)
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("cuda_hopper", "descriptors"),
+        ("cuda_hopper", "plans"),
+        ("cuda_hopper", "copies"),
+        ("cuda_hopper", "thread_copies"),
+        ("cuda_hopper", "copied_product"),
+        ("cuda_hopper", "products"),
+        ("cuda_cluster", "stores"),
+        ("cuda_cluster", "clusters"),
+    ],
+)
+def test_parts(program, name, part):
+    done = run_part(program(name), part)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("mistake", "message"),
+    ("name", "mistake", "message"),
     [
-        ("missing_arrival", "still misses 1 of 3 arrivals and 0 bytes"),
-        ("next_phase", "still misses 16 of 24 arrivals and 0 bytes"),
-        ("missing_bytes", "still misses 0 of 1 arrivals and 16 bytes"),
-        ("no_barrier", "not initialised"),
-        ("unwaited_copy", "copies that it never waited for"),
-        ("odd_copy", "not a multiple of its size"),
-        ("unshown_copy", "no proxy fence has shown"),
-        ("unfenced", "without a wgmma.fence"),
-        ("unwaited", "never waited for"),
-        ("changed_registers", "changed before it was waited for"),
-        ("missing_warp", "some of the warpgroup's 128 threads miss"),
+        ("cuda_hopper", "missing_arrival", "still misses 1 of 3 arrivals and 0 bytes"),
+        ("cuda_hopper", "next_phase", "still misses 16 of 24 arrivals and 0 bytes"),
+        ("cuda_hopper", "missing_bytes", "still misses 0 of 1 arrivals and 16 bytes"),
+        ("cuda_hopper", "no_barrier", "not initialised"),
+        ("cuda_hopper", "unwaited_copy", "copies that it never waited for"),
+        ("cuda_hopper", "odd_copy", "not a multiple of its size"),
+        ("cuda_hopper", "unshown_copy", "no proxy fence has shown"),
+        ("cuda_hopper", "unfenced", "without a wgmma.fence"),
+        ("cuda_hopper", "unwaited", "never waited for"),
+        ("cuda_hopper", "changed_registers", "changed before it was waited for"),
+        ("cuda_hopper", "missing_warp", "some of the warpgroup's 128 threads miss"),
+        ("cuda_cluster", "unshown_store", "no proxy fence has shown"),
+        ("cuda_cluster", "early_store", "no proxy fence has shown"),
+        ("cuda_cluster", "reused_panel", "has changed before a bulk store had read it"),
+        ("cuda_cluster", "unwaited_store", "bulk stores that it never waited for"),
+        ("cuda_cluster", "stray_barrier", "a named barrier that some threads miss"),
+        ("cuda_cluster", "begins_alone", "not initialised"),
+        ("cuda_cluster", "ends_alone", "the shared memory of a block that has ended"),
+        ("cuda_cluster", "half_bytes", "still misses 1 of 2 arrivals"),
+        ("cuda_cluster", "foreign_wait", "a wait on an mbarrier of another block"),
+        ("cuda_cluster", "no_such_block", "in a block that the cluster does not have"),
+        ("cuda_cluster", "missed_by_a_thread", "a barrier of the cluster that some threads miss"),
     ],
 )
-def test_mistakes_end_the_process(program, mistake, message):
-    done = run_part(program, mistake)
-    assert done.returncode < 0
-    assert message in done.stderr
-
-
-@pytest.fixture(scope="module")
-def blocks(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("hopper") / "cuda_cluster", "tests/cuda_cluster.cpp")
-
-
-@pytest.mark.parametrize("part", ["stores", "clusters"])
-def test_parts_of_blocks(blocks, part):
-    done = run_part(blocks, part)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        ("unshown_store", "no proxy fence has shown"),
-        ("early_store", "no proxy fence has shown"),
-        ("reused_panel", "has changed before a bulk store had read it"),
-        ("unwaited_store", "bulk stores that it never waited for"),
-        ("stray_barrier", "a named barrier that some threads miss"),
-        ("begins_alone", "not initialised"),
-        ("ends_alone", "the shared memory of a block that has ended"),
-        ("half_bytes", "still misses 1 of 2 arrivals"),
-        ("foreign_wait", "a wait on an mbarrier of another block"),
-        ("no_such_block", "in a block that the cluster does not have"),
-        ("missed_by_a_thread", "a barrier of the cluster that some threads miss"),
-    ],
-)
-def test_mistakes_of_blocks_end_the_process(blocks, mistake, message):
-    done = run_part(blocks, mistake)
+def test_mistakes_end_the_process(program, name, mistake, message):
+    done = run_part(program(name), mistake)
     assert done.returncode < 0
     assert message in done.stderr

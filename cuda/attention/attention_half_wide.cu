@@ -213,20 +213,7 @@ __global__ void __launch_bounds__(kWideThreads)
       row_products<T>(d, s.rows[1], s.tile(stage, 1), static_cast<int>(a.value_dim), first_column<kColumns>());
       const auto query = [&](int, int e) { return q0 + first_row() + row_of(e); };
       const auto key = [&](int n, int e) { return k0 + first_column<kColumns>() + n * 8 + column_of(e); };
-      to_scores(p, a, batch, head, whole, s.slots, query, key);
-      const std::uint32_t gone = dropped_bits<N>(a, batch, head, query, key);
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          p[n][e] = slope_of(a, exp2_approximately(p[n][e] - of[e / 2].shift) * of[e / 2].inverse, d[n][e],
-                             gone >> (n * 4 + e) & 1, of[e / 2].delta);
-      if (w.dmask) store_slopes(p, w, bh, s.slots, query, key);
-      const float scale = static_cast<float>(a.scale);
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) p[n][e] *= scale;
+      key_slopes(p, d, of, w, batch, head, whole, s.slots, query, key);
       put_weights<T, kColumns>(s.weights[0], p);
       __syncthreads();
       dq.add<T, kColumns>(s.weights[0], s.tile(stage, 0), whole, a.head_dim);

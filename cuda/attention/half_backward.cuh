@@ -45,5 +45,28 @@ __device__ __forceinline__ void store_slopes(const float (&p)[N][4], const Atten
   }
 }
 
+// What keys of a tile add to dQ: p holds scores as products, d the products of dout and values; p becomes dS. `of` are
+// the statistics of the thread's two queries.
+template <int N, class Query, class Key>
+__device__ __forceinline__ void key_slopes(float (&p)[N][4], const float (&d)[N][4], const Statistics (&of)[2],
+                                           const AttentionBackward& w, std::int64_t batch, std::int64_t head,
+                                           bool whole, float* slots, const Query& query, const Key& key) {
+  const Attention& a = w.forward;
+  to_scores(p, a, batch, head, whole, slots, query, key);
+  const std::uint32_t gone = dropped_bits<N>(a, batch, head, query, key);
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      p[n][e] = slope_of(a, exp2_approximately(p[n][e] - of[e / 2].shift) * of[e / 2].inverse, d[n][e],
+                         gone >> (n * 4 + e) & 1, of[e / 2].delta);
+  if (w.dmask) store_slopes(p, w, batch * a.heads + head, slots, query, key);
+  const float scale = static_cast<float>(a.scale);
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) p[n][e] *= scale;
+}
+
 }  // namespace
 }  // namespace pydlx::cuda

@@ -96,14 +96,8 @@ template <class T>
 struct Scattered : Strided<T, float> {
   using Element = T;
   using Strided<T, float>::Strided;
-  __device__ T a(std::int64_t i, std::int64_t row, std::int64_t col) const {
-    const Gemm& g = this->g;
-    return static_cast<const T*>(g.a)[i * g.a_batch + row * g.a_row + col * g.a_col];
-  }
-  __device__ T b(std::int64_t i, std::int64_t row, std::int64_t col) const {
-    const Gemm& g = this->g;
-    return static_cast<const T*>(g.b)[i * g.b_batch + row * g.b_row + col * g.b_col];
-  }
+  __device__ T a(std::int64_t i, std::int64_t row, std::int64_t col) const { return this->a_as_is(i, row, col); }
+  __device__ T b(std::int64_t i, std::int64_t row, std::int64_t col) const { return this->b_as_is(i, row, col); }
 };
 
 // How an operand can be copied to panels. `outer` and `k` are strides.

@@ -21,11 +21,18 @@ struct Strided {
         batch(g.batch),
         a_along_k(g.a_col == 1),
         b_along_k(g.b_row == 1 && g.b_col != 1) {}
+  // Operands as they are in memory.
+  __device__ T a_as_is(std::int64_t i, std::int64_t row, std::int64_t col) const {
+    return static_cast<const T*>(g.a)[i * g.a_batch + row * g.a_row + col * g.a_col];
+  }
+  __device__ T b_as_is(std::int64_t i, std::int64_t row, std::int64_t col) const {
+    return static_cast<const T*>(g.b)[i * g.b_batch + row * g.b_row + col * g.b_col];
+  }
   __device__ A a(std::int64_t i, std::int64_t row, std::int64_t col) const {
-    return static_cast<A>(static_cast<const T*>(g.a)[i * g.a_batch + row * g.a_row + col * g.a_col]);
+    return static_cast<A>(a_as_is(i, row, col));
   }
   __device__ A b(std::int64_t i, std::int64_t row, std::int64_t col) const {
-    return static_cast<A>(static_cast<const T*>(g.b)[i * g.b_batch + row * g.b_row + col * g.b_col]);
+    return static_cast<A>(b_as_is(i, row, col));
   }
   // The wider activations would be more code than the tile, once for each of a thread's sums, and take its registers.
   bool stores_in_tile() const { return g.activation == Activation::none || g.activation == Activation::relu; }
