@@ -71,6 +71,15 @@ def test_bytes_viewed_as_flags_count_once(isa):
     for n in (5, 64, 77, 1100, 20003):
         np.testing.assert_array_equal(flags[:n].nonzero()[:, 0].numpy(), np.nonzero(x[:n])[0])
         np.testing.assert_array_equal(flags[:n].cumsum(0).numpy(), np.cumsum(x[:n] != 0))
+        assert flags[:n].sum().item() == np.count_nonzero(x[:n])
+        assert flags[:n].prod().item() == np.all(x[:n])
+    table, wide = flags[:20000].reshape(100, 200), x[:20000].reshape(100, 200) != 0
+    for axis in (0, 1):
+        np.testing.assert_array_equal(table.sum(axis).numpy(), wide.sum(axis))
+        np.testing.assert_array_equal(table[:, 1:].T.sum(axis).numpy(), wide[:, 1:].T.sum(axis))
+    ones = pydlx.full((3, 70), 7, dtype=pydlx.uint8).view(pydlx.bool)
+    assert ones.prod(1).tolist() == ones[:, :0].prod(1).tolist() == [1, 1, 1]
+    assert ones.prod().dtype == pydlx.int64
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])

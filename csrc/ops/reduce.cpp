@@ -39,8 +39,14 @@ Tensor reduce_or(double identity, ReduceOp op, const char* name, const Tensor& x
 
 namespace {
 
-// sum or mean (divide != 0) of x; the gradient spreads evenly.
+// How many elements are not 0, whether any is, or whether all are: see ReduceOp::nonzero.
+Tensor nonzeros(const char* name, const Tensor& x, const ReducePlan& plan, double mode) {
+  return reduce_or(mode == 2 ? 1 : 0, ReduceOp::nonzero, name, x, plan, mode == 0 ? DType::Int64 : DType::Bool, {mode});
+}
+
+// sum or mean (divide != 0) of x; the gradient spreads evenly. Of a bool, whose true is any byte but 0, it is a count.
 Tensor additive(const char* name, const Tensor& x, const ReducePlan& plan, double divide) {
+  if (x.dtype() == DType::Bool) return nonzeros(name, x, plan, 0);
   Tensor y = reduce_or(divide != 0 ? kNaN : 0, ReduceOp::sum, name, x, plan, sum_dtype(x.dtype()), {divide});
   if (any_requires_grad(x))
     record(name, y, {&x}, [is = x.sizes(), wide = plan.wide, divide](Backward& bw) {
@@ -109,6 +115,7 @@ Tensor prod_backward(const Tensor& g, const Tensor& x, const Tensor& y, int axis
 }
 
 Tensor prod_over(const Tensor& x, const ReducePlan& plan) {
+  if (x.dtype() == DType::Bool) return to_dtype(nonzeros("prod", x, plan, 2), DType::Int64);
   Tensor y = reduce_or(1, ReduceOp::prod, "prod", x, plan, sum_dtype(x.dtype()));
   if (any_requires_grad(x))
     record("prod", y, {&x}, [x = save(x), y = Saved(y, 0), wide = plan.wide, axes = plan.axes](Backward& bw) {
@@ -271,8 +278,7 @@ Tensor logsumexp(const Tensor& input, const Dims& axes, bool keepdim) {
 namespace {
 
 Tensor truth(const char* name, const Tensor& x, const Axes& axes, bool keepdim, double mode) {
-  const ReducePlan plan = reduce_plan(name, x.sizes(), axes, keepdim);
-  const Tensor y = reduce_or(mode == 2 ? 1 : 0, ReduceOp::nonzero, name, x, plan, DType::Bool, {mode});
+  const Tensor y = nonzeros(name, x, reduce_plan(name, x.sizes(), axes, keepdim), mode);
   return x.dtype() == DType::UInt8 ? to_dtype(y, DType::UInt8) : y;  // PyTorch keeps uint8, the bool of old
 }
 
@@ -281,8 +287,7 @@ Tensor truth(const char* name, const Tensor& x, const Axes& axes, bool keepdim, 
 Tensor any(const Tensor& x, const Axes& axes, bool keepdim) { return truth("any", x, axes, keepdim, 1); }
 Tensor all(const Tensor& x, const Axes& axes, bool keepdim) { return truth("all", x, axes, keepdim, 2); }
 Tensor count_nonzero(const Tensor& x, const Axes& axes) {
-  return reduce_or(0, ReduceOp::nonzero, "count_nonzero", x, reduce_plan("count_nonzero", x.sizes(), axes, false),
-                   DType::Int64, {0.0});
+  return nonzeros("count_nonzero", x, reduce_plan("count_nonzero", x.sizes(), axes, false), 0);
 }
 
 }  // namespace pydlx::ops

@@ -153,11 +153,8 @@ void register_reduce_sums(KernelTable& t) {
   add_float<BFloat16>(t);
   add_float<float>(t);
   add_float<double>(t);
-  ReduceKernels& k = family<ReduceKernels>(t);
-  for (const ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::nonzero}) {  // a bool is a byte holding 0 or 1
-    ReduceFn* row = k.reduce[static_cast<int>(op)];
-    row[static_cast<int>(DType::Bool)] = row[static_cast<int>(DType::UInt8)];
-  }
+  ReduceFn* row = family<ReduceKernels>(t).reduce[static_cast<int>(ReduceOp::nonzero)];
+  row[static_cast<int>(DType::Bool)] = row[static_cast<int>(DType::UInt8)];
 }
 
 }  // namespace pydlx::cuda

@@ -187,7 +187,6 @@ void add_float(KernelTable& t) {
 }  // namespace
 
 void register_reduce_sums(KernelTable& t) {
-  add_integer<bool>(t);
   add_integer<std::uint8_t>(t);
   add_integer<std::int8_t>(t);
   add_integer<std::int16_t>(t);
