@@ -304,9 +304,7 @@ std::int64_t backward(const Ctc& k) {
           k.longest);
   const Scratch<T> posterior(checked_mul(rows, width, "ctc_loss"));
   const Scratch<std::int32_t> head(checked_mul(k.batch, k.classes, "ctc_loss")), next(k.batch * k.longest);
-  check(cudaMemsetAsync(head.get(), 0xff, static_cast<std::size_t>(k.batch * k.classes) * sizeof(std::int32_t),
-                        current_stream().handle),
-        "cudaMemsetAsync");
+  fill_bytes(head.get(), 0xff, static_cast<std::size_t>(k.batch * k.classes) * sizeof(std::int32_t));
   for_each(k.batch * k.longest, Chains<T>{k, head.get(), next.get()});
   run_steps<T, ctc_backward<T, true>, ctc_backward<T, false>>(k, posterior.get());
   const RowLayout layout = RowLayout::along(width > k.classes ? width : k.classes);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/in_flight.h"
+#include "core/operation.h"
 #include "ops/elementwise.h"
 
 namespace pydlx {
@@ -268,6 +269,7 @@ class Pass {
 
   void execute(std::uint32_t s) {
     Node* n = states_[s].node;
+    const NamedOperation named(n->name, true);
     const Ref<Node> keep(n);
     Tensor single = std::move(states_[s].single);
     std::vector<Tensor> several = std::move(states_[s].several);

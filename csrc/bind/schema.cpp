@@ -12,6 +12,7 @@
 #include "autograd/mode.h"
 #include "autograd/node.h"
 #include "bind/autocast.h"
+#include "core/operation.h"
 #include "ops/elementwise.h"
 #include "ops/out_offer.h"
 #include "ops/pointwise.h"
@@ -389,6 +390,7 @@ PyObject* op_vectorcall(PyObject* self, PyObject* const* args, size_t nargsf, Py
     for (const Schema& s : overloads) {
       Bound b;
       if (!bind_arguments(s, args, n, kwnames, b, overloads.size() == 1)) continue;
+      const NamedOperation named(s.name.c_str(), false);
       std::vector<Object> casts;
       if (s.casts.any() && autocast_active() && !b.out) [[unlikely]]
         cast_arguments(s, b.slots, casts);

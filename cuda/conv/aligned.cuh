@@ -13,9 +13,7 @@ class Aligned {
   Aligned(void*& operand, std::int64_t count, bool read)
       : copied_(read && reinterpret_cast<std::uintptr_t>(operand) % 16 != 0), copy_(copied_ ? count : 0) {
     if (!copied_) return;
-    check(cudaMemcpyAsync(copy_.get(), operand, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice,
-                          current_stream().handle),
-          "cudaMemcpyAsync");
+    copy_bytes(copy_.get(), operand, static_cast<std::size_t>(count) * sizeof(T));
     operand = copy_.get();
   }
 

@@ -137,6 +137,7 @@ template <class T>
 cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute, int value) {
   return emulated_allow_shared(reinterpret_cast<const void*>(kernel), value);
 }
+cudaError_t cudaFuncGetName(const char** name, const void* kernel);
 cudaError_t emulated_occupancy(int* blocks, int threads, std::size_t shared_bytes);
 template <class T>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T*, int threads, std::size_t shared_bytes) {

@@ -46,9 +46,7 @@ bool forward(const SequenceForward& q) {
   if (!start_tile<recurrent_forward<FloatTile<0>, formulas>, recurrent_forward<FloatTile<1>, formulas>,
                   recurrent_forward<FloatTile<2>, formulas>>(plan, p))
     return false;
-  check(cudaMemcpyAsync(q.h, last.get(), static_cast<std::size_t>(q.batch * q.hidden) * sizeof(float),
-                        cudaMemcpyDeviceToDevice, current_stream().handle),
-        "cudaMemcpyAsync");
+  copy_bytes(q.h, last.get(), static_cast<std::size_t>(q.batch * q.hidden) * sizeof(float));
   return true;
 }
 

@@ -39,9 +39,7 @@ class Timeline {
  public:
   template <class Q>
   Timeline(const Q& q, const RecurrentPlan& plan) : counters_(plan.groups * kCounterStep), rows_(2 * q.steps) {
-    check(cudaMemsetAsync(counters_.get(), 0, static_cast<std::size_t>(plan.groups * kCounterStep) * sizeof(unsigned),
-                          current_stream().handle),
-          "cudaMemsetAsync");
+    fill_bytes(counters_.get(), 0, static_cast<std::size_t>(plan.groups * kCounterStep) * sizeof(unsigned));
     for (std::int64_t t = 0; t < q.steps; ++t) uneven_ |= q.rows[t] != q.batch;
     if (!uneven_) return;
     upload_table(rows_.get(), q.rows, static_cast<std::size_t>(q.steps) * sizeof(std::int64_t));

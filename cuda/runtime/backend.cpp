@@ -117,6 +117,8 @@ class CudaBackend final : public Backend {
     Stream* const other =
         between_devices && to_device.index != device ? &cuda::current_stream(to_device.index) : nullptr;
     if (other) let_wait(stream, *other);
+    if (trace_on) [[unlikely]]
+      trace_other(between_devices || non_blocking ? "copy" : "wait", nbytes);
     if (nbytes > 0) check(cudaMemcpyAsync(to, from, nbytes, cudaMemcpyDefault, stream.handle), "cudaMemcpyAsync");
     if (other) let_wait(*other, stream);
     if (between_devices) return;
@@ -126,6 +128,8 @@ class CudaBackend final : public Backend {
   }
   void synchronize(int device) override {
     const DeviceGuard guard(device);
+    if (trace_on) [[unlikely]]
+      trace_other("wait", 0);
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     raise_faults(device);
   }
@@ -139,6 +143,8 @@ class CudaBackend final : public Backend {
   bool stream_done(StreamHandle s) override { return done(cudaStreamQuery(stream(s).handle), "cudaStreamQuery"); }
   void synchronize_stream(StreamHandle s) override {
     const DeviceGuard guard(stream(s).device);
+    if (trace_on) [[unlikely]]
+      trace_other("wait", 0);
     check(cudaStreamSynchronize(stream(s).handle), "cudaStreamSynchronize");
     raise_faults(stream(s).device);
   }
@@ -237,6 +243,8 @@ class CudaBackend final : public Backend {
       const std::uint64_t start[2] = {state.seed, state.offset};
       check(cudaMemcpyAsync(g.draws, start, sizeof start, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     }
+    if (trace_on) [[unlikely]]
+      trace_other("graph", 0);
     check(cudaGraphLaunch(g.exec, stream), "cudaGraphLaunch");
   }
   void delete_graph(GraphHandle h) noexcept override {

@@ -24,6 +24,8 @@ bool fits_together(std::int64_t blocks, int threads, std::size_t shared) {
 // copy of __shared__ variables; such kernels use dynamic shared memory only.
 template <class... P, class... A>
 void launch_together(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
+  if (trace_on) [[unlikely]]
+    trace_kernel(reinterpret_cast<const void*>(kernel), grid, block, shared);
 #if defined(PYDLX_CUDA_EMULATED)
   check(emulator::permitted(reinterpret_cast<const void*>(kernel), shared), "cooperative kernel launch");
   check(

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cuda/runtime/stream.h"
+#include "cuda/runtime/trace.h"
 
 namespace pydlx::cuda {
 
@@ -32,6 +33,8 @@ inline unsigned grid_for(std::int64_t work, int waves = 8) {
 // allowed with allow_shared().
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
+  if (trace_on) [[unlikely]]
+    trace_kernel(reinterpret_cast<const void*>(kernel), grid, block, shared);
 #if defined(PYDLX_CUDA_EMULATED)
   check(emulator::permitted(reinterpret_cast<const void*>(kernel), shared), "kernel launch");
   check(emulator::launch(grid, block, shared, current_stream().handle, [=] { kernel(static_cast<P>(args)...); }),

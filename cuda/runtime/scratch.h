@@ -2,6 +2,7 @@
 #pragma once
 #include "core/backend.h"
 #include "cuda/runtime/stream.h"
+#include "cuda/runtime/trace.h"
 
 namespace pydlx::cuda {
 
@@ -29,6 +30,8 @@ template <class T>
 T read_back(const T* p) {
   const Stream& stream = current_stream();
   T value;
+  if (trace_on) [[unlikely]]
+    trace_other("wait", sizeof value);
   check(cudaMemcpyAsync(&value, p, sizeof value, cudaMemcpyDeviceToHost, stream.handle), "cudaMemcpyAsync");
   check(cudaStreamSynchronize(stream.handle), "cudaStreamSynchronize");
   return value;
@@ -36,7 +39,21 @@ T read_back(const T* p) {
 
 // Bytes from host memory, which may be freed as soon as this returns.
 inline void upload(void* to, const void* from, std::size_t bytes) {
+  if (trace_on) [[unlikely]]
+    trace_other("copy", bytes);
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, current_stream().handle), "cudaMemcpyAsync");
+}
+// Bytes within the device.
+inline void copy_bytes(void* to, const void* from, std::size_t bytes) {
+  if (trace_on) [[unlikely]]
+    trace_other("copy", bytes);
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, current_stream().handle), "cudaMemcpyAsync");
+}
+// `bytes` bytes of that value.
+inline void fill_bytes(void* to, int value, std::size_t bytes) {
+  if (trace_on) [[unlikely]]
+    trace_other("fill", bytes);
+  check(cudaMemsetAsync(to, value, bytes, current_stream().handle), "cudaMemsetAsync");
 }
 
 }  // namespace pydlx::cuda

@@ -121,7 +121,10 @@ int blocks_in_clusters(std::size_t shared) {
 template <auto kernel, unsigned cluster, class P>
 void launch_staying_in_clusters(const P& p, std::int64_t work, std::size_t shared) {
   const std::int64_t blocks = blocks_in_clusters<kernel, cluster>(shared);
-  const LaunchInClusters config(cluster, static_cast<unsigned>(work < blocks ? work : blocks), kThreads, shared);
+  const auto grid = static_cast<unsigned>(work < blocks ? work : blocks);
+  if (trace_on) [[unlikely]]
+    trace_kernel(reinterpret_cast<const void*>(kernel), grid, kThreads, shared);
+  const LaunchInClusters config(cluster, grid, kThreads, shared);
   check(cudaLaunchKernelEx(&config.config, kernel, p), "kernel launch");
 }
 

@@ -46,9 +46,7 @@ struct Claims {
 class ClaimTable {
  public:
   ClaimTable(std::int64_t blocks, std::int64_t places) : places_(places), holder_(blocks * places) {
-    check(cudaMemsetAsync(holder_.get(), 0xff, static_cast<std::size_t>(blocks * places) * sizeof(unsigned),
-                          current_stream().handle),
-          "cudaMemsetAsync");
+    fill_bytes(holder_.get(), 0xff, static_cast<std::size_t>(blocks * places) * sizeof(unsigned));
   }
   Claims claims() const { return {holder_.get(), places_}; }
 
