@@ -1,7 +1,9 @@
 // Batch and group normalisation of x[batch, channels, spatial]: two passes over x in either direction, one for sums per
 // channel or plane, one that writes. Sums are cut into parts by the geometry, and the parts are added in order.
 #include "cuda/channel_walk.cuh"
+#include "cuda/runtime/each.cuh"
 #include "functors/math.h"
+#include "functors/running.h"
 #include "functors/types.h"
 #include "kernels.h"
 #include "kernels/norm.h"
@@ -52,6 +54,7 @@ struct FinishSpread {
   std::int64_t parts, count;
   double eps;
   A *mean, *rstd, *var;
+  functors::Running<A> running;
   __device__ __forceinline__ void operator()(std::int64_t i, bool writes) const {
     const std::int64_t first = i * spread.per_row, n = spread.per_row * parts;
     const auto term = [&](int which) {
@@ -61,9 +64,11 @@ struct FinishSpread {
     if (!writes) return;
     const double shift = sum / static_cast<double>(count), m2 = square - sum * shift;
     const A v = static_cast<A>((m2 < 0 ? 0.0 : m2) / static_cast<double>(count));
-    mean[i] = static_cast<A>(spread.centre(first) + shift);
+    const A m = static_cast<A>(spread.centre(first) + shift);
+    mean[i] = m;
     rstd[i] = A(1) / math::sqrt(v + static_cast<A>(eps));
     if (var) var[i] = v;
+    running.move(i, m, v);
   }
 };
 
@@ -184,12 +189,23 @@ void statistics(const ChannelNorm& k, std::int64_t runs, std::int64_t per_run, s
   const SumParts<Spread<T>> parts = planes ? SumParts<Spread<T>>(spread, k.batch, k.channels, k.spatial, true)
                                            : channel_sums(spread, k.batch, k.channels, k.spatial);
   for_each_warp(runs, FinishSpread<T>{spread, parts.sums.get(), parts.count, k.batch * k.channels * k.spatial / runs,
-                                      k.eps, static_cast<A*>(k.mean), static_cast<A*>(k.rstd), static_cast<A*>(k.var)});
+                                      k.eps, static_cast<A*>(k.mean), static_cast<A*>(k.rstd), static_cast<A*>(k.var),
+                                      functors::Running<A>(k)});
 }
 
 template <class T>
 void batch_stats(const ChannelNorm& k) {
   if (k.channels > 0) statistics<T>(k, k.channels, 1, k.spatial, false);
+}
+
+template <class A>
+struct UseRunning {
+  ChannelNorm k;
+  __device__ __forceinline__ void operator()(std::int64_t c) const { functors::use_running<A>(k, c); }
+};
+template <class T>
+void batch_fixed(const ChannelNorm& k) {
+  for_each(k.channels, UseRunning<compute_t<T>>{k});
 }
 
 template <class T>
@@ -302,6 +318,7 @@ void register_channel_norm(KernelTable& t) {
   NormKernels& k = family<NormKernels>(t);
   each_type(FloatTypes{}, [&]<class T>() {
     k.batch_norm_stats[idx<T>] = batch_stats<T>;
+    k.batch_norm_fixed[idx<T>] = batch_fixed<T>;
     k.batch_norm_apply[idx<T>] = batch_apply<T>;
     k.batch_norm_backward[idx<T>] = batch_backward<T>;
     k.group_norm[idx<T>] = group_forward<T>;

@@ -83,3 +83,51 @@ def test_extreme_values_stay_in_their_channel(channels, isa):
 def test_empty_batches():
     y = F.batch_norm(pydlx.ones(0, 20, 4, 4), None, None, training=True)
     assert y.shape == (0, 20, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("stored", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("dense", [True, False])
+def test_running_statistics(dtype, stored, dense, isa):
+    """In the format of the statistics they are moved by the kernel, in others by operations."""
+    x = (np.random.default_rng(2).standard_normal((4, 20, 3, 3)) * 2 + 1).astype(np.float32)
+    t = pydlx.from_numpy(x).to(getattr(pydlx, dtype))
+    mean, var = (pydlx.full((20, 1 if dense else 2), v, dtype=getattr(pydlx, stored))[:, 0] for v in (3.0, 2.0))
+    versions = mean._version, var._version
+    F.batch_norm(t, mean, var, training=True, momentum=0.25)
+    assert (mean._version, var._version) == (versions[0] + 1, versions[1] + 1)
+    _, want_mean, want_var = normalised(t.double().numpy(), np.ones(20), np.zeros(20))
+    bound = 1e-3 if stored == "float16" else 1e-6 if "float32" in (dtype, stored) or dtype == "bfloat16" else 1e-13
+    np.testing.assert_allclose(mean.double().numpy(), 0.75 * 3 + 0.25 * want_mean, rtol=bound)
+    np.testing.assert_allclose(var.double().numpy(), 0.75 * 2 + 0.25 * want_var * 36 / 35, rtol=bound)
+    before = mean.clone(), var.clone()
+    y = F.batch_norm(t, mean, var, eps=1e-3).double().numpy()
+    m, v = (s.double().numpy()[:, None, None] for s in before)
+    want = (t.double().numpy() - m) / np.sqrt(v + 1e-3)
+    np.testing.assert_allclose(
+        y, want, rtol=1e-2 if dtype == "bfloat16" else 2e-6, atol=1e-2 if dtype == "bfloat16" else 2e-6
+    )
+    assert mean.equal(before[0]) and var.equal(before[1])
+
+
+def test_running_statistics_that_cannot_be_moved():
+    x = pydlx.ones(2, 3, 4)
+    leaf, plain = pydlx.zeros(3).requires_grad_(), pydlx.zeros(3)
+    with pytest.raises(RuntimeError, match="leaf"):
+        F.batch_norm(x, plain, leaf, training=True)
+    assert plain.tolist() == [0, 0, 0]  # neither moves
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        F.batch_norm(pydlx.ones(1, 3), plain, None, training=True)
+    F.batch_norm(x, plain, None, training=True, momentum=0.5)
+    assert plain.tolist() == [0.5] * 3
+    F.batch_norm(x, None, plain, training=True, momentum=0.5)
+    assert plain.tolist() == [0.25] * 3
+
+
+def test_a_pending_backward_keeps_its_running_statistics():
+    mean, var = pydlx.zeros(3), pydlx.ones(3)
+    x = pydlx.ones(2, 3, 4).requires_grad_()
+    y = F.batch_norm(x, mean, var, eps=0.0)
+    var.fill_(100.0)
+    y.sum().backward()
+    assert x.grad.unique().tolist() == [1]

@@ -110,3 +110,35 @@ def test_infinite_means_are_infinite():
     F.batch_norm(on_device(x, "float32"), mean, var, training=True, momentum=1.0)
     assert mean.cpu().numpy().tolist() == [1, np.inf, 1]
     assert np.isnan(var.cpu().numpy()).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stored", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(3, 5, 7, 7), (40, 24), (2, 3, 40, 70)], ids=str)
+def test_running_statistics(sizes, dtype, stored):
+    """In the format of the statistics they are moved by the kernel, in others by operations."""
+    x = on_device(np.random.default_rng(1).standard_normal(sizes) * 3 + 1, dtype)
+    cpu = x.cpu().double()
+    c, kept = sizes[1], getattr(pydlx, stored)
+    gpu = [pydlx.full((c,), v, dtype=kept, device="cuda") for v in (3.0, 2.0)]
+    ref = [pydlx.full((c,), v, dtype=pydlx.float64) for v in (3.0, 2.0)]
+    for momentum in (0.25, 1.0 / 3):
+        F.batch_norm(x, *gpu, training=True, momentum=momentum)
+        F.batch_norm(cpu, *ref, training=True, momentum=momentum)
+    assert [t._version for t in gpu] == [t._version for t in ref]
+    for got, want in zip(gpu, ref, strict=True):
+        near(got, want, 1e-13 if dtype == stored == "float64" else 1e-6, None)
+    near(F.batch_norm(x, *gpu), F.batch_norm(cpu, *(t.cpu().double() for t in gpu)), 4 * DTYPES[dtype], None)
+
+
+def test_modules_with_running_statistics():
+    for momentum in (0.1, None):
+        net = pydlx.nn.BatchNorm2d(5, momentum=momentum)
+        gpu = pydlx.nn.BatchNorm2d(5, momentum=momentum).cuda()
+        for step in range(3):
+            x = pydlx.randn(2, 5, 4, 4) + step
+            near(gpu(x.cuda()).detach(), net(x).detach(), 1e-5, None)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            near(getattr(gpu, name), getattr(net, name).double(), 1e-6, None)
+        x = pydlx.randn(2, 5, 4, 4)
+        near(gpu.eval()(x.cuda()).detach(), net.eval()(x).detach(), 1e-5, None)

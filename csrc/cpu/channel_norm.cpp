@@ -3,6 +3,7 @@
 #include "cpu/channel_planes.h"
 #include "cpu/isa.h"
 #include "functors/math.h"
+#include "functors/running.h"
 #include "functors/types.h"
 #include "kernels/norm.h"
 
@@ -206,12 +207,33 @@ void batch_apply(const ChannelNorm& k) {
   });
 }
 
+template <class T>
+void move_running(const ChannelNorm& k) {
+  if (!k.running_mean && !k.running_var) return;
+  using A = compute_t<T>;
+  const functors::Running<A> running(k);
+  for (std::int64_t c = 0; c < k.channels; ++c)
+    running.move(c, static_cast<const A*>(k.mean)[c], static_cast<const A*>(k.var)[c]);
+}
+template <class T>
+void batch_stats_running(const ChannelNorm& k) {
+  batch_stats<T>(k);
+  move_running<T>(k);
+}
+template <class T>
+void batch_fixed(const ChannelNorm& k) {
+  for (std::int64_t c = 0; c < k.channels; ++c) functors::use_running<compute_t<T>>(k, c);
+}
+
 void batch_train(const ChannelNorm& k) {
   constexpr std::int64_t kShared = 16;  // channels: fewer are no fair shares for threads, planes are
-  if (k.spatial > 1 && k.channels >= kShared)
-    return planes::past_caches(k) ? planes::train<true>(k) : planes::train<false>(k);
-  batch_stats<float>(k);
-  batch_apply<float>(k);
+  if (k.spatial > 1 && k.channels >= kShared) {
+    planes::past_caches(k) ? planes::train<true>(k) : planes::train<false>(k);
+  } else {
+    batch_stats<float>(k);
+    batch_apply<float>(k);
+  }
+  move_running<float>(k);
 }
 
 // dx = w rstd (dy - mean(dy) - xhat mean(dy xhat)); in evaluation the statistics are constants: dx = w rstd dy.
@@ -414,7 +436,8 @@ void group_backward(const ChannelNorm& k) {
 void register_channel_norm(KernelTable& t) {
   NormKernels& k = family<NormKernels>(t);
   each_type(FloatTypes{}, [&]<class T>() {
-    k.batch_norm_stats[idx<T>] = batch_stats<T>;
+    k.batch_norm_stats[idx<T>] = batch_stats_running<T>;
+    k.batch_norm_fixed[idx<T>] = batch_fixed<T>;
     k.batch_norm_apply[idx<T>] = batch_apply<T>;
     k.batch_norm_backward[idx<T>] = batch_backward<T>;
     k.group_norm[idx<T>] = group_forward<T>;

@@ -60,7 +60,11 @@ struct ChannelNorm {
   const void* bias = nullptr;
   void* mean = nullptr;  // written by the statistics kernels, read by the others
   void* rstd = nullptr;
-  void* var = nullptr;      // batch statistics: biased variance
+  void* var = nullptr;  // batch statistics: biased variance
+  // Batch norm, [channels] or null: training moves them by `momentum` towards the statistics of the batch.
+  void* running_mean = nullptr;
+  void* running_var = nullptr;
+  double momentum = 0;
   void* dweight = nullptr;  // [channels] or null
   void* dbias = nullptr;
   void* scratch = nullptr;  // 2 * batch * channels statistics
@@ -74,6 +78,7 @@ struct NormKernels {
   void (*layer_norm[kDTypeCount])(const LayerNormForward&) = {};
   void (*layer_norm_backward[kDTypeCount])(const LayerNormBackward&) = {};
   void (*batch_norm_stats[kDTypeCount])(const ChannelNorm&) = {};
+  void (*batch_norm_fixed[kDTypeCount])(const ChannelNorm&) = {};  // mean and rstd of evaluation, from running ones
   void (*batch_norm_apply[kDTypeCount])(const ChannelNorm&) = {};
   void (*batch_norm_train[kDTypeCount])(const ChannelNorm&) = {};  // the two above at once, or null
   void (*batch_norm_backward[kDTypeCount])(const ChannelNorm&) = {};

@@ -103,10 +103,13 @@ Gradients prepare(ChannelNorm& k, const Backward& bw, const Tensor& x, MemoryFor
   return g;
 }
 
-// running = (1 - momentum) running + momentum value, in place and outside the graph.
-void move_running(const char* op, const Tensor& running, const Tensor& value, double momentum) {
+// A running statistic that kernels can move: one as they write it.
+bool is_statistic(const Tensor& running, DType stat) {
+  return running.defined() && running.dtype() == stat && running.contiguous_layout();
+}
+// Others: running = (1 - momentum) running + momentum value, in place and outside the graph.
+void move_running(const Tensor& running, const Tensor& value, double momentum) {
   const GradModeGuard off(false);
-  check_inplace(running, op);
   Tensor r = running;
   copy_(r, add(mul(r, wrap_scalar(1 - momentum)), mul(value, wrap_scalar(momentum))));
 }
@@ -147,19 +150,33 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
     k.var = var.data();
     k.eps = eps;
     if (count > 0) {
+      for (const Tensor* running : {&running_mean, &running_var})
+        if (running->defined()) check_inplace(*running, op);
+      const bool moves_mean = is_statistic(running_mean, stat), moves_var = is_statistic(running_var, stat);
+      k.running_mean = moves_mean ? running_mean.data() : nullptr;
+      k.running_var = moves_var ? running_var.data() : nullptr;
+      k.momentum = momentum;
       applied = norm(x).batch_norm_train[static_cast<int>(x.dtype())] != nullptr;
       launch(op, applied ? norm(x).batch_norm_train : norm(x).batch_norm_stats, xc, k);
-      if (running_mean.defined()) move_running(op, running_mean, mean, momentum);
-      if (running_var.defined())
-        move_running(op, running_var,
-                     mul(var, wrap_scalar(static_cast<double>(count) / static_cast<double>(count - 1))), momentum);
+      if (moves_mean) bump_version(running_mean, op);
+      if (moves_var) bump_version(running_var, op);
+      if (running_mean.defined() && !moves_mean) move_running(running_mean, mean, momentum);
+      if (running_var.defined() && !moves_var)
+        move_running(running_var, mul(var, wrap_scalar(static_cast<double>(count) / static_cast<double>(count - 1))),
+                     momentum);
     }
   } else {
     const GradModeGuard off(false);
-    mean = clone(vector_for(running_mean, stat));  // copies: later training steps must not disturb a pending backward
-    rstd = div(wrap_scalar(1.0), sqrt(add(vector_for(running_var, stat), wrap_scalar(eps))));
+    // Copies: later training steps must not disturb a pending backward.
+    mean = empty({k.channels}, stat, x.device());
+    rstd = empty({k.channels}, stat, x.device());
+    const Tensor m = vector_for(running_mean, stat), v = vector_for(running_var, stat);
     k.mean = mean.data();
     k.rstd = rstd.data();
+    k.running_mean = m.data();
+    k.running_var = v.data();
+    k.eps = eps;
+    if (k.channels > 0) launch(op, norm(x).batch_norm_fixed, xc, k);
   }
   if (!applied && y.numel() > 0) launch(op, norm(x).batch_norm_apply, xc, k);
   if (!any_requires_grad(x, weight, bias)) return y;
@@ -276,8 +293,10 @@ Tensor instance_norm(const Tensor& x, const Tensor& running_mean, const Tensor& 
     const Tensor m = mean_over(flat, {2}), centred = sub(flat, m);
     const Tensor var = div(sum(mul(centred, centred), {2}, true), wrap_scalar(static_cast<double>(spatial - 1)));
     const Dims sizes = {x.sizes()[1]};
-    if (running_mean.defined()) move_running(op, running_mean, reshape(mean_over(m, {0}), sizes), momentum);
-    if (running_var.defined()) move_running(op, running_var, reshape(mean_over(var, {0}), sizes), momentum);
+    for (const Tensor* running : {&running_mean, &running_var})
+      if (running->defined()) check_inplace(*running, op);
+    if (running_mean.defined()) move_running(running_mean, reshape(mean_over(m, {0}), sizes), momentum);
+    if (running_var.defined()) move_running(running_var, reshape(mean_over(var, {0}), sizes), momentum);
   }
   return group_norm_impl(op, x, x.sizes()[1], weight, bias, eps);
 }
