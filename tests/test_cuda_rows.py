@@ -131,3 +131,45 @@ def test_rows_of_a_table_that_are_used_often(cols, dtype):
             want /= np.maximum(np.bincount(index, minlength=40), 1)[:, None]
         got = table.grad.cpu().double().numpy()
         np.testing.assert_allclose(got, want, rtol=2 * DTYPES[dtype], atol=20 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows_", "cols"),
+    [(1, 64), (700, 8), (900, 64), (3000, 3), (530, 40), (90, 96), (61, 1030), (40, 8192), (5, 10300), (3, 13000)],
+)
+def test_sums_over_rows_on_the_way(rows_, cols, dtype):
+    """Rows side by side in a block, parts that do not come out even, rows that are not kept, and those too long for the sums."""
+    rng = np.random.default_rng(5)
+    x, w, b = (
+        pydlx.tensor(rng.standard_normal(s)).to(getattr(pydlx, dtype)).cuda() for s in ((rows_, cols), cols, cols)
+    )
+    bound = DTYPES[dtype] * (10 if dtype in ("float32", "float64") else 4)
+    compare(lambda x, w, b: F.layer_norm(x, (cols,), w, b), [x, w, b], bound)
+    compare(lambda x, w: F.rms_norm(x, (cols,), w, 1e-5), [x, w], bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_layer_norm_that_are_not_wanted(dtype):
+    t = [rows(200, dtype), rows(200, dtype, 1)[0], rows(200, dtype, 2)[0]]
+    want = None
+    for wanted in ((1, 1, 1), (1, 0, 0), (0, 1, 1), (1, 1, 0), (1, 0, 1), (0, 0, 1)):
+        leaves = [v.detach().requires_grad_(bool(a)) for v, a in zip(t, wanted, strict=True)]
+        F.layer_norm(leaves[0], (200,), *leaves[1:]).backward(rows(200, dtype, 7))
+        got = [None if v.grad is None else v.grad.double().cpu().numpy() for v in leaves]
+        want = want or got
+        for a, g, ref in zip(wanted, got, want, strict=True):
+            assert (g is not None) == bool(a)
+            if a:
+                np.testing.assert_allclose(g, ref, rtol=1e-2 if dtype == "bfloat16" else 1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_row_and_column(bad):
+    x, g = np.ones((300, 72)) * np.arange(72), np.ones((300, 72))
+    g[100, 5] = bad
+    leaf, w, b = (pydlx.tensor(a, dtype=pydlx.float32).cuda().requires_grad_() for a in (x, np.ones(72), np.ones(72)))
+    F.layer_norm(leaf, (72,), w, b).backward(pydlx.tensor(g, dtype=pydlx.float32).cuda())
+    for grad in (w.grad, b.grad):
+        assert np.isfinite(grad.cpu().numpy()).tolist() == [c != 5 for c in range(72)]
+    assert np.isfinite(leaf.grad.cpu().numpy()).all(1).tolist() == [r != 100 for r in range(300)]

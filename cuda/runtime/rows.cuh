@@ -105,7 +105,7 @@ __device__ __forceinline__ void each_pack(const RowThread& at, std::int64_t n, c
 #pragma unroll
     for (int k = 0; k < kKeptPacks; ++k) {
       const int i = (at.lane + k * at.lanes) * V;
-      if (i < n) f(k, i);
+      if (i < static_cast<int>(n)) f(k, i);
     }
   } else {
     for (std::int64_t i = std::int64_t{at.lane} * V; i < n; i += std::int64_t{at.lanes} * V) f(0, i);
