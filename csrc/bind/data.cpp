@@ -114,21 +114,8 @@ struct Parser {
   }
 
   static void check_int(std::int64_t v, DType t) {
-    if (t == DType::Int64 || t == DType::Bool || is_floating(t)) return;
-    std::int64_t low = 0, high = 0;
-    switch (t) {
-      case DType::UInt8:
-        high = 255;
-        break;
-      case DType::Int8:
-        low = -128, high = 127;
-        break;
-      case DType::Int16:
-        low = -32768, high = 32767;
-        break;
-      default:
-        low = std::numeric_limits<std::int32_t>::min(), high = std::numeric_limits<std::int32_t>::max();
-    }
+    if (t == DType::Bool || is_floating(t)) return;
+    const std::int64_t low = integer_min(t), high = integer_max(t);
     require(v >= low && v <= high, "tensor", "data", ErrorKind::Value, "expected integers in [", low, ", ", high,
             "] for ", t, ", got ", v);
   }

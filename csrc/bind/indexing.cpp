@@ -234,6 +234,7 @@ PyObject* get_item(const Tensor& x, PyObject* key) {
 
 void set_item(Tensor x, PyObject* key, PyObject* value) {
   Tensor v = value_of(value);
+  require_number_fits("setitem", "value", v, x.dtype());
   if (is_tensor(key)) {
     const Tensor k = as_tensor(key);
     if (k.ndim() > 0 && x.ndim() > 0) {

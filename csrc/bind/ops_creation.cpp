@@ -46,6 +46,10 @@ Tensor filled(Tensor t, Scalar value) {
   fill_raw(t, value);
   return t;
 }
+Tensor filled_with(const char* op, Tensor t, Scalar value) {
+  require_fits(op, "fill_value", value, t.dtype());
+  return filled(std::move(t), value);
+}
 
 Tensor bind_empty(const Dims& size, OptType dtype, PyObject*, OptDevice device, bool, bool grad, OptFormat format) {
   return with_grad(make("empty", size, dtype.value_or(default_dtype()), device, format), grad);
@@ -58,7 +62,8 @@ Tensor bind_ones(const Dims& size, OptType dtype, PyObject*, OptDevice device, b
 }
 Tensor bind_full(const Dims& size, Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad,
                  OptFormat format) {
-  return with_grad(filled(make("full", size, dtype.value_or(value.natural_dtype()), device, format), value), grad);
+  return with_grad(
+      filled_with("full", make("full", size, dtype.value_or(value.natural_dtype()), device, format), value), grad);
 }
 Tensor bind_empty_strided(const Dims& size, const Dims& stride, OptType dtype, PyObject*, OptDevice device, bool,
                           bool grad) {
@@ -77,7 +82,7 @@ Tensor bind_ones_like(const Tensor& x, OptType dtype, PyObject*, OptDevice devic
 }
 Tensor bind_full_like(const Tensor& x, Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad,
                       OptFormat format) {
-  return with_grad(filled(make_like("full_like", x, dtype, device, format), value), grad);
+  return with_grad(filled_with("full_like", make_like("full_like", x, dtype, device, format), value), grad);
 }
 
 Tensor new_empty(const Tensor& x, const Dims& size, OptType dtype, OptDevice device, bool grad, PyObject*, bool) {
@@ -91,7 +96,8 @@ Tensor new_ones(const Tensor& x, const Dims& size, OptType dtype, OptDevice devi
 }
 Tensor new_full(const Tensor& x, const Dims& size, Scalar value, OptType dtype, OptDevice device, bool grad, PyObject*,
                 bool) {
-  return with_grad(filled(pydlx::empty(size, dtype.value_or(x.dtype()), device.value_or(x.device())), value), grad);
+  return with_grad(
+      filled_with("new_full", pydlx::empty(size, dtype.value_or(x.dtype()), device.value_or(x.device())), value), grad);
 }
 Tensor new_tensor(const Tensor& x, PyObject* data, OptType dtype, OptDevice device, bool grad) {
   return with_grad(tensor_from_data(data, dtype.value_or(x.dtype()), device ? device : x.device()), grad);
@@ -121,7 +127,10 @@ Tensor eye(std::int64_t n, std::optional<std::int64_t> m, OptType dtype, PyObjec
                    grad);
 }
 Tensor scalar_tensor(Scalar value, OptType dtype, PyObject*, OptDevice device, bool, bool grad) {
-  return with_grad(ops::full({}, value, dtype.value_or(default_dtype()), device.value_or(default_device())), grad);
+  return with_grad(
+      filled_with("scalar_tensor", pydlx::empty({}, dtype.value_or(default_dtype()), device.value_or(default_device())),
+                  value),
+      grad);
 }
 Tensor& tril_(Tensor& x, std::int64_t diagonal) { return ops::copy_(x, ops::tril(x, diagonal)); }
 Tensor& triu_(Tensor& x, std::int64_t diagonal) { return ops::copy_(x, ops::triu(x, diagonal)); }

@@ -1,6 +1,7 @@
 #include "core/tensor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "autograd/meta.h"
@@ -237,6 +238,24 @@ void store_scalar(void* p, DType dtype, Scalar v) {
       *static_cast<double*>(p) = v.to_double();
       break;
   }
+}
+
+void require_fits(const char* op, const char* argument, Scalar v, DType dtype) {
+  bool fits = true;
+  if (is_floating(dtype)) {
+    const double magnitude = std::abs(v.to_double());
+    if (magnitude < 65504 || dtype == DType::Float64) return;
+    double stored = 0;
+    store_scalar(&stored, dtype, v);
+    fits = std::isinf(magnitude) || !std::isinf(load_scalar(&stored, dtype).to_double());
+  } else if (dtype != DType::Bool) {
+    const std::int64_t high = integer_max(dtype), low = dtype == DType::UInt8 ? -high : integer_min(dtype),
+                       i = v.to_int();
+    fits = i >= low && i <= high && !(v.is_float() && i == INT64_MIN && v.f != -0x1p63);
+  }
+  if (fits) return;
+  if (v.is_float()) fail(op, argument, ErrorKind::Value, "expected a number that fits ", dtype, ", got ", v.f);
+  fail(op, argument, ErrorKind::Value, "expected a number that fits ", dtype, ", got ", v.i);
 }
 
 Scalar load_scalar(const void* p, DType dtype) {

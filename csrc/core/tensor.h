@@ -113,6 +113,15 @@ struct Scalar {
 // Writes `v` as one element of `dtype` at `p` (host memory).
 void store_scalar(void* p, DType dtype, Scalar v);
 Scalar load_scalar(const void* p, DType dtype);
+// Refuses a number that `dtype` cannot hold and store_scalar would change beyond rounding. Bools take any number, and
+// unsigned integers negative ones, which wrap around, as in PyTorch.
+void require_fits(const char* op, const char* argument, Scalar v, DType dtype);
+// The smallest and largest value of an integer (or bool) dtype.
+constexpr std::int64_t integer_max(DType t) {
+  const bool is_signed = t != DType::Bool && t != DType::UInt8;
+  return t == DType::Bool ? 1 : static_cast<std::int64_t>(~std::uint64_t{0} >> (64 - 8 * itemsize(t) + is_signed));
+}
+constexpr std::int64_t integer_min(DType t) { return t == DType::Bool || t == DType::UInt8 ? 0 : -integer_max(t) - 1; }
 Scalar scalar_of(const Tensor& t);  // of a tensor with one element; waits for a device's result
 
 // Sizes and dtype in 32 bits: tells whether a gradient or a saved tensor still has the geometry it was recorded with.

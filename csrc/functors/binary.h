@@ -77,6 +77,8 @@ struct Binary<BinaryOp::maximum> {
   PYDLX_HD static T apply(T a, T b, const double*) {
     if constexpr (type_bit<T> == kFloat)
       return a != a ? a : (b != b ? b : (a > b ? a : b));  // NaN wins
+    else if constexpr (type_bit<T> == kBool)
+      return static_cast<T>(a | b);  // a comparison of bools stays a scalar loop
     else
       return a > b ? a : b;
   }
@@ -89,6 +91,8 @@ struct Binary<BinaryOp::minimum> {
   PYDLX_HD static T apply(T a, T b, const double*) {
     if constexpr (type_bit<T> == kFloat)
       return a != a ? a : (b != b ? b : (a < b ? a : b));
+    else if constexpr (type_bit<T> == kBool)
+      return static_cast<T>(a & b);  // a comparison of bools stays a scalar loop
     else
       return a < b ? a : b;
   }
@@ -370,8 +374,9 @@ struct Binary<BinaryOp::left_shift> {
   static constexpr unsigned types = kInt;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    const bool in_range = b >= 0 && static_cast<std::uint64_t>(b) < 8 * sizeof(T);
-    return in_range ? static_cast<T>(static_cast<std::uint64_t>(a) << (static_cast<std::uint64_t>(b) & 63)) : T(0);
+    using W = wrapping_t<T>;
+    const bool in_range = b >= 0 && static_cast<W>(b) < 8 * sizeof(T);
+    return in_range ? static_cast<T>(static_cast<W>(a) << (static_cast<W>(b) & (8 * sizeof(W) - 1))) : T(0);
   }
 };
 
@@ -380,7 +385,7 @@ struct Binary<BinaryOp::right_shift> {
   static constexpr unsigned types = kInt;
   template <class T>
   PYDLX_HD static T apply(T a, T b, const double*) {
-    const bool in_range = b >= 0 && static_cast<std::uint64_t>(b) < 8 * sizeof(T);
+    const bool in_range = b >= 0 && static_cast<wrapping_t<T>>(b) < 8 * sizeof(T);
     if (!in_range) return a < 0 ? static_cast<T>(-1) : T(0);
     return static_cast<T>(a >> static_cast<int>(b));
   }

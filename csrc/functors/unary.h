@@ -158,13 +158,21 @@ struct Unary<UnaryOp::relu> {
   }
 };
 
-// param: lower and upper bound; the upper one wins when they cross, as in PyTorch. NaN passes through.
+// param: lower and upper bound, of integers as the bits of 64 of them; the upper one wins when they cross, as in
+// PyTorch. NaN passes through.
 template <>
 struct Unary<UnaryOp::clamp> {
-  static constexpr unsigned types = kFloat;
+  static constexpr unsigned types = kNumber;
+  template <class T>
+  PYDLX_HD static T bound(double v) {
+    if constexpr (type_bit<T> == kInt)
+      return static_cast<T>(bit_cast<std::int64_t>(v));
+    else
+      return static_cast<T>(v);
+  }
   template <class T>
   PYDLX_HD static T apply(T x, const double* param) {
-    const T low = static_cast<T>(param[0]), high = static_cast<T>(param[1]);
+    const T low = bound<T>(param[0]), high = bound<T>(param[1]);
     const T y = x < low ? low : x;
     return y > high ? high : y;
   }

@@ -17,8 +17,6 @@ using detail::zero;
 
 namespace {
 
-bool is_number(const Tensor& t) { return t.is_wrapped_number() && t.ndim() == 0 && t.is_cpu(); }
-
 void refuse_zero_divisor(const char* name, const Tensor& a, const Tensor& b) {
   if (is_floating(result_type({&a, &b})) || b.numel() == 0 || a.numel() == 0) return;
   bool zeros;
@@ -237,10 +235,26 @@ void check_bounds(const Tensor& low, const Tensor& high) {
   require(low.defined() || high.defined(), "clamp", "min", ErrorKind::Value,
           "expected min, max or both, got None twice");
 }
-// Floating tensors between two numbers have a kernel of their own.
+// Tensors between two numbers have a kernel of their own, unless the numbers would raise the category.
 bool by_numbers(const Tensor& x, const Tensor& low, const Tensor& high) {
-  const auto plain = [](const Tensor& t) { return !t.defined() || (is_number(t) && !std::isnan(bound(t, 0))); };
-  return is_floating(x.dtype()) && plain(low) && plain(high);
+  const auto plain = [&](const Tensor& t) {
+    return !t.defined() ||
+           (is_number(t) && !std::isnan(bound(t, 0)) && dtype_category(t.dtype()) <= dtype_category(x.dtype()));
+  };
+  return x.dtype() != DType::Bool && plain(low) && plain(high);
+}
+// Bounds of integers come as the bits of 64-bit integers. Beyond what the dtype can hold they are its own bounds, or
+// refused if nothing that it can hold is inside.
+PointwiseParams bounds(const char* op, const Tensor& x, const Tensor& low, const Tensor& high) {
+  if (is_floating(x.dtype())) return {{bound(low, -kInf), bound(high, kInf), 0, 0}};
+  const std::int64_t smallest = integer_min(x.dtype()), largest = integer_max(x.dtype());
+  const auto integer = [](const Tensor& t, std::int64_t missing) {
+    return t.defined() ? load_scalar(t.data(), t.dtype()).to_int() : missing;
+  };
+  const std::int64_t from = integer(low, smallest), to = integer(high, largest);
+  require(from <= largest, op, "min", ErrorKind::Value, "expected a number that fits ", x.dtype(), ", got ", from);
+  require(to >= smallest, op, "max", ErrorKind::Value, "expected a number that fits ", x.dtype(), ", got ", to);
+  return {{bit_cast<double>(std::max(from, smallest)), bit_cast<double>(std::min(to, largest)), 0, 0}};
 }
 // `beyond`, or where the bound is NaN, which then is the result.
 Tensor or_nan(const Tensor& beyond, const Tensor& limit) {
@@ -252,7 +266,7 @@ Tensor or_nan(const Tensor& beyond, const Tensor& limit) {
 Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
   check_bounds(low, high);
   if (by_numbers(x, low, high)) {
-    const PointwiseParams params{{bound(low, -kInf), bound(high, kInf), 0, 0}};
+    const PointwiseParams params = bounds("clamp", x, low, high);
     return detail::unary_op(
         UnaryOp::clamp, "clamp", x, false,
         [&](const Tensor&) {
@@ -276,8 +290,7 @@ Tensor& clamp_(Tensor& x, const Tensor& low, const Tensor& high) {
   check_bounds(low, high);
   auto f = [&](const Tensor& t) { return clamp(t, low, high); };
   if (!by_numbers(x, low, high)) return detail::assign("clamp_", x, f);
-  return detail::assign_unary(UnaryOp::clamp, "clamp_", x, false, f,
-                              PointwiseParams{{bound(low, -kInf), bound(high, kInf), 0, 0}});
+  return detail::assign_unary(UnaryOp::clamp, "clamp_", x, false, f, bounds("clamp_", x, low, high));
 }
 Tensor clamp_min(const Tensor& x, const Tensor& low) { return clamp(x, low, Tensor()); }
 Tensor clamp_max(const Tensor& x, const Tensor& high) { return clamp(x, Tensor(), high); }

@@ -101,6 +101,7 @@ Tensor wide_operand(const Tensor& x, MemoryFormat format) {
 
 Tensor& copy_(Tensor& target, const Tensor& source) {
   check_inplace(target, "copy_");
+  require_number_fits("copy_", "src", source, target.dtype());
   require(broadcast_sizes("copy_", target.sizes(), source.sizes()) == target.sizes(), "copy_", "src", ErrorKind::Shape,
           "expected a shape that broadcasts to ", target.sizes(), ", got ", source.sizes());
   const bool differentiable = is_floating(target.dtype()) && any_requires_grad(target, source);
@@ -119,6 +120,7 @@ Tensor& copy_(Tensor& target, const Tensor& source) {
 Tensor& fill_(Tensor& target, const Tensor& value) {
   require(value.numel() == 1 && value.ndim() == 0, "fill_", "value", ErrorKind::Shape,
           "expected a 0-d tensor or a number, got shape ", value.sizes());
+  require_number_fits("fill_", "value", value, target.dtype());
   return copy_(target, value);
 }
 Tensor& zero_(Tensor& target) { return fill_(target, wrap_scalar(std::int64_t{0})); }
@@ -340,6 +342,8 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
           condition.dtype(), "; compare with 0 first");
   const Device device = common_device("where", {&condition, &a, &b});
   const DType dtype = result_type({&a, &b});
+  require_number_fits("where", "input", a, dtype);
+  require_number_fits("where", "other", b, dtype);
   const Dims sizes = broadcast_sizes("where", {&condition, &a, &b});
   const auto fn =
       kernel_or_fail(kernels<PointwiseKernels>(device).where[static_cast<int>(dtype)], "where", device, dtype);
@@ -360,21 +364,17 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   return out;
 }
 
-namespace {
-bool any_true(const Tensor& mask) { return item(sum(to_dtype(mask, DType::Int64), {}, false)).to_int() != 0; }
-}  // namespace
-
 bool has_nan(const Tensor& x) {
   if (!is_floating(x.dtype()) || x.numel() == 0) return false;
   const GradModeGuard off(false);
-  return any_true(ne(x, x));
+  return item(any(ne(x, x), std::nullopt, false)).to_int() != 0;
 }
 
 bool has_nonfinite(const Tensor& x) {
   if (!is_floating(x.dtype()) || x.numel() == 0) return false;
   const GradModeGuard off(false);
   const Tensor difference = sub(x, x);  // 0 for finite values, NaN otherwise
-  return any_true(ne(difference, difference));
+  return item(any(ne(difference, difference), std::nullopt, false)).to_int() != 0;
 }
 
 }  // namespace pydlx::ops

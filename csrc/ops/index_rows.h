@@ -57,6 +57,7 @@ inline bool shares_memory(const Tensor& a, const Tensor& b) { return a.impl()->s
 template <class Raw, class MakeBackward>
 Tensor write_op(const char* name, const Tensor& x, const Tensor& source, bool inplace, Raw raw, MakeBackward backward) {
   const bool wanted = is_floating(x.dtype()) && any_requires_grad(x, source);
+  require_number_fits(name, "value", source, x.dtype());
   Tensor src = detach(source);
   if (src.dtype() != x.dtype()) src = to_dtype(src, x.dtype());
   common_device(name, {&x, &source});

@@ -17,7 +17,8 @@ using detail::zero;
 namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-Tensor truth(const Tensor& x) { return x.dtype() == DType::Bool ? detach(x) : ne(x, zero()); }
+// Bytes are bools as they are: a true is any byte but 0.
+Tensor truth(const Tensor& x) { return itemsize(x.dtype()) == 1 ? view_dtype(detach(x), DType::Bool) : ne(x, zero()); }
 Tensor constant(const Tensor& x, bool value) { return full(x.sizes(), value, DType::Bool, x.device()); }
 bool all_true(const Tensor& mask) { return item(all(mask, {}, false)).i != 0; }
 
@@ -32,7 +33,9 @@ Tensor bits(BinaryOp op, const char* name, const Tensor& a, const Tensor& b) {
 }
 }  // namespace
 
-Tensor logical_not(const Tensor& x) { return eq(x, zero()); }
+Tensor logical_not(const Tensor& x) {
+  return itemsize(x.dtype()) == 1 ? run_unary(UnaryOp::bitwise_not, "logical_not", truth(x), false) : eq(x, zero());
+}
 Tensor logical_and(const Tensor& a, const Tensor& b) {
   return run_binary(BinaryOp::bitwise_and, "logical_and", truth(a), truth(b), false);
 }
@@ -101,13 +104,15 @@ bool equal(const Tensor& a, const Tensor& b) {
 }
 
 namespace {
-// The fill value in x's dtype; a value that would raise the category is refused, as a 1.5 would silently become 1.
+// The fill value in x's dtype; one that would raise the category is refused, as a 1.5 would silently become 1, but for
+// numbers that make bools.
 Tensor fill_value(const char* name, const Tensor& x, const Tensor& mask, const Tensor& value) {
   require(mask.dtype() == DType::Bool, name, "mask", ErrorKind::DType, "expected a bool tensor, got ", mask.dtype());
   require(value.ndim() == 0, name, "value", ErrorKind::Shape, "expected a number or a 0-d tensor, got shape ",
           value.sizes());
-  require(dtype_category(value.dtype()) <= dtype_category(x.dtype()), name, "value", ErrorKind::DType,
-          "expected a value that fits ", x.dtype(), ", got ", value.dtype());
+  require((x.dtype() == DType::Bool && is_number(value)) || dtype_category(value.dtype()) <= dtype_category(x.dtype()),
+          name, "value", ErrorKind::DType, "expected a value that fits ", x.dtype(), ", got ", value.dtype());
+  require_number_fits(name, "value", value, x.dtype());
   return to_dtype(value, x.dtype());
 }
 }  // namespace

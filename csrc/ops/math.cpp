@@ -333,8 +333,6 @@ Tensor rad2deg(const Tensor& x) { return mul(x, number(180 / kPi)); }
 
 namespace {
 
-bool is_number(const Tensor& t) { return t.is_wrapped_number() && t.ndim() == 0 && t.is_cpu(); }
-
 // x^p for floating x and a host number, with the cheap cases spelled out. No gradient.
 Tensor power_of(const Tensor& x, double p, bool inplace = false) {
   const char* name = inplace ? "pow_" : "pow";
@@ -369,6 +367,7 @@ Tensor pow(const Tensor& base, const Tensor& exponent) {
     }
     require(p.i >= 0, "pow", "exponent", ErrorKind::Value, "expected a non-negative integer power of integers, got ",
             p.i, "; convert the base to a floating point dtype first");
+    require_fits("pow", "exponent", p, base.dtype());
   }
   if (is_number(base) && is_floating(exponent.dtype()) && load_scalar(base.data(), base.dtype()).to_double() == 2)
     return exp2(exponent);

@@ -55,6 +55,7 @@ Tensor constant_pad(const Tensor& x, const Dims& pad, Scalar value) {
           x.sizes(), ", got ", pad);
   require(is_floating(x.dtype()) || !value.is_float(), op, "value", ErrorKind::DType, "expected an integer for a ",
           x.dtype(), " tensor");
+  require_fits(op, "value", value, x.dtype());
   // The part of x that survives cropping, and where it goes.
   Dims sizes = x.sizes(), kept = x.sizes();
   std::int64_t from = x.offset(), to = 0;

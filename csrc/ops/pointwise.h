@@ -25,6 +25,12 @@ DType result_type(std::initializer_list<const Tensor*> tensors);
 // The floating type an op that has no integer form computes in.
 inline DType float_type(DType t) { return is_floating(t) ? t : default_dtype(); }
 
+inline bool is_number(const Tensor& t) { return t.is_wrapped_number() && t.ndim() == 0 && t.is_cpu(); }
+// For numbers that are written as they are; those that are added, multiplied or compared wrap around.
+inline void require_number_fits(const char* op, const char* argument, const Tensor& t, DType dtype) {
+  if (is_number(t)) require_fits(op, argument, load_scalar(t.data(), t.dtype()), dtype);
+}
+
 // Fills `e` for out and inputs, which already have the dtypes the kernel wants. Inputs broadcast to out's sizes.
 // 0-d CPU inputs become immediates, converted to `compute` when it is given.
 void build_elementwise(Elementwise& e, const Tensor& out, std::initializer_list<const Tensor*> inputs,

@@ -132,21 +132,7 @@ Scalar neutral(Reduction r, DType t) {
   if (r == Reduction::prod) return std::int64_t{1};
   const bool low = r == Reduction::amax;
   if (is_floating(t)) return low ? -std::numeric_limits<double>::infinity() : std::numeric_limits<double>::infinity();
-  switch (t) {
-    case DType::Bool:
-      return std::int64_t{low ? 0 : 1};
-    case DType::UInt8:
-      return std::int64_t{low ? 0 : 255};
-    case DType::Int8:
-      return std::int64_t{low ? -128 : 127};
-    case DType::Int16:
-      return std::int64_t{low ? -32768 : 32767};
-    case DType::Int32:
-      return low ? std::int64_t{std::numeric_limits<std::int32_t>::min()}
-                 : std::int64_t{std::numeric_limits<std::int32_t>::max()};
-    default:
-      return low ? std::numeric_limits<std::int64_t>::min() : std::numeric_limits<std::int64_t>::max();
-  }
+  return low ? integer_min(t) : integer_max(t);
 }
 
 ScatterOp kernel_of(Reduction r) {

@@ -334,6 +334,7 @@ Tensor diagonal_scatter(const Tensor& x, const Tensor& src, std::int64_t offset,
 Tensor& fill_diagonal_(Tensor& x, const Tensor& value, bool wrap) {
   require(x.ndim() == 2, "fill_diagonal_", "input", ErrorKind::Shape, "expected a matrix, got shape ", x.sizes());
   const std::int64_t rows = x.size(0), columns = x.size(1);
+  require_number_fits("fill_diagonal_", "fill_value", value, x.dtype());
   std::int64_t row = 0;
   do {
     Tensor d = diagonal(narrow(x, 0, row, std::min(columns, rows - row)), 0, 0, 1);

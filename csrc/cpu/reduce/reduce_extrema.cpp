@@ -230,11 +230,11 @@ struct Nonzero {
   }
 };
 
-// Storage type T computed in A.
-template <class T, class A>
+// Storage type T, computed in A beside a position and in E without one.
+template <class T, class A, class E = A>
 void add_any(KernelTable& t) {
-  add_reduce<ReduceOp::amax, T, Fold<MaxFold, A>>(t);
-  add_reduce<ReduceOp::amin, T, Fold<MinFold, A>>(t);
+  add_reduce<ReduceOp::amax, T, Fold<MaxFold, E>>(t);
+  add_reduce<ReduceOp::amin, T, Fold<MinFold, E>>(t);
   add_reduce<ReduceOp::argmax, T, ArgExtremum<MaxFold, A>>(t);
   add_reduce<ReduceOp::argmin, T, ArgExtremum<MinFold, A>>(t);
 }
@@ -250,9 +250,9 @@ void add_float(KernelTable& t) {
 }  // namespace
 
 void register_reduce_extrema(KernelTable& t) {
-  add_any<std::uint8_t, std::int32_t>(t);
-  add_any<std::int8_t, std::int32_t>(t);
-  add_any<std::int16_t, std::int32_t>(t);
+  add_any<std::uint8_t, std::int32_t, std::uint8_t>(t);
+  add_any<std::int8_t, std::int32_t, std::int8_t>(t);
+  add_any<std::int16_t, std::int32_t, std::int16_t>(t);
   add_any<std::int32_t, std::int32_t>(t);
   add_any<std::int64_t, std::int64_t>(t);
   add_reduce<ReduceOp::nonzero, std::uint8_t, Nonzero<std::uint8_t>>(t);

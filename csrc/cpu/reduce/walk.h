@@ -536,7 +536,11 @@ struct Fold {
 
 template <ReduceOp op, class T, class O, class Out = T>
 void add_reduce(KernelTable& t) {
-  family<ReduceKernels>(t).reduce[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] = EngineOf<O, T, Out>::run;
+  // Where 64-bit integers are summed as unsigned ones, which may wrap, they are read as such, without a copy.
+  constexpr bool wraps = __is_same(typename O::In, std::uint64_t) && __is_same(T, std::int64_t);
+  using Element = std::conditional_t<wraps, std::uint64_t, T>;
+  family<ReduceKernels>(t).reduce[static_cast<int>(op)][static_cast<int>(DTypeOf<T>::value)] =
+      EngineOf<O, Element, Out>::run;
 }
 
 }  // namespace
