@@ -53,6 +53,29 @@ def test_clamp_between_numbers(dtype, isa):
     assert pydlx.tensor([1, 9], dtype=pydlx.int32).clamp(1.5, 8).tolist() == [1.5, 8]
 
 
+def test_clamp_compares_in_the_result_dtype():
+    """-1 is no uint8, but a float32 beside an infinite bound and an int16 in a tensor."""
+    x = pydlx.tensor([0, 6, 255], dtype=pydlx.uint8)
+    assert x.clamp(-1, float("inf")).tolist() == [0.0, 6.0, 255.0]
+    assert x.clamp(min=-1.5).tolist() == [0.0, 6.0, 255.0]
+    assert x.clamp(pydlx.tensor([-1] * 3, dtype=pydlx.int16)).tolist() == [0, 6, 255]
+
+
+def test_ldexp_beyond_the_range_of_powers():
+    """The scaled number is representable where the power of two is not; NumPy has the C library's."""
+    for dtype in ("float32", "float64"):
+        info = np.finfo(dtype)
+        x = np.array([info.smallest_subnormal, info.max, 1.0, -3.0, 0.0, np.inf, 1.1], dtype)
+        for n in (-5000, -1100, -1050, -300, -150, -1, 0, 7, 149, 277, 1000, 2097, 5000):
+            with np.errstate(over="ignore", under="ignore"):
+                want = np.ldexp(x, n)
+            got = pydlx.ldexp(pydlx.from_numpy(x), pydlx.tensor([n])).numpy()
+            np.testing.assert_array_equal(got, want, err_msg=f"{dtype} {n}")
+    x = pydlx.tensor([1.5, 2.5]).requires_grad_()
+    pydlx.ldexp(x, pydlx.tensor([3, -2])).sum().backward()
+    assert x.grad.tolist() == [8.0, 0.25]
+
+
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_extrema(dtype, isa):
     for shape in SHAPES[1:]:

@@ -138,11 +138,30 @@ Tensor logaddexp(const Tensor& a, const Tensor& b) {
       [](const Tensor& g, const Tensor& x, const Tensor& y) { return mul(g, sigmoid(sub(y, x))); });
 }
 
+// 16-bit floats go through float32, so that steps in between are not rounded to 16 bits.
 Tensor logaddexp2(const Tensor& a, const Tensor& b) {
   constexpr double ln2 = 0.69314718055994530942;
-  return mul(logaddexp(mul(a, number(ln2)), mul(b, number(ln2))), number(1 / ln2));
+  const DType dtype = float_type(result_type({&a, &b})), wide = promote(dtype, DType::Float32);
+  const Tensor x = mul(to_dtype(a, wide), number(ln2)), y = mul(to_dtype(b, wide), number(ln2));
+  return to_dtype(mul(logaddexp(x, y), number(1 / ln2)), dtype);
 }
-Tensor ldexp(const Tensor& a, const Tensor& b) { return mul(a, pow(number(2), b)); }
+// a 2^b. Powers that the result's dtype does not hold may still bring a into its range: integer exponents are applied
+// in float64, to float64 in three steps.
+Tensor ldexp(const Tensor& a, const Tensor& b) {
+  const DType dtype = float_type(result_type({&a, &b}));
+  if (is_floating(b.dtype())) return mul(to_dtype(a, dtype), pow(number(2), to_dtype(b, dtype)));
+  const int steps = dtype == DType::Float64 ? 3 : 1;
+  const auto integer = [](std::int64_t v) { return wrap_scalar(v); };
+  // Beyond 800 per step everything is 0 or infinite.
+  Tensor left = clamp(to_dtype(b, DType::Int64), integer(-800 * steps), integer(800 * steps));
+  Tensor y = to_dtype(a, DType::Float64);
+  for (int step = steps; step > 0; --step) {
+    const Tensor part = step > 1 ? floor_divide(left, integer(step)) : left;
+    y = mul(y, exp2(to_dtype(part, DType::Float64)));
+    left = sub(left, part);
+  }
+  return to_dtype(y, dtype);
+}
 
 // ---- three operands -------------------------------------------------------------------------------------------------
 
@@ -281,7 +300,8 @@ Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
         },
         params);
   }
-  Tensor y = x;
+  Tensor y = to_dtype(x, low.defined() && high.defined() ? result_type({&x, &low, &high})
+                                                         : result_type({&x, low.defined() ? &low : &high}));
   if (low.defined()) y = where(or_nan(lt(y, low), low), low, y);
   if (high.defined()) y = where(or_nan(gt(y, high), high), high, y);
   return y;

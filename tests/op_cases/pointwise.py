@@ -170,11 +170,15 @@ CASES = [
     Case("copysign", function("copysign"), args(away_from([0], 0.05, 4, 9), away_from([0], 0.05, 9)), second=False),
     Case("xlogy", function("xlogy"), args(normal(4, 9), uniform(0.1, 5, 9))),
     Case("logaddexp", function("logaddexp"), args(normal(4, 9), normal(9))),
-    Case("logaddexp2", function("logaddexp2"), args(normal(4, 9), normal(9))),
+    Case("logaddexp2", function("logaddexp2"), args(normal(4, 9), normal(9)), dtypes=ALL_FLOATS),
+    Case("logaddexp2/mixed", function("logaddexp2"), args(integers(-5, 5, 4, 9), normal(9)), grad=False),
     Case("sinc", function("sinc"), args(away_from([0], 0.05, 4, 9)), tolerance=4),
     Case("sinc/special", function("sinc"), args(lambda rng: np.array([0.0, 1.5, -0.25])), grad=False),
     # PyTorch takes an integer power of 2 in the derivative, which is 0 for negative exponents.
-    Case("ldexp", lambda T, a, b: T.ldexp(a, b), args(normal(4, 9), integers(-5, 5, 9)), grad=False),
+    # PyTorch's gradient takes 2 to a negative integer power for 0.
+    Case("ldexp", lambda T, a, b: T.ldexp(a, b), args(normal(4, 9), integers(-5, 5, 9)), grad=False, dtypes=ALL_FLOATS),
+    Case("ldexp/float", lambda T, a, b: T.ldexp(a, b), args(normal(4, 9), normal(9)), grad=False),
+    Case("ldexp/int", lambda T, a, b: T.ldexp(a, b), args(integers(-5, 5, 4, 9), integers(-5, 5, 9)), grad=False),
     *[
         Case(f"contiguous/{n}", lambda T, x, p=p: x.permute(p).contiguous() * 2, args(normal(*shape)))
         for n, p, shape in (
