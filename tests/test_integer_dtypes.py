@@ -206,3 +206,17 @@ def test_bools_take_any_number():
     assert mask.masked_fill(~mask, 2.5).tolist() == [True, True]
     assert mask.clone().fill_(7).tolist() == [True, True]
     assert pydlx.full((2,), 300, dtype=pydlx.bool).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("dtype", ["bool", *INTEGERS])
+def test_reductions_to_a_dtype(dtype):
+    """Summed in 64 bits, and given in the dtype that was asked for."""
+    x = np.random.default_rng(5).integers(-300, 300, (7, 33))
+    t, wanted = pydlx.from_numpy(x), getattr(pydlx, dtype)
+    for name in ("sum", "nansum", "prod"):
+        for axis in (0, 1):
+            got = getattr(t, name)(axis, dtype=wanted)
+            assert got.dtype == wanted, name
+            as_asked = x.astype(dtype)
+            want = (as_asked.prod(axis) if name == "prod" else as_asked.sum(axis)).astype(dtype)
+            np.testing.assert_array_equal(got.numpy(), want, err_msg=name)

@@ -59,7 +59,8 @@ Tensor additive(const char* name, const Tensor& x, const ReducePlan& plan, doubl
 }  // namespace
 
 Tensor sum(const Tensor& x, const Axes& axes, bool keepdim, MaybeDType dtype) {
-  return additive("sum", with_dtype(x, dtype), reduce_plan("sum", x.sizes(), axes, keepdim), 0);
+  const Tensor y = additive("sum", with_dtype(x, dtype), reduce_plan("sum", x.sizes(), axes, keepdim), 0);
+  return with_dtype(y, dtype);  // integers are summed in 64 bits
 }
 Tensor sum(const Tensor& x, const Dims& axes, bool keepdim) { return sum(x, Axes(axes), keepdim, std::nullopt); }
 
@@ -73,7 +74,7 @@ Tensor mean(const Tensor& input, const Axes& axes, bool keepdim, MaybeDType dtyp
 
 Tensor nansum(const Tensor& input, const Axes& axes, bool keepdim, MaybeDType dtype) {
   const Tensor x = with_dtype(input, dtype);
-  if (!is_floating(x.dtype())) return sum(x, axes, keepdim, std::nullopt);
+  if (!is_floating(x.dtype())) return sum(x, axes, keepdim, dtype);
   const ReducePlan plan = reduce_plan("nansum", x.sizes(), axes, keepdim);
   Tensor y = reduce_or(0, ReduceOp::nansum, "nansum", x, plan, x.dtype());
   if (any_requires_grad(x))
@@ -136,11 +137,11 @@ Tensor prod_over(const Tensor& x, const ReducePlan& plan) {
 
 Tensor prod(const Tensor& input, MaybeDType dtype) {
   const Tensor x = with_dtype(input, dtype);
-  return prod_over(x, reduce_plan("prod", x.sizes(), std::nullopt, false));
+  return with_dtype(prod_over(x, reduce_plan("prod", x.sizes(), std::nullopt, false)), dtype);
 }
 Tensor prod(const Tensor& input, std::int64_t axis, bool keepdim, MaybeDType dtype) {
   const Tensor x = with_dtype(input, dtype);
-  return prod_over(x, reduce_plan("prod", x.sizes(), Dims{axis}, keepdim));
+  return with_dtype(prod_over(x, reduce_plan("prod", x.sizes(), Dims{axis}, keepdim)), dtype);
 }
 
 // ---- variance

@@ -137,8 +137,21 @@ TensorList rnn_sequence(CellKind kind, const Tensor& input, const TensorList& st
           batch_first ? "batch, time" : "time, batch", ", features), got shape ", input.sizes());
   const Tensor x = batch_first ? transpose(input, 0, 1) : input;
   const std::int64_t steps = x.size(0), batch = x.size(1);
-  require(steps > 0 && batch > 0, op, "input", ErrorKind::Shape,
-          "expected at least one step and one sequence, got shape ", input.sizes());
+  require(steps > 0, op, "input", ErrorKind::Shape, "expected at least one step, got shape ", input.sizes());
+  if (batch == 0) {  // as one sequence of zeros, of which nothing is kept
+    const auto with_one = [](const Tensor& t) {
+      return cat({t, full({t.size(0), 1, t.size(2)}, 0.0, t.dtype(), t.device())}, 1);
+    };
+    TensorList padded;
+    for (const Tensor& t : state) {
+      require(t.ndim() == 3, op, "hx", ErrorKind::Shape, "expected 3 dimensions, got shape ", t.sizes());
+      padded.push_back(with_one(t));
+    }
+    TensorList r = rnn_sequence(kind, with_one(x), padded, weights, o, false);
+    for (Tensor& t : r) t = narrow(t, 1, 0, 0);
+    if (batch_first) r[0] = transpose(r[0], 0, 1);
+    return r;
+  }
   TensorList r = run_network(kind, reshape(x, {steps * batch, x.size(2)}),
                              std::vector<std::int64_t>(static_cast<std::size_t>(steps), batch), state, weights, o);
   r[0] = reshape(r[0], {steps, batch, r[0].size(1)});

@@ -136,7 +136,7 @@ def multi_head_attention_forward(
     if not causal_kernel:
         mask = None if attn_mask is None else _as_additive(attn_mask, q, "attn_mask")
         hidden = None if key_padding_mask is None else _as_additive(key_padding_mask, q, "key_padding_mask")
-        mask = None if mask is None else mask.reshape(-1, num_heads if mask.ndim == 3 else 1, length, source)
+        mask = None if mask is None else mask.reshape(batch if mask.ndim == 3 else 1, num_heads if mask.ndim == 3 else 1, length, source)
         if hidden is not None:
             hidden = hidden.reshape(batch, 1, 1, source)
             mask = hidden if mask is None else mask + hidden
@@ -163,7 +163,7 @@ def multi_head_attention_forward(
     else:
         mixed = scaled_dot_product_attention(q, k, v, mask, drop, causal_kernel)
     mixed = mixed.permute(2, 0, 1, 3).reshape(length * batch, size)
-    out = linear(mixed, out_proj_weight, out_proj_bias).reshape(length, batch, -1)
+    out = linear(mixed, out_proj_weight, out_proj_bias).reshape(length, batch, out_proj_weight.shape[0])
     if batched:
         return out, attention
     return out.squeeze(1), None if attention is None else attention.squeeze(0)
@@ -172,5 +172,5 @@ def multi_head_attention_forward(
 def _heads(x: Tensor, static: Tensor | None, batch: int, num_heads: int, head_dim: int) -> Tensor:
     """``(S, N, E)`` to ``(N, heads, S, head_dim)``; ``static`` replaces it with ``(N * heads, S, head_dim)``."""
     if static is not None:
-        return static.reshape(batch, num_heads, -1, head_dim)
+        return static.reshape(batch, num_heads, static.shape[1], head_dim)
     return x.reshape(x.shape[0], batch, num_heads, head_dim).permute(1, 2, 0, 3)
