@@ -108,8 +108,9 @@ def test_a_row_agrees_with_its_float64_reference(key, tmp_path):
     assert measured["seconds"] > 0 and measured["samples"] >= 1
 
 
-def test_every_row_of_breadth_agrees_with_its_float64_reference():
-    for row in rows.select("breadth", "* float32*"):
+@pytest.mark.parametrize(("family", "glob"), [("breadth", "* float32*"), ("integers", "*")])
+def test_every_row_agrees_with_its_float64_reference(family, glob):
+    for row in rows.select(family, glob):
         got = row.setup(pydlx, Inputs(pydlx, row.key))()
         assert all(values.size for values in samples_of(got)), row.key
         if row.check:

@@ -24,4 +24,4 @@ ORDER = (
 )
 
 # Families that run only when they are named.
-ON_REQUEST = ("breadth",)
+ON_REQUEST = ("breadth", "integers")
