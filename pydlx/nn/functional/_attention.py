@@ -136,7 +136,11 @@ def multi_head_attention_forward(
     if not causal_kernel:
         mask = None if attn_mask is None else _as_additive(attn_mask, q, "attn_mask")
         hidden = None if key_padding_mask is None else _as_additive(key_padding_mask, q, "key_padding_mask")
-        mask = None if mask is None else mask.reshape(batch if mask.ndim == 3 else 1, num_heads if mask.ndim == 3 else 1, length, source)
+        mask = (
+            None
+            if mask is None
+            else mask.reshape(batch if mask.ndim == 3 else 1, num_heads if mask.ndim == 3 else 1, length, source)
+        )
         if hidden is not None:
             hidden = hidden.reshape(batch, 1, 1, source)
             mask = hidden if mask is None else mask + hidden
