@@ -1,11 +1,18 @@
 // Rows of the optimiser steps.
 #include "bind/rows.h"
 #include "ops/optim.h"
+#include "ops/tensor_lists.h"
 
 namespace pydlx::bind {
 
 void bind_optim(OpRegistry& r) {
   r.add({
+      {"total_norm(Tensor[] tensors, float order=2) -> Tensor", call<&ops::total_norm>, kHidden,
+       "The norm of order 1, 2 or inf of all tensors taken together as one vector."},
+      {"clip_to_norm_(Tensor[] tensors, float max_norm, Tensor norm) -> None", call<&ops::clip_to_norm_>, kHidden,
+       "Multiplies all tensors by ``min(1, max_norm / (norm + 1e-6))``."},
+      {"scale_and_check_(Tensor[] tensors, float factor) -> Tensor", call<&ops::scale_and_check_>, kHidden,
+       "Multiplies all tensors by a number; 1 if a product is infinite or NaN, else 0."},
       {"fused_zero_(Tensor[] tensors) -> None", call<&ops::fused_zero_>, kHidden, "Fills every tensor with zeros."},
       {"fused_sgd_(Tensor[] params, Tensor[] grads, Tensor[] momentum_buffers, float lr, float momentum, float "
        "dampening, float weight_decay, "

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import _C, cuda
-from ..autograd import no_grad
 
 __all__ = ["GradScaler"]
 
@@ -52,7 +51,8 @@ class GradScaler:
         self._device, self._enabled = device, enabled
         self._scale, self._growth_factor, self._backoff_factor = float(init_scale), growth_factor, backoff_factor
         self._growth_interval, self._growth_tracker = growth_interval, 0
-        self._stages: dict[int, tuple[str, bool]] = {}  # per optimiser: how far, and whether it overflowed
+        # Per optimiser: how far, and whether it overflowed.
+        self._stages: dict[int, tuple[str, bool | _C.Tensor]] = {}
 
     def scale(self, outputs: Any) -> Any:
         """``outputs`` (a tensor, or lists and tuples of them) times the scale."""
@@ -81,19 +81,12 @@ class GradScaler:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             raise RuntimeError("[GradScaler.unscale_] optimizer: expected gradients; none of its parameters has one")
-        inverse = 1.0 / self._scale
-        with no_grad():
-            largest = []
-            for grad in grads:
-                if grad.dtype == _C.float16:
-                    raise ValueError(
-                        "[GradScaler.unscale_] optimizer: expected float32 gradients, got float16; keep the parameters "
-                        "float32 and use autocast"
-                    )
-                grad.mul_(inverse)
-                if grad.numel():
-                    largest.append(grad.abs().amax().float())  # NaN and infinity win
-            overflowed = bool(largest) and not bool(_C.stack(largest).isfinite().all())
+        if any(grad.dtype == _C.float16 for grad in grads):
+            raise ValueError(
+                "[GradScaler.unscale_] optimizer: expected float32 gradients, got float16; keep the parameters "
+                "float32 and use autocast"
+            )
+        overflowed = _C.scale_and_check_(grads, 1.0 / self._scale)  # read in step(), so that nothing waits until then
         self._stages[id(optimizer)] = (_UNSCALED, overflowed)
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -111,7 +104,7 @@ class GradScaler:
             raise RuntimeError("[GradScaler.step] optimizer: expected update() since its last step")
         if stage == _READY:
             self.unscale_(optimizer)
-        overflowed = self._stages[id(optimizer)][1]
+        overflowed = bool(self._stages[id(optimizer)][1])
         result = None if overflowed else optimizer.step(*args, **kwargs)
         self._stages[id(optimizer)] = (_STEPPED, overflowed)
         return result
@@ -128,7 +121,7 @@ class GradScaler:
             self._scale = float(new_scale)
         elif not self._stages:
             raise RuntimeError("[GradScaler.update] expected step() or unscale_() before update()")
-        elif any(overflowed for _, overflowed in self._stages.values()):
+        elif any(bool(overflowed) for _, overflowed in self._stages.values()):
             self._scale *= self._backoff_factor
             self._growth_tracker = 0
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..._C import Tensor, stack
+from ..._C import Tensor, clip_to_norm_, stack, total_norm
 from ..._namespace import tensor
 from ...autograd import no_grad
 from ..functional._distance import _vector_norm
@@ -37,11 +37,14 @@ def get_total_norm(
     norm_type = float(norm_type)
     if not items:
         return tensor(0.0)
-    with no_grad():
-        norms = [_vector_norm(item.detach().reshape(-1), norm_type, 0) for item in items]
-        first = norms[0]
-        total = stack([norm.to(device=first.device, dtype=first.dtype) for norm in norms])
-        total = _vector_norm(total, norm_type, 0)
+    if norm_type in (1.0, 2.0, float("inf")):
+        total = total_norm(items, norm_type)
+    else:
+        with no_grad():
+            norms = [_vector_norm(item.detach().reshape(-1), norm_type, 0) for item in items]
+            first = norms[0]
+            total = stack([norm.to(device=first.device, dtype=first.dtype) for norm in norms])
+            total = _vector_norm(total, norm_type, 0)
     if error_if_nonfinite and not bool(total.isfinite()):
         raise RuntimeError(
             f"[get_total_norm] tensors: expected a finite norm of order {norm_type}, got {float(total)}; "
@@ -54,10 +57,7 @@ def clip_grads_with_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
     """Multiplies all gradients by ``min(1, max_norm / (total_norm + 1e-6))``."""
-    with no_grad():
-        factor = (float(max_norm) / (total_norm + 1e-6)).clamp(max=1.0)
-        for grad in _grads(parameters):
-            grad.mul_(factor.to(device=grad.device, dtype=grad.dtype))
+    clip_to_norm_(_grads(parameters), float(max_norm), total_norm)
 
 
 def clip_grad_norm_(
