@@ -5,6 +5,7 @@
 
 #include "autograd/mode.h"
 #include "core/backend.h"
+#include "kernels/mixed.h"
 #include "kernels/pointwise.h"
 #include "ops/out_offer.h"
 
@@ -236,11 +237,11 @@ void check_inplace_result(const char* name, const Tensor& target, const Dims& si
 }
 
 // Runs `fn` on converted inputs; writes through a temporary when the target has another dtype or overlaps an input.
-// Undefined inputs are absent.
+// Undefined inputs are absent. With `as_they_are` the kernel reads a and b in their own dtypes.
 Tensor launch(ElementwiseFn fn, const char* name, const Dims& sizes, DType compute, DType out_dtype, Device device,
               const Tensor* target, const PointwiseParams& params, const Tensor& a, const Tensor& b = {},
-              const Tensor& c = {}) {
-  const Converted x(a, compute), y(b, compute), z(c, compute);
+              const Tensor& c = {}, bool as_they_are = false) {
+  const Converted x(a, as_they_are ? a.dtype() : compute), y(b, as_they_are ? b.dtype() : compute), z(c, compute);
   bool direct = target && target->dtype() == out_dtype;
   for (const Tensor* t : {x.get(), y.get(), z.get()})
     direct = direct && !(t->defined() && partially_overlaps(*target, *t));
@@ -277,20 +278,34 @@ Tensor run_unary(UnaryOp op, const char* name, const Tensor& x, bool to_float, b
   return launch(fn, name, x.sizes(), compute, compute, x.device(), inplace ? &x : nullptr, params, x);
 }
 
+// The kernel that takes operands of these two dtypes as they are, where there is one.
+static ElementwiseFn mixed_kernel(BinaryOp op, const Tensor& a, const Tensor& b, DType compute) {
+  if (a.dtype() == b.dtype() || compute != DType::Float32 || a.is_cpu() || b.is_cpu() || a.ndim() == 0 || b.ndim() == 0)
+    return nullptr;
+  const MixedKernels& k = kernels<MixedKernels>(a.device());
+  const int first = static_cast<int>(a.dtype()), second = static_cast<int>(b.dtype());
+  return op == BinaryOp::add ? k.add[first][second] : op == BinaryOp::mul ? k.mul[first][second] : nullptr;
+}
+
 Tensor run_binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& b, bool to_float, bool inplace,
                   PointwiseParams params) {
   const Device device = common_device(name, {&a, &b});
   DType compute = a.dtype() == b.dtype() && !a.is_wrapped_number() ? a.dtype() : result_type({&a, &b});
   if (to_float) compute = float_type(compute);
-  const auto fn = kernel_or_fail(
-      kernels<PointwiseKernels>(device).binary[static_cast<int>(op)][static_cast<int>(compute)], name, device, compute);
+  const ElementwiseFn mixed = mixed_kernel(op, a, b, compute);
+  const auto fn =
+      mixed ? mixed
+            : kernel_or_fail(kernels<PointwiseKernels>(device).binary[static_cast<int>(op)][static_cast<int>(compute)],
+                             name, device, compute);
+  const Tensor none;
+  const Tensor* target = inplace ? &a : nullptr;
   if (a.sizes() == b.sizes()) {
     if (inplace) check_inplace_result(name, a, a.sizes(), compute);
-    return launch(fn, name, a.sizes(), compute, compute, device, inplace ? &a : nullptr, params, a, b);
+    return launch(fn, name, a.sizes(), compute, compute, device, target, params, a, b, none, mixed != nullptr);
   }
   const Dims sizes = broadcast_sizes(name, a.sizes(), b.sizes());
   if (inplace) check_inplace_result(name, a, sizes, compute);
-  return launch(fn, name, sizes, compute, compute, device, inplace ? &a : nullptr, params, a, b);
+  return launch(fn, name, sizes, compute, compute, device, target, params, a, b, none, mixed != nullptr);
 }
 
 Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor& b) {
