@@ -199,7 +199,10 @@ Tensor sum_to(const Tensor& g, const Dims& sizes) {
   for (int i = 0; i < g.ndim(); ++i)
     if (i < lead || (sizes[i - lead] == 1 && g.sizes()[i] != 1)) axes.push_back(i);
   Tensor r = axes.empty() ? g : sum(g, axes, true);
-  return r.sizes() == sizes ? r : reshape(r, sizes);
+  if (r.sizes() == sizes) return r;
+  // A view would share its memory with `r`, and a leaf that takes it as its gradient would have to copy it.
+  if (!GradMode::enabled() && r.contiguous_layout()) return alias(r, sizes, contiguous_strides(sizes), r.offset());
+  return reshape(r, sizes);
 }
 
 namespace {
