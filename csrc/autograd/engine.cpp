@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/leaf_casts.h"
 #include "core/in_flight.h"
 #include "core/operation.h"
 #include "ops/elementwise.h"
@@ -156,6 +157,8 @@ class Pass {
     if (!inputs.empty()) mark_needed();
 
     const GradModeGuard mode(options_.create_graph);
+    LeafGradients casts(accumulate_ && captures_.empty() && !anomaly_checks_nan());
+    casts_ = &casts;
     for (std::size_t i = 0; i < roots.size(); ++i) deliver(root_edges[i], std::move(seeds[i]));
     for (const Edge& e : root_edges) {
       const auto s = states_.index(e.node.get());
@@ -167,6 +170,7 @@ class Pass {
       ready_.pop_back();
       execute(s);
     }
+    casts.flush();
     if (accumulate_)
       for (std::size_t i = 0; i < inputs.size(); ++i) accumulate_into(inputs[i], results_[i]);
     return std::move(results_);
@@ -270,6 +274,7 @@ class Pass {
   void execute(std::uint32_t s) {
     Node* n = states_[s].node;
     const NamedOperation named(n->name, true);
+    if (n->hooks || n->is_custom()) casts_->flush();
     const Ref<Node> keep(n);
     Tensor single = std::move(states_[s].single);
     std::vector<Tensor> several = std::move(states_[s].several);
@@ -369,6 +374,7 @@ class Pass {
   Older older_{&states_};
   std::vector<std::uint32_t>& ready_ = work_->ready;
   std::vector<Node*>& order_ = work_->order;
+  LeafGradients* casts_ = nullptr;
   std::vector<Edge> wanted_;
   std::vector<Capture> captures_;
   TensorList results_;
