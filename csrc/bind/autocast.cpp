@@ -54,7 +54,7 @@ constexpr Row kRows[] = {
     {"binary_cross_entropy_with_logits", kWide},
     {"cdist", kWide},
     {"cosine_embedding_loss", kWide},
-    {"cross_entropy", kWide},
+    {"cross_entropy", {full, none}},  // on GPUs reads 16-bit logits itself, and answers in float32
     {"ctc_loss", kWide},
     {"grid_sample", kWide},
     {"hinge_embedding_loss", kWide},

@@ -35,11 +35,20 @@ struct NllLoss {
   void* dx = nullptr;          // backward: -weight[t] grad at t, 0 elsewhere
 };
 
+// The losses of up to kMostMeanRows rows over their weights, all in acc.
+struct MeanLoss {
+  std::int64_t rows = 0;
+  const void *loss = nullptr, *row_weight = nullptr;
+  void *mean = nullptr, *total_weight = nullptr;
+};
+inline constexpr std::int64_t kMostMeanRows = 1 << 15;
+
 struct LossKernels {
   std::int64_t (*cross_entropy[kDTypeCount])(const CrossEntropy&) = {};
   void (*cross_entropy_backward[kDTypeCount])(const CrossEntropy&) = {};
   std::int64_t (*nll_loss[kDTypeCount])(const NllLoss&) = {};
   void (*nll_loss_backward[kDTypeCount])(const NllLoss&) = {};
+  void (*mean[kDTypeCount])(const MeanLoss&) = {};  // by acc; where there is none, sums are divided
 };
 
 }  // namespace pydlx

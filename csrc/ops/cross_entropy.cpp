@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/autocast.h"
 #include "autograd/node.h"
 #include "kernels/loss.h"
 #include "ops/dispatch.h"
@@ -182,6 +183,22 @@ void run_backward(const Problem& p, const Tensor& x, const Tensor& lse, const Te
                    "cross_entropy_backward", x.device(), x.dtype())(k);
 }
 
+// The loss, and for a mean what the sum was divided by.
+std::pair<Tensor, Tensor> reduce_rows(const Forward& f, Reduction reduction) {
+  if (reduction == Reduction::none) return {f.loss, {}};
+  const Device device = f.loss.device();
+  const auto kernel = device.is_cpu() ? nullptr : kernels<LossKernels>(device).mean[static_cast<int>(f.loss.dtype())];
+  if (reduction == Reduction::mean && kernel && f.loss.numel() > 0 && f.loss.numel() <= kMostMeanRows) {
+    const Tensor mean = empty({}, f.loss.dtype(), device), total = empty({}, f.loss.dtype(), device);
+    kernel({f.loss.numel(), f.loss.data(), f.row_weight.data(), mean.data(), total.data()});
+    return {mean, total};
+  }
+  const Tensor sum_of_losses = sum(f.loss, {}, false);
+  if (reduction == Reduction::sum) return {sum_of_losses, {}};
+  const Tensor total = sum(f.row_weight, {}, false);
+  return {div(sum_of_losses, total), total};
+}
+
 // The same in differentiable ops:  g ((1 - s) w_t (p - onehot) + valid s / C (W p - w)).
 Tensor composed_backward(const Problem& p, const Tensor& x, const Forward& f, const Tensor& g) {
   const DType acc = f.lse.dtype();
@@ -278,19 +295,24 @@ Tensor cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight
   const char* op = "cross_entropy";
   const Rows r = rows_of(op, x);
   check_smoothing(op, label_smoothing);
+  // Mixed precision wants what float32 logits give. The kernel computes in float32 anyway: converting would only cost
+  // memory, the largest tensor of many models twice.
+  const bool widened = x.dtype() != acc_dtype(x.dtype()) && autocast_state().enabled[static_cast<int>(x.device().type)];
+  if (widened && is_floating(target.dtype()))
+    return cross_entropy(to_dtype(x, DType::Float32), to_dtype(target, DType::Float32), weight, ignore_index, reduction,
+                         label_smoothing);
   const Tensor w = checked_weight(op, weight, x, r);
   if (is_floating(target.dtype())) return with_probabilities(x, target, w, reduction, label_smoothing, r);
   const Problem p = {r, checked_target(op, target, x, r.sizes), w, ignore_index, label_smoothing};
   const Forward f = run_forward(op, p, contiguous(detach(x)));
-  Tensor total_weight = reduction == Reduction::mean ? sum(f.row_weight, {}, false) : Tensor();
-  Tensor out = reduction == Reduction::none ? f.loss : sum(f.loss, {}, false);
-  if (reduction == Reduction::mean) out = div(out, total_weight);
-  out = to_dtype(out, x.dtype());
+  const auto [out_acc, total_weight] = reduce_rows(f, reduction);
+  Tensor out = out_acc;
+  if (!widened) out = to_dtype(out, x.dtype());
   if (!any_requires_grad(x)) return out;
 
   record(op, out, {&x},
          [x = save(x), target = save(p.target), weight = save(p.weight), p, f = Forward{{}, f.row_weight, f.lse},
-          total_weight](Backward& bw) {
+          total_weight = total_weight](Backward& bw) {
            const Tensor x0 = x.get(bw);
            target.get(bw);
            weight.get(bw);
