@@ -89,7 +89,7 @@ class CudaBackend final : public Backend {
 
   // What the runtime calls the current device is where the next kernel runs, and no choice of the thread's.
   const KernelTable& kernels(int device) override {
-    check(cudaSetDevice(device), "cudaSetDevice");
+    if (cuda::current_device() != device) check(cudaSetDevice(device), "cudaSetDevice");  // asking costs less
     raise_faults(device);
     return table();
   }
