@@ -271,6 +271,7 @@ void register_tensor_lists(KernelTable& t) {
     k.norm_of_parts[idx<T>] = norm_of_parts<T>;
     k.scale[idx<T>] = scale<T>;
   });
+  k.cast[idx<float>][idx<float>] = cast<float, float>;
   each_type(Types<Half, BFloat16>{}, [&]<class T>() {
     k.cast[idx<T>][idx<float>] = cast<T, float>;
     k.cast[idx<float>][idx<T>] = cast<float, T>;

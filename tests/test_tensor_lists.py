@@ -168,6 +168,27 @@ def test_casts_of_all_leaves_are_those_of_each(device, dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_gradients_that_are_added_together(device):
+    model, x = model_and_batch(device)
+    once = gradients(model, x, pydlx.bfloat16, enabled=False)
+    for a, b in zip(once, gradients(model, x, pydlx.bfloat16, times=3, enabled=False)):
+        assert pydlx.equal(a + a + a, b)
+    model(x).square().mean().backward()
+    kept = [p.grad for p in model.parameters()]
+    versions = [g._version for g in kept]
+    seen = []
+    x.requires_grad_()
+    y = model(x)
+    model[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    y.register_hook(lambda g: seen.append([g.clone() for g in kept]))
+    y.square().mean().backward()
+    assert len(seen) == 2 and all(pydlx.equal(a, b) for a, b in zip(once, seen[0]))
+    assert pydlx.equal(seen[1], once[0] + once[0])
+    for p, a, g, v in zip(model.parameters(), once, kept, versions):
+        assert p.grad is g and g._version > v and pydlx.equal(g, a + a)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_casts_follow_changes_and_other_models(device):
     model, x = model_and_batch(device)
     gradients(model, x, pydlx.bfloat16)

@@ -58,28 +58,38 @@ LeafGradients::~LeafGradients() { t_pass = before_; }
 bool LeafGradients::keep(const Tensor& leaf, const Tensor& grad) {
   LeafGradients* pass = t_pass;
   const AutogradMeta& m = *leaf.impl()->meta;
-  const bool narrow = grad.dtype() == DType::Float16 || grad.dtype() == DType::BFloat16;
-  if (!pass || !pass->active_ || m.leaf_hooks || m.post_accumulate || leaf.is_cpu() || !narrow ||
+  const DType dtype = grad.dtype();
+  const int kind = dtype == DType::Float16 ? 0 : dtype == DType::BFloat16 ? 1 : dtype == DType::Float32 ? 2 : -1;
+  if (!pass || !pass->active_ || kind < 0 || m.leaf_hooks || m.post_accumulate || leaf.is_cpu() ||
       leaf.dtype() != DType::Float32 || grad.sizes() != leaf.sizes() || grad.strides() != leaf.strides() ||
       !(leaf.contiguous_layout() || is_dense(leaf.sizes(), leaf.strides())))
     return false;
-  // One launch takes gradients of one dtype and device, and each leaf once.
-  const auto same = [&](const Tensor& t) { return t.is_same(leaf); };
-  if (!pass->grads_.empty() &&
-      (pass->grads_[0].dtype() != grad.dtype() || !(pass->grads_[0].device() == grad.device()) ||
-       std::any_of(pass->leaves_.begin(), pass->leaves_.end(), same)))
-    pass->flush();
-  pass->leaves_.push_back(leaf);
-  pass->grads_.push_back(grad);
-  pass->bytes_ += grad.numel() * static_cast<std::int64_t>(itemsize(grad.dtype()));
-  if (pass->grads_.size() >= kMostWaiting || pass->bytes_ >= kMostBytes) pass->flush();
+  // A launch takes gradients of one device, and each leaf once.
+  const auto conflicts = [&](const Tensor& t) { return t.is_same(leaf) || !(t.device() == leaf.device()); };
+  for (const Waiting& w : pass->waiting_)
+    if (std::any_of(w.leaves.begin(), w.leaves.end(), conflicts)) {
+      pass->flush();
+      break;
+    }
+  Waiting& mine = pass->waiting_[static_cast<std::size_t>(kind)];
+  mine.leaves.push_back(leaf);
+  mine.grads.push_back(grad);
+  pass->bytes_ += grad.numel() * static_cast<std::int64_t>(itemsize(dtype));
+  if (++pass->count_ >= kMostWaiting || pass->bytes_ >= kMostBytes) pass->flush();
   return true;
 }
 
 void LeafGradients::flush() {
-  if (grads_.empty()) return;
-  const TensorList leaves = std::exchange(leaves_, {}), grads = std::exchange(grads_, {});
+  if (count_ == 0) return;
+  const std::array<Waiting, 3> waiting = std::exchange(waiting_, {});
+  count_ = 0;
   bytes_ = 0;
+  for (const Waiting& w : waiting)
+    if (!w.leaves.empty()) add(w);
+}
+
+void LeafGradients::add(const Waiting& waiting) {
+  const auto& [leaves, grads] = waiting;
   const GradModeGuard off(false);
   TensorList to, from, targets;
   std::vector<unsigned char> add;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <thread>
 
+#include "autograd/leaf_casts.h"
 #include "core/parallel.h"
 #include "ops/elementwise.h"
 #include "ops/views.h"
@@ -143,6 +144,7 @@ struct AccumulateGrad final : Node {
     require(g.sizes() == self.sizes(), "backward", "", ErrorKind::Gradient, "expected a gradient of shape ",
             self.sizes(), " for the leaf, got ", g.sizes());
     if (m.leaf_hooks) g = m.leaf_hooks->run(std::move(g));
+    if (m.grad.defined() && !hooks && !bw.create_graph && LeafGradients::keep(self, g)) return;
     add_to_grad(self, g, bw.create_graph, g.ref()->use_count() <= 2);
     if (m.post_accumulate) m.post_accumulate->call(self);
   }

@@ -48,7 +48,7 @@ struct TensorListKernels {
   void (*norm_parts[kDTypeCount])(const NormParts&) = {};
   void (*norm_of_parts[kDTypeCount])(const NormOfParts&) = {};  // by the dtype of the result
   void (*scale[kDTypeCount])(const ScaleList&) = {};
-  void (*cast[kDTypeCount][kDTypeCount])(const CastList&) = {};  // [to][from], one of them float32, the other narrower
+  void (*cast[kDTypeCount][kDTypeCount])(const CastList&) = {};  // [to][from], one of them float32
 };
 
 }  // namespace pydlx

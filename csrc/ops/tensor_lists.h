@@ -14,7 +14,7 @@ void clip_to_norm_(const TensorList& tensors, double max_norm, const Tensor& nor
 Tensor scale_and_check_(const TensorList& tensors, double factor);
 
 // to[t] = from[t], or with add[t] the sum of both, on raw data. False, and nothing done, unless all targets have one
-// dtype and all sources another, one of them float32, pairs lie in memory alike, and the device has a kernel for it.
+// dtype and all sources one, float32 on either side, pairs lie in memory alike, and the device has a kernel for it.
 bool cast_all(const TensorList& to, const TensorList& from, const std::vector<unsigned char>& add);
 
 }  // namespace pydlx::ops
