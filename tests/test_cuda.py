@@ -413,17 +413,26 @@ def test_random_numbers_equal_the_cpu():
 
 @needs_device
 @pytest.mark.parametrize("dtype", [pydlx.uint8, pydlx.float16, pydlx.float32, pydlx.float64], ids=str)
-@pytest.mark.parametrize(("rows", "columns"), [(8, 130), (31, 33), (32, 65), (63, 9), (64, 64), (65, 128)])
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(8, 130), (31, 33), (32, 65), (63, 9), (64, 64), (65, 128), (136, 72), (49, 80), (80, 49), (196, 50), (100, 196)],
+)
 def test_transposes_around_the_edges_of_tiles(rows, columns, dtype):
+    """Packs, words and single elements on either side, as sizes and where data begins allow."""
     for shape, order in [
         ((rows, columns), (1, 0)),
         ((3, rows, columns), (0, 2, 1)),
         ((2, rows, 3, columns), (0, 3, 2, 1)),
         ((rows, 2, columns), (2, 0, 1)),
     ]:
-        x = (pydlx.arange(rows * columns * 6) % 251)[: math.prod(shape)].reshape(shape).to(dtype)
-        got = x.cuda().permute(*order).contiguous()
-        assert (got.cpu() == x.permute(*order)).all().item()
+        for skew in (0, 2, 3):
+            x = (pydlx.arange(rows * columns * 6 + skew) % 251)[skew : math.prod(shape) + skew].to(dtype)
+            x, there = x.reshape(shape), pydlx.cat([pydlx.zeros(skew, dtype=dtype), x]).cuda()[skew:].reshape(shape)
+            want = x.permute(*order)
+            assert (there.permute(*order).contiguous().cpu() == want).all().item()
+            into = pydlx.zeros(x.numel() + skew, dtype=dtype, device="cuda")[skew:].reshape(want.shape)
+            into.copy_(there.permute(*order))
+            assert (into.cpu() == want).all().item()
 
 
 @needs_device
