@@ -3,6 +3,7 @@
 #include "cuda/runtime/faults.h"
 #include "cuda/runtime/pack.cuh"
 #include "cuda/sort/radix.cuh"
+#include "cuda/sort/runs.cuh"
 #include "functors/types.h"
 #include "kernels/embedding.h"
 
@@ -165,91 +166,74 @@ struct Starts {
   }
 };
 
-// Indices that occur more often than this have blocks of their own: one token of a text is one in twenty.
-constexpr std::int64_t kOften = 256;
-
-// One thread per table row and V columns, which adds in order of occurrence.
-template <class T, int V>
-struct SumRows {
+// Rows of the gradient, a table row's in order of occurrence; a line is V columns.
+template <class T, class K, int V>
+struct GradientRows {
+  using Key = K;
+  using A = compute_t<T>;
+  using Value = Pack<A, V>;
   EmbeddingBackward k;
-  const std::uint32_t* order;
-  __device__ __forceinline__ void operator()(std::int64_t e) const {
-    using A = compute_t<T>;
-    const std::int64_t packs = k.cols / V;
-    const auto [v, c] = divide(e, packs);
-    const std::int64_t first = k.start[v], last = v == k.padding_index ? first : k.start[v + 1];
-    if (last - first > kOften) return;
-    const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
-    A sum[V] = {};
-    const T* dy = static_cast<const T*>(k.dy) + c * V;
-#pragma unroll 4
-    for (std::int64_t j = first; j < last; ++j) {
-      const Pack<T, V> x = get<T, V>(dy + order[j] * k.cols);
+  const K* key;
+  const std::uint32_t* at;
+  std::int64_t count, lines;
+
+  struct Place {
+    T* out;
+    const T* dy;
+    std::int64_t cols;
+    A factor;
+    __device__ __forceinline__ Value old() const { return {}; }
+    __device__ __forceinline__ Value read(std::uint32_t i) const {
+      const Pack<T, V> x = get<T, V>(dy + i * cols);
+      Value v;
 #pragma unroll
-      for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]) * factor;
+      for (int l = 0; l < V; ++l) v.v[l] = static_cast<A>(x.v[l]) * factor;
+      return v;
     }
-    Pack<T, V> out;
+    __device__ __forceinline__ Value combine(Value a, const Value& b) const {
 #pragma unroll
-    for (int l = 0; l < V; ++l) out.v[l] = static_cast<T>(sum[l]);
-    put(static_cast<T*>(k.dweight) + e * V, out);
+      for (int l = 0; l < V; ++l) a.v[l] += b.v[l];
+      return a;
+    }
+    __device__ __forceinline__ void write(const Value& v) const {
+      Pack<T, V> x;
+#pragma unroll
+      for (int l = 0; l < V; ++l) x.v[l] = static_cast<T>(v.v[l]);
+      put(out, x);
+    }
+  };
+  __device__ __forceinline__ bool wanted(K v) const {
+    return static_cast<std::int64_t>(v) < k.rows && static_cast<std::int64_t>(v) != k.padding_index;
+  }
+  __device__ __forceinline__ Place place(K v, std::int64_t line, std::int64_t length) const {
+    return {static_cast<T*>(k.dweight) + static_cast<std::int64_t>(v) * k.cols + line * V,
+            static_cast<const T*>(k.dy) + line * V, k.cols, k.by_frequency ? A(1) / static_cast<A>(length) : A(1)};
   }
 };
 
-// The rows that SumRows leaves out. Of the sorted indices every kOften-th has a block, which works if it is the first
-// such one of its row; 32 threads lie along packs of columns, the others take occurrences in turns.
-constexpr int kOftenLanes = kEachThreads / kWarp;
-
+// One thread per table row and V columns: zeros where there is nothing to add. Long runs are left to others.
 template <class T, class K, int V>
-__global__ void __launch_bounds__(kEachThreads)
-    sum_frequent_rows(const __grid_constant__ EmbeddingBackward k, const K* key, const std::uint32_t* order) {
-  using A = compute_t<T>;
-  __shared__ A shared[V][kEachThreads];
-  const int column = static_cast<int>(threadIdx.x) % kWarp, lane = static_cast<int>(threadIdx.x) / kWarp;
-  const std::int64_t packs = k.cols / V, steps = (k.n + kOften - 1) / kOften;
-  for (std::int64_t step = blockIdx.x; step < steps; step += gridDim.x) {
-    const auto v = static_cast<std::int64_t>(key[step * kOften]);
-    if (v >= k.rows || v == k.padding_index) continue;
-    const std::int64_t first = k.start[v], last = k.start[v + 1];
-    if (last - first <= kOften || (step - 1) * kOften >= first) continue;
-    const A factor = k.by_frequency ? A(1) / static_cast<A>(last - first) : A(1);
-    for (std::int64_t begin = std::int64_t{blockIdx.y} * kWarp; begin < packs;
-         begin += std::int64_t{gridDim.y} * kWarp) {
-      const std::int64_t c = begin + column;
-      A sum[V] = {};
-      if (c < packs) {
-        const T* dy = static_cast<const T*>(k.dy) + c * V;
+struct SumRows {
+  GradientRows<T, K, V> p;
+  Divider lines;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const auto [v, line] = lines(e);
+    const std::int64_t first = p.k.start[v], last = v == p.k.padding_index ? first : p.k.start[v + 1];
+    if (last - first > kShortRun) return;
+    const auto place = p.place(static_cast<K>(v), line, last - first);
+    auto sum = place.old();
 #pragma unroll 4
-        for (std::int64_t j = first + lane; j < last; j += kOftenLanes) {
-          const Pack<T, V> x = get<T, V>(dy + order[j] * k.cols);
-#pragma unroll
-          for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]) * factor;
-        }
-      }
-#pragma unroll
-      for (int l = 0; l < V; ++l) shared[l][threadIdx.x] = sum[l];
-      __syncthreads();
-      if (lane == 0 && c < packs) {
-        Pack<T, V> out;
-#pragma unroll
-        for (int l = 0; l < V; ++l) {
-          for (int other = 1; other < kOftenLanes; ++other) sum[l] += shared[l][other * kWarp + column];
-          out.v[l] = static_cast<T>(sum[l]);
-        }
-        put(static_cast<T*>(k.dweight) + v * k.cols + c * V, out);
-      }
-      __syncthreads();
-    }
+    for (std::int64_t j = first; j < last; ++j) sum = place.combine(sum, place.read(p.at[j]));
+    place.write(sum);
   }
-}
+};
 
 template <class T, class K, int V>
 void sum_rows(const EmbeddingBackward& k, const RadixSort<K>& sort) {
-  const std::int64_t packs = k.cols / V, across = (packs + kWarp - 1) / kWarp;
-  for_each(k.rows * packs, SumRows<T, V>{k, sort.at()});
-  if (k.n > kOften && packs > 0)
-    launch(sum_frequent_rows<T, K, V>,
-           dim3(grid_for((k.n + kOften - 1) / kOften, 16), static_cast<unsigned>(across < 64 ? across : 64)),
-           kEachThreads, 0, k, static_cast<const K*>(sort.keys()), sort.at());
+  const std::int64_t packs = k.cols / V;
+  const GradientRows<T, K, V> p{k, sort.keys(), sort.at(), k.n, packs};
+  for_each(k.rows * packs, SumRows<T, K, V>{p, Divider(packs, k.rows * packs)});
+  combine_long_runs(p);
 }
 
 template <class T, class K>

@@ -2,11 +2,12 @@
 //
 // Moves of whole rows use the widest words that divide rows and strides. Writes that may meet a place twice keep the
 // order of the index: with many lines every line is walked by its own thread; otherwise elements are sorted by the
-// place they go to, and one thread per place applies its contributions in order.
+// place they go to, and what goes to one place is combined in an order that the number of such elements fixes.
 #include "cuda/pointwise/loop.cuh"
 #include "cuda/runtime/each.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/radix.cuh"
+#include "cuda/sort/runs.cuh"
 #include "functors/types.h"
 #include "kernels/indexing.h"
 
@@ -211,34 +212,53 @@ struct PlaceKeys {
   }
 };
 
-// One thread per sorted element and line that shares the index; the first of equal places does the work of all.
+// Sorted elements that are combined with a place of every line that shares the index.
 template <class T, class K>
-struct ApplySorted {
+struct Scattered {
+  using Key = K;
+  using Value = T;
   Rows r;
   int op;
   const K* key;
   const std::uint32_t* at;
   K last;
-  std::int64_t m;  // sorted elements
+  std::int64_t count, lines;
   bool shared;
-  __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const std::int64_t lines = shared ? r.slices * r.row : 1, j = divide(e, lines).quotient;
-    const K k = key[j];
-    if (k == last || (j > 0 && key[j - 1] == k)) return;
-    const std::int64_t line = shared ? e - j * lines : static_cast<std::int64_t>(k) / r.self_size;
-    const std::int64_t place =
-        shared ? static_cast<std::int64_t>(k) : static_cast<std::int64_t>(k) - line * r.self_size;
+
+  struct Place {
+    T* self;
+    const T* dense;
+    std::int64_t step, first;  // of this line in the unsorted order
+    int op;
+    __device__ __forceinline__ T old() const { return *self; }
+    __device__ __forceinline__ T read(std::uint32_t i) const { return dense[(i - first) * step]; }
+    __device__ __forceinline__ T combine(T a, T b) const { return cuda::combine<T>(op, a, b); }
+    __device__ __forceinline__ void write(T v) const { *self = v; }
+  };
+  __device__ __forceinline__ bool wanted(K k) const { return k != last; }
+  __device__ __forceinline__ Place place(K k, std::int64_t line, std::int64_t) const {
+    if (!shared) line = static_cast<std::int64_t>(k) / r.self_size;
+    const std::int64_t place = static_cast<std::int64_t>(k) - (shared ? 0 : line * r.self_size);
     std::int64_t s, n;
     r.split(line, r.row, r.row_divisor, s, n);
     std::int64_t self_at = n * r.self_row + place * r.self_step, dense_at = n * r.dense_row, index_at = 0;
     r.slice(s, self_at, dense_at, index_at);
-    const std::int64_t first = shared ? 0 : line * r.count;  // of this line in the unsorted order
-    const T* dense = static_cast<const T*>(r.dense) + dense_at;
-    T& self = static_cast<T*>(r.self)[self_at];
-    T value = self;
-    for (std::int64_t q = j; q < m && key[q] == k; ++q)
-      value = combine<T>(op, value, dense[(at[q] - first) * r.dense_step]);
-    self = value;
+    return {static_cast<T*>(r.self) + self_at, static_cast<const T*>(r.dense) + dense_at, r.dense_step,
+            shared ? 0 : line * r.count, op};
+  }
+};
+
+// Of writes to a place the last one stays.
+template <class T, class K>
+struct WriteLast {
+  Scattered<T, K> p;
+  Divider lines;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    const auto [j, line] = lines(e);
+    const K k = p.key[j];
+    if (!p.wanted(k) || (j + 1 < p.count && p.key[j + 1] == k)) return;
+    const auto place = p.place(k, line, 1);
+    place.write(place.read(p.at[j]));
   }
 };
 
@@ -250,7 +270,11 @@ void scatter_sorted(const Rows& r, int op, bool shared) {
   RadixSort<K> sort(1, m);
   for_each(m, PlaceKeys<K>{r, sort.keys(), last, shared});
   sort.run(bits_below(places + 1));
-  for_each(m * (shared ? lines : 1), ApplySorted<T, K>{r, op, sort.keys(), sort.at(), last, m, shared});
+  const Scattered<T, K> p{r, op, sort.keys(), sort.at(), last, m, shared ? lines : 1, shared};
+  if (op == kWrite)
+    for_each(m * p.lines, WriteLast<T, K>{p, Divider(p.lines, m * p.lines)});
+  else
+    combine_runs(p);
 }
 
 template <class T>
@@ -311,32 +335,46 @@ void reduce(const IndexedRows& a) {
 
 // ---- sums of rows ---------------------------------------------------------------------------------------------------
 
-// One thread per sorted index and V columns; the first of equal places adds the rows of all, in order, rounded once.
+// Rows that are added to rows, rounded once; a line is V columns.
 template <class T, int V>
 struct AddRows {
+  using Key = std::uint32_t;
+  using A = functors::compute_t<T>;
+  using Value = Pack<A, V>;
   T* self;
   const T* dense;
-  std::int64_t self_step, dense_step, packs, count;
+  std::int64_t self_step, dense_step, lines, count;
   const std::uint32_t *key, *at;
   std::uint32_t last;
-  __device__ __forceinline__ void operator()(std::int64_t e) const {
-    using A = functors::compute_t<T>;
-    const auto [j, c] = divide(e, packs);
-    const std::uint32_t k = key[j];
-    if (k == last || (j > 0 && key[j - 1] == k)) return;
-    T* const place = self + k * self_step + c * V;
-    Pack<T, V> x = get<T, V>(place);
-    A sum[V];
+
+  struct Place {
+    T* self;
+    const T* dense;
+    std::int64_t step;
+    __device__ __forceinline__ static Value wide(const T* from) {
+      const Pack<T, V> x = get<T, V>(from);
+      Value v;
 #pragma unroll
-    for (int l = 0; l < V; ++l) sum[l] = static_cast<A>(x.v[l]);
-    for (std::int64_t q = j; q < count && key[q] == k; ++q) {
-      x = get<T, V>(dense + at[q] * dense_step + c * V);
-#pragma unroll
-      for (int l = 0; l < V; ++l) sum[l] += static_cast<A>(x.v[l]);
+      for (int l = 0; l < V; ++l) v.v[l] = static_cast<A>(x.v[l]);
+      return v;
     }
+    __device__ __forceinline__ Value old() const { return wide(self); }
+    __device__ __forceinline__ Value read(std::uint32_t i) const { return wide(dense + i * step); }
+    __device__ __forceinline__ Value combine(Value a, const Value& b) const {
 #pragma unroll
-    for (int l = 0; l < V; ++l) x.v[l] = static_cast<T>(sum[l]);
-    put(place, x);
+      for (int l = 0; l < V; ++l) a.v[l] += b.v[l];
+      return a;
+    }
+    __device__ __forceinline__ void write(const Value& v) const {
+      Pack<T, V> x;
+#pragma unroll
+      for (int l = 0; l < V; ++l) x.v[l] = static_cast<T>(v.v[l]);
+      put(self, x);
+    }
+  };
+  __device__ __forceinline__ bool wanted(std::uint32_t k) const { return k != last; }
+  __device__ __forceinline__ Place place(std::uint32_t k, std::int64_t line, std::int64_t) const {
+    return {self + k * self_step + line * V, dense + line * V, dense_step};
   }
 };
 
@@ -360,8 +398,8 @@ void add_rows(const IndexedRows& a, std::int64_t*, std::int64_t*) {
   for_each(a.count, PlaceKeys<std::uint32_t>{rows_of(a), sort.keys(), last, true});
   sort.run(bits_below(a.self_size + 1));
   const auto add = [&]<int V>() {
-    for_each(a.count * (a.row / V), AddRows<T, V>{static_cast<T*>(a.self), static_cast<const T*>(a.dense), a.self_step,
-                                                  a.dense_step, a.row / V, a.count, sort.keys(), sort.at(), last});
+    combine_runs(AddRows<T, V>{static_cast<T*>(a.self), static_cast<const T*>(a.dense), a.self_step, a.dense_step,
+                               a.row / V, a.count, sort.keys(), sort.at(), last});
   };
   constexpr int V = 16 / static_cast<int>(sizeof(T));
   word_of(a, sizeof(T)) == V ? add.template operator()<V>() : add.template operator()<1>();
