@@ -1,6 +1,7 @@
 // Sorting, selection, searching and counting.
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/rows.cuh"
+#include "cuda/sort/runs.cuh"
 #include "kernels/sort.h"
 
 namespace pydlx::cuda {
@@ -101,8 +102,35 @@ struct Count {
       atomicAdd(static_cast<unsigned long long*>(b.out) + v, 1ull);  // of integers: the order does not matter
   }
 };
+// Bins that fit into shared memory: every block counts for itself, so that a bin that many fall into does not have all
+// of them wait for one address.
+constexpr std::int64_t kFewBins = 8192;
+__global__ void __launch_bounds__(kEachThreads) count_few(const __grid_constant__ Bincount b, FaultReport* faults) {
+  unsigned* const counts = dynamic_shared<unsigned>();
+  const int bins = static_cast<int>(b.bins), thread = static_cast<int>(threadIdx.x);
+  for (int v = thread; v < bins; v += kEachThreads) counts[v] = 0;
+  __syncthreads();
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kEachThreads;
+#pragma unroll 4
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kEachThreads + thread; i < b.n; i += step) {
+    const std::int64_t v = b.in[i];
+    if (v < 0 || v >= bins)
+      report(faults, Fault::index, i);
+    else
+      atomicAdd(counts + v, 1u);
+  }
+  __syncthreads();
+  for (int v = thread; v < bins; v += kEachThreads)
+    if (counts[v] > 0)
+      atomicAdd(static_cast<unsigned long long*>(b.out) + v, static_cast<unsigned long long>(counts[v]));
+}
+
 std::int64_t count(const Bincount& b) {
-  for_each(b.n, Count{b, fault_report()});
+  if (b.bins > kFewBins)
+    for_each(b.n, Count{b, fault_report()});
+  else if (b.n > 0)
+    launch(count_few, grid_for(ceil_div(b.n, std::int64_t{16} * kEachThreads), 4), kEachThreads,
+           static_cast<std::size_t>(b.bins) * sizeof(unsigned), b, fault_report());
   return -1;
 }
 
@@ -117,18 +145,26 @@ struct BinKeys {
     keys[i] = static_cast<std::uint64_t>(bad ? b.bins : v);
   }
 };
-// The first of equal bins adds up all of them, in input order.
 template <class W>
-struct AddWeights {
+struct BinWeights {
+  using Key = std::uint64_t;
+  using Value = W;
   Bincount b;
-  const std::uint64_t* keys;
+  const std::uint64_t* key;
   const std::uint32_t* at;
-  __device__ __forceinline__ void operator()(std::int64_t j) const {
-    const std::uint64_t bin = keys[j];
-    if (bin == static_cast<std::uint64_t>(b.bins) || (j > 0 && keys[j - 1] == bin)) return;
-    W sum = static_cast<W*>(b.out)[bin];
-    for (std::int64_t q = j; q < b.n && keys[q] == bin; ++q) sum += static_cast<const W*>(b.weights)[at[q]];
-    static_cast<W*>(b.out)[bin] = sum;
+  std::int64_t count, lines = 1;
+
+  struct Place {
+    W* out;
+    const W* weights;
+    __device__ __forceinline__ W old() const { return *out; }
+    __device__ __forceinline__ W read(std::uint32_t i) const { return weights[i]; }
+    __device__ __forceinline__ W combine(W x, W y) const { return x + y; }
+    __device__ __forceinline__ void write(W v) const { *out = v; }
+  };
+  __device__ __forceinline__ bool wanted(std::uint64_t bin) const { return bin != static_cast<std::uint64_t>(b.bins); }
+  __device__ __forceinline__ Place place(std::uint64_t bin, std::int64_t, std::int64_t) const {
+    return {static_cast<W*>(b.out) + bin, static_cast<const W*>(b.weights)};
   }
 };
 template <class W>
@@ -139,7 +175,7 @@ std::int64_t weigh(const Bincount& b) {
   RadixSort<std::uint64_t> sort(1, b.n);
   for_each(b.n, BinKeys{b, sort.keys(), fault_report()});
   sort.run(bits_below(b.bins + 1));
-  for_each(b.n, AddWeights<W>{b, sort.keys(), sort.at()});
+  combine_runs(BinWeights<W>{b, sort.keys(), sort.at(), b.n});
   return -1;
 }
 
