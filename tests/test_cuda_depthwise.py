@@ -51,6 +51,18 @@ CASES = {
     "few channels, dilation": ("conv2d", (1, 6, 9, 10), (8, 3, 3, 2), {"dilation": 2, "groups": 2}),
     "one axis": ("conv1d", (2, 16, 50), (16, 1, 4), {"padding": 3, "groups": 16}),
     "one axis, multiplier": ("conv1d", (2, 5, 31), (10, 1, 9), {"stride": 2, "groups": 5}),
+    "one axis, one tap": ("conv1d", (2, 8, 20), (8, 1, 1), {"groups": 8}),
+    "one axis, before": ("conv1d", (3, 24, 37), (24, 1, 4), {"padding": 3, "groups": 24}),
+    "one axis, 31 taps": ("conv1d", (2, 8, 104), (8, 1, 31), {"padding": 15, "groups": 8}),
+    "one axis, 31 taps, odd": ("conv1d", (3, 5, 47), (5, 1, 31), {"padding": 15, "groups": 5}),
+    "one axis, 32 taps": ("conv1d", (1, 4, 40), (4, 1, 32), {"groups": 4}),
+    "one axis, 33 taps": ("conv1d", (1, 4, 40), (4, 1, 33), {"padding": 4, "groups": 4}),
+    "one axis, long": ("conv1d", (1, 2, 4700), (2, 1, 9), {"padding": 4, "groups": 2}),
+    "one axis, many short rows": ("conv1d", (300, 6, 3), (6, 1, 3), {"padding": 1, "groups": 6}),
+    "one axis, more padding than taps": ("conv1d", (2, 4, 9), (4, 1, 5), {"padding": 7, "groups": 4}),
+    "one axis, dilation": ("conv1d", (2, 8, 60), (8, 1, 7), {"padding": 9, "dilation": 3, "groups": 8}),
+    "one axis of two": ("conv2d", (2, 8, 1, 60), (8, 1, 1, 7), {"padding": (0, 3), "groups": 8}),
+    "one axis, transposed": ("conv_transpose1d", (2, 8, 21), (8, 1, 7), {"padding": 3, "groups": 8}),
     "three axes": ("conv3d", (1, 8, 5, 6, 7), (8, 1, 3, 3, 3), {"padding": 1, "groups": 8}),
     "three axes, stride": (
         "conv3d",
@@ -210,6 +222,11 @@ for dtype in (pydlx.float32, pydlx.float64, pydlx.float16, pydlx.bfloat16):
     pass_over(dtype, True, groups=5)
     pass_over(dtype, False, groups=4, each=4)
     pass_over(dtype, False, groups=4, each=5)
+for dtype in (pydlx.float32, pydlx.float64, pydlx.float16, pydlx.bfloat16):
+    for taps, options in ((4, {}), (31, {}), (33, {}), (4, {"dilation": 2}), (4, {"stride": 2})):
+        x = pydlx.ones(2, 4, 80, dtype=dtype, device="cuda").requires_grad_()
+        w = pydlx.ones(4, 1, taps, dtype=dtype, device="cuda").requires_grad_()
+        F.conv1d(x, w, groups=4, **options).sum().backward()
 """
 
 
@@ -223,7 +240,10 @@ def test_choice_of_the_kernel():
         ["few channels"] * 3,
         [None] * 3,
     ]
-    assert len(lines) == 4 * 18
+    lines, along = lines[: 4 * 18], lines[4 * 18 :]
+    assert len(lines) == 4 * 18 and len(along) == 4 * 15
+    for i, line in enumerate(along):
+        assert ("rows along one axis" in line) == (i % 15 < 6), line
     for i, line in enumerate(lines):
         passes = ("forward", "input gradient", "weight gradient")
         text = expected[i % 18 // 3][next(k for k, name in enumerate(passes) if name in line)]
@@ -250,3 +270,27 @@ def test_taps_that_see_nothing_infinite_have_finite_gradients(kernel, stride, la
     assert (got[0].isfinite() == want[0].isfinite()).all().item()
     near = want[0].isfinite()
     assert (got[0][near] - want[0][near]).abs().max().item() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("length", "taps"), [(45, 4), (64, 7), (33, 31)])
+def test_extreme_values_along_one_axis(length, taps, dtype):
+    """Infinities and NaN reach the results that see them and nothing else, and the gradients of taps that meet them."""
+    finfo = pydlx.finfo(dtype)
+    x = pydlx.randn(2, 6, length, dtype=pydlx.float64).abs().to(dtype)
+    x[0, 1, 3], x[0, 2, 0], x[1, 3, length - 1] = inf, -inf, nan
+    x[0, 4], x[0, 5] = finfo.tiny / 4, finfo.max
+    w = (pydlx.arange(6 * taps, dtype=pydlx.float64).reshape(6, 1, taps) % 3 + 1).to(dtype)
+    seen = []
+    for device, kind in (("cuda", dtype), ("cpu", pydlx.float64)):
+        on = [t.to(device, kind).requires_grad_() for t in (x, w)]
+        out = F.conv1d(*on, groups=6)
+        grads = pydlx.autograd.grad(out, on, pydlx.ones_like(out))
+        seen.append([t.detach().cpu().to(dtype) for t in (out, *grads)])
+    for got, want in zip(*seen, strict=True):
+        assert (got.isnan() == want.isnan()).all().item()
+        assert (got.isinf() == want.isinf()).all().item()
+        finite = ~(want.isnan() | want.isinf())
+        near, exact = got[finite].to(pydlx.float64), want[finite].to(pydlx.float64)
+        unit = exact.abs() * finfo.eps + finfo.tiny * finfo.eps
+        assert ((near - exact).abs() <= 8 * unit).all().item()

@@ -274,6 +274,7 @@ bool conv_depthwise_last_serves(const ConvShape& s, int chunk) {
 
 template <class T>
 void run_conv_depthwise(const Conv& c, ConvPass pass) {
+  if (!c.shape.channels_last && run_conv_depthwise_line<T>(c, pass)) return;
   if (pass == ConvPass::weight_grad)
     run_conv_depthwise_weight<T>(c);
   else if (c.shape.channels_last)

@@ -1,5 +1,5 @@
 // Convolutions whose groups have few channels: sums too short for a product of matrices (conv_depthwise.cu,
-// conv_depthwise_last.cu, conv_depthwise_weight.cu).
+// conv_depthwise_last.cu, conv_depthwise_line.cu, conv_depthwise_weight.cu).
 #pragma once
 #include "kernels/conv.h"
 
@@ -21,5 +21,8 @@ template <class T>
 void run_conv_depthwise_last(const Conv&, ConvPass);
 template <class T>
 void run_conv_depthwise_weight(const Conv&);
+// All passes of few taps side by side along one axis, channels first; false for anything else.
+template <class T>
+bool run_conv_depthwise_line(const Conv&, ConvPass);
 
 }  // namespace pydlx::cuda
