@@ -245,6 +245,93 @@ struct EachResult : DepthwiseSum<T> {
   }
 };
 
+// Some results of a plane, tap by tap, that share the weights: any stride and dilation, none of whose results skip
+// taps.
+template <class T>
+struct FewResults : DepthwiseSum<T> {
+  using Acc = typename DepthwiseSum<T>::Acc;
+  static constexpr int kResults = sizeof(T) == 8 ? 2 : 4;
+  std::int64_t quarter;  // results of a thread lie so far apart
+  FastDivisor by_quarter, by_columns, by_rows, by_results, by_groups;
+
+  FewResults(const Conv& c, ConvPass pass) : DepthwiseSum<T>(c, pass) {
+    quarter = (this->out_count + kResults - 1) / kResults;
+    if (!serves()) return;
+    const auto divisor = [](std::int64_t d) { return FastDivisor(static_cast<std::uint32_t>(d)); };
+    by_quarter = divisor(quarter);
+    by_columns = divisor(this->axis[2].out);
+    by_rows = divisor(this->axis[1].out);
+    by_results = divisor(this->results);
+    by_groups = divisor(this->c.shape.groups);
+  }
+  std::int64_t count() const { return this->planes * this->results * quarter; }
+  // Positions and distances are ints.
+  bool serves() const {
+    constexpr std::int64_t kMost = std::int64_t{1} << 28;
+    bool small = count() < kMost * 8 && this->in_count < kMost && this->out_count < kMost && this->taps < kMost;
+    for (const DepthwiseAxis& a : this->axis)
+      small =
+          small && a.spread == 1 && std::abs(a.front) < kMost && a.taps * a.dilation < kMost && a.out * a.step < kMost;
+    return small && count() > 0;
+  }
+  __device__ __forceinline__ void operator()(std::int64_t i) const {
+    const auto item = static_cast<std::uint32_t>(i), plane = by_quarter.quotient(item), q = by_results.quotient(plane);
+    const int result = static_cast<int>(plane - q * by_results.divisor);
+    const std::uint32_t group = q - by_groups.quotient(q) * by_groups.divisor;
+    const int first = static_cast<int>(item - plane * by_quarter.divisor), each = static_cast<int>(quarter),
+              size[3] = {static_cast<int>(this->axis[0].in), static_cast<int>(this->axis[1].in),
+                         static_cast<int>(this->axis[2].in)};
+    int at[kResults][3];  // what the first tap of each axis sees
+    bool there[kResults];
+#pragma unroll
+    for (int r = 0; r < kResults; ++r) {
+      const std::uint32_t flat = static_cast<std::uint32_t>(first + r * each), line = by_columns.quotient(flat),
+                          z = by_rows.quotient(line),
+                          o[3] = {z, line - z * by_rows.divisor, flat - line * by_columns.divisor};
+      there[r] = flat < static_cast<std::uint32_t>(this->out_count);
+#pragma unroll
+      for (int d = 0; d < 3; ++d)
+        at[r][d] =
+            static_cast<int>(o[d]) * static_cast<int>(this->axis[d].step) - static_cast<int>(this->axis[d].front);
+    }
+    const auto inside = [&](int d, int p) { return static_cast<unsigned>(p) < static_cast<unsigned>(size[d]); };
+    Acc sum[kResults] = {};
+    for (int source = 0; source < this->sources; ++source) {
+      const T* const in = this->in() + (static_cast<std::int64_t>(q) * this->sources + source) * this->in_count;
+      const T* weight = this->weights(group, source, result) + (this->back ? this->taps - 1 : 0);
+      const int next = this->back ? -1 : 1, dilation = static_cast<int>(this->axis[2].dilation),
+                columns = static_cast<int>(this->axis[2].taps);
+      for (int a = 0; a < static_cast<int>(this->axis[0].taps); ++a)
+        for (int b = 0; b < static_cast<int>(this->axis[1].taps); ++b) {
+          const T* from[kResults];
+          int x[kResults];
+#pragma unroll
+          for (int r = 0; r < kResults; ++r) {
+            const int z = at[r][0] + a * static_cast<int>(this->axis[0].dilation),
+                      y = at[r][1] + b * static_cast<int>(this->axis[1].dilation);
+            from[r] = in + ((z * size[1] + y) * size[2] + at[r][2]);
+            x[r] = there[r] && inside(0, z) && inside(1, y) ? at[r][2] : -(1 << 30);
+          }
+#pragma unroll 2
+          for (int k = 0; k < columns; ++k, weight += next) {
+            const Acc w = static_cast<Acc>(*weight);
+#pragma unroll
+            for (int r = 0; r < kResults; ++r) {
+              if (inside(2, x[r])) sum[r] += w * static_cast<Acc>(*from[r]);
+              x[r] += dilation;
+              from[r] += dilation;
+            }
+          }
+        }
+    }
+    const ChannelEnd<T> end(this->c, std::int64_t{group} * this->results + result);
+    T* const out = this->out() + static_cast<std::int64_t>(plane) * this->out_count + first;
+#pragma unroll
+    for (int r = 0; r < kResults; ++r)
+      if (there[r]) out[r * each] = end(sum[r]);
+  }
+};
+
 template <class T>
 void run_first(const Conv& c, ConvPass pass) {
   Tiles<T> t(c, pass);
@@ -256,7 +343,11 @@ void run_first(const Conv& c, ConvPass pass) {
     done = true;
   });
   if (verbose_on) verbose_note(done ? "; few channels, rows in shared memory" : "; few channels, tap by tap");
-  if (!done) for_each(t.planes * t.results * t.out_count, EachResult<T>(c, pass));
+  if (done) return;
+  if (const FewResults<T> few(c, pass); few.serves())
+    for_each(few.count(), few);
+  else
+    for_each(t.planes * t.results * t.out_count, EachResult<T>(c, pass));
 }
 
 }  // namespace

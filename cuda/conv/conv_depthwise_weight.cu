@@ -17,7 +17,8 @@ constexpr int kPlaneThreads = 128;
 template <class T, int K>
 constexpr int kStrip = sizeof(T) == 8 && K == 7 ? 2 : 8;
 
-constexpr int kTapsEach = 4;  // of a block, where taps are not unrolled
+// Taps of a block, where they are not unrolled, with the channels first and last.
+constexpr int kTapsFirst = 9, kTapsLast = 4;
 
 // ---- channels first -------------------------------------------------------------------------------------------------
 
@@ -90,61 +91,86 @@ __global__ void __launch_bounds__(kPlaneThreads, K == 7 || (K == 5 && sizeof(T) 
   }
 }
 
-// Some taps, one after another; items are results.
-template <class T>
+// kEach taps, one after another; items are results.
+template <class T, int kEach>
 struct WeightTaps : WeightSum<T> {
   Volume out, kernel;
-  std::int64_t tap_sets, lanes;  // of kTapsEach taps; chunks of channels of a block, with the channels last
+  std::int64_t tap_sets, lanes;  // of kEach taps; chunks of channels of a block, with the channels last
   explicit WeightTaps(const Conv& c)
       : WeightSum<T>(c), out(c.shape.out, c.shape.batch), kernel(c.shape.kernel, 1), lanes(1) {
-    tap_sets = (this->taps + kTapsEach - 1) / kTapsEach;
+    tap_sets = (this->taps + kEach - 1) / kEach;
     this->items = c.shape.batch * this->out_count;
   }
-  // Where the first tap of result `o` looks, and how far from there tap number `tap` does; flat, -1: nowhere.
-  __device__ __forceinline__ Position reach(std::int64_t tap) const {
-    Position p = kernel.split(tap);
+  // Where the first tap of a result looks, or how far from there a tap does; in ints, where they are enough.
+  template <class I>
+  struct Reach {
+    I at[3];
+  };
+  template <class I>
+  __device__ __forceinline__ Reach<I> reach(std::int64_t tap) const {
+    const Position p = kernel.split(tap);
+    Reach<I> r;
 #pragma unroll
-    for (int d = 0; d < 3; ++d) p.at[d] = p.at[d] * this->axis[d].dilation - this->axis[d].front;
-    return p;
+    for (int d = 0; d < 3; ++d)
+      r.at[d] = static_cast<I>(p.at[d]) * static_cast<I>(this->axis[d].dilation) - static_cast<I>(this->axis[d].front);
+    return r;
   }
-  __device__ __forceinline__ std::int64_t operand(const Position& o, const Position& reach) const {
-    std::int64_t flat = 0;
+  template <class I>
+  __device__ __forceinline__ Reach<I> start(const Position& o) const {
+    Reach<I> r;
+#pragma unroll
+    for (int d = 0; d < 3; ++d) r.at[d] = static_cast<I>(o.at[d]) * static_cast<I>(this->axis[d].step);
+    return r;
+  }
+  // The flat operand that is seen, or -1.
+  template <class I>
+  __device__ __forceinline__ I operand(const Reach<I>& start, const Reach<I>& reach) const {
+    using U = std::make_unsigned_t<I>;
+    I flat = 0;
     bool inside = true;
 #pragma unroll
     for (int d = 0; d < 3; ++d) {
-      const std::int64_t at = o.at[d] * this->axis[d].step + reach.at[d];
-      inside = inside && at >= 0 && at < this->axis[d].in;
-      flat = flat * this->axis[d].in + at;
+      const I at = start.at[d] + reach.at[d], in = static_cast<I>(this->axis[d].in);
+      inside = inside && static_cast<U>(at) < static_cast<U>(in);
+      flat = flat * in + at;
     }
     return inside ? flat : -1;
   }
+  bool small() const {
+    constexpr std::int64_t kMost = std::int64_t{1} << 28;
+    bool yes = this->in_count < kMost && this->out_count < kMost;
+    for (const DepthwiseAxis& a : this->axis)
+      yes = yes && std::abs(a.front) < kMost && a.taps * a.dilation < kMost && a.out * a.step < kMost;
+    return yes;
+  }
 };
 
-template <class T>
-__global__ void __launch_bounds__(kDepthwiseThreads) weight_taps(const __grid_constant__ WeightTaps<T> p) {
-  using Acc = typename WeightTaps<T>::Acc;
+template <class T, class I>
+__global__ void __launch_bounds__(kDepthwiseThreads) weight_taps(const __grid_constant__ WeightTaps<T, kTapsFirst> p) {
+  using Acc = typename WeightTaps<T, kTapsFirst>::Acc;
   const std::int64_t x_image = p.c.shape.groups * p.sources * p.in_count,
                      y_image = p.c.shape.groups * p.results * p.out_count;
   for (std::int64_t block = blockIdx.x; block < p.blocks(); block += gridDim.x) {
     const Share share(p, block);
     const auto [row, tap_set] = divide(share.set, p.tap_sets);
     const ChannelPair<T> pair(p, row);
-    Position reach[kTapsEach];
+    typename WeightTaps<T, kTapsFirst>::template Reach<I> reach[kTapsFirst];
 #pragma unroll
-    for (int k = 0; k < kTapsEach; ++k) reach[k] = p.reach(tap_set * kTapsEach + k);
-    Acc sum[kTapsEach] = {};
+    for (int k = 0; k < kTapsFirst; ++k) reach[k] = p.template reach<I>(tap_set * kTapsFirst + k);
+    Acc sum[kTapsFirst] = {};
     for (std::int64_t at = share.begin + threadIdx.x; at < share.end; at += blockDim.x) {
       const Position o = p.out.split(at);
+      const auto start = p.template start<I>(o);
       const auto grad = static_cast<Acc>(pair.y[o.outer * y_image + p.out.flat(o.at)]);
       const T* const x = pair.x + o.outer * x_image;
 #pragma unroll
-      for (int k = 0; k < kTapsEach; ++k) {
-        const std::int64_t from = p.operand(o, reach[k]);
+      for (int k = 0; k < kTapsFirst; ++k) {
+        const I from = p.operand(start, reach[k]);
         if (from >= 0) sum[k] += grad * static_cast<Acc>(x[from]);
       }
     }
     sum_of_threads(sum, [&](int k, Acc v) {
-      const std::int64_t tap = tap_set * kTapsEach + k;
+      const std::int64_t tap = tap_set * kTapsFirst + k;
       if (tap < p.taps) p.store(share.part, row * p.taps + tap, v);
     });
   }
@@ -243,9 +269,10 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 1) weight_pixels(const __gr
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kDepthwiseThreads) weight_taps_last(const __grid_constant__ WeightTaps<T> p) {
-  using Acc = typename WeightTaps<T>::Acc;
+template <class T, class I>
+__global__ void __launch_bounds__(kDepthwiseThreads)
+    weight_taps_last(const __grid_constant__ WeightTaps<T, kTapsLast> p) {
+  using Acc = typename WeightTaps<T, kTapsLast>::Acc;
   constexpr int V = kPackOf<T>;
   const int lanes = static_cast<int>(p.lanes), groups = kDepthwiseThreads / lanes,
             lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
@@ -254,20 +281,21 @@ __global__ void __launch_bounds__(kDepthwiseThreads) weight_taps_last(const __gr
     const Share share(p, block);
     const auto [channel_set, tap_set] = divide(share.set, p.tap_sets);
     const std::int64_t channel = (channel_set * lanes + lane) * V;
-    Position reach[kTapsEach];
+    typename WeightTaps<T, kTapsLast>::template Reach<I> reach[kTapsLast];
 #pragma unroll
-    for (int k = 0; k < kTapsEach; ++k) reach[k] = p.reach(tap_set * kTapsEach + k);
-    Acc sum[kTapsEach * V] = {};
+    for (int k = 0; k < kTapsLast; ++k) reach[k] = p.template reach<I>(tap_set * kTapsLast + k);
+    Acc sum[kTapsLast * V] = {};
     for (std::int64_t at = share.begin + group; at < share.end && channel < channels; at += groups) {
       const Position o = p.out.split(at);
+      const auto start = p.template start<I>(o);
       const auto grad =
           widened<T>(*reinterpret_cast<const uint4*>(static_cast<const T*>(p.c.y) + at * channels + channel));
       const T* const x = p.in() + o.outer * p.in_count * channels + channel;
 #pragma unroll
-      for (int k = 0; k < kTapsEach; ++k) {
-        const std::int64_t from = p.operand(o, reach[k]);
+      for (int k = 0; k < kTapsLast; ++k) {
+        const I from = p.operand(start, reach[k]);
         if (from < 0) continue;
-        const auto seen = widened<T>(*reinterpret_cast<const uint4*>(x + from * channels));
+        const auto seen = widened<T>(*reinterpret_cast<const uint4*>(x + static_cast<std::int64_t>(from) * channels));
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[k * V + v] += grad.v[v] * seen.v[v];
       }
@@ -275,10 +303,10 @@ __global__ void __launch_bounds__(kDepthwiseThreads) weight_taps_last(const __gr
     sum_of_groups(sum, dynamic_shared<Acc>(), lanes, groups);
     if (group == 0 && channel < channels)
 #pragma unroll
-      for (int k = 0; k < kTapsEach; ++k)
+      for (int k = 0; k < kTapsLast; ++k)
 #pragma unroll
         for (int v = 0; v < V; ++v)
-          if (const std::int64_t tap = tap_set * kTapsEach + k; tap < p.taps)
+          if (const std::int64_t tap = tap_set * kTapsLast + k; tap < p.taps)
             p.store(share.part, (channel + v) * p.taps + tap, sum[k * V + v]);
   }
 }
@@ -314,10 +342,11 @@ void run_first(const Conv& c) {
     });
   if (verbose_on) verbose_note(done ? "; few channels, rows" : "; few channels, tap by tap");
   if (done) return;
-  WeightTaps<T> taps(c);
+  WeightTaps<T, kTapsFirst> taps(c);
   taps.sets = taps.rows * taps.tap_sets;
   taps.cut(8 * kDepthwiseThreads);
-  run_sum<T>(weight_taps<T>, taps, threads_for(taps.length, kDepthwiseThreads), 0);
+  void (*const kernel)(WeightTaps<T, kTapsFirst>) = taps.small() ? weight_taps<T, int> : weight_taps<T, std::int64_t>;
+  run_sum<T>(kernel, taps, threads_for(taps.length, kDepthwiseThreads), 0);
 }
 
 template <class T>
@@ -354,11 +383,13 @@ void run_last(const Conv& given) {
   if (verbose_on)
     verbose_note(done ? "; depthwise, channels last, rows of taps" : "; depthwise, channels last, tap by tap");
   if (done) return;
-  WeightTaps<T> taps(c);
+  WeightTaps<T, kTapsLast> taps(c);
   taps.lanes = power_of_two_up_to(chunks, kWarp);
   taps.sets = (chunks + taps.lanes - 1) / taps.lanes * taps.tap_sets;
   taps.cut(8 * (kDepthwiseThreads / taps.lanes));
-  run_sum<T>(weight_taps_last<T>, taps, kDepthwiseThreads, sizeof(Acc) * kTapsEach * V * kDepthwiseThreads / 2);
+  void (*const kernel)(WeightTaps<T, kTapsLast>) =
+      taps.small() ? weight_taps_last<T, int> : weight_taps_last<T, std::int64_t>;
+  run_sum<T>(kernel, taps, kDepthwiseThreads, sizeof(Acc) * kTapsLast * V * kDepthwiseThreads / 2);
 }
 
 }  // namespace
