@@ -24,9 +24,10 @@ struct LookUp {
   const std::int64_t* index;
   W* out;
   std::int64_t rows, words;  // words of W in a row
+  Divider by_words;
   FaultReport* faults;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const auto [i, c] = divide(e, words);
+    const auto [i, c] = by_words(e);
     const std::int64_t v = index[i];
     if (v < 0 || v >= rows) {
       if (c == 0) report(faults, Fault::index, i);
@@ -43,8 +44,8 @@ bool look_up(const EmbeddingForward& k) {
       reinterpret_cast<std::uintptr_t>(k.weight) % sizeof(W) || reinterpret_cast<std::uintptr_t>(k.out) % sizeof(W))
     return false;
   const std::int64_t words = k.row_bytes / static_cast<std::int64_t>(sizeof(W));
-  for_each(k.n * words,
-           LookUp<W>{static_cast<const W*>(k.weight), k.index, static_cast<W*>(k.out), k.rows, words, fault_report()});
+  for_each(k.n * words, LookUp<W>{static_cast<const W*>(k.weight), k.index, static_cast<W*>(k.out), k.rows, words,
+                                  Divider(words, k.n * words), fault_report()});
   return true;
 }
 
@@ -70,10 +71,10 @@ struct SumBag {
   std::int64_t parts, longest;  // indices of a part
   compute_t<T> divisor;
   FaultReport* faults;
+  Divider by_packs, by_parts;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const std::int64_t packs = k.cols / V;
-    const auto [line, c] = divide(e, packs);
-    const auto [bag, part] = divide(line, parts);
+    const auto [line, c] = by_packs(e);
+    const auto [bag, part] = by_parts(line);
     const std::int64_t last = (part + 1) * longest < k.length ? (part + 1) * longest : k.length;
     const T* const weight = static_cast<const T*>(k.weight) + c * V;
     compute_t<T> sum[V] = {};
@@ -111,11 +112,13 @@ struct SumParts {
 
 template <class T, class Out>
 void sum_bags(const EmbeddingBag& k, Out* out, std::int64_t parts, std::int64_t longest, compute_t<T> divisor) {
-  constexpr int V = 16 / static_cast<int>(sizeof(T));
-  if (in_packs<T>(k.cols, k.weight, out))
-    for_each(k.bags * parts * (k.cols / V), SumBag<T, Out, V>{k, out, parts, longest, divisor, fault_report()});
-  else
-    for_each(k.bags * parts * k.cols, SumBag<T, Out, 1>{k, out, parts, longest, divisor, fault_report()});
+  const auto sum = [&]<int V>() {
+    const std::int64_t packs = k.cols / V, n = k.bags * parts * packs;
+    for_each(n,
+             SumBag<T, Out, V>{k, out, parts, longest, divisor, fault_report(), Divider(packs, n), Divider(parts, n)});
+  };
+  in_packs<T>(k.cols, k.weight, out) ? sum.template operator()<16 / static_cast<int>(sizeof(T))>()
+                                     : sum.template operator()<1>();
 }
 
 template <class T>

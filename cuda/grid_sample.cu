@@ -18,10 +18,10 @@ std::int64_t channel_parts(const GridSample& s) { return (s.channels + kChannels
 template <class T>
 struct Sample {
   GridSample s;
-  std::int64_t parts;
+  Divider by_points, by_parts;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const auto [u, j] = divide(e, s.points);
-    const auto [image, part] = divide(u, parts);
+    const auto [u, j] = by_points(e);
+    const auto [image, part] = by_parts(u);
     const std::int64_t plane = s.in[0] * s.in[1] * s.in[2], c0 = part * kChannels;
     const GridPoint<T> p = grid_point(s, static_cast<const T*>(s.grid) + (image * s.points + j) * s.axes);
     const T* x = static_cast<const T*>(s.x) + (image * s.channels + c0) * plane;
@@ -43,8 +43,8 @@ struct Sample {
 
 template <class T>
 void sample(const GridSample& s) {
-  const std::int64_t parts = channel_parts(s);
-  for_each(s.batch * parts * s.points, Sample<T>{s, parts});
+  const std::int64_t parts = channel_parts(s), n = s.batch * parts * s.points;
+  for_each(n, Sample<T>{s, Divider(s.points, n), Divider(parts, n)});
 }
 
 // A block owns a few channels of an image and walks all points; corner by corner, in order of the points.
@@ -82,8 +82,9 @@ __global__ void __launch_bounds__(kEachThreads)
 template <class T>
 struct GridGradient {
   GridSample s;
+  Divider by_points;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const auto [image, j] = divide(e, s.points);
+    const auto [image, j] = by_points(e);
     const std::int64_t plane = s.in[0] * s.in[1] * s.in[2];
     const GridPoint<T> p = grid_point(s, static_cast<const T*>(s.grid) + e * s.axes);
     T sum[3] = {};
@@ -113,7 +114,7 @@ void sample_backward(const GridSample& s) {
       launch(image_gradient<T>, blocks, kEachThreads, 0, s, parts, table.claims());
     }
   }
-  if (s.dgrid) for_each(s.batch * s.points, GridGradient<T>{s});
+  if (s.dgrid) for_each(s.batch * s.points, GridGradient<T>{s, Divider(s.points, s.batch * s.points)});
 }
 
 }  // namespace

@@ -16,9 +16,10 @@ struct Join : Segments<kListed> {
   U* out;
   std::int64_t row;  // units from one row of the result to the next
   const U* part[kListed];
+  Divider by_total;
 
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const Quotient at = divide(e, this->total());
+    const Quotient at = by_total(e);
     const int p = this->find(at.rest);
     const std::int64_t first = this->start[p], size = this->start[p + 1] - first;
     out[at.quotient * row + at.rest] = part[p][at.quotient * size + at.rest - first];
@@ -38,7 +39,9 @@ void join_units(const JoinedRows& a, std::int64_t row_bytes) {
       const int i = join.add(a.part_bytes[p] / unit);
       join.part[i] = static_cast<const U*>(a.part[p]);
     }
-    for_each(a.rows * join.total(), join);
+    const std::int64_t n = a.rows * join.total();
+    join.by_total = Divider(join.total(), n);
+    for_each(n, join);
     out += join.total();
   }
 }

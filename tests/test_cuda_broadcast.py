@@ -79,3 +79,35 @@ def test_expanded_operands_with_values():
     want = exact(operand((5, 3, 8), "bfloat16", 5)) + exact(operand((3, 1), "bfloat16", 6))
     want[:, 1:] *= 2
     np.testing.assert_array_equal(exact(y), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 16), (2, 3, 5, 48), (1, 2, 3, 7), (2, 0, 4, 16)], ids=str)
+@pytest.mark.parametrize("skew", [0, 1])
+def test_copies_by_tables(shape, dtype, skew):
+    """Pads, rolls, flips and joins whose rows are moved whole, 16 bytes at a time, and others."""
+    x = operand(shape, dtype, 6)
+    if skew:
+        memory = pydlx.zeros(x.numel() + skew, dtype=x.dtype, device="cuda")[skew:].reshape(shape)
+        memory.copy_(x)
+        x = memory
+    a = exact(x)
+    pad = pydlx.nn.functional.pad
+    value = True if dtype == "bool" else 3
+    for sides in ((0, 0, 2, 1), (0, 0, -1, 2), (1, 2), (0, 0, 1, 1, 2, 0)):
+        if all(n + sides[2 * i] + sides[2 * i + 1] > 0 for i, n in enumerate(shape[:1:-1]) if 2 * i < len(sides)):
+            widths = [(0, 0)] * (4 - len(sides) // 2) + list(zip(sides[::2], sides[1::2], strict=True))[::-1]
+            cut = a[tuple(slice(max(-lo, 0), n - max(-hi, 0)) for (lo, hi), n in zip(widths, shape, strict=True))]
+            want = np.pad(cut, [(max(lo, 0), max(hi, 0)) for lo, hi in widths], constant_values=int(value))
+            np.testing.assert_array_equal(exact(pad(x, sides, value=value)), want)
+    if a.size:
+        if dtype in ("float32", "float64"):
+            np.testing.assert_array_equal(
+                exact(pad(x, (0, 0, 2, 1), mode="reflect")), np.pad(a, [(0, 0)] * 2 + [(2, 1), (0, 0)], mode="reflect")
+            )
+        for dim in range(4):
+            np.testing.assert_array_equal(exact(x.roll(2, dim)), np.roll(a, 2, dim))
+            np.testing.assert_array_equal(exact(x.flip(dim)), np.flip(a, dim))
+    for dim in range(4):
+        np.testing.assert_array_equal(exact(pydlx.cat([x, x, x], dim)), np.concatenate([a, a, a], dim))
+        np.testing.assert_array_equal(exact(pydlx.stack([x, x], dim)), np.stack([a, a], dim))

@@ -112,8 +112,9 @@ template <class T>
 struct WriteKeys {
   RowsToSort<T> s;
   radix_t<T>* keys;
+  Divider by_row;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const auto [row, i] = divide(e, s.n);
+    const auto [row, i] = by_row(e);
     keys[e] = key_of(s.x[row * s.stride + s.element(row, i)], s.descending);
   }
 };
@@ -121,8 +122,9 @@ template <class T>
 struct WriteSorted {
   RowsToSort<T> s;
   const std::uint32_t* order;
+  Divider by_row;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
-    const auto [row, rank] = divide(e, s.keep);
+    const auto [row, rank] = by_row(e);
     s.write(row, rank, order[row * s.n + rank]);
   }
 };
@@ -144,9 +146,9 @@ void sort_rows(const RowsToSort<T>& s) {
     return;
   }
   RadixSort<radix_t<T>> sort(s.rows, s.n);
-  for_each(s.rows * s.n, WriteKeys<T>{s, sort.keys()});
+  for_each(s.rows * s.n, WriteKeys<T>{s, sort.keys(), Divider(s.n, s.rows * s.n)});
   sort.run(8 * static_cast<int>(sizeof(T)));
-  for_each(s.rows * s.keep, WriteSorted<T>{s, sort.at()});
+  for_each(s.rows * s.keep, WriteSorted<T>{s, sort.at(), Divider(s.keep, s.rows * s.keep)});
 }
 
 // ---- selection ------------------------------------------------------------------------------------------------------

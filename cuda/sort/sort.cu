@@ -67,8 +67,9 @@ void kth_entry(const Sort& s) {
 template <class T>
 struct Search {
   SearchSorted s;
+  Divider by_row;
   __device__ __forceinline__ void operator()(std::int64_t i) const {
-    const std::int64_t row = s.sorted_rows == 1 ? 0 : divide(i, s.m).quotient;
+    const std::int64_t row = s.sorted_rows == 1 ? 0 : by_row(i).quotient;
     const T* x = static_cast<const T*>(s.sorted) + row * s.n;
     const std::int64_t* order = s.sorter ? s.sorter + row * s.n : nullptr;
     const word_t<T> v = key_of(static_cast<const T*>(s.values)[i], false);
@@ -86,7 +87,7 @@ struct Search {
 };
 template <class T>
 void search(const SearchSorted& s) {
-  for_each(s.rows * s.m, Search<T>{s});
+  for_each(s.rows * s.m, Search<T>{s, Divider(s.m, s.rows * s.m)});
 }
 
 // ---- counting -------------------------------------------------------------------------------------------------------
