@@ -32,7 +32,6 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward(const __grid_co
   float* const weights = reinterpret_cast<float*>(shared + S::Rows::kChunks + 2 * kStages * S::Columns::kChunks);
   const std::int64_t q0 = static_cast<std::int64_t>(blockIdx.x) * kRows;
   const Range keys = seen_keys(a, q0, kRows, kColumns);
-  const float keep_scale = static_cast<float>(a.keep_scale);
   for (std::int64_t bh = blockIdx.y; bh < a.batch * a.heads; bh += gridDim.y) {
     const std::int64_t batch = bh / a.heads, head = bh % a.heads, kv = head / (a.heads / a.kv_heads);
     const auto fetch_keys = [&](std::int64_t k0, int stage) {
@@ -45,7 +44,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward(const __grid_co
     fetch_keys(keys.begin, 0);
     if constexpr (kStages == 2) fetch_values(keys.begin, 0);
     cp_async_commit();
-    float out[D / 8][4] = {}, top[2] = {-math::kInfinity<float>, -math::kInfinity<float>}, total[2] = {};
+    float out[D / 8][4] = {};
+    RunningSoftmax softmax;
     int stage = 0;
     for (std::int64_t k0 = keys.begin; k0 < keys.end; k0 += kColumns, stage ^= kStages - 1) {
       if constexpr (kStages == 2) {
@@ -71,50 +71,18 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward(const __grid_co
       const auto query = [&](int, int e) { return q0 + first_row() + row_of(e); };
       const auto key = [&](int n, int e) { return k0 + n * 8 + column_of(e); };
       to_scores(p, a, batch, head, whole, weights, query, key);
-      const std::uint32_t gone = dropped_bits<kColumns / 8>(a, batch, head, query, key);
-      float largest[2] = {top[0], top[1]}, shift[2], sum[2] = {};
+      float fade[2];
+      softmax.add(p, fade);
+      drop(p, a, dropped_bits<kColumns / 8>(a, batch, head, query, key));
 #pragma unroll
-      for (int n = 0; n < kColumns / 8; ++n)
+      for (int n = 0; n < D / 8; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) largest[e / 2] = p[n][e] > largest[e / 2] ? p[n][e] : largest[e / 2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        largest[half] = across_four(largest[half], Larger());
-        shift[half] = largest[half] == -math::kInfinity<float> ? 0.0f : largest[half];
-      }
-#pragma unroll
-      for (int n = 0; n < kColumns / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          p[n][e] = exp2_approximately(p[n][e] - shift[e / 2]);
-          sum[e / 2] += p[n][e];
-          // dropped after the sum: the softmax itself is whole
-          if (a.threshold) p[n][e] = gone >> (n * 4 + e) & 1 ? 0.0f : p[n][e] * keep_scale;
-        }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float fade = exp2_approximately(top[half] - shift[half]);
-        total[half] = total[half] * fade + across_four(sum[half], Sum());
-        top[half] = largest[half];
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) {
-          out[n][2 * half] *= fade;
-          out[n][2 * half + 1] *= fade;
-        }
-      }
+        for (int e = 0; e < 4; ++e) out[n][e] *= fade[e / 2];
       add<T>(out, p, v_tile(stage), whole, static_cast<int>(a.value_dim), weights);
       if constexpr (kStages == 2) __syncthreads();  // the stage is free for the tile after the next
     }
     float inverse[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      inverse[half] = total[half] == 0 ? 0.0f : 1.0f / total[half];
-      const std::int64_t row = q0 + first_row() + row_of(2 * half);
-      if (row < a.q_len && column_of(0) == 0) {
-        static_cast<float*>(a.top)[bh * a.q_len + row] = top[half];
-        static_cast<float*>(a.inverse)[bh * a.q_len + row] = inverse[half];
-      }
-    }
+    softmax.store(a, bh, q0 + first_row(), inverse);
     store<T>(out, a.out, batch, head, q0 + first_row(), a.q_len, 0, a.value_dim, inverse[0], inverse[1]);
     cp_async_wait<0>();
     __syncthreads();  // the next head overwrites the tiles

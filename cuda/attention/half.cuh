@@ -1,17 +1,12 @@
 // What both directions of attention of 16-bit floats on the tensor cores are made of, after Dao 2023,
-// "FlashAttention-2": four warps own 16 rows of a tile each, keep their sums in registers, and walk over tiles of the
-// other operand, which arrive in shared memory while the previous ones are worked on. Scores and sums are float;
-// weights are rounded to the operands' type.
+// "FlashAttention-2": four warps own 16 rows of a tile each (warps.cuh). Scores and sums are float; weights are rounded
+// to the operands' type.
 #pragma once
-#include "cuda/attention/scores.cuh"
+#include "cuda/attention/warps.cuh"
 #include "cuda/runtime/mma.cuh"
 
 namespace pydlx::cuda {
 namespace {
-
-constexpr std::int64_t kMostFeatures = 256;
-
-constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRows = kWarps * 16;
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 
@@ -78,11 +73,6 @@ __device__ __forceinline__ int lane_for() {
   const int thread = static_cast<int>(threadIdx.x);
   return (D > 128 ? once_more(thread) : thread) & (kWarp - 1);
 }
-
-// The places of a thread's values in a 16 x 8 result: value e is (row_of(e), column_of(e)).
-__device__ __forceinline__ int row_of(int e) { return static_cast<int>(threadIdx.x) % kWarp / 4 + e / 2 * 8; }
-__device__ __forceinline__ int column_of(int e) { return static_cast<int>(threadIdx.x) % 4 * 2 + e % 2; }
-__device__ __forceinline__ int first_row() { return static_cast<int>(threadIdx.x) / kWarp % kWarps * 16; }
 
 // The warp's rows of a times 8 N lines of b from `first`, over the features that the operands have.
 template <class T, int N, int D, int kLines, int threads>
@@ -193,77 +183,6 @@ __device__ __forceinline__ void store(const float (&sum)[N][4], const HeadRows& 
         *reinterpret_cast<std::uint32_t*>(y + row * to.row + feature) =
             pair_of<T>(sum[n][2 * half] * scale, sum[n][2 * half + 1] * scale);
   }
-}
-
-// ---- scores ---------------------------------------------------------------------------------------------------------
-
-// Whether every query of a tile sees every key of it, so that nothing has to be asked per score.
-__device__ __forceinline__ bool all_seen(const Attention& a, std::int64_t q0, int queries, std::int64_t k0, int keys) {
-  return !a.mask && q0 + queries <= a.q_len && k0 + keys <= a.k_len && k0 >= q0 + queries - 1 - a.before &&
-         k0 + keys - 1 <= q0 + a.after;
-}
-
-// A thread's slots for 4 N values, kWarp apart. Those of a warp are where add_guarded() keeps the warp's weights, and
-// nobody else's: warps do not wait for each other between the two.
-template <int N>
-__device__ __forceinline__ float* slots_of(float* memory) {
-  return memory + threadIdx.x / kWarp * (N * 4 * kWarp) + threadIdx.x % kWarp;
-}
-
-template <int N>
-__device__ __forceinline__ float* to_slots(const float (&p)[N][4], float* memory) {
-  float* const mine = slots_of<N>(memory);
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) mine[(n * 4 + e) * kWarp] = p[n][e];
-  return mine;
-}
-
-// Products to scores. `query` and `key` give the places of value n, e. What asks per score is a rolled loop over slots
-// of shared memory, because unrolled it would take all registers.
-template <int N, class Query, class Key>
-__device__ __forceinline__ void to_scores(float (&p)[N][4], const Attention& a, std::int64_t batch, std::int64_t head,
-                                          bool whole, float* slots, const Query& query, const Key& key) {
-  if (whole && !a.slopes) {
-    const float scale = static_cast<float>(a.scale) * kLog2E;
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) p[n][e] *= scale;
-    return;
-  }
-  float* const mine = to_slots(p, slots);
-#pragma unroll 1
-  for (int i = 0; i < N * 4; ++i) {
-    float& x = mine[i * kWarp];
-    x = score(a, batch, head, query(i / 4, i % 4), key(i / 4, i % 4), x);
-  }
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) p[n][e] = mine[(n * 4 + e) * kWarp];
-}
-
-// Which of a thread's weights are dropped: bit 4 n + e.
-template <int N, class Query, class Key>
-__device__ __forceinline__ std::uint32_t dropped_bits(const Attention& a, std::int64_t batch, std::int64_t head,
-                                                      const Query& query, const Key& key) {
-  static_assert(N * 4 <= 32);
-  std::uint32_t bits = 0;
-  if (a.threshold) {
-#pragma unroll 1
-    for (int n = 0; n < N * 4; ++n) {
-      const std::int64_t i = query(n / 4, n % 4), j = key(n / 4, n % 4);
-      if (i < a.q_len && j < a.k_len && dropped(a, batch, head, i, j)) bits |= 1u << n;
-    }
-  }
-  return bits;
-}
-
-// One block per rows of a tile, and as many as a grid can have for the heads.
-inline dim3 blocks(std::int64_t rows, std::int64_t heads) {
-  return {ceil_div(rows, kRows), static_cast<unsigned>(heads < 65535 ? heads : 65535)};
 }
 
 }  // namespace

@@ -1,29 +1,15 @@
 // What products on the tensor cores by the instructions of sm_80 share: square tiles whose panels lie in shared memory,
 // worked on by eight warps, half a tile's rows and a quarter of its columns each. A panel is 64 bytes of the summed
-// axis: 32 numbers of 16 bits, 16 of float32.
-//
-// The units take eleven significant bits of a float32. With Digits::all a number is the sum of two such parts, and a
-// product is three: of both leading parts, and of each with the other's remainder. The units also cut their sums
-// instead of rounding them, so that a sum of eight terms is made by them and added with rounding (Ootomo and Yokota
-// 2022, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak
-// performance"). Infinities, and numbers next to the largest, turn into NaN when they are taken apart: tiles with such
-// a result are computed once more, product by product.
+// axis: 32 numbers of 16 bits, 16 of float32, which are multiplied in parts (runtime/digits.cuh).
 #pragma once
 #include "core/verbose.h"
 #include "cuda/gemm/tile.cuh"
-#include "cuda/runtime/mma.cuh"
+#include "cuda/runtime/digits.cuh"
 
 namespace pydlx::cuda {
 namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
-
-enum class Digits { all, eleven };  // of float32 operands
-
-template <class T>
-const char* units_of(Digits digits) {
-  return sizeof(T) == 2 ? "mma.sync" : digits == Digits::all ? "mma.sync, three products" : "mma.sync, TF32";
-}
 
 template <class T, int side, Digits digits = Digits::all>
 struct WarpTile {
@@ -77,20 +63,12 @@ struct WarpTile {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) sum[i / 4 / kJ][i / 4 % kJ][i % 4] = copy[i];
   }
-  // Whether some sum of the block's threads is NaN, or so large that a sum cut by the units may have been infinite; all
-  // of them ask.
+  // Whether a sum of the block's threads is special; all of them ask.
   __device__ __forceinline__ static bool any_special(const Sums& sum) {
-    __shared__ int found[kWarps];
     bool mine = false;
 #pragma unroll
-    for (int i = 0; i < kI * kJ * 4; ++i) mine = mine || !(fabsf(sum[i / 4 / kJ][i / 4 % kJ][i % 4]) < 0x1p120f);
-    mine = __any_sync(kFullMask, mine);
-    if (threadIdx.x % kWarp == 0) found[threadIdx.x / kWarp] = mine;
-    __syncthreads();
-    bool any = false;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) any = any || found[w] != 0;
-    return any;
+    for (int i = 0; i < kI * kJ * 4; ++i) mine = mine || is_special(sum[i / 4 / kJ][i / 4 % kJ][i % 4]);
+    return any_of_block<kWarps>(mine);
   }
 
   // The tile's values into the result, or into this block's part of a split sum.
@@ -171,22 +149,8 @@ struct WarpTile {
         x[e] = element<false>(panel, outer + lane() / 4 + e % 2 * 8, k + lane() % 4 + e / 2 * 4);
     }
   }
-  // x becomes the nearest number of eleven significant bits, and `rest` what that leaves. Numbers that have none become
-  // NaN or leave one. Integers take fewer instructions, but lose a NaN, which is only in `rest` then.
-  __device__ __forceinline__ static void split(float& x, [[maybe_unused]] float& rest) {
-    if constexpr (digits == Digits::eleven) {
-      const float shifted = __fmul_rn(x, 8193.0f);  // Dekker 1971; one rounding each, not those of fused operations
-      x = __fsub_rn(shifted, __fsub_rn(shifted, x));
-    } else {
-      const float leading = leading_bits(__uint_as_float(__float_as_uint(x) + 0x1000u));
-      rest = x - leading;
-      x = leading;
-    }
-  }
   template <bool a_along_k, bool b_along_k>
   __device__ __forceinline__ static void add_floats(Sums& sum, const uint4* a, const uint4* b) {
-    constexpr bool all = digits == Digits::all;
-    const float none[4] = {};
 #pragma unroll 1
     for (int k = 0; k < kDepth; k += 8) {
       float y[kJ][2], y_rest[kJ][2];
@@ -197,35 +161,16 @@ struct WarpTile {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           y[j + e % 2][e / 2] = r[e];
-          split(y[j + e % 2][e / 2], y_rest[j + e % 2][e / 2]);
+          split<digits>(y[j + e % 2][e / 2], y_rest[j + e % 2][e / 2]);
         }
       }
 #pragma unroll
       for (int i = 0; i < kI; ++i) {
-        float x[4], x_rest[4], eight[kJ][4];
+        float x[4], x_rest[4];
         load_floats<a_along_k>(x, a, row() + i * 16, k);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) split(x[e], x_rest[e]);
-        // Column blocks innermost: a product waits for the one before of the same sum.
-        if constexpr (all) {
-#pragma unroll
-          for (int j = 0; j < kJ; ++j) mma_1688(eight[j], x_rest, y[j], none);
-#pragma unroll
-          for (int j = 0; j < kJ; ++j) mma_1688(eight[j], x, y_rest[j], eight[j]);
-        }
-#pragma unroll
-        for (int j = 0; j < kJ; ++j) {
-          if constexpr (all)
-            mma_1688(eight[j], x, y[j], eight[j]);
-          else
-            mma_1688(sum[i][j], x, y[j], sum[i][j]);
-        }
-        if constexpr (all) {
-#pragma unroll
-          for (int j = 0; j < kJ; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) sum[i][j][e] += eight[j][e];
-        }
+        for (int e = 0; e < 4; ++e) split<digits>(x[e], x_rest[e]);
+        add_eight<digits>(sum[i], 0, x, x_rest, y, y_rest);
       }
     }
   }
