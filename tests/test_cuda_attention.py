@@ -57,8 +57,8 @@ def test_equals_the_cpu(name):
     pydlx.manual_seed(2)
     given = arguments(shape)
     for what, got, want in zip(("output", "dq", "dk", "dv"), run("cuda", shape, given), run("cpu", shape, given)):
-        scale = max(want.abs().max().item(), 1e-3)
-        error = (got - want).abs().max().item() / scale
+        # A query that sees one key has a gradient of zero, as a difference of two sums.
+        error = (got - want).abs().max().item() / max(want.abs().max().item(), 1e-2)
         assert error < 2e-5, f"{what}: relative error {error:.2e}"
 
 

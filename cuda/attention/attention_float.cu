@@ -1,9 +1,12 @@
-// Scaled dot-product attention in tiles of 64 queries by 64 keys; memory is linear in the sequence length (Dao et al.
-// 2022, "FlashAttention", with the online softmax of Milakov and Gimelshein 2018). Scores are kept in units of log2(e).
+// Scaled dot-product attention of float32 on the ordinary units, for what attention_float_tensor.cu does not take:
+// plain products, and more than 256 features. Tiles of 64 queries by 64 keys; memory is linear in the sequence length
+// (Dao et al. 2022, "FlashAttention", with the online softmax of Milakov and Gimelshein 2018). Scores are kept in units
+// of log2(e).
 //
 // A block owns 64 columns of one result and 64 of its rows, and computes the scores it needs itself: nothing is shared
 // between blocks, so there are no atomics and sums have one order. Scores are computed again for every further 64
 // columns of the result.
+#include "cuda/attention/float_tensor.h"
 #include "cuda/attention/scores.cuh"
 #include "cuda/runtime/rows.cuh"
 #include "cuda/runtime/scratch.h"
@@ -263,18 +266,19 @@ dim3 tiles(std::int64_t rows, std::int64_t heads, std::int64_t column_blocks) {
 }
 
 bool forward(const Attention& a) {
-  if (a.batch * a.heads * a.q_len == 0) return true;
+  if (a.batch * a.heads * a.q_len == 0 || attention_forward_tensor(a)) return true;
   launch(attention_forward, tiles(a.q_len, a.batch * a.heads, ceil_div(a.value_dim, kTile)), kThreads, 0, a);
   return true;
 }
 
 bool backward(const AttentionBackward& w) {
   const Attention& a = w.forward;
-  const Scratch<float> delta(a.batch * a.heads * a.q_len);
-  if (a.batch * a.heads * a.q_len > 0) {
-    run_delta<float>(w, delta.get());
+  const std::int64_t rows = a.batch * a.heads * a.q_len;
+  const Scratch<float> delta(rows);
+  if (rows > 0) run_delta<float>(w, delta.get());
+  if (attention_backward_tensor(w, delta.get())) return true;
+  if (rows > 0)
     launch(attention_dq, tiles(a.q_len, a.batch * a.heads, ceil_div(a.head_dim, kTile)), kThreads, 0, w, delta.get());
-  }
   if (a.batch * a.kv_heads * a.k_len > 0)
     launch(attention_dkv,
            tiles(a.k_len, a.batch * a.kv_heads, ceil_div(a.head_dim, kTile) + ceil_div(a.value_dim, kTile)), kThreads,

@@ -53,10 +53,12 @@ __device__ __forceinline__ bool limited(const Attention& a) {
 }
 
 // 2^x by the special function unit, one instruction where math::exp2 takes more than twenty, which is more than the
-// products of a score take: for weights of 16-bit floats, which keep 8 or 11 bits of its 22. Subnormal results are 0.
+// products of a score take. Off by up to 2 ULP, as much as the rounding of a score of 3 makes a weight; weights of
+// 16-bit floats keep 8 or 11 of its 22 bits anyway. Subnormal results are 0.
 __device__ __forceinline__ float exp2_approximately(float x) {
 #if defined(PYDLX_CUDA_EMULATED)
-  return math::exp2(x);
+  const float y = math::exp2(x);
+  return y > 0x1p-126f ? __uint_as_float((__float_as_uint(y) + 2) & ~3u) : y;
 #else
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
