@@ -2,7 +2,7 @@
 // its threads. Of longer ones, and of strided ones, one pass finds the maximum and the sum of exponentials together
 // (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), a second one writes.
 #include "cuda/online.cuh"
-#include "cuda/runtime/rows.cuh"
+#include "cuda/runtime/columns.cuh"
 #include "functors/types.h"
 #include "kernels.h"
 #include "kernels/softmax.h"
@@ -13,13 +13,6 @@ namespace {
 using functors::compute_t;
 
 // ---- dense rows -----------------------------------------------------------------------------------------------------
-
-struct Larger {
-  template <class A>
-  __device__ A operator()(A a, A b) const {
-    return b > a ? b : a;
-  }
-};
 
 template <bool logarithm, class T, int V, bool kept>
 __global__ void __launch_bounds__(kRowThreads)
@@ -38,15 +31,19 @@ __global__ void __launch_bounds__(kRowThreads)
     if constexpr (kept) {
       each_pack<V, kept>(at, n, [&](int q, std::int64_t i) { row.read(x, q, i); });
       each_pack<V, kept>(at, n, [&](int q, std::int64_t) {
+        A v[V];
+        widen(row.x[q], v);
 #pragma unroll
-        for (int j = 0; j < V; ++j) s.max = Larger()(s.max, static_cast<A>(row.x[q].v[j]));
+        for (int j = 0; j < V; ++j) s.max = larger(s.max, v[j]);
       });
       A* const values = reinterpret_cast<A*>(shared);
       s.max = at.all(s.max, values, Larger());
       each_pack<V, kept>(at, n, [&](int q, std::int64_t) {
+        A v[V];
+        widen(row.x[q], v);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const A e = power_of_e<T>(static_cast<A>(row.x[q].v[j]) - s.max);  // NaN where the maximum is infinite
+          const A e = power_of_e<T>(v[j] - s.max);  // NaN where the maximum is infinite
           if constexpr (!logarithm) power[q][j] = e;
           s.sum += e;
         }
@@ -56,8 +53,7 @@ __global__ void __launch_bounds__(kRowThreads)
       each_pack<V, kept>(at, n, [&](int q, std::int64_t i) {
         row.read(x, q, i);
         A v[V];
-#pragma unroll
-        for (int j = 0; j < V; ++j) v[j] = static_cast<A>(row.x[q].v[j]);
+        widen(row.x[q], v);
         include<T>(s, v);
       });
       s = settled(at.all(s, shared, MergeOnline()));
@@ -65,18 +61,18 @@ __global__ void __launch_bounds__(kRowThreads)
     const A shift = logarithm ? static_cast<A>(math::log(static_cast<double>(s.sum))) : A(1) / s.sum;
     each_pack<V, kept>(at, n, [&](int q, std::int64_t i) {
       if constexpr (!kept) row.read(x, q, i);
-      Pack<T, V> out;
+      A v[V];
+      widen(row.x[q], v);
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const A v = static_cast<A>(row.x[q].v[j]);
         if constexpr (logarithm)
-          out.v[j] = static_cast<T>(v - s.max - shift);
+          v[j] = v[j] - s.max - shift;
         else if constexpr (kept)
-          out.v[j] = static_cast<T>(power[q][j] * shift);
+          v[j] = power[q][j] * shift;
         else
-          out.v[j] = static_cast<T>(power_of_e<T>(v - s.max) * shift);
+          v[j] = power_of_e<T>(v[j] - s.max) * shift;
       }
-      put(y + i, out);
+      put(y + i, narrowed<T>(v));
     });
   }
 }
@@ -101,80 +97,99 @@ __global__ void __launch_bounds__(kRowThreads)
     A s = 0;
     each_pack<V, kept>(at, n, [&](int q, std::int64_t i) {
       if constexpr (!kept) read(q, i);
+      A v[V], p[V];
+      widen(gs.x[q], v);
+      widen(ys.x[q], p);
 #pragma unroll
-      for (int j = 0; j < V; ++j) {
-        const A v = static_cast<A>(gs.x[q].v[j]);
-        s += logarithm ? v : v * static_cast<A>(ys.x[q].v[j]);
-      }
+      for (int j = 0; j < V; ++j) s += logarithm ? v[j] : v[j] * p[j];
     });
     s = at.all(s, shared, Adder());
     each_pack<V, kept>(at, n, [&](int q, std::int64_t i) {
       if constexpr (!kept) read(q, i);
-      Pack<T, V> out;
+      A v[V], p[V];
+      widen(gs.x[q], v);
+      widen(ys.x[q], p);
 #pragma unroll
-      for (int j = 0; j < V; ++j) {
-        const A v = static_cast<A>(gs.x[q].v[j]), p = static_cast<A>(ys.x[q].v[j]);
-        out.v[j] = static_cast<T>(logarithm ? v - power_of_e<T>(p) * s : p * (v - s));
-      }
-      put(dx + i, out);
+      for (int j = 0; j < V; ++j) v[j] = logarithm ? v[j] - power_of_e<T>(p[j]) * s : p[j] * (v[j] - s);
+      put(dx + i, narrowed<T>(v));
     });
   }
 }
 
 // ---- strided rows ---------------------------------------------------------------------------------------------------
 
-template <bool logarithm, class T>
-__global__ void __launch_bounds__(kRowThreads) softmax(const Softmax k, RowLayout layout) {
+template <bool logarithm, class T, int V, bool kept>
+__global__ void __launch_bounds__(kRowThreads)
+    softmax_columns(const __grid_constant__ Softmax k, const __grid_constant__ Columns c) {
   using A = compute_t<T>;
-  __shared__ Online<A> shared[kRowThreads];
-  const RowThread at(layout);
-  const std::int64_t rows = k.outer * k.inner;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < rows;
+  __shared__ Pack<A, V> shared[kRowThreads];
+  const RowThread at(c.layout);
+  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < c.packs;
        first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t row = first + at.row, base = row / k.inner * k.n * k.inner + row % k.inner;
-    const bool mine = row < rows;
-    const T* x = static_cast<const T*>(k.in) + base;
-    T* y = static_cast<T*>(k.out) + base;
-    Online<A> s = nothing_yet<A>();
-    if (mine)
-      for (std::int64_t i = at.lane; i < k.n; i += at.lanes) include(s, static_cast<A>(x[i * k.inner]));
-    s = settled(at.all(s, shared, MergeOnline()));
-    if (!mine) continue;
-    if constexpr (logarithm) {
-      const A shift = static_cast<A>(math::log(static_cast<double>(s.sum)));
-      for (std::int64_t i = at.lane; i < k.n; i += at.lanes)
-        y[i * k.inner] = static_cast<T>(static_cast<A>(x[i * k.inner]) - s.max - shift);
-    } else {
-      const A scale = A(1) / s.sum;
-      for (std::int64_t i = at.lane; i < k.n; i += at.lanes)
-        y[i * k.inner] = static_cast<T>(math::exp(static_cast<A>(x[i * k.inner]) - s.max) * scale);
+    const ColumnPlace<V> place(c, first + at.row);
+    const T* x = static_cast<const T*>(k.in) + place.base;
+    T* y = static_cast<T*>(k.out) + place.base;
+    Pack<T, V> p[kColumnAhead];
+    Online<A> s[V];
+    include_columns<T, V>(at, c, place, x, p, s);
+    merge_columns(at, s, shared);
+    A shift[V];
+#pragma unroll
+    for (int j = 0; j < V; ++j)
+      shift[j] = logarithm ? static_cast<A>(math::log(static_cast<double>(s[j].sum))) : A(1) / s[j].sum;
+    for (std::int64_t i = at.lane; i < place.n; i += kColumnAhead * at.lanes) {
+      if constexpr (!kept)
+        each_ahead(at, i, place.n, [&](int q, std::int64_t r) { p[q] = get<T, V>(x + r * c.inner); });
+      each_ahead(at, i, place.n, [&](int q, std::int64_t r) {
+        A v[V];
+        widen(p[q], v);
+#pragma unroll
+        for (int j = 0; j < V; ++j)
+          v[j] = logarithm ? v[j] - s[j].max - shift[j] : power_of_e<T>(v[j] - s[j].max) * shift[j];
+        put(y + r * c.inner, narrowed<T>(v));
+      });
     }
   }
 }
 
-template <bool logarithm, class T>
-__global__ void __launch_bounds__(kRowThreads) softmax_backward(const Softmax k, RowLayout layout) {
+template <bool logarithm, class T, int V, bool kept>
+__global__ void __launch_bounds__(kRowThreads)
+    softmax_backward_columns(const __grid_constant__ Softmax k, const __grid_constant__ Columns c) {
   using A = compute_t<T>;
-  __shared__ A shared[kRowThreads];
-  const RowThread at(layout);
-  const std::int64_t rows = k.outer * k.inner;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < rows;
+  __shared__ Pack<A, V> shared[kRowThreads];
+  const RowThread at(c.layout);
+  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * at.rows; first < c.packs;
        first += static_cast<std::int64_t>(gridDim.x) * at.rows) {
-    const std::int64_t row = first + at.row, base = row / k.inner * k.n * k.inner + row % k.inner;
-    const bool mine = row < rows;
-    const T *g = static_cast<const T*>(k.in) + base, *y = static_cast<const T*>(k.y) + base;
-    T* dx = static_cast<T*>(k.out) + base;
-    A s = 0;
-    if (mine)
-      for (std::int64_t i = at.lane; i < k.n; i += at.lanes) {
-        const A v = static_cast<A>(g[i * k.inner]);
-        s += logarithm ? v : v * static_cast<A>(y[i * k.inner]);
-      }
-    s = at.all(s, shared, Adder());
-    if (!mine) continue;
-    for (std::int64_t i = at.lane; i < k.n; i += at.lanes) {
-      const A v = static_cast<A>(g[i * k.inner]), p = static_cast<A>(y[i * k.inner]);
-      dx[i * k.inner] = static_cast<T>(logarithm ? v - math::exp(p) * s : p * (v - s));
+    const ColumnPlace<V> place(c, first + at.row);
+    const T *g = static_cast<const T*>(k.in) + place.base, *y = static_cast<const T*>(k.y) + place.base;
+    T* dx = static_cast<T*>(k.out) + place.base;
+    Pack<T, V> gs[kColumnAhead], ys[kColumnAhead];
+    const auto read = [&](int q, std::int64_t r) {
+      gs[q] = get<T, V>(g + r * c.inner);
+      ys[q] = get<T, V>(y + r * c.inner);
+    };
+    Pack<A, V> s = {};
+    for (std::int64_t i = at.lane; i < place.n; i += kColumnAhead * at.lanes) {
+      each_ahead(at, i, place.n, read);
+      each_ahead(at, i, place.n, [&](int q, std::int64_t) {
+        A v[V], p[V];
+        widen(gs[q], v);
+        widen(ys[q], p);
+#pragma unroll
+        for (int j = 0; j < V; ++j) s.v[j] += logarithm ? v[j] : v[j] * p[j];
+      });
+    }
+    s = at.all(s, shared, EachColumn<Adder>());
+    for (std::int64_t i = at.lane; i < place.n; i += kColumnAhead * at.lanes) {
+      if constexpr (!kept) each_ahead(at, i, place.n, read);
+      each_ahead(at, i, place.n, [&](int q, std::int64_t r) {
+        A v[V], p[V];
+        widen(gs[q], v);
+        widen(ys[q], p);
+#pragma unroll
+        for (int j = 0; j < V; ++j) v[j] = logarithm ? v[j] - power_of_e<T>(p[j]) * s.v[j] : p[j] * (v[j] - s.v[j]);
+        put(dx + r * c.inner, narrowed<T>(v));
+      });
     }
   }
 }
@@ -183,15 +198,16 @@ template <bool backward, bool logarithm, class T>
 void run(const Softmax& k) {
   const std::int64_t rows = k.outer * k.inner;
   if (rows == 0 || k.n == 0) return;
+  const bool packs = packs_begin(k.in, k.out, backward ? k.y : nullptr);
   if (k.inner == 1)
-    return for_rows_of<T>(
-        k.n, packs_begin(k.in, k.out, backward ? k.y : nullptr), [&]<int V, bool kept>(RowLayout layout) {
-          launch(backward ? softmax_backward_rows<logarithm, T, V, kept> : softmax_rows<logarithm, T, V, kept>,
-                 layout.grid(rows), kRowThreads, 0, k, layout);
-        });
-  const RowLayout layout = RowLayout::side_by_side(k.n, rows);
-  launch(backward ? softmax_backward<logarithm, T> : softmax<logarithm, T>, layout.grid(rows), kRowThreads, 0, k,
-         layout);
+    return for_rows_of<T>(k.n, packs, [&]<int V, bool kept>(RowLayout layout) {
+      launch(backward ? softmax_backward_rows<logarithm, T, V, kept> : softmax_rows<logarithm, T, V, kept>,
+             layout.grid(rows), kRowThreads, 0, k, layout);
+    });
+  for_columns_of<T>(k.outer, k.n, k.inner, packs, [&]<int V, bool kept>(const Columns& c) {
+    launch(backward ? softmax_backward_columns<logarithm, T, V, kept> : softmax_columns<logarithm, T, V, kept>,
+           c.grid(), kRowThreads, 0, k, c);
+  });
 }
 
 }  // namespace

@@ -173,3 +173,84 @@ def test_what_is_not_finite_stays_in_its_row_and_column(bad):
     for grad in (w.grad, b.grad):
         assert np.isfinite(grad.cpu().numpy()).tolist() == [c != 5 for c in range(72)]
     assert np.isfinite(leaf.grad.cpu().numpy()).all(1).tolist() == [r != 100 for r in range(300)]
+
+
+COLUMNS = [
+    (2, 3, 5),
+    (1, 21, 64),
+    (3, 4, 8),
+    (2, 130, 24),
+    (1, 1030, 3),
+    (2, 700, 40),
+    (1, 9, 2100),
+    (5, 1, 16),
+    (600, 7, 12),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", COLUMNS, ids=str)
+def test_softmax_of_columns(sizes, dtype):
+    """With and without packs of neighbouring columns, in registers or read again."""
+    rng = np.random.default_rng(3)
+    x = pydlx.tensor(rng.standard_normal(sizes) * 3).to(getattr(pydlx, dtype)).cuda()
+    for fn in (F.softmax, F.log_softmax):
+        compare(lambda x, f=fn: f(x, 1), [x], 2 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [s for s in COLUMNS if s[1] > 1], ids=str)
+def test_cross_entropy_of_columns(sizes, dtype):
+    rng = np.random.default_rng(3)
+    outer, n, inner = sizes
+    x = pydlx.tensor(rng.standard_normal(sizes) * 3).to(getattr(pydlx, dtype)).cuda()
+    target = pydlx.tensor(rng.integers(0, n, (outer, inner)))
+    target[0, 0] = -100
+    weight = pydlx.tensor(rng.random(n) + 0.5)
+    for options in ({}, {"label_smoothing": 0.1}, {"weight": weight}, {"label_smoothing": 0.1, "weight": weight}):
+        for reduction in ("none", "mean"):
+
+            def loss(x, options=options, reduction=reduction):
+                o = dict(options)
+                if "weight" in o:
+                    o["weight"] = (
+                        o["weight"].to(pydlx.float64 if x.dtype == pydlx.float64 else pydlx.float32).to(x.device)
+                    )
+                return F.cross_entropy(x, target.to(x.device), reduction=reduction, **o)
+
+            compare(loss, [x], 4 * DTYPES[dtype])
+    compare(lambda x: F.nll_loss(x, target.to(x.device), reduction="sum"), [x], 20 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_with_infinities(dtype):
+    x = np.random.default_rng(1).standard_normal((2, 40, 16))
+    x[:, :30, 3] = -np.inf
+    x[0, 5, 4], x[1, :, 5], x[0, 7, 6] = np.inf, -np.inf, np.nan
+    gpu = pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda()
+    bad = np.zeros((2, 16), bool)
+    bad[0, 4] = bad[1, 5] = bad[0, 6] = True
+    for fn in (F.softmax, F.log_softmax):
+        y = fn(gpu, 1).cpu().double().numpy()
+        assert (np.isnan(y).any(1) == bad).all()
+        assert (y[:, :30, 3] == (0 if fn is F.softmax else -np.inf)).all()
+    leaf = gpu.requires_grad_()
+    target = np.full((2, 16), 35)
+    target[bad] = -100
+    loss = F.cross_entropy(leaf, pydlx.tensor(target).cuda(), reduction="none")
+    assert np.isfinite(loss.detach().cpu().double().numpy()).all()
+    loss.sum().backward()
+    grad = leaf.grad.cpu().double().numpy().transpose(0, 2, 1)
+    assert np.isfinite(grad).all() and (grad[bad] == 0).all() and (grad[~bad][:, 35] < 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [40, 1030])
+def test_ignored_rows_have_no_gradient(n, dtype):
+    x = np.random.default_rng(1).standard_normal((4, n))
+    x[1] = np.nan
+    x[2, 3] = np.inf
+    leaf = pydlx.tensor(x).to(getattr(pydlx, dtype)).cuda().requires_grad_()
+    F.cross_entropy(leaf, pydlx.tensor([n - 1, -100, -100, 0]).cuda()).backward()
+    grad = leaf.grad.cpu().double().numpy()
+    assert np.isfinite(grad).all() and (grad[1:3] == 0).all() and grad[0, -1] < 0 and grad[3, 0] < 0
