@@ -1,6 +1,7 @@
-// Max and average pooling, and the index-driven passes behind max pooling's gradient and max_unpool. Every output is
-// one thread; gradients gather what reaches an input, so there are no atomics on floats.
-#include "cuda/runtime/each.cuh"
+// Max and average pooling, and the index-driven passes behind max_unpool and second gradients. Gradients gather what
+// reaches an input, so there are no atomics on floats. What is here for windows is for sizes beyond 32 bits; the rest
+// is in pool_windows.cuh.
+#include "cuda/pool_windows.cuh"
 #include "cuda/runtime/faults.h"
 #include "cuda/sort/claim.cuh"
 #include "functors/pool_window.h"
@@ -45,23 +46,24 @@ struct Max {
   Pool p;
   Places place_of;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
+    using A = compute_t<T>;
     const Place o = place_of(e);
     const Window d = window_of(p, 0, o.at[0]), h = window_of(p, 1, o.at[1]), w = window_of(p, 2, o.at[2]);
     const T* x = static_cast<const T*>(p.x) + o.plane * p.in[0] * p.in[1] * p.in[2];
-    T best = -static_cast<T>(__builtin_huge_val());
+    A best = -static_cast<A>(__builtin_huge_val());
     std::int64_t at = (d.first * p.in[1] + h.first) * p.in[2] + w.first;
     for (std::int64_t i = 0; i < d.count; ++i)
       for (std::int64_t j = 0; j < h.count; ++j) {
         const std::int64_t row = ((d.first + i * d.step) * p.in[1] + h.first + j * h.step) * p.in[2] + w.first;
         for (std::int64_t k = 0; k < w.count; ++k) {
-          const T v = x[row + k * w.step];
+          const A v = static_cast<A>(x[row + k * w.step]);
           if (v > best || v != v) {  // NaN wins, the last one of several
             best = v;
             at = row + k * w.step;
           }
         }
       }
-    static_cast<T*>(p.y)[e] = best;
+    static_cast<T*>(p.y)[e] = static_cast<T>(best);
     if (p.index) p.index[e] = at;
     if (p.pixel) p.pixel[e] = at / p.in[2];
   }
@@ -75,13 +77,13 @@ struct Average {
     const Place o = place_of(e);
     const Window d = window_of(p, 0, o.at[0]), h = window_of(p, 1, o.at[1]), w = window_of(p, 2, o.at[2]);
     const T* x = static_cast<const T*>(p.x) + o.plane * p.in[0] * p.in[1] * p.in[2];
-    T sum = 0;
+    compute_t<T> sum = 0;
     for (std::int64_t i = 0; i < d.count; ++i)
       for (std::int64_t j = 0; j < h.count; ++j) {
         const T* row = x + ((d.first + i * d.step) * p.in[1] + h.first + j * h.step) * p.in[2] + w.first;
-        for (std::int64_t k = 0; k < w.count; ++k) sum += row[k * w.step];
+        for (std::int64_t k = 0; k < w.count; ++k) sum += static_cast<compute_t<T>>(row[k * w.step]);
       }
-    static_cast<T*>(p.y)[e] = sum / divisor_of<T>(p, d, h, w);
+    static_cast<T*>(p.y)[e] = static_cast<T>(sum / divisor_of<compute_t<T>>(p, d, h, w));
   }
 };
 
@@ -100,45 +102,92 @@ __device__ __forceinline__ bool covers(const Pool& p, int axis, std::int64_t i, 
          (p.adaptive || p.dilation[axis] == 1 || (i - w.first) % w.step == 0);
 }
 
+// f(flat output, its windows) for those that hold a position.
+template <class F>
+__device__ __forceinline__ void each_window(const Pool& p, const Place& i, const F& f) {
+  const Reach rd = reach_of(p, 0, i.at[0]), rh = reach_of(p, 1, i.at[1]), rw = reach_of(p, 2, i.at[2]);
+  for (std::int64_t a = rd.first; a < rd.end; ++a) {
+    const Window d = window_of(p, 0, a);
+    if (!covers(p, 0, i.at[0], d)) continue;
+    for (std::int64_t b = rh.first; b < rh.end; ++b) {
+      const Window h = window_of(p, 1, b);
+      if (!covers(p, 1, i.at[1], h)) continue;
+      for (std::int64_t c = rw.first; c < rw.end; ++c) {
+        const Window w = window_of(p, 2, c);
+        if (covers(p, 2, i.at[2], w)) f(((i.plane * p.out[0] + a) * p.out[1] + b) * p.out[2] + c, d, h, w);
+      }
+    }
+  }
+}
+
 template <class T>
 struct AverageGrad {
   Pool p;
   Places place_of;
   __device__ __forceinline__ void operator()(std::int64_t e) const {
+    using A = compute_t<T>;
+    A sum = 0;
+    each_window(p, place_of(e), [&](std::int64_t o, const Window& d, const Window& h, const Window& w) {
+      sum += static_cast<A>(static_cast<const T*>(p.y)[o]) / divisor_of<A>(p, d, h, w);
+    });
+    static_cast<T*>(p.x)[e] = static_cast<T>(sum);
+  }
+};
+
+template <class T>
+struct MaxGrad {
+  Pool p;
+  Places place_of;
+  __device__ __forceinline__ void operator()(std::int64_t e) const {
+    using A = compute_t<T>;
     const Place i = place_of(e);
-    const T* y = static_cast<const T*>(p.y) + i.plane * p.out[0] * p.out[1] * p.out[2];
-    const Reach rd = reach_of(p, 0, i.at[0]), rh = reach_of(p, 1, i.at[1]), rw = reach_of(p, 2, i.at[2]);
-    T sum = 0;
-    for (std::int64_t a = rd.first; a < rd.end; ++a) {
-      const Window d = window_of(p, 0, a);
-      if (!covers(p, 0, i.at[0], d)) continue;
-      for (std::int64_t b = rh.first; b < rh.end; ++b) {
-        const Window h = window_of(p, 1, b);
-        if (!covers(p, 1, i.at[1], h)) continue;
-        for (std::int64_t c = rw.first; c < rw.end; ++c) {
-          const Window w = window_of(p, 2, c);
-          if (covers(p, 2, i.at[2], w)) sum += y[(a * p.out[1] + b) * p.out[2] + c] / divisor_of<T>(p, d, h, w);
-        }
-      }
-    }
-    static_cast<T*>(p.x)[e] = sum;
+    const std::int64_t here = (i.at[0] * p.in[1] + i.at[1]) * p.in[2] + i.at[2];
+    A sum = 0;
+    each_window(p, i, [&](std::int64_t o, const Window&, const Window&, const Window&) {
+      if (p.index[o] == here) sum += static_cast<A>(static_cast<const T*>(p.y)[o]);
+    });
+    static_cast<T*>(p.x)[e] = static_cast<T>(sum);
   }
 };
 
 template <class T>
 void max_pool(const Pool& p) {
   const std::int64_t n = p.planes * volume(p.out);
-  for_each(n, Max<T>{p, Places(p.out, n)});
+  if (n == 0 || !PoolWindows::fit(p)) return for_each_place(n, Max<T>{p, Places(p.out, n)});
+  for_windows<T>(p, [&]<int V, int K0, int K1, int K2>() {
+    for_each_place(n / V, MaxWindow<T, V, K0, K1, K2>{PoolWindows(p, p.out, V), static_cast<const T*>(p.x),
+                                                      static_cast<T*>(p.y), p.index, p.pixel});
+  });
 }
 template <class T>
 void average_pool(const Pool& p) {
   const std::int64_t n = p.planes * volume(p.out);
-  for_each(n, Average<T>{p, Places(p.out, n)});
+  if (n == 0 || !PoolWindows::fit(p)) return for_each_place(n, Average<T>{p, Places(p.out, n)});
+  for_windows<T>(p, [&]<int V, int K0, int K1, int K2>() {
+    for_each_place(n / V, AverageWindow<T, V, K0, K1, K2>{PoolWindows(p, p.out, V), static_cast<const T*>(p.x),
+                                                          static_cast<T*>(p.y)});
+  });
 }
 template <class T>
 void average_grad(const Pool& p) {
+  constexpr int V = kPackOf<T>;
   const std::int64_t n = p.planes * volume(p.in);
-  for_each(n, AverageGrad<T>{p, Places(p.in, n)});
+  const auto* y = static_cast<const T*>(p.y);
+  auto* x = static_cast<T*>(p.x);
+  if (n == 0 || volume(p.out) == 0 || !PoolWindows::fit(p))
+    return for_each_place(n, AverageGrad<T>{p, Places(p.in, n)});
+  if (pool_packs<T>(p)) return for_each_place(n / V, AverageWindowGrad<T, V>{PoolWindows(p, p.in, V), y, x});
+  for_each_place(n, AverageWindowGrad<T, 1>{PoolWindows(p, p.in, 1), y, x});
+}
+template <class T>
+void max_grad(const Pool& p) {
+  constexpr int V = kPackOf<T>;
+  const std::int64_t n = p.planes * volume(p.in);
+  const auto* y = static_cast<const T*>(p.y);
+  auto* x = static_cast<T*>(p.x);
+  if (n == 0 || volume(p.out) == 0 || !PoolWindows::fit(p)) return for_each_place(n, MaxGrad<T>{p, Places(p.in, n)});
+  if (pool_packs<T>(p)) return for_each_place(n / V, MaxWindowGrad<T, V>{PoolWindows(p, p.in, V), y, p.index, x});
+  for_each_place(n, MaxWindowGrad<T, 1>{PoolWindows(p, p.in, 1), y, p.index, x});
 }
 
 // ---- planes linked by an index --------------------------------------------------------------------------------------
@@ -235,10 +284,13 @@ std::int64_t place(const PlaneIndex& p) {
 
 void register_pool(KernelTable& t) {
   PoolKernels& k = family<PoolKernels>(t);
-  each_type(WideTypes{}, [&]<class T>() {
+  each_type(FloatTypes{}, [&]<class T>() {
     k.max[idx<T>] = max_pool<T>;
     k.average[idx<T>] = average_pool<T>;
     k.average_grad[idx<T>] = average_grad<T>;
+    k.max_grad[idx<T>] = max_grad<T>;
+  });
+  each_type(WideTypes{}, [&]<class T>() {
     k.gather[idx<T>] = gather<T>;
     k.scatter_add[idx<T>] = scatter_add<T>;
     k.place[idx<T>] = place<T>;

@@ -32,9 +32,12 @@ struct PlaneIndex {
 };
 
 struct PoolKernels {
+  // 16-bit floats where a backend has them; others are widened. Averages are then rounded once.
   void (*max[kDTypeCount])(const Pool&) = {};
   void (*average[kDTypeCount])(const Pool&) = {};
   void (*average_grad[kDTypeCount])(const Pool&) = {};
+  // x <- for every position the sum of y over the windows whose index names it, or null: then it is scatter_add.
+  void (*max_grad[kDTypeCount])(const Pool&) = {};
   // All three return the flat position of the first index outside its plane, or -1. scatter_add and place zero `wide`
   // first; place keeps the last of several values for one position.
   std::int64_t (*gather[kDTypeCount])(const PlaneIndex&) = {};

@@ -1,6 +1,7 @@
 #include "ops/pool.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "autograd/node.h"
 #include "kernels/pool.h"
@@ -157,8 +158,15 @@ struct Link {
   // Both sides are channels-last and positions count all channels of a sample.
   bool behind = false;
   MemoryFormat result = MemoryFormat::contiguous;  // of the wide side
+  std::optional<Pool> windows = {};                // that the index was made by
   MemoryFormat format() const { return behind ? MemoryFormat::channels_last : MemoryFormat::contiguous; }
 };
+
+// 16-bit floats are widened where there is no kernel of theirs.
+using PoolFn = void (*)(const Pool&);
+Tensor operand(const PoolFn (&table)[kDTypeCount], const Tensor& x, MemoryFormat format) {
+  return table[static_cast<int>(x.dtype())] ? contiguous(detach(x), format) : wide_operand(x, format);
+}
 
 using PlaneFn = std::int64_t (*)(const PlaneIndex&);
 
@@ -204,11 +212,19 @@ Tensor spread(const char* op, Spread how, const Tensor& g, const Link& l) {
   Tensor out;
   {
     const GradModeGuard off(false);
-    const Tensor n = wide_operand(g, l.format());
+    const auto& k = kernels<PoolKernels>(g.device());
+    const PoolFn grad = l.windows ? k.max_grad[static_cast<int>(g.dtype())] : nullptr;
+    const Tensor n = grad ? contiguous(detach(g), l.format()) : wide_operand(g, l.format());
     Tensor wide = empty(l.wide, n.dtype(), n.device(), l.format());
-    const auto& k = kernels<PoolKernels>(n.device());
     const int t = static_cast<int>(n.dtype());
-    if (wide.numel() > 0) run_planes(op, how == Spread::add ? k.scatter_add[t] : k.place[t], l, wide, n);
+    if (wide.numel() > 0 && grad) {
+      Pool p = *l.windows;
+      p.x = wide.data();
+      p.y = n.data();
+      p.index = l.index.data_as<std::int64_t>();
+      grad(p);
+    } else if (wide.numel() > 0)
+      run_planes(op, how == Spread::add ? k.scatter_add[t] : k.place[t], l, wide, n);
     out = to_dtype(wide, g.dtype());
     if (l.result != l.format()) out = to_format(out, l.result);
   }
@@ -223,7 +239,7 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
   Tensor y, index, place;  // `place` as the kernel counts, `index` within a channel
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(x, seen.format);
+    const Tensor in = operand(kernels<PoolKernels>(x.device()).max, x, seen.format);
     Tensor out = empty(sizes, in.dtype(), in.device(), seen.format);
     const bool within = want_index && seen.behind;
     if (grad || (want_index && !within)) place = empty(sizes, DType::Int64, in.device(), seen.format);
@@ -246,7 +262,7 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
   }
   if (grad)
     record(op, y, {&x},
-           [l = Link{axes, place, x.sizes(), !want_index || !index.is_same(place), seen.behind, seen.result},
+           [l = Link{axes, place, x.sizes(), !want_index || !index.is_same(place), seen.behind, seen.result, p},
             index = save_if(want_index, index)](Backward& bw) {
              index.get(bw);  // refuses indices that were changed in place
              bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
@@ -263,7 +279,7 @@ Tensor average(const char* op, const Tensor& x, const Pool& p0, const Dims& size
   Tensor y;
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(x, seen.format);
+    const Tensor in = operand(kernels<PoolKernels>(x.device()).average, x, seen.format);
     Tensor out = empty(sizes, in.dtype(), in.device(), seen.format);
     Pool p = seen.behind ? turned(p0, sizes[1]) : p0;
     p.x = in.data();
@@ -284,7 +300,7 @@ Tensor average_grad(const char* op, const Tensor& g, const Pool& p0, const Dims&
   Tensor x;
   {
     const GradModeGuard off(false);
-    const Tensor in = wide_operand(g, seen.format);
+    const Tensor in = operand(kernels<PoolKernels>(g.device()).average_grad, g, seen.format);
     Tensor out = empty(in_sizes, in.dtype(), in.device(), seen.format);
     Pool p = seen.behind ? turned(p0, in_sizes[1]) : p0;
     p.y = in.data();
