@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kEachThreads, 2)
           return place.read(p.at[q]);
       };
       int filled = static_cast<int>(end - begin < lanes ? end - begin : lanes);
-      Value v;
+      Value v{};
       if (inside && lane < filled) {
         v = value(begin + lane);
 #pragma unroll 4
