@@ -9,12 +9,10 @@ namespace pydlx::cuda {
 namespace {
 
 // Two operands' rows, a tile of each of the others, slots for what is not unrolled, and statistics of the columns.
-// `keys` and `values` say which sums the kernel of dk and dv makes: of more than 128 features registers hold only one.
-template <Digits precision, int features, int columns, class RowsOf, bool keys = true, bool values = true>
+template <Digits precision, int features, int columns, class RowsOf>
 struct Backward {
   static constexpr Digits digits = precision;
   static constexpr int D = features, kColumns = columns;
-  static constexpr bool kKeys = keys, kValues = values;
   using Rows = RowsOf;
   using Tile = FloatTile<D, kColumns>;
   static constexpr std::size_t kBytes =
@@ -106,8 +104,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// Grid: blocks of keys, batch * kv_heads. Columns are queries here.
-template <class S>
+// Grid: blocks of keys, batch * kv_heads. Columns are queries here. kKeys: dk, kValues: dv; of more than 128 features
+// registers hold only one of them.
+template <class S, bool kKeys, bool kValues>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_dkv(const __grid_constant__ AttentionBackward w, const float* delta, bool whole_chunks) {
   constexpr int D = S::D, kColumns = S::kColumns, N = kColumns / 8;
@@ -144,14 +143,14 @@ __global__ void __launch_bounds__(kThreads, 2)
       cp_async_commit();
     };
     s.rows[0].bring(k(), k0);
-    if constexpr (S::kKeys) s.rows[1].bring(v(), k0);
+    if constexpr (kKeys) s.rows[1].bring(v(), k0);
     [[maybe_unused]] float dk[D / 8][4], dv[D / 8][4];
     for (bool plainly = false;; plainly = true) {
       Place at{kv * group, queries.begin};
       fetch_queries(at);
       fetch_gradients(at);
-      if constexpr (S::kKeys) clear(dk);
-      if constexpr (S::kValues) clear(dv);
+      if constexpr (kKeys) clear(dk);
+      if constexpr (kValues) clear(dv);
 #pragma unroll 1
       for (; at.head < end; at = after(at)) {
         const auto query = [&](int n, int e) { return at.q0 + n * 8 + column_of(e); };
@@ -163,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         replace_special(p, s.slots, k, [&] { return queries_of(at.head); }, key, query);
         cp_async_wait<0>();
         __syncthreads();  // the gradients are there
-        if constexpr (S::kKeys) {
+        if constexpr (kKeys) {
           row_products<S::digits, false>(d, s.rows[1], s.tiles[1], static_cast<int>(a.value_dim));
           replace_special(d, s.slots, v, [&] { return gradients_of(at.head); }, key, query);
         }
@@ -176,42 +175,43 @@ __global__ void __launch_bounds__(kThreads, 2)
             const Statistics& column = s.numbers[n * 8 + column_of(e)];
             const float weight = exp2_approximately(p[n][e] - column.shift) * column.inverse;
             const bool lost = gone >> (n * 4 + e) & 1;
-            if constexpr (S::kKeys)
+            if constexpr (kKeys)
               d[n][e] = slope_of(a, weight, d[n][e], lost, column.delta) * static_cast<float>(a.scale);
             p[n][e] = lost ? 0.0f : a.threshold ? weight * static_cast<float>(a.keep_scale) : weight;
           }
-        if constexpr (S::kKeys) s.add(dk, d, s.tiles[0], static_cast<int>(a.head_dim), plainly, limited(a));
+        if constexpr (kKeys) s.add(dk, d, s.tiles[0], static_cast<int>(a.head_dim), plainly, limited(a));
         __syncthreads();  // nobody reads the queries and their statistics
         fetch_queries(after(at));
-        if constexpr (S::kValues) s.add(dv, p, s.tiles[1], static_cast<int>(a.value_dim), plainly, limited(a));
+        if constexpr (kValues) s.add(dv, p, s.tiles[1], static_cast<int>(a.value_dim), plainly, limited(a));
         __syncthreads();  // nobody reads the gradients
         fetch_gradients(after(at));
       }
       cp_async_wait<0>();
       __syncthreads();  // the tiles may be overwritten
       bool special = false;
-      if constexpr (S::kKeys) special = any_special(dk);
-      if constexpr (S::kValues) special = any_special(dv) || special;
+      if constexpr (kKeys) special = any_special(dk);
+      if constexpr (kValues) special = any_special(dv) || special;
       if (plainly || !any_of_block<kWarps>(special)) break;
     }
-    if constexpr (S::kKeys) store(dk, w.dk, batch, kv, k0 + first_row(), a.k_len, a.head_dim, whole_chunks);
-    if constexpr (S::kValues) store(dv, w.dv, batch, kv, k0 + first_row(), a.k_len, a.value_dim, whole_chunks);
+    if constexpr (kKeys) store(dk, w.dk, batch, kv, k0 + first_row(), a.k_len, a.head_dim, whole_chunks);
+    if constexpr (kValues) store(dv, w.dv, batch, kv, k0 + first_row(), a.k_len, a.value_dim, whole_chunks);
   }
 }
 
-template <class S>
+template <class S, bool kKeys, bool kValues>
 void run_dkv(const AttentionBackward& w, const float* delta, bool whole_chunks) {
   const Attention& a = w.forward;
   if (a.batch * a.kv_heads * a.k_len == 0) return;
-  allow_shared<attention_dkv<S>>(S::kBytes);
-  launch(attention_dkv<S>, blocks(a.k_len, a.batch * a.kv_heads), kThreads, S::kBytes, w, delta, whole_chunks);
+  allow_shared<attention_dkv<S, kKeys, kValues>>(S::kBytes);
+  launch(attention_dkv<S, kKeys, kValues>, blocks(a.k_len, a.batch * a.kv_heads), kThreads, S::kBytes, w, delta,
+         whole_chunks);
 }
 
 // False where there is not enough shared memory.
 template <Digits digits, int D, int kColumns, class Rows>
 bool run(const AttentionBackward& w, const float* delta) {
-  using Queries = Backward<digits, D, kColumns, Rows>;
-  if (Queries::kBytes > shared_memory_limit()) return false;
+  using S = Backward<digits, D, kColumns, Rows>;
+  if (S::kBytes > shared_memory_limit()) return false;
   const Attention& a = w.forward;
   bool whole_chunks = in_chunks(w.dout, a.value_dim);
   for (const HeadRows& x : {a.q, a.k, w.dq, w.dk}) whole_chunks = whole_chunks && in_chunks(x, a.head_dim);
@@ -220,15 +220,14 @@ bool run(const AttentionBackward& w, const float* delta) {
     verbose_note("; %s, tiles of %d by %d%s", units_of<float>(digits), kRows, kColumns,
                  whole_chunks ? "" : ", word by word");
   if (a.batch * a.heads * a.q_len > 0) {
-    allow_shared<attention_dq<Queries>>(Queries::kBytes);
-    launch(attention_dq<Queries>, blocks(a.q_len, a.batch * a.heads), kThreads, Queries::kBytes, w, delta,
-           whole_chunks);
+    allow_shared<attention_dq<S>>(S::kBytes);
+    launch(attention_dq<S>, blocks(a.q_len, a.batch * a.heads), kThreads, S::kBytes, w, delta, whole_chunks);
   }
   if constexpr (D > 128) {
-    run_dkv<Backward<digits, D, kColumns, Rows, true, false>>(w, delta, whole_chunks);
-    run_dkv<Backward<digits, D, kColumns, Rows, false, true>>(w, delta, whole_chunks);
+    run_dkv<S, true, false>(w, delta, whole_chunks);
+    run_dkv<S, false, true>(w, delta, whole_chunks);
   } else {
-    run_dkv<Queries>(w, delta, whole_chunks);
+    run_dkv<S, true, true>(w, delta, whole_chunks);
   }
   return true;
 }
