@@ -158,17 +158,33 @@ def test_any_number_of_threads():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_16_bit_floats(dtype):
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_16_bit_floats(dtype, reduction):
+    """As in float32 on the same values, rounded once."""
     x, targets, frames, labels = problem(10, 3, 5, 3, seed=8, repeats=False)
     t = pydlx.tensor(x, dtype=getattr(pydlx, dtype)).log_softmax(2)
     args = [pydlx.tensor(a) for a in (targets, frames, labels)]
-    got, want = (ctc_loss(v, *args, zero_infinity=True) for v in (t, t.float()))
+    narrow, wide = t.clone().requires_grad_(), t.float().requires_grad_()
+    got, want = (ctc_loss(leaf, *args, reduction=reduction) for leaf in (narrow, wide))
     assert got.dtype == t.dtype
-    np.testing.assert_allclose(got.item(), want.item(), rtol=0.02)
+    assert pydlx.equal(got, want.to(t.dtype))
+    got.sum().backward()
+    want.sum().backward()
+    assert pydlx.equal(narrow.grad, wide.grad.to(t.dtype))
+
+
+@pytest.mark.parametrize("dtype", [pydlx.float16, pydlx.bfloat16, pydlx.float32])
+def test_impossible_target(dtype):
+    t = pydlx.zeros(2, 1, 3, dtype=dtype).log_softmax(2)
+    loss, zero = (ctc_loss(t, pydlx.tensor([[1, 1]]), [2], [2], zero_infinity=z) for z in (False, True))
+    assert loss.item() == float("inf")
+    assert zero.item() == 0
 
 
 def test_bad_symbols_and_lengths():
     x = pydlx.zeros(4, 2, 3)
+    with pytest.raises(TypeError, match=r"\[ctc_loss\] log_probs: expected a floating dtype, got .*int64"):
+        ctc_loss(x.long(), pydlx.tensor([[1], [2]]), [4, 4], [1, 1])
     with pytest.raises(IndexError, match=r"\[ctc_loss\] targets: expected .* symbols in \[0, 3\)"):
         ctc_loss(x, pydlx.tensor([[1], [3]]), [4, 4], [1, 1])
     ctc_loss(x, pydlx.tensor([[1, 7], [2, -1]]), [4, 4], [1, 1])  # padding may hold anything

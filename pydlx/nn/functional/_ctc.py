@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._C import (
+    DTypeError,
     Tensor,
     _ctc_backward,
     _ctc_forward,
     arange,
     cat,
     empty,
-    float32,
     float64,
     full,
     isinf,
@@ -61,6 +61,8 @@ def ctc_loss(
     """
     if log_probs.ndim not in (2, 3):
         raise ValueError(f"[ctc_loss] log_probs: expected (T, N, C) or (T, C), got shape {tuple(log_probs.shape)}")
+    if not log_probs.is_floating_point():
+        raise DTypeError(f"[ctc_loss] log_probs: expected a floating dtype, got {log_probs.dtype}")
     probs = log_probs if log_probs.ndim == 3 else log_probs.unsqueeze(1)
     steps, batch, classes = probs.shape
     if not 0 <= blank < classes:
@@ -74,15 +76,15 @@ def ctc_loss(
         raise ValueError(f"[ctc_loss] input_lengths: expected 0 to {steps} frames, got {frames.tolist()}")
     longest = int(labels.max()) if batch else 0
     symbols = _padded(targets, labels, longest, blank)
-    if probs.dtype in (float32, float64):
-        loss: Tensor = _Paths.apply(probs, symbols, frames, labels, blank)
-    else:
-        loss = _composed(probs, symbols, frames, labels, blank)
+    wide = probs if probs.dtype == float64 else probs.float()  # 16-bit floats cannot hold the sums of many frames
+    loss: Tensor = _Paths.apply(wide, symbols, frames, labels, blank)
     if zero_infinity:
         loss = where(isinf(loss), zeros_like(loss), loss)
     if reduction == "mean":
-        return (loss / labels.clamp_min(1).to(loss.dtype)).mean()
-    return _apply(loss if log_probs.ndim == 3 else loss.squeeze(0), reduction, "ctc_loss")
+        loss = (loss / labels.clamp_min(1).to(loss.dtype)).mean()
+    else:
+        loss = _apply(loss if log_probs.ndim == 3 else loss.squeeze(0), reduction, "ctc_loss")
+    return loss.to(log_probs.dtype)
 
 
 class _Paths(Function):
