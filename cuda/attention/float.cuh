@@ -314,8 +314,11 @@ __device__ __forceinline__ void store(const float (&sum)[N][4], const HeadRows& 
   }
 }
 
+// A lone key has weight 1: the result is its value and the gradients of its score are zero, to the last bit only where
+// no operand is split into digits.
 inline bool takes_tensor_cores(const Attention& a) {
-  return matmul_precision() != MatmulPrecision::highest && a.head_dim <= kMostFeatures && a.value_dim <= kMostFeatures;
+  return matmul_precision() != MatmulPrecision::highest && a.head_dim <= kMostFeatures &&
+         a.value_dim <= kMostFeatures && a.k_len > 1;
 }
 
 // Whether an operand's lines consist of chunks of 16 bytes at multiples of 16.
