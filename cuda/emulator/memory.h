@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <map>
 
@@ -12,14 +13,17 @@
 namespace emulator {
 
 constexpr std::size_t kMemory = std::size_t{2} << 30;  // small, so that tests can exhaust it
+constexpr std::size_t kHuge = std::size_t{2} << 20;    // bytes of a huge page
 
 class Memory {
  public:
   Memory() {
-    base_ = static_cast<char*>(
-        mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (base_ == MAP_FAILED) die("cannot reserve device memory");
-    key_ = pkey_alloc(0, 0);  // costs nothing to switch; few processors have it
+    void* const range =
+        mmap(nullptr, kMemory + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) die("cannot reserve device memory");
+    base_ = static_cast<char*>(range) + (kHuge - reinterpret_cast<std::uintptr_t>(range) % kHuge) % kHuge;
+    madvise(base_, kMemory, MADV_HUGEPAGE);  // each launch changes the protection of every page
+    key_ = pkey_alloc(0, 0);                 // costs nothing to switch; few processors have it
     if (key_ >= 0 && pkey_mprotect(base_, kMemory, PROT_READ | PROT_WRITE, key_) != 0) key_ = -1;
     free_[0] = kMemory;
     lock();
@@ -33,7 +37,7 @@ class Memory {
         if (rest) free_[at + n] = rest;
         used_[at] = n;
         in_use_ += n;
-        reach_ = std::max(reach_, at + n);
+        reach_ = std::max(reach_, (at + n + kHuge - 1) / kHuge * kHuge);
         return base_ + at;
       }
     return nullptr;
@@ -44,6 +48,7 @@ class Memory {
     auto [at, n] = *it;
     in_use_ -= n;
     used_.erase(it);
+    if (n >= kHuge) madvise(base_ + at, n, MADV_DONTNEED);
     auto next = free_.lower_bound(at);
     if (next != free_.end() && at + n == next->first) {
       n += next->second;
@@ -74,7 +79,7 @@ class Memory {
 
   char* base_;
   int key_ = -1;
-  std::size_t reach_ = 512;  // end of what was ever handed out
+  std::size_t reach_ = kHuge;  // end of the pages that were ever handed out
   std::map<std::size_t, std::size_t> free_, used_;
   std::size_t in_use_ = 0;
 };
