@@ -48,10 +48,9 @@ stubs: $(VENV)/installed
 
 # Address and undefined-behaviour sanitizers over the engine's tests. Finite differences only repeat code that runs here
 # anyway.
-ENGINE_TESTS := $(addprefix tests/test_,ops.py fuzz.py hostile.py tensor.py indexing.py autograd.py conv_algorithms.py winograd.py conv_bfloat16.py copies.py row_kernels.py \
-  rank.py gemm.py cuda.py cuda_ops.py cuda_attention.py cuda_conv.py cuda_gemm.py cuda_hopper.py cuda_large.py cuda_library.py cuda_rnn.py attention.py reduce.py integer_dtypes.py empty_batches.py embedding.py nn_rnn.py fused_optim.py safetensors.py \
-  average_pool.py batch_norm.py cdist.py cross.py ctc.py cuda_ctc.py cuda_devices.py index_axes.py max_pool.py memory_format.py narrow_rows.py pairs.py \
-  rnn_sequence.py search.py stack.py triangles.py)
+ENGINE_TESTS := $(wildcard tests/test_cuda*.py) $(patsubst %,tests/test_%.py,ops fuzz hostile tensor indexing autograd conv_algorithms \
+  winograd conv_bfloat16 copies row_kernels rank gemm attention reduce integer_dtypes empty_batches embedding nn_rnn fused_optim safetensors \
+  average_pool batch_norm cdist cross ctc index_axes max_pool memory_format narrow_rows pairs rnn_sequence search stack triangles)
 sanitize: $(VENV)/tests
 	tools/sanitize.sh $(BIN)/pytest -n auto $(ENGINE_TESTS) -k "not finite_differences"
 
