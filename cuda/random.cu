@@ -248,8 +248,8 @@ void permutation(const RandomFill& k) {
 
 constexpr int kSumStage = 1024;
 
-// Checks a row; with replacement it also becomes its cumulative sums, added in order as on the CPU, and samples are
-// drawn. One block per row, in turns.
+// Checks a row; with replacement it also becomes its cumulative sums, added as on the CPU, and samples are drawn. One
+// block per row, in turns.
 __device__ void draw_one(const Multinomial& k, std::int64_t row, FaultReport* faults) {
   __shared__ int slots[kWarp];
   __shared__ double stage[kSumStage];
@@ -293,17 +293,31 @@ __device__ void draw_one(const Multinomial& k, std::int64_t row, FaultReport* fa
                       : bit_cast<double>(std::uint64_t{0x7ff8000000000000});
     return;
   }
-  for (std::int64_t first = 0; first < k.cols; first += kSumStage) {
-    const int n = static_cast<int>(k.cols - first < kSumStage ? k.cols - first : kSumStage);
-    for (int j = static_cast<int>(threadIdx.x); j < n; j += kEachThreads) stage[j] = p[first + j];
+  const std::int64_t chunks = ceil_div(k.cols, kWeightChunk);
+  const auto chunk_end = [&](std::int64_t c) {
+    return (c + 1) * kWeightChunk < k.cols ? (c + 1) * kWeightChunk : k.cols;
+  };
+  for (std::int64_t c = threadIdx.x; c < chunks; c += kEachThreads) {
+    double sum = 0;
+    for (std::int64_t j = c * kWeightChunk; j < chunk_end(c); ++j) s[j] = sum += p[j];
+  }
+  __syncthreads();
+  for (std::int64_t from = 0; from < chunks; from += kSumStage) {
+    const int n = static_cast<int>(chunks - from < kSumStage ? chunks - from : kSumStage);
+    for (int c = static_cast<int>(threadIdx.x); c < n; c += kEachThreads) stage[c] = s[chunk_end(from + c) - 1];
     __syncthreads();
     if (threadIdx.x == 0) {
       double sum = total;
-      for (int j = 0; j < n; ++j) stage[j] = sum += stage[j];
+      for (int c = 0; c < n; ++c) {
+        const double chunk = stage[c];
+        stage[c] = sum;
+        sum += chunk;
+      }
       total = sum;
     }
     __syncthreads();
-    for (int j = static_cast<int>(threadIdx.x); j < n; j += kEachThreads) s[first + j] = stage[j];
+    for (std::int64_t j = from * kWeightChunk + threadIdx.x; j < chunk_end(from + n - 1); j += kEachThreads)
+      s[j] += stage[j / kWeightChunk - from];
     __syncthreads();
   }
   for (std::int64_t i = threadIdx.x; i < k.samples; i += kEachThreads)

@@ -245,6 +245,9 @@ DRAWS = {
     "multinomial": lambda x, g: pydlx.multinomial(
         pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, True, generator=g
     ),
+    "multinomial-long": lambda x, g: pydlx.multinomial(
+        pydlx.tensor(weights(150_000)).to(x(1).device), 99, True, generator=g
+    ),
     "multinomial-once": lambda x, g: pydlx.multinomial(
         pydlx.tensor(weights(5, 3000)).to(x(1).device), 700, generator=g
     ),

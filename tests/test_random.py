@@ -179,6 +179,16 @@ def test_multinomial():
     assert abs(np.mean([f[1] == 1 for f in first if f[0] == 3]) - 2 / 3) < 0.06
 
 
+@pytest.mark.parametrize("n", [2, 127, 128, 129, 1000])
+def test_multinomial_of_many_weights(n):
+    w = np.arange(1.0, n + 1)
+    w[n // 2 : n - n // 4] = 0  # across sums' chunks
+    x = pydlx.multinomial(pydlx.from_numpy(w), 200 * n, replacement=True, generator=generator(1)).numpy()
+    count, mean = np.bincount(x, minlength=n), 200 * n * w / w.sum()
+    assert not count[w == 0].any()
+    assert np.square(count - mean)[w > 0] @ (1 / mean[w > 0]) < (w > 0).sum() + 5 * np.sqrt(2 * n)  # chi squared
+
+
 def test_strided_and_in_place():
     base = zeros(6, 8)
     version = base._version

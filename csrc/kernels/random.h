@@ -27,6 +27,10 @@ struct RandomFill {
   const void* input = nullptr;  // bernoulli, poisson: parameters per element, or null for `a`
 };
 
+// With replacement, cumulative weights are the sum inside their chunk plus the sum of all chunks before, each in order:
+// the same bits from one thread and from many.
+constexpr std::int64_t kWeightChunk = 128;
+
 struct Multinomial {
   const double* weights = nullptr;  // [rows, cols]
   std::int64_t* out = nullptr;      // [rows, samples]

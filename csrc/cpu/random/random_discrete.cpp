@@ -59,7 +59,12 @@ std::int64_t multinomial(const Multinomial& k) {
       }
       if (k.replacement) {  // inverse of the cumulative sum
         double total = 0;
-        for (std::int64_t j = 0; j < k.cols; ++j) s[j] = total += p[j];
+        for (std::int64_t j = 0; j < k.cols;) {
+          const std::int64_t end = k.cols - j < kWeightChunk ? k.cols : j + kWeightChunk;
+          double sum = 0;
+          for (; j < end; ++j) s[j] = total + (sum += p[j]);
+          total += sum;
+        }
         for (std::int64_t i = 0; i < k.samples; ++i)
           out[i] = draw_weighted(word64(k.seed, k.offset, row * k.samples + i), s, total, last);
       } else {
