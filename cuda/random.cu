@@ -293,7 +293,7 @@ __device__ void draw_one(const Multinomial& k, std::int64_t row, FaultReport* fa
                       : bit_cast<double>(std::uint64_t{0x7ff8000000000000});
     return;
   }
-  const std::int64_t chunks = ceil_div(k.cols, kWeightChunk);
+  const std::int64_t chunks = (k.cols + kWeightChunk - 1) / kWeightChunk;
   const auto chunk_end = [&](std::int64_t c) {
     return (c + 1) * kWeightChunk < k.cols ? (c + 1) * kWeightChunk : k.cols;
   };
