@@ -182,7 +182,7 @@ def test_bad_index_is_reported():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int16", "uint8", "bool", "float16"])
-@pytest.mark.parametrize(("rows", "n"), [(1, 1), (70, 3), (9, 40), (40, 100), (3, 2048), (2, 2049), (3, 9000)])
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (70, 3), (9, 40), (40, 100), (3, 2048), (2, 2049), (3, 9000), (2, 17_001)])
 def test_sort(dtype, rows, n):
     x = np.round(floats(rows, n) * 20)
     if dtype == "bool":
@@ -196,8 +196,9 @@ def test_sort(dtype, rows, n):
             assert_same(lambda t, k=k: t.kthvalue(k), x.astype(dtype))
 
 
-def test_sort_of_special_values():
-    x = floats(3, 5000)
+@pytest.mark.parametrize("n", [5000, 30_000])  # longer rows are divided among blocks
+def test_sort_of_special_values(n):
+    x = floats(3, n)
     x[:, ::7], x[:, 1::7], x[:, 2::7], x[:2, 3::7] = np.inf, -0.0, 0.0, np.nan
     assert_same(lambda t: t.sort(-1), x)
     assert_same(lambda t: t.topk(900), x)

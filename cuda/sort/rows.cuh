@@ -1,16 +1,11 @@
 // Sorting and selecting along rows. Rows of up to kShort elements are sorted in shared memory by a bitonic network
-// (Batcher 1968) over (key, position) items, which all differ; longer ones by radix sort. Selection finds the key of
-// the wanted rank digit by digit and then collects in order of position.
+// (Batcher 1968) over (key, position) items, which all differ; longer ones by radix sort. The first few of a long row
+// are selected, then sorted.
 #pragma once
-#include "cuda/sort/radix.cuh"
-#include "functors/sort_key.h"
+#include "cuda/sort/select.cuh"
 
 namespace pydlx::cuda {
 namespace {
-
-using functors::is_nan;
-using functors::key_of;
-using functors::word_t;
 
 constexpr int kShort = 2048;
 
@@ -153,73 +148,36 @@ void sort_rows(const RowsToSort<T>& s) {
 
 // ---- selection ------------------------------------------------------------------------------------------------------
 
-// The key of rank k (from 0) in a row, and how many equal keys come up to that rank. All threads of the block call.
-template <class T>
-__device__ word_t<T> key_of_rank(const T* x, std::int64_t n, std::int64_t k, bool descending, std::int64_t& equal) {
-  using K = word_t<T>;
-  __shared__ unsigned long long count[kDigits];
-  __shared__ std::int64_t rest;
-  __shared__ unsigned digit;
-  K prefix = 0, known = 0;
-  for (int shift = 8 * static_cast<int>(sizeof(K)) - 8; shift >= 0; shift -= 8) {
-    for (int d = static_cast<int>(threadIdx.x); d < kDigits; d += static_cast<int>(blockDim.x)) count[d] = 0;
-    __syncthreads();
-    for (std::int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-      const K key = key_of(x[i], descending);
-      if (static_cast<K>(key & known) == prefix) atomicAdd(&count[digit_of(key, shift)], 1ull);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      auto left = static_cast<unsigned long long>(shift == 8 * static_cast<int>(sizeof(K)) - 8 ? k : rest);
-      unsigned d = 0;
-      while (d + 1 < kDigits && left >= count[d]) left -= count[d++];
-      digit = d;
-      rest = static_cast<std::int64_t>(left);
-    }
-    __syncthreads();
-    prefix = static_cast<K>(prefix | static_cast<K>(static_cast<K>(digit) << shift));
-    known = static_cast<K>(known | static_cast<K>(static_cast<K>(kDigits - 1) << shift));
-    __syncthreads();
+struct WritePlaces {
+  std::uint32_t* at;
+  std::int64_t keep;
+  __device__ __forceinline__ void operator()(std::int64_t row, std::int64_t i, std::int64_t place, bool) const {
+    at[row * keep + place] = static_cast<std::uint32_t>(i);
   }
-  equal = rest + 1;
-  return prefix;
-}
+};
 
-// Positions of the k first elements in sorted order, ascending. One block per row, in turns.
+// Positions of the first elements in sorted order, ascending. One block per row, in turns.
 template <class T>
-__global__ void __launch_bounds__(kEachThreads)
-    select_first(const T* data, std::int64_t rows, std::int64_t n, std::int64_t k, bool descending, std::uint32_t* at) {
-  __shared__ std::int64_t slots[kWarp];
+__global__ void __launch_bounds__(kEachThreads) select_first(const T* data, std::int64_t rows, std::int64_t n,
+                                                             bool descending, const __grid_constant__ WritePlaces out) {
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* x = data + row * n;
-    std::uint32_t* out = at + row * k;
-    std::int64_t equal;
-    const word_t<T> bar = key_of_rank(x, n, k - 1, descending, equal);
-    std::int64_t less_seen = 0, equal_seen = 0;
-    for (std::int64_t tile = 0; tile < n; tile += kEachThreads) {
-      const std::int64_t i = tile + threadIdx.x;
-      const word_t<T> key = i < n ? key_of(x[i], descending) : bar;
-      const bool is_less = i < n && key < bar, is_equal = i < n && key == bar;
-      std::int64_t total;  // counts of both kinds in one sum: fewer than 2^32 elements in a row
-      const std::int64_t counts =
-          exclusive_sum((is_less ? std::int64_t{1} << 32 : 0) + (is_equal ? 1 : 0), slots, total);
-      const std::int64_t less_before = less_seen + (counts >> 32), equal_before = equal_seen + (counts & 0xffffffff);
-      if (is_less || (is_equal && equal_before < equal))
-        out[less_before + (equal_before < equal ? equal_before : equal)] = static_cast<std::uint32_t>(i);
-      less_seen += total >> 32;
-      equal_seen += total & 0xffffffff;
-    }
+    const Bar<T> bar = bar_of_rank(x, n, out.keep - 1, descending);
+    each_selected<false>(x, 0, n, descending, bar, 0, 0,
+                         [&](std::int64_t i, std::int64_t place, bool last) { out(row, i, place, last); });
   }
 }
 
 template <class T>
 void topk_rows(const RowsToSort<T>& s) {
   if (s.rows <= 0 || s.keep <= 0) return;
-  // A few very long rows would leave most of the device idle in select_first.
-  const bool few_long = s.n >= (std::int64_t{1} << 20) && s.rows < multiprocessors() / 4;
-  if (s.n <= kShort || s.keep * 2 > s.n || few_long) return sort_rows(s);
+  if (s.n <= kShort || s.keep * 2 > s.n) return sort_rows(s);
   const Scratch<std::uint32_t> at(s.rows * s.keep);
-  launch(select_first<T>, grid_for(s.rows, 32), kEachThreads, 0, s.x, s.rows, s.n, s.keep, s.descending, at.get());
+  const WritePlaces out{at.get(), s.keep};
+  if (divides_rows(s.rows, s.n))
+    select_divided<false>(s.x, s.rows, s.n, s.keep - 1, s.descending, false, out);
+  else
+    launch(select_first<T>, grid_for(s.rows, 32), kEachThreads, 0, s.x, s.rows, s.n, s.descending, out);
   RowsToSort<T> candidates = s;
   candidates.at = at.get();
   candidates.n = s.keep;

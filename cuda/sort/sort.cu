@@ -22,46 +22,49 @@ void topk_entry(const Sort& s) {
   topk_rows(rows_of<T>(s, s.k));
 }
 
+template <class T>
+struct WriteKth {
+  Sort s;
+  __device__ __forceinline__ void operator()(std::int64_t row, std::int64_t i, std::int64_t, bool last) const {
+    if (!last) return;
+    s.index[row] = i;
+    static_cast<T*>(s.values)[row] = static_cast<const T*>(s.in)[row * s.n + i];
+  }
+};
+
 // One block per row, in turns.
 template <class T>
 __global__ void __launch_bounds__(kEachThreads) kth(const __grid_constant__ Sort s) {
-  __shared__ long long found;
-  __shared__ std::int64_t slots[kWarp];
+  __shared__ long long nan;
+  const WriteKth<T> out{s};
   for (std::int64_t row = blockIdx.x; row < s.rows; row += gridDim.x) {
     const T* x = static_cast<const T*>(s.in) + row * s.n;
-    if (threadIdx.x == 0) found = INT64_MAX;
+    if (threadIdx.x == 0) nan = INT64_MAX;
     __syncthreads();
     if (s.nan_first) {
       for (std::int64_t i = threadIdx.x; i < s.n; i += kEachThreads)
         if (is_nan(x[i])) {
-          atomicMin(&found, static_cast<long long>(i));
+          atomicMin(&nan, static_cast<long long>(i));
           break;
         }
       __syncthreads();
     }
-    if (found == INT64_MAX) {
-      std::int64_t equal, seen = 0;
-      const word_t<T> key = key_of_rank(x, s.n, s.k, s.descending, equal);
-      for (std::int64_t tile = 0; tile < s.n && seen < equal; tile += kEachThreads) {
-        const std::int64_t i = tile + threadIdx.x;
-        const bool same = i < s.n && key_of(x[i], s.descending) == key;
-        std::int64_t total;
-        const std::int64_t earlier = seen + exclusive_sum<std::int64_t>(same ? 1 : 0, slots, total);
-        if (same && earlier == equal - 1) found = i;
-        seen += total;
-      }
-      __syncthreads();
-    }
-    if (threadIdx.x == 0) {
-      s.index[row] = found;
-      static_cast<T*>(s.values)[row] = x[found];
+    if (nan != INT64_MAX) {
+      if (threadIdx.x == 0) out(row, nan, 0, true);
+    } else {
+      each_selected<true>(x, 0, s.n, s.descending, bar_of_rank(x, s.n, s.k, s.descending), 0, 0,
+                          [&](std::int64_t i, std::int64_t place, bool last) { out(row, i, place, last); });
     }
     __syncthreads();  // all have read what the next row changes
   }
 }
 template <class T>
 void kth_entry(const Sort& s) {
-  if (s.rows > 0 && s.n > 0) launch(kth<T>, grid_for(s.rows, 32), kEachThreads, 0, s);
+  if (s.rows <= 0 || s.n <= 0) return;
+  if (divides_rows(s.rows, s.n))
+    select_divided<true>(static_cast<const T*>(s.in), s.rows, s.n, s.k, s.descending, s.nan_first, WriteKth<T>{s});
+  else
+    launch(kth<T>, grid_for(s.rows, 32), kEachThreads, 0, s);
 }
 
 template <class T>
