@@ -254,8 +254,7 @@ void backward(const EmbeddingBackward& k) {
   require(k.n < (std::int64_t{1} << 32), "embedding_backward", "input", ErrorKind::Value,
           "expected fewer than 2^32 indices on a GPU, got ", k.n);
   if (k.n == 0)
-    check(cudaMemsetAsync(k.dweight, 0, static_cast<std::size_t>(k.rows * k.cols) * sizeof(T), current_stream().handle),
-          "cudaMemsetAsync");
+    fill_bytes(k.dweight, 0, static_cast<std::size_t>(k.rows * k.cols) * sizeof(T));
   else if (k.rows < (std::int64_t{1} << 32) - 1)
     sum_sorted<T, std::uint32_t>(k);
   else
@@ -276,8 +275,7 @@ struct SetOne {
   }
 };
 std::int64_t one_hot(const OneHot& k) {
-  const std::size_t bytes = static_cast<std::size_t>(k.n) * static_cast<std::size_t>(k.classes) * sizeof(std::int64_t);
-  if (bytes > 0) check(cudaMemsetAsync(k.out, 0, bytes, current_stream().handle), "cudaMemsetAsync");
+  fill_bytes(k.out, 0, static_cast<std::size_t>(k.n) * static_cast<std::size_t>(k.classes) * sizeof(std::int64_t));
   for_each(k.n, SetOne{k, fault_report()});
   return -1;
 }

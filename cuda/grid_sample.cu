@@ -107,7 +107,7 @@ void sample_backward(const GridSample& s) {
   if (s.dx) {
     const std::int64_t plane = s.in[0] * s.in[1] * s.in[2], parts = channel_parts(s);
     const std::size_t bytes = static_cast<std::size_t>(s.batch * s.channels * plane) * sizeof(T);
-    if (bytes > 0) fill_bytes(s.dx, 0, bytes);
+    fill_bytes(s.dx, 0, bytes);
     if (bytes > 0 && s.points > 0) {
       const unsigned blocks = claim_blocks(s.batch * parts, plane);
       const ClaimTable table(blocks, plane);

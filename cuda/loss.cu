@@ -328,7 +328,7 @@ template <class T>
 void nll_loss_backward(const NllLoss& k) {
   const std::size_t bytes = static_cast<std::size_t>(k.outer * k.classes * k.inner) * sizeof(T);
   if (bytes == 0) return;
-  check(cudaMemsetAsync(k.dx, 0, bytes, current_stream().handle), "cudaMemsetAsync");
+  fill_bytes(k.dx, 0, bytes);
   for_each(k.outer * k.inner, NllGradient<T>{k});
 }
 

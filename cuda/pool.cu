@@ -219,8 +219,7 @@ std::int64_t gather(const PlaneIndex& p) {
 
 template <class T>
 void clear(const PlaneIndex& p) {
-  const std::size_t bytes = static_cast<std::size_t>(p.planes * p.wide_size) * sizeof(T);
-  if (bytes > 0) check(cudaMemsetAsync(p.wide, 0, bytes, current_stream().handle), "cudaMemsetAsync");
+  fill_bytes(p.wide, 0, static_cast<std::size_t>(p.planes * p.wide_size) * sizeof(T));
 }
 
 // A block adds planes one after another, in order of the narrow elements.
@@ -272,9 +271,7 @@ std::int64_t place(const PlaneIndex& p) {
   const std::int64_t n = p.planes * p.wide_size;
   if (n <= 0) return -1;
   const Scratch<unsigned long long> last(n);
-  check(
-      cudaMemsetAsync(last.get(), 0, static_cast<std::size_t>(n) * sizeof(unsigned long long), current_stream().handle),
-      "cudaMemsetAsync");
+  fill_bytes(last.get(), 0, static_cast<std::size_t>(n) * sizeof(unsigned long long));
   for_each(p.planes * p.narrow_size, Mark{p, last.get(), fault_report()});
   for_each(n, TakeMarked<T>{p, last.get()});
   return -1;

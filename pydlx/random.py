@@ -64,19 +64,34 @@ def set_rng_state(new_state: Tensor) -> None:
     default_generator.set_state(new_state)
 
 
+def _generators() -> list[Generator]:
+    return [default_generator, *(_C._cuda.generator(i) for i in range(_C._cuda.device_count()))]
+
+
+def get_rng_states() -> list[Tensor]:
+    """The states of the default streams of the CPU and of all GPUs, for `set_rng_states`."""
+    return [generator.get_state() for generator in _generators()]
+
+
+def set_rng_states(states: list[Tensor]) -> None:
+    """Restores what `get_rng_states` returned."""
+    for generator, state in zip(_generators(), states, strict=True):
+        generator.set_state(state)
+
+
 @contextlib.contextmanager
 def fork_rng(devices: Any = None, enabled: bool = True, **_: Any) -> Iterator[None]:
     """Restores the random state when the block ends, so that draws inside do not change what follows.
 
     Args:
-        devices: accepted for compatibility; the CPU stream is always covered.
+        devices: accepted for compatibility; the streams of the CPU and of all GPUs are covered.
         enabled: False makes the block an ordinary one.
     """
     if not enabled:
         yield
         return
-    state = _C.default_generator.get_state()
+    states = get_rng_states()
     try:
         yield
     finally:
-        _C.default_generator.set_state(state)
+        set_rng_states(states)

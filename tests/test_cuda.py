@@ -291,6 +291,35 @@ class TestGraphs:
 
         assert run(replays=True) == run(replays=False)
 
+    def test_a_checkpoint_repeats_its_draws(self):
+        x = pydlx.randn(8, 6, device="cuda", requires_grad=True)
+        nn = pydlx.nn
+        model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3), nn.Dropout(0.5)).cuda()
+
+        def run(forward, record):
+            """Gradients of three steps."""
+            pydlx.manual_seed(3)
+            results, g = [], cuda.CUDAGraph()
+
+            def step():
+                return pydlx.autograd.grad(forward(x).pow(2).sum(), x)[0]
+
+            if record:
+                with cuda.graph(g):
+                    gradient = step()
+            for _ in range(3):
+                if record:
+                    g.replay()
+                else:
+                    gradient = step()
+                results.append(gradient.tolist())
+            return results
+
+        expected = run(model, record=False)
+        assert expected[0] != expected[1]
+        for record in (False, True):
+            assert run(lambda t: pydlx.utils.checkpoint.checkpoint(model, t), record) == expected
+
     def test_optimisers_with_a_step_count_in_python_refuse(self):
         p = pydlx.nn.Parameter(pydlx.ones(3, device="cuda"))
         p.grad = pydlx.ones(3, device="cuda")

@@ -182,7 +182,9 @@ def test_bad_index_is_reported():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int16", "uint8", "bool", "float16"])
-@pytest.mark.parametrize(("rows", "n"), [(1, 1), (70, 3), (9, 40), (40, 100), (3, 2048), (2, 2049), (3, 9000), (2, 17_001)])
+@pytest.mark.parametrize(
+    ("rows", "n"), [(1, 1), (70, 3), (9, 40), (40, 100), (3, 2048), (2, 2049), (3, 9000), (2, 17_001)]
+)
 def test_sort(dtype, rows, n):
     x = np.round(floats(rows, n) * 20)
     if dtype == "bool":

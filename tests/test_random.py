@@ -221,6 +221,8 @@ def test_state():
     assert np.array_equal(pydlx.rand(10).numpy(), a)
     assert np.array_equal(pydlx.rand(10).numpy(), b)
     assert not np.array_equal(a, b)
+    pydlx.set_rng_state(pydlx.full((len(state),), 255, dtype=pydlx.uint8))  # holds no address, whatever the bytes say
+    assert pydlx.get_rng_state()[16:].sum() == 0
     with pytest.raises(ValueError, match=r"\[set_state\] new_state"):
         pydlx.set_rng_state(zeros(3, dtype=pydlx.uint8))
 

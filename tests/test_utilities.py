@@ -1,4 +1,4 @@
-"""utils.checkpoint, optim.swa_utils, autograd.functional and testing.assert_close."""
+"""optim.swa_utils, autograd.functional and testing.assert_close."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from ports import Programs, assert_same
 import pydlx
 from pydlx import nn
 from pydlx.testing import assert_close
-from pydlx.utils.checkpoint import checkpoint, checkpoint_sequential
 
 PROGRAMS = Programs()
 
@@ -99,43 +98,6 @@ def test_functional_errors():
         F.vjp(lambda t: t, x)
     with pytest.raises(RuntimeError, match="depends on every input"):
         F.jacobian(lambda a, b: a, (x, x), strict=True)
-
-
-def test_checkpoint_repeats_the_forward_with_the_same_random_numbers():
-    pydlx.manual_seed(0)
-    m, calls = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)), []
-    m.register_forward_hook(lambda *_: calls.append(1))
-    x = pydlx.randn(5, 3, requires_grad=True)
-    pydlx.manual_seed(1)
-    m(x).pow(2).sum().backward()
-    expected = [x.grad.clone(), *(p.grad.clone() for p in m.parameters())]
-    x.grad = None
-    m.zero_grad()
-    pydlx.manual_seed(1)
-    out = checkpoint(m, x, use_reentrant=False)
-    state = pydlx.get_rng_state()
-    out.pow(2).sum().backward()
-    assert len(calls) == 3
-    assert pydlx.equal(state, pydlx.get_rng_state())
-    for mine, reference in zip([x.grad, *(p.grad for p in m.parameters())], expected, strict=True):
-        assert pydlx.equal(mine, reference)
-
-
-def test_checkpoint_arguments_and_outputs():
-    x, y = pydlx.tensor([2.0], requires_grad=True), pydlx.tensor([3.0])
-    first, second = checkpoint(lambda a, b, power=1: (a**power * b, a + b), x, y, power=2, use_reentrant=False)
-    (first + second).sum().backward()
-    assert x.grad.item() == 13
-    weight = pydlx.tensor([4.0], requires_grad=True)
-    checkpoint(lambda a: a * weight, y).sum().backward()  # only a tensor in the closure needs a gradient
-    assert weight.grad.item() == 3
-    assert not checkpoint(nn.ReLU(), y).requires_grad
-    with pydlx.no_grad():
-        assert not checkpoint(lambda a: a * weight, y).requires_grad
-    with pytest.raises(ValueError, match="segments"):
-        checkpoint_sequential([nn.ReLU()], 2, x)
-    layers = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
-    assert pydlx.equal(checkpoint_sequential(layers, 3, y), layers(y))
 
 
 def test_averaged_model_errors():

@@ -81,9 +81,45 @@ void HookList::call(const Tensor& t) const {
 // ---- saved tensors
 // ---------------------------------------------------------------------------------------------------------------
 
+namespace {
+
+Ref<PackedTensor> packed(SavedTensorHooks& hooks, const Tensor& t) {
+  const GradModeGuard plain(false);
+  Ref<PackedTensor> p = hooks.pack(t);
+  p->geometry = geometry_key(*t.impl());
+  return p;
+}
+
+thread_local std::vector<Ref<SavedTensorHooks>>* t_hooks = nullptr;  // while there are any
+
+}  // namespace
+
+SavedTensorHooks* saved_tensor_hooks() noexcept { return t_hooks ? t_hooks->back().get() : nullptr; }
+void push_saved_tensor_hooks(Ref<SavedTensorHooks> hooks) {
+  if (!t_hooks) t_hooks = new std::vector<Ref<SavedTensorHooks>>;
+  t_hooks->push_back(std::move(hooks));
+}
+void pop_saved_tensor_hooks() {
+  require(t_hooks != nullptr, "saved_tensors_hooks", "", ErrorKind::Runtime, "expected hooks of this thread to be set");
+  const Ref<SavedTensorHooks> last = std::move(t_hooks->back());  // freed after the list is in order
+  t_hooks->pop_back();
+  if (t_hooks->empty()) delete std::exchange(t_hooks, nullptr);
+}
+
 Saved::Saved(const Tensor& t) : version_(t.version()) {
   require(!t.impl()->inference, "save", "", ErrorKind::Gradient,
           "inference tensors cannot be saved for backward; make the tensor outside inference_mode, or clone it first");
+  if (SavedTensorHooks* hooks = saved_tensor_hooks()) [[unlikely]] {
+    kind_ = Kind::interior;
+    const bool leaf = t.requires_grad() && is_leaf(t);
+    packed_ = packed(*hooks, leaf ? t : detach(t));
+    if (t.requires_grad()) {
+      const Edge source = gradient_edge(t);
+      grad_fn_ = source.node;
+      output_nr_ = source.input_nr;
+    }
+    return;
+  }
   if (t.requires_grad() && is_leaf(t)) {
     impl_ = t.ref();
     output_nr_ = geometry_key(*t.impl());
@@ -97,9 +133,29 @@ Saved::Saved(const Tensor& t) : version_(t.version()) {
   }
 }
 Saved::Saved(const Tensor& output, std::uint32_t output_nr)
-    : impl_(alias(output).ref()), version_(output.version()), output_nr_(output_nr), kind_(Kind::output) {}
+    : version_(output.version()), output_nr_(output_nr), kind_(Kind::output) {
+  if (SavedTensorHooks* hooks = saved_tensor_hooks()) [[unlikely]]
+    packed_ = packed(*hooks, alias(output));
+  else
+    impl_ = alias(output).ref();
+}
+
+Tensor Saved::unpacked(const Backward& bw) const {
+  const Tensor t = [&] {
+    const GradModeGuard plain(false);
+    return packed_->unpack();
+  }();
+  require(geometry_key(*t.impl()) == packed_->geometry, bw.node.name, "", ErrorKind::Gradient,
+          "a hook that unpacks saved tensors gave one of another shape or dtype: ", t.sizes(), ", ", t.dtype());
+  const Ref<Node> source = kind_ == Kind::output ? Ref<Node>(&bw.node) : grad_fn_;
+  Tensor result = alias(t);
+  if (source && GradMode::enabled()) set_history(result, source, output_nr_);
+  return result;
+}
 
 Tensor Saved::get(const Backward& bw) const {
+  if (packed_) [[unlikely]]
+    return unpacked(bw);
   if (!impl_) return {};
   const Storage& s = *impl_->storage;
   if (s.version != version_) [[unlikely]] {

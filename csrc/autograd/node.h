@@ -15,6 +15,7 @@
 
 #include "autograd/meta.h"
 #include "autograd/mode.h"
+#include "autograd/saved_hooks.h"
 #include "core/callsite.h"
 #include "core/tensor.h"
 
@@ -98,19 +99,22 @@ class Backward {
 
 // A tensor kept for backward. `get` checks that it was not changed in place since. Except for leaves it keeps a plain
 // view plus the place in the graph, never the tensor object itself: an in-place op would otherwise own itself through
-// its own history.
+// its own history. Hooks of the thread, where there are any, keep the tensor instead.
 class Saved {
  public:
   Saved() = default;
   explicit Saved(const Tensor& t);                       // an input, or any tensor that is not an output of the node
   Saved(const Tensor& output, std::uint32_t output_nr);  // an output of the node that saves it
-  bool defined() const { return static_cast<bool>(impl_); }
+  bool defined() const { return impl_ || packed_; }
   Tensor get(const Backward& bw) const;
 
  private:
   enum class Kind : std::uint8_t { leaf, interior, output };
+  Tensor unpacked(const Backward& bw) const;
+
   Ref<TensorImpl> impl_;
-  Ref<Node> grad_fn_;  // interior only
+  Ref<PackedTensor> packed_;  // in place of impl_
+  Ref<Node> grad_fn_;         // of an interior tensor; with hooks also the accumulator of a leaf
   std::uint32_t version_ = 0;
   std::uint32_t output_nr_ = 0;
   Kind kind_ = Kind::leaf;

@@ -112,6 +112,22 @@ void NodePostHook::operator()(std::vector<Tensor>& grad_inputs, const std::vecto
   replace_gradients("hook", grad_inputs, stay_at_shutdown([&] { return function(inputs, outputs); }));
 }
 
+Ref<PackedTensor> TensorKeeper::pack(const Tensor& t) {
+  leave_flight();
+  const auto tensor = py::reinterpret_steal<py::object>(wrap(t));
+  const Ref<TensorKeeper> alive(this);  // the function may end the block
+  return Ref<PackedTensor>(new KeptTensor(stay_at_shutdown([&] { return pack_function(tensor); }), unpack_function));
+}
+
+Tensor KeptTensor::unpack() const {
+  leave_flight();
+  const py::object function = unpack_function, packed = value;  // the call may free this
+  const py::object r = stay_at_shutdown([&] { return function(packed); });
+  require(is_tensor(r.ptr()), "saved_tensors_hooks", "unpack_hook", ErrorKind::Type,
+          "expected it to return a tensor, got ", Py_TYPE(r.ptr())->tp_name);
+  return as_tensor(r.ptr());
+}
+
 PyObject* wrap_node(const Ref<Node>& node) {
   if (!node) Py_RETURN_NONE;
   return py::cast(PyNode{node}).release().ptr();
@@ -204,6 +220,15 @@ void init_autograd(PyObject* module) {
   m.def("_add_post_accumulate_hook",
         [](const Tensor& t, py::object f) { return add_post_accumulate_hook(t, TensorHook{std::move(f)}); });
   m.def("_remove_hook", &remove_tensor_hook);
+  m.def("_push_saved_tensors_hooks", [](py::object pack, py::object unpack) {
+    push_saved_tensor_hooks(Ref<SavedTensorHooks>(new TensorKeeper(std::move(pack), std::move(unpack))));
+  });
+  m.def("_pop_saved_tensors_hooks", &pop_saved_tensor_hooks);
+  m.def("_saved_tensors_hooks", []() -> py::object {
+    const auto* keeper = dynamic_cast<const TensorKeeper*>(saved_tensor_hooks());
+    if (!keeper) return py::none();
+    return py::make_tuple(keeper->pack_function, keeper->unpack_function);
+  });
   m.def("_retain_grad", &retain_grad);
 }
 

@@ -1,6 +1,7 @@
 // Random numbers: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Element i of a
 // draw depends only on (seed, offset + i), so results do not depend on threads or device.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <thread>
@@ -28,20 +29,25 @@ class Generator {
     const std::lock_guard lock(mutex_);
     return state_.seed;
   }
+  // In a recording, of the recording: its draws can be repeated there, too.
   PhiloxState state() const {
     const std::lock_guard lock(mutex_);
-    return state_;
+    return {state_.seed, records() ? recorded_ : state_.offset, nullptr};
   }
   void set_state(PhiloxState s) {
     const std::lock_guard lock(mutex_);
-    state_ = s;
+    if (records())
+      recorded_ = s.offset;
+    else
+      state_ = {s.seed, s.offset, nullptr};
   }
   // Reserves `blocks` counter blocks and returns the state before them.
   PhiloxState reserve(std::uint64_t blocks) {
     const std::lock_guard lock(mutex_);
-    if (base_ && recorder_ == std::this_thread::get_id()) {
+    if (records()) {
       const PhiloxState s{state_.seed, recorded_, base_};
       recorded_ += blocks;
+      most_recorded_ = std::max(most_recorded_, recorded_);
       return s;
     }
     const PhiloxState s = state_;
@@ -53,13 +59,13 @@ class Generator {
   void begin_recording(const std::uint64_t* base) {
     const std::lock_guard lock(mutex_);
     base_ = base;
-    recorded_ = 0;
+    recorded_ = most_recorded_ = 0;
     recorder_ = std::this_thread::get_id();
   }
   std::uint64_t end_recording() {
     const std::lock_guard lock(mutex_);
     base_ = nullptr;
-    return recorded_;
+    return most_recorded_;
   }
   Device device;
 
@@ -70,10 +76,12 @@ class Generator {
   static constexpr std::uint64_t kDefaultSeed = 67280421310721;
 
  private:
+  bool records() const { return base_ && recorder_ == std::this_thread::get_id(); }
+
   mutable std::mutex mutex_;
   PhiloxState state_;
   const std::uint64_t* base_ = nullptr;
-  std::uint64_t recorded_ = 0;
+  std::uint64_t recorded_ = 0, most_recorded_ = 0;
   std::thread::id recorder_;
 };
 

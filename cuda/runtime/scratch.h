@@ -51,6 +51,7 @@ inline void copy_bytes(void* to, const void* from, std::size_t bytes) {
 }
 // `bytes` bytes of that value.
 inline void fill_bytes(void* to, int value, std::size_t bytes) {
+  if (bytes == 0) return;
   if (trace_on) [[unlikely]]
     trace_other("fill", bytes);
   check(cudaMemsetAsync(to, value, bytes, current_stream().handle), "cudaMemsetAsync");

@@ -28,6 +28,7 @@ __all__ = [
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "graph",
     "inference_mode",
     "is_grad_enabled",
     "is_inference_mode_enabled",
@@ -88,4 +89,4 @@ def grad(
     return result
 
 
-from . import functional
+from . import functional, graph
