@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -215,6 +217,29 @@ def check_strided_inputs(case):
 
     for i, (g, w) in enumerate(zip(run(strided_copy), run(np.array))):
         assert_close(g, w, 0.0 if case.exact else limit_for(case, dtype), f"{case.name} strided output {i}")
+
+
+@by(lambda c: c.grad)
+def test_saved_tensors_that_come_back_strided(case):
+    """A hook may give a tensor back with any strides, and lets it go after backward."""
+    arrays, dtype, kept = case.inputs(rng_for(case)), case.dtypes[0], []
+
+    class Packed:
+        def __init__(self, t):
+            kept.append(weakref.ref(self))
+            self.tensor = t.detach()
+
+        def unpack(self):
+            wide = self.tensor.new_zeros([2 * s for s in reversed(self.tensor.shape)])
+            view = wide[tuple(slice(1, None, 2) for _ in self.tensor.shape)].permute(list(reversed(range(wide.dim()))))
+            return view.copy_(self.tensor)
+
+    with pydlx.autograd.graph.saved_tensors_hooks(Packed, Packed.unpack):
+        _, got = gradients(pydlx, case, arrays, dtype)
+    _, want = gradients(pydlx, case, arrays, dtype)
+    for i, (g, w) in enumerate(zip(got, want)):
+        assert_close(numpy_of(g), numpy_of(w), 4 * limit_for(case, dtype), f"{case.name} gradient {i}")
+    assert not [k for k in kept if k()]
 
 
 @by(lambda c: True)

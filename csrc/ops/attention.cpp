@@ -219,7 +219,7 @@ Tensor native(const Inputs& given) {
              saved.q = feature_major(saved.q);
              saved.k = feature_major(saved.k);
              saved.v = feature_major(saved.v);
-             const Tensor result = y.get(bw), g = feature_major(bw.grad());
+             const Tensor result = feature_major(y.get(bw)), g = feature_major(bw.grad());
              AttentionBackward w;
              w.forward = describe(saved, result, stats);
              w.dout = rows_of(g);
