@@ -1,6 +1,8 @@
 """utils.checkpoint and the hooks of saved tensors it is made of, in training programs and on misuse."""
 
 import importlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ports import Programs, assert_same
@@ -97,6 +99,53 @@ def derivatives_through_hooks(lib, draw):
     return [first, *lib.autograd.grad(first.pow(2).sum(), (a, w))]
 
 
+@PROGRAMS
+def backward_passes_inside(lib, draw):
+    x, w = draw(3, grad=True), draw(3, grad=True)
+
+    def slope(t):
+        y = (t * w).sin()
+        (first,) = lib.autograd.grad(y.cos().sum(), t)
+        return t.cos() * first
+
+    def curvature(t):
+        y = (t * w).sin().exp().sum()
+        (first,) = lib.autograd.grad(y, t, create_graph=True)
+        (second,) = lib.autograd.grad(first.sum(), t, create_graph=True)
+        return first.exp() + second.pow(2)
+
+    def fitted(t):
+        z = lib.zeros(3, requires_grad=True)
+        for _ in range(3):
+            (step,) = lib.autograd.grad(((z - t * w) ** 2).sum(), z, create_graph=True)
+            z = z - 0.3 * step
+        return z
+
+    call, results = checkpoint_of(lib), []
+    for function in (slope, curvature, fitted, lambda t: call(curvature, call(fitted, t.exp()))):
+        for early_stop in (True, False):
+            y = call(function, x * 1, early_stop=early_stop)
+            results += [y, *lib.autograd.grad(y.pow(2).sum(), (x, w), allow_unused=True)]
+    return results
+
+
+@PROGRAMS
+def arguments_are_those_of_the_first_run(lib, draw):
+    call, results = checkpoint_of(lib), []
+    attention, x = draw.fill(lib.nn.MultiheadAttention(4, 2, batch_first=True)), draw(2, 3, 4, grad=True)
+    inner = x * 2
+
+    def told_apart(a, b):
+        return a.exp() * (2 if a is b else 1) * (3 if a is x else 1) * (5 if a.is_leaf else 1)
+
+    for t in (x, inner):
+        y = call(lambda q, k, v: attention(q, k, v)[0], t, t, t)
+        z = call(told_apart, t, t)
+        nested = call(lambda a: call(told_apart, a, a.exp()) + call(told_apart, x, x), t)
+        results += [y, z, nested, lib.autograd.grad(y.pow(2).sum() + z.sum() + nested.sum(), x)]
+    return results
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
 def test_program(program):
     assert_same(program, program.__name__)
@@ -154,6 +203,40 @@ def test_what_a_checkpoint_lets_go_comes_back_once():
     y.sum().backward(retain_graph=True)
     y.sum().backward()
     assert len(runs) == 2
+
+
+def test_threads_share_a_second_run():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for seed in range(20):
+            pydlx.manual_seed(seed)
+            runs, x = [], pydlx.randn(50, requires_grad=True)
+
+            def function(t, runs=runs):
+                runs.append(1)
+                for i in range(20):
+                    t = nn.functional.dropout((t * 1.01).sin(), 0.1) + (i + 1) * 0.1 * t.cos()
+                return t
+
+            plain = pydlx.autograd.grad(function(x).sum(), x)
+            pydlx.manual_seed(seed)
+            pydlx.randn(50)
+            y = checkpoint(function, x).sum()
+            with ThreadPoolExecutor(3) as threads:
+                passes = [threads.submit(pydlx.autograd.grad, y, x, retain_graph=True) for _ in range(3)]
+            for one in passes:
+                assert pydlx.equal(one.result()[0], plain[0])
+            assert len(runs) == 3
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_early_stop():
+    x, ends = pydlx.ones(3, requires_grad=True), []
+    for early_stop in (True, False):
+        checkpoint(lambda t: (t.exp().sin(), ends.append(1))[0], x, early_stop=early_stop).sum().backward()
+    assert len(ends) == 3
 
 
 def test_context_functions_hold_for_their_run():

@@ -6,12 +6,13 @@ import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from threading import RLock
 from typing import Any
 
 from .. import _C
 from .._C import GradientError, Tensor
 from ..amp import autocast
-from ..autograd import enable_grad, is_grad_enabled
+from ..autograd import enable_grad, is_grad_enabled, no_grad
 from ..autograd.graph import saved_tensors_hooks
 from ..random import fork_rng, get_rng_states, set_rng_states
 
@@ -35,40 +36,57 @@ class _Complete(Exception):
 
 
 class _Arguments:
-    """Arguments of the second run. Tensors that belong to an enclosing checkpoint are kept by that one."""
+    """Arguments of the second run: those of the first. Where hooks are in force, they keep tensors that are no leaves."""
 
     def __init__(self, args: Sequence[Any]) -> None:
         self._args = list(args)
-        self._versions = {i: arg._version for i, arg in enumerate(args) if isinstance(arg, Tensor)}
+        self._first: dict[int, int] = {}  # by position of a tensor: where it was passed first
+        seen: dict[int, int] = {}
+        for i, arg in enumerate(args):
+            if isinstance(arg, Tensor):
+                self._first[i] = seen.setdefault(id(arg), i)
+        self._versions = {i: args[i]._version for i in seen.values()}
+        self._packed: dict[int, tuple[Any, bool]] = {}
         hooks = _C._saved_tensors_hooks()
-        self._unpack = hooks[1] if hooks else None
-        self._needs_grad = {i: args[i].requires_grad for i in self._versions}
-        if hooks:
-            for i in self._versions:
-                self._args[i] = hooks[0](args[i].detach())
+        if not hooks:
+            return
+        pack, self._unpack = hooks
+        with no_grad():
+            for i in seen.values():
+                if not (args[i].requires_grad and args[i].is_leaf):
+                    self._packed[i] = pack(args[i].detach()), args[i].requires_grad
+        for i, first in self._first.items():
+            if first in self._packed:
+                self._args[i] = None
 
     def get(self) -> list[Any]:
         args = list(self._args)
-        for i, version in self._versions.items():
-            if self._unpack:
-                args[i] = self._unpack(args[i])
-            elif args[i]._version != version:
+        for i, first in self._first.items():
+            if i != first:
+                args[i] = args[first]
+            elif i in self._packed:
+                packed, needs_grad = self._packed[i]
+                with no_grad():
+                    tensor = self._unpack(packed)
+                args[i] = tensor.detach().requires_grad_(needs_grad)
+            elif args[i]._version != self._versions[i]:
                 raise GradientError(
                     f"[checkpoint] argument {i}: expected the tensor of the first run, but it was changed in place; clone() it before"
                 )
-            args[i] = args[i].detach().requires_grad_(self._needs_grad[i])
         return args
 
 
 class _Region:
     """A call whose saved tensors are made again when backward wants the first of them."""
 
-    def __init__(self, call: Callable[..., Any], args: Sequence[Any], keep_random: bool, again: Any) -> None:
-        self._call, self._args, self._again = call, _Arguments(args), again
+    def __init__(
+        self, call: Callable[..., Any], args: Sequence[Any], keep_random: bool, stop: bool, again: Any
+    ) -> None:
+        self._call, self._args, self._stop, self._again = call, _Arguments(args), stop, again
         self._random = get_rng_states() if keep_random else None
         self._casts = [(device, _C._autocast_dtype(device), _C._autocast_enabled(device)) for device in ("cpu", "cuda")]
         self._kept: list[weakref.ref[_Kept]] = []
-        self._count = 0  # tensors of the second run
+        self._lock = RLock()  # threads that go through one graph wait for one second run
 
     def pack(self, tensor: Tensor) -> _Kept:
         kept = _Kept(len(self._kept))
@@ -76,28 +94,30 @@ class _Region:
         return kept
 
     def unpack(self, kept: _Kept) -> Tensor:
-        if kept.tensor is None:
-            self._run_again()
-        if kept.tensor is None:
-            raise GradientError(
-                f"[checkpoint] function: expected the second run to do what the first did, but it kept only {self._count} of "
-                f"{len(self._kept)} tensors for backward; it must not depend on anything that changes between the runs"
-            )
+        with self._lock:
+            if kept.tensor is None:
+                count = self._run_again()
+                if kept.tensor is None:
+                    raise GradientError(
+                        f"[checkpoint] function: expected the second run to do what the first did, but it kept only {count} of "
+                        f"{len(self._kept)} tensors for backward; it must not depend on anything that changes between the runs"
+                    )
         return kept.tensor
 
-    def _run_again(self) -> None:
-        self._count, last = 0, max(i for i, kept in enumerate(self._kept) if kept() is not None)
+    def _run_again(self) -> int:
+        """Fills what the graph still holds; returns how many tensors the function kept."""
+        count, last = 0, max(i for i, kept in enumerate(self._kept) if kept() is not None)
 
-        def pack(tensor: Tensor) -> None:
-            place, self._count = self._count, self._count + 1
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal count
+            place, count = count, count + 1
+            tensor = tensor.detach()
             kept = self._kept[place]() if place < len(self._kept) else None
             if kept is not None:
-                kept.tensor = tensor.detach()
-            if place >= last:
+                kept.tensor = tensor
+            if self._stop and place >= last:
                 raise _Complete
-
-        def unpack(_: None) -> Tensor:
-            raise GradientError("[checkpoint] function: expected no backward pass inside a checkpointed function")
+            return tensor  # for a backward pass inside the function
 
         with ExitStack() as stack:
             stack.enter_context(enable_grad())
@@ -108,9 +128,10 @@ class _Region:
                 stack.enter_context(autocast(device, dtype, enabled))
             stack.enter_context(self._again)
             args = self._args.get()
-            stack.enter_context(saved_tensors_hooks(pack, unpack))
+            stack.enter_context(saved_tensors_hooks(pack, lambda tensor: tensor))
             with contextlib.suppress(_Complete):
                 self._call(*args)
+        return count
 
 
 def noop_context_fn() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -133,14 +154,16 @@ def checkpoint(
 
     Backward runs the function a second time, under the same autocast, when it wants the first of the intermediate values
     (Chen et al., 2016). The graph is that of the plain call: gradients flow to whatever the function uses and from whatever
-    it makes, with ``backward()`` and ``autograd.grad``, and may be differentiated again. Checkpoints may lie inside others.
+    it makes, with ``backward()`` and ``autograd.grad``, and may be differentiated again. Checkpoints and backward passes may lie
+    inside.
 
     Args:
         function: a module or function that does the same when it is called twice.
         args, kwargs: its arguments.
         context_fn: returns two context managers, for the first and for the second run.
         preserve_rng_state: the second run draws the same random numbers (dropout), on every device. Default: ``True``.
-        use_reentrant, determinism_check, debug, early_stop: accepted for compatibility; there is one implementation.
+        early_stop: the second run ends when it has made what backward wants. Default: ``True``.
+        use_reentrant, determinism_check, debug: accepted for compatibility; there is one implementation.
 
     Returns:
         The function's result.
@@ -152,7 +175,7 @@ def checkpoint(
     if not is_grad_enabled():
         with first:
             return function(*args, **kwargs)
-    region = _Region(lambda *values: function(*values, **kwargs), args, preserve_rng_state, again)
+    region = _Region(lambda *values: function(*values, **kwargs), args, preserve_rng_state, early_stop, again)
     with first, saved_tensors_hooks(region.pack, region.unpack):
         return function(*args, **kwargs)
 
