@@ -146,6 +146,16 @@ def arguments_are_those_of_the_first_run(lib, draw):
     return results
 
 
+@PROGRAMS
+def hooks_see_no_numbers(lib, draw):
+    x, kept = draw(3, grad=True), []
+    hooks = lib.autograd.graph.saved_tensors_hooks
+    with hooks(lambda t: (kept.append(tuple(t.shape)), t.detach().bfloat16())[1], lambda t: t.float()):
+        y = (x * 3 + 2 ** (x / 7)).sin() - 1.5
+    y.sum().backward()
+    return [sorted(set(kept)), y, x.grad.bfloat16().float()]
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
 def test_program(program):
     assert_same(program, program.__name__)
@@ -296,6 +306,11 @@ def test_errors():
             y = x.exp()
         with pytest.raises(error, match=message):
             y.sum().backward()
+    for tensor in (x, x * 1):
+        message = r"\[saved_tensors_hooks\] pack_hook: .*changed in place"
+        with pytest.raises(GradientError, match=message), saved_tensors_hooks(lambda t: t.mul_(2), lambda t: t):
+            tensor.sin()
+    x = pydlx.ones(3, requires_grad=True)
     with pytest.raises(ZeroDivisionError), saved_tensors_hooks(lambda t: 1 / 0, lambda t: t):
         x.exp()
     x.exp().sum().backward()  # no hooks are left behind

@@ -85,7 +85,10 @@ namespace {
 
 Ref<PackedTensor> packed(SavedTensorHooks& hooks, const Tensor& t) {
   const GradModeGuard plain(false);
+  const std::uint32_t version = t.version();
   Ref<PackedTensor> p = hooks.pack(t);
+  require(t.version() == version, "saved_tensors_hooks", "pack_hook", ErrorKind::Gradient,
+          "expected it to leave the tensor as it is, but it was changed in place; change a clone()");
   p->geometry = geometry_key(*t.impl());
   return p;
 }
@@ -109,7 +112,8 @@ void pop_saved_tensor_hooks() {
 Saved::Saved(const Tensor& t) : version_(t.version()) {
   require(!t.impl()->inference, "save", "", ErrorKind::Gradient,
           "inference tensors cannot be saved for backward; make the tensor outside inference_mode, or clone it first");
-  if (SavedTensorHooks* hooks = saved_tensor_hooks()) [[unlikely]] {
+  SavedTensorHooks* hooks = saved_tensor_hooks();
+  if (hooks && !t.impl()->wrapped_number) [[unlikely]] {  // a number of the operation's own is no tensor to its caller
     kind_ = Kind::interior;
     const bool leaf = t.requires_grad() && is_leaf(t);
     packed_ = packed(*hooks, leaf ? t : detach(t));
