@@ -81,6 +81,14 @@ def test_casts_of_parameters_are_shared_and_follow_changes():
     assert first.tolist() == again.tolist() and zero.abs().max().item() == 0
 
 
+def test_backward_inside_the_region():
+    w, x, gradients = pydlx.randn(4, 4, requires_grad=True), pydlx.randn(2, 4), []
+    with pydlx.autocast("cpu", dtype=pydlx.bfloat16):
+        for _ in range(3):
+            gradients += pydlx.autograd.grad((x @ w @ w).float().sum(), w)
+    assert pydlx.equal(gradients[0], gradients[1]) and pydlx.equal(gradients[0], gradients[2])
+
+
 def test_nesting_switching_off_and_decorating():
     x = pydlx.randn(3, 3)
     assert not pydlx.is_autocast_enabled("cpu")
