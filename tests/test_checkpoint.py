@@ -206,6 +206,32 @@ def test_save_on_cpu():
     assert pydlx.equal(pydlx.autograd.grad(y, x)[0], expected)
 
 
+def test_what_kernels_leave_for_backward_goes_to_hooks():
+    x, image, heads = (pydlx.randn(*shape, requires_grad=True) for shape in ((5, 2, 3), (1, 2, 6, 6), (2, 3, 5, 8)))
+    weight, target = pydlx.randn(7, 3, requires_grad=True), pydlx.tensor([1, 6, 2, 0, 3, 4, 5, 1, 2, 6])
+    cells = nn.LSTM(3, 4), nn.GRU(3, 4), nn.LSTM(3, 4, proj_size=2)
+    for function, shape, times in (
+        (lambda: cells[0](x)[0], (10, 16), 1),  # activations of the gates
+        (lambda: cells[1](x)[0], (10, 12), 1),
+        (lambda: cells[2](x)[0], (10, 16), 1),
+        (lambda: nn.functional.max_pool2d(image, 2), (1, 2, 3, 3), 1),  # positions
+        (lambda: nn.functional.max_pool2d(image, 2, return_indices=True)[0], (1, 2, 3, 3), 1),
+        (lambda: nn.functional.linear_cross_entropy(x.view(10, 3), weight, target), (7, 3), 2),  # and its gradient
+        (lambda: nn.functional.scaled_dot_product_attention(heads, heads, heads), (2, 2, 3, 5), 1),
+    ):
+        seen, inputs = [], (x, image, heads, weight)
+        plain = pydlx.autograd.grad(function().sin().sum(), inputs, allow_unused=True)
+        with saved_tensors_hooks(lambda t, seen=seen: (seen.append(tuple(t.shape)), t.clone())[1], lambda t: t):
+            y = function()
+        assert seen.count(shape) == times, seen
+        for a, b in zip(pydlx.autograd.grad(y.sin().sum(), inputs, allow_unused=True), plain, strict=True):
+            assert a is b is None or pydlx.equal(a, b)
+    with saved_tensors_hooks(lambda t: t.dtype, lambda dtype: pydlx.full((1, 2, 3, 3), 2**40, dtype=dtype)):
+        y = nn.functional.max_pool2d(image, 2)
+    with pytest.raises(IndexError, match="positions"):
+        y.sum().backward()
+
+
 def test_what_a_checkpoint_lets_go_comes_back_once():
     runs, layer = [], nn.Linear(3, 3)
     x = pydlx.randn(2, 3, requires_grad=True)

@@ -106,6 +106,7 @@ class Saved {
   explicit Saved(const Tensor& t);                       // an input, or any tensor that is not an output of the node
   Saved(const Tensor& output, std::uint32_t output_nr);  // an output of the node that saves it
   bool defined() const { return impl_ || packed_; }
+  bool in_other_hands() const { return static_cast<bool>(packed_); }  // a hook's, which may change the values
   Tensor get(const Backward& bw) const;
 
  private:

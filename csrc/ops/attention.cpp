@@ -202,7 +202,7 @@ Tensor native(const Inputs& given) {
   rest.q = rest.k = rest.v = rest.mask = rest.slopes = Tensor();
   record(kName, out, {&given.q, &given.k, &given.v, &given.mask},
          [q = save(given.q), k = save(given.k), v = save(given.v), mask = save(given.mask), slopes = save(given.slopes),
-          y = Saved(out, 0), stats, rest](Backward& bw) {
+          y = Saved(out, 0), stats = save(stats), rest](Backward& bw) {
            Inputs saved = rest;
            saved.q = q.get(bw);
            saved.k = k.get(bw);
@@ -220,8 +220,9 @@ Tensor native(const Inputs& given) {
              saved.k = feature_major(saved.k);
              saved.v = feature_major(saved.v);
              const Tensor result = feature_major(y.get(bw)), g = feature_major(bw.grad());
+             const Tensor sums = contiguous(stats.get(bw));
              AttentionBackward w;
-             w.forward = describe(saved, result, stats);
+             w.forward = describe(saved, result, sums);
              w.dout = rows_of(g);
              r.dq = empty_like_heads(saved.q, saved.q.size(3));
              r.dk = empty_like_heads(saved.k, saved.k.size(3));

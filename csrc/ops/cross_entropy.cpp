@@ -427,8 +427,8 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor&
   if (!wanted) return out;
 
   record(op, out, {&x, &weight, &bias},
-         [x = save(x), weight = save(weight), bias = save(bias), target = save(p.target), p, count, early, now,
-          op](Backward& bw) {
+         [x = save(x), weight = save(weight), bias = save(bias), target = save(p.target), p, count, now, op,
+          dx = save(early.dx), dweight = save(early.dweight), dbias = save(early.dbias)](Backward& bw) {
            target.get(bw);
            const Tensor x0 = x.get(bw), w0 = weight.get(bw), b0 = bias.get(bw);
            const Tensor flat = reshape(x0, {p.target.numel(), x0.sizes().back()});
@@ -445,9 +445,9 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor&
              const Tensor dl = composed_backward(q, logits, f, g);
              d = {matmul(dl, w0), matmul(transpose(dl, 0, 1), flat), sum(dl, {0}, false)};
            } else if (now) {
-             if (bw.needs(0)) d.dx = mul(early.dx, to_dtype(g, x0.dtype()));
-             if (bw.needs(1)) d.dweight = mul(early.dweight, g);
-             if (bw.needs(2)) d.dbias = mul(early.dbias, g);
+             if (bw.needs(0)) d.dx = mul(dx.get(bw), to_dtype(g, x0.dtype()));
+             if (bw.needs(1)) d.dweight = mul(dweight.get(bw), g);
+             if (bw.needs(2)) d.dbias = mul(dbias.get(bw), g);
            } else {
              d = head_gradients(flat, w0, b0, bw.needs(0), bw.needs(1), bw.needs(2));
              run_head(op, contiguous(flat), w0, b0, p, contiguous(reshape(g, {flat.sizes()[0]})), &d);

@@ -262,9 +262,14 @@ std::pair<Tensor, Tensor> run_max(const char* op, int axes, const Tensor& x, Poo
   }
   if (grad)
     record(op, y, {&x},
-           [l = Link{axes, place, x.sizes(), !want_index || !index.is_same(place), seen.behind, seen.result, p},
-            index = save_if(want_index, index)](Backward& bw) {
-             index.get(bw);  // refuses indices that were changed in place
+           [made = Link{axes, {}, x.sizes(), !want_index || !index.is_same(place), seen.behind, seen.result, p},
+            place = save(place)](Backward& bw) {
+             Link l = made;
+             l.index = contiguous(place.get(bw), l.format());
+             if (place.in_other_hands()) {  // which may give back any positions
+               l.trusted = false;
+               l.windows.reset();
+             }
              bw.set(0, spread("max_pool_backward", Spread::add, bw.grad(), l));
            });
   return {y, index};

@@ -267,6 +267,24 @@ Layer converted(const Layer& in, DType dtype) {
   return out;
 }
 
+// A tape in the graph.
+class KeptTape {
+ public:
+  explicit KeptTape(Tape tape) : narrow(tape.narrow) {
+    for (std::size_t i = 0; i < Tape::kTensors; ++i) tensors_[i] = save(*tape.tensors()[i]);
+  }
+  Tape get(const Backward& bw) const {
+    Tape tape;
+    for (std::size_t i = 0; i < Tape::kTensors; ++i)
+      if (tensors_[i].defined()) *tape.tensors()[i] = contiguous(tensors_[i].get(bw));
+    return tape;
+  }
+  bool narrow;
+
+ private:
+  std::array<Saved, Tape::kTensors> tensors_;
+};
+
 }  // namespace
 
 const char* name_of(CellKind k) {
@@ -294,8 +312,9 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
     inputs.push_back(&in[i]);
     saved[i] = save(in[i]);
   }
+  const KeptTape kept(std::move(tape));
   const Ref<Node> node =
-      make_node(name_of(kind), std::span<const Tensor* const>(inputs), [kind, steps, saved, tape](Backward& bw) {
+      make_node(name_of(kind), std::span<const Tensor* const>(inputs), [kind, steps, saved, kept](Backward& bw) {
         Layer x, d;
         for (std::size_t i = 0; i < kSlots; ++i)
           if (saved[i].defined()) x[i] = saved[i].get(bw);
@@ -312,7 +331,7 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
             positions.push_back(i);
           }
           const DType dtype = x[kX].dtype();
-          ends = composed_layer(kind, steps, tape.narrow ? converted(x, DType::Float32) : x);
+          ends = composed_layer(kind, steps, kept.narrow ? converted(x, DType::Float32) : x);
           for (Tensor& end : ends) end = to_dtype(end, dtype);
           for (std::size_t i = 0; i < ends.size(); ++i)
             if (bw.has_grad(i) && ends[i].requires_grad()) {
@@ -328,8 +347,8 @@ TensorList run_layer(CellKind kind, const Steps& steps, const Layer& in) {
         for (auto& t : x)
           if (t.defined()) t = contiguous(t);
         const auto grad_or_none = [&](std::size_t i) { return bw.has_grad(i) ? bw.grad(i) : Tensor(); };
-        d = (tape.narrow ? backward_narrow : backward_layer)(kind, steps, x, tape, grad_or_none(0), grad_or_none(1),
-                                                             lstm ? grad_or_none(2) : Tensor());
+        d = (kept.narrow ? backward_narrow : backward_layer)(kind, steps, x, kept.get(bw), grad_or_none(0),
+                                                             grad_or_none(1), lstm ? grad_or_none(2) : Tensor());
         for (std::size_t i = 0; i < kSlots; ++i)
           if (d[i].defined() && bw.needs(i)) bw.set(i, d[i]);
       });

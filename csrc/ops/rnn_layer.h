@@ -30,6 +30,8 @@ struct Tape {
   Tensor candidate;       // GRU
   Tensor unprojected;     // LSTM with projections: o tanh(c)
   bool narrow = false;    // left by forward_narrow
+  static constexpr std::size_t kTensors = 5;
+  std::array<Tensor*, kTensors> tensors() { return {&gates, &h_prev, &c_prev, &candidate, &unprojected}; }
 };
 
 inline bool is_narrow(DType t) { return t == DType::Float16 || t == DType::BFloat16; }
