@@ -4,7 +4,7 @@
 // sums, where that would show most, every element is converted; four numbers that overflow together are added again in
 // double.
 #pragma once
-#include "cpu/reduce/walk.h"
+#include "cpu/reduce/fold.h"
 
 namespace pydlx::PYDLX_ISA {
 namespace {

@@ -1,5 +1,5 @@
 // Extrema with and without positions, and counts of non-zeros (any, all).
-#include "cpu/reduce/walk.h"
+#include "cpu/reduce/fold.h"
 #include "kernels/indexing.h"
 #include "kernels/reduce.h"
 

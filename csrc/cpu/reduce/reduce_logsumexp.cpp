@@ -1,6 +1,6 @@
 // log(sum exp x) in one pass over memory: each chunk gives its maximum and the sum relative to it; chunks are merged by
 // rescaling.
-#include "cpu/reduce/walk.h"
+#include "cpu/reduce/fold.h"
 #include "functors/math.h"
 #include "kernels/reduce.h"
 
