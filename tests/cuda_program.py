@@ -54,13 +54,18 @@ def verbose_lines(program, word, **environment):
     return [line for line in done.stderr.splitlines() if word in line]
 
 
+def choices(program, word, **environment):
+    """``verbose_lines`` of a program of whose results nothing depends: under the emulator its kernels are not run."""
+    return verbose_lines(program, word, PYDLX_EMULATED_IDLE="1", **environment)
+
+
 def check_wgmma_choice(program, word, expected, **environment):
     """The lines that contain ``word`` say these texts, one each; with ``PYDLX_CUDA_WGMMA=0``, whose lines are returned, that this is why."""
-    said = verbose_lines(program, word, **environment)
+    said = choices(program, word, **environment)
     assert len(said) == len(expected)
     for line, text in zip(said, expected):
         assert text in line, line
-    off = verbose_lines(program, word, PYDLX_CUDA_WGMMA="0", **environment)
+    off = choices(program, word, PYDLX_CUDA_WGMMA="0", **environment)
     assert len(off) == len(expected)
     assert all("not wgmma: PYDLX_CUDA_WGMMA is 0" in line for line in off)
     return off

@@ -346,8 +346,8 @@ class TestGraphs:
     def test_memory_of_a_deleted_graph_waits_for_replays_on_other_streams(self):
         """The stream that recorded must not write there while another one still replays."""
         recording, replaying = cuda.Stream(), cuda.Stream()
-        x = pydlx.ones(1 << 20, device="cuda")
-        result = pydlx.zeros(1 << 20, device="cuda")
+        n = (1 << 18) + 64  # more than 1 MiB: blocks of the pool for large ones
+        x, result = pydlx.ones(n, device="cuda"), pydlx.zeros(n, device="cuda")
         cuda.synchronize()
         g = cuda.CUDAGraph()
         with cuda.graph(g, stream=recording):
@@ -361,7 +361,7 @@ class TestGraphs:
                 g.replay()
         del g
         with cuda.stream(recording):
-            garbage = [pydlx.full((1 << 20,), -5.0, device="cuda") for _ in range(60)]
+            garbage = [pydlx.full((n,), -5.0, device="cuda") for _ in range(60)]
         cuda.synchronize()
         assert (result == 51).all().item() and all((t == -5).all().item() for t in garbage)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cuda_program import verbose_lines
+from cuda_program import choices
 
 import pydlx
 import pydlx.nn.functional as F
@@ -231,7 +231,7 @@ for dtype in (pydlx.float32, pydlx.float64, pydlx.float16, pydlx.bfloat16):
 
 
 def test_choice_of_the_kernel():
-    lines = verbose_lines(PROGRAM, "pass ", PYDLX_CUDA_CONV="own")
+    lines = choices(PROGRAM, "pass ", PYDLX_CUDA_CONV="own")
     expected = [
         ["few channels, rows in shared memory", "few channels, rows in shared memory", "few channels, rows"],
         ["patches of pixels", "patches of pixels", "rows of taps"],

@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from cuda_program import verbose_lines
+from cuda_program import choices
 
 import pydlx
 import pydlx.nn.functional as F
@@ -230,14 +230,14 @@ F.conv2d(image, weight)
 
 
 def test_choice_of_the_units():
-    lines = [line for word in ("matmul", "bmm") for line in verbose_lines(PROGRAM, f"pydlx: {word}")]
+    lines = [line for word in ("matmul", "bmm") for line in choices(PROGRAM, f"pydlx: {word}")]
     three, one = "mma.sync, three products, 64 x 64 tiles", "mma.sync, TF32, 64 x 64 tiles"
     expected = [three, three + ", word by word", "operands by positions", None, one, three, three, None]
     expected += ["three products, 128 x 128 tiles"]
     assert len(lines) == len(expected), lines
     for line, text in zip(lines, expected):
         assert text in line if text else "mma" not in line, (line, text)
-    images = verbose_lines(PROGRAM, "pydlx: conv2d", PYDLX_CUDA_CONV="own")
+    images = choices(PROGRAM, "pydlx: conv2d", PYDLX_CUDA_CONV="own")
     expected = ["three products", "TF32", "TF32", None]
     assert len(images) == len(expected), images
     for line, text in zip(images, expected):

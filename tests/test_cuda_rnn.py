@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_program import compiled, python, run_part, verbose_lines
+from cuda_program import choices, compiled, python, run_part
 
 import pydlx
 from pydlx import nn
@@ -151,7 +151,7 @@ def test_choice():
     """PYDLX_VERBOSE says how a layer is laid out; PYDLX_CUDA_PERSISTENT=0 goes step by step."""
 
     def lines(**environment):
-        said = verbose_lines(SIZES, "pydlx: lstm", **environment)
+        said = choices(SIZES, "pydlx: lstm", **environment)
         return [line for line in said if "chip" in line or "step by step" in line]
 
     assert ["chip" in line for line in lines()] == [True, False, True, False]
