@@ -242,7 +242,7 @@ def test_large_tiles_behind_a_window(window, dim):
 
 
 @pytest.mark.parametrize("dims", [(16, 24), (128, 128), (136, 200)], ids=str)
-@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(3, 1, 1), (2, 6, 2), (5, 4, 1)])
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(3, 1, 1), (1, 6, 2), (2, 4, 1)])
 def test_large_tiles_of_many_heads(batch, heads, kv_heads, dims):
     """More tiles than a block takes at once, some heads with the same keys."""
     check_large((batch, heads, kv_heads, 130, 140, *dims), pydlx.float16, enable_gqa=True, is_causal=True)
@@ -323,8 +323,8 @@ def test_gradients_that_infinities_do_not_reach(where, place, dim):
 
 @pytest.mark.parametrize("dim", [128, 256])
 def test_large_tiles_give_the_same_gradients_every_time(dim):
-    q, k, v = (t.half().cuda() for t in make(2, 4, 2, 200, 260, dim, dim))
-    grad = pydlx.randn(2, 4, 200, dim).half().cuda()
+    q, k, v = (t.half().cuda() for t in make(1, 4, 2, 200, 260, dim, dim))
+    grad = pydlx.randn(1, 4, 200, dim).half().cuda()
     first, second = (attend((q, k, v), grad, {"enable_gqa": True, "is_causal": True}) for _ in range(2))
     assert all((x == y).all().item() for x, y in zip(first, second))
 

@@ -208,8 +208,8 @@ def test_empty_operands():
 
 @pytest.mark.parametrize("dim", [64, 128, 256])
 def test_the_same_bits_every_time(dim):
-    q, k, v = (t.cuda() for t in make(2, 4, 2, 90, 130, dim, dim))
-    grad = pydlx.randn(2, 4, 90, dim).cuda()
+    q, k, v = (t.cuda() for t in make(1, 4, 2, 90, 130, dim, dim))
+    grad = pydlx.randn(1, 4, 90, dim).cuda()
     first, second = (attend((q, k, v), grad, {"enable_gqa": True, "is_causal": True}) for _ in range(2))
     assert all((x == y).all().item() for x, y in zip(first, second))
 
