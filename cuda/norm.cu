@@ -153,12 +153,17 @@ struct ColumnTotals {
     }
   }
 };
-constexpr std::size_t kTotalsBytes = 96 * 1024;  // the most of a block
 
 template <class A>
 struct Means {
   A h, hx;
 };
+
+// The most of a block: what the kernel's own memory leaves of the 99 KiB that GPUs of compute capability 8.6 and 8.9
+// have, in packs of columns for each thread.
+template <class A>
+constexpr std::size_t kTotalsBytes = (99 * 1024 - sizeof(Means<A>) * kRowThreads) / 8192 * 8192;
+
 struct AddMeans {
   template <class A>
   __device__ Means<A> operator()(Means<A> a, Means<A> b) const {
@@ -326,12 +331,12 @@ void layer_norm_backward(const LayerNormBackward& k) {
   if (k.dx && k.rows > 0)
     for_rows_of<T>(k.cols, packs_begin(k.dy, k.x, k.weight, k.dsum, k.dx), [&]<int V, bool kept>(RowLayout layout) {
       const std::size_t bytes = ColumnTotals<A, V>::bytes(k.cols, layout);
-      if (!sums || bytes > kTotalsBytes)
+      if (!sums || bytes > kTotalsBytes<A>)
         return launch(backward_rows<T, V, kept, false>, layout.grid(k.rows), kRowThreads, 0, k, layout, std::int64_t{0},
                       static_cast<A*>(nullptr));
       const RowParts parts(k.rows, layout.rows());
       const Scratch<A> partial(parts.count * 2 * k.cols);
-      allow_shared<backward_rows<T, V, kept, true>>(kTotalsBytes);
+      allow_shared<backward_rows<T, V, kept, true>>(kTotalsBytes<A>);
       launch(backward_rows<T, V, kept, true>, static_cast<unsigned>(parts.count), kRowThreads, bytes, k, layout,
              parts.part, partial.get());
       launch(join_parts<T>, ceil_div(k.cols, kJoinedColumns), kRowThreads, 0, static_cast<const A*>(partial.get()),
