@@ -59,6 +59,7 @@ f.record(cuda.current_stream(0))  # after work elsewhere
 f.synchronize()
 e.record(s)
 s.wait_event(f)
+s.wait_stream(cuda.default_stream(1))
 with cuda.stream(s):
     assert cuda.current_device() == 1 and cuda.current_stream() == s
     assert (x + 1).tolist() == [2.0] * 4

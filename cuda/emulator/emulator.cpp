@@ -1,56 +1,21 @@
-// The runtime on the host: device memory, launches, streams, events and graphs.
+// The runtime on the host: device memory, launches, and what there is to ask about devices.
 #include <cuda_runtime.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <utility>
-#include <vector>
 
-#include "cuda/emulator/memory.h"
 #include "cuda/emulator/scheduler.h"
-
-struct EmulatedGraph {
-  std::vector<std::function<void()>> work;
-};
-struct EmulatedStream {
-  EmulatedGraph* capture = nullptr;
-  int device = 0;
-};
-struct EmulatedEvent {
-  int device = 0;
-  double ms = 0;
-  bool recorded = false, captured = false;  // captured: of a graph, nothing to ask
-};
+#include "cuda/emulator/streams.h"
 
 namespace {
 
 constexpr std::size_t kSharedUnasked = 48 << 10;
 
-using emulator::kMaxThreads, emulator::kMemory, emulator::kSharedLimit, emulator::Memory;
-
-// ---- device memory --------------------------------------------------------------------------------------------------
-
-std::recursive_mutex g_mutex;
-thread_local cudaError_t t_error = cudaSuccess;
-thread_local int t_device = 0;
-Memory& memory() {
-  static auto* m = new Memory;
-  return *m;
-}
-// Access to device memory while it lives. A thread that has never been here starts without access.
-struct Access {
-  const std::lock_guard<std::recursive_mutex> lock{g_mutex};
-  Access() { memory().unlock(); }
-  ~Access() { memory().lock(); }
-};
-
-cudaError_t error(cudaError_t e) {
-  if (e != cudaSuccess) t_error = e;
-  return e;
-}
+using emulator::Access, emulator::error, emulator::kMaxThreads, emulator::kMemory, emulator::kSharedLimit,
+    emulator::memory, emulator::run_or_record;
 
 // One, or PYDLX_EMULATED_DEVICES, for tests of what has to happen on a certain one. All share one memory.
 int devices() {
@@ -60,28 +25,6 @@ int devices() {
   }();
   return count;
 }
-// Work goes to a stream of the current device only, though copies go to any.
-bool foreign(cudaStream_t stream) { return stream && stream->device != t_device; }
-
-// PYDLX_EMULATED_IDLE=1: kernels are accepted and not run, so that what is left of a program's time is the host's.
-bool idle() {
-  static const bool on = [] {
-    const char* v = std::getenv("PYDLX_EMULATED_IDLE");
-    return v && std::atoi(v) != 0;
-  }();
-  return on;
-}
-
-cudaError_t run_or_record(cudaStream_t stream, std::function<void()> work) {
-  if (stream && stream->capture) {
-    stream->capture->work.push_back(std::move(work));
-    return cudaSuccess;
-  }
-  const Access access;
-  work();
-  return cudaSuccess;
-}
-
 // Few, so that grids stride and share; PYDLX_EMULATED_MULTIPROCESSORS changes it, for tests of what must not depend on
 // it.
 unsigned multiprocessors() {
@@ -104,12 +47,6 @@ std::size_t shared_limit() {
 }
 std::map<std::pair<int, const void*>, std::size_t> g_allowed;  // by device and kernel
 
-double now_ms() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_nsec) * 1e-6;
-}
-
 }  // namespace
 
 namespace emulator {
@@ -126,38 +63,38 @@ cudaError_t check_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
 
 cudaError_t permitted(const void* kernel, std::size_t shared_bytes) {
   if (shared_bytes <= kSharedUnasked) return cudaSuccess;
-  const std::lock_guard<std::recursive_mutex> lock(g_mutex);
-  const auto it = g_allowed.find({t_device, kernel});
+  const std::lock_guard<std::recursive_mutex> lock(emulator::mutex);
+  const auto it = g_allowed.find({emulator::current_device, kernel});
   return it != g_allowed.end() && shared_bytes <= it->second ? cudaSuccess : error(cudaErrorInvalidValue);
 }
 
 cudaError_t launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
-  if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
+  if (emulator::foreign(stream)) return error(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
-  if (idle()) return cudaSuccess;
+  if (emulator::idle()) return cudaSuccess;
   return run_or_record(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, 1, shared_bytes, kernel); });
 }
 
 cudaError_t launch_clusters(dim3 grid, dim3 block, dim3 cluster, std::size_t shared_bytes, cudaStream_t stream,
                             std::function<void()> kernel) {
-  if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
+  if (emulator::foreign(stream)) return error(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
   if (cluster.x < 1 || cluster.x > kMostCluster || cluster.y != 1 || cluster.z != 1 || grid.x % cluster.x != 0)
     return error(cudaErrorInvalidClusterSize);
-  if (idle()) return cudaSuccess;
+  if (emulator::idle()) return cudaSuccess;
   return run_or_record(stream,
                        [=, kernel = std::move(kernel)] { run_grid(grid, block, cluster.x, shared_bytes, kernel); });
 }
 
 cudaError_t launch_together(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                             std::function<void()> kernel) {
-  if (foreign(stream)) return error(cudaErrorInvalidResourceHandle);
+  if (emulator::foreign(stream)) return error(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = check_launch(grid, block, shared_bytes)) return e;
   int each = 0;
   emulated_occupancy(&each, static_cast<int>(block.x * block.y * block.z), shared_bytes);
   if (std::size_t{grid.x} * grid.y * grid.z > static_cast<std::size_t>(each) * multiprocessors())
     return error(cudaErrorCooperativeLaunchTooLarge);
-  if (idle()) return cudaSuccess;
+  if (emulator::idle()) return cudaSuccess;
   return run_or_record(stream,
                        [=, kernel = std::move(kernel)] { run_grid_together(grid, block, shared_bytes, kernel); });
 }
@@ -181,18 +118,18 @@ const char* cudaGetErrorName(cudaError_t e) {
   }
 }
 const char* cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
-cudaError_t cudaGetLastError() { return std::exchange(t_error, cudaSuccess); }
+cudaError_t cudaGetLastError() { return std::exchange(emulator::last_error, cudaSuccess); }
 cudaError_t cudaGetDeviceCount(int* n) {
   *n = devices();
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* d) {
-  *d = t_device;
+  *d = emulator::current_device;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int d) {
   if (d < 0 || d >= devices()) return error(cudaErrorInvalidDevice);
-  t_device = d;
+  emulator::current_device = d;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
@@ -225,8 +162,8 @@ cudaError_t emulated_clusters(int* clusters, const cudaLaunchConfig_t& c) {
 }
 cudaError_t emulated_allow_shared(const void* kernel, int bytes) {
   if (bytes < 0 || static_cast<std::size_t>(bytes) > shared_limit()) return error(cudaErrorInvalidValue);
-  const std::lock_guard<std::recursive_mutex> lock(g_mutex);
-  g_allowed[{t_device, kernel}] = static_cast<std::size_t>(bytes);
+  const std::lock_guard<std::recursive_mutex> lock(emulator::mutex);
+  g_allowed[{emulator::current_device, kernel}] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
@@ -241,92 +178,11 @@ cudaError_t cudaMalloc(void** p, std::size_t n) {
   return *p ? cudaSuccess : error(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFree(void* p) {
+  emulator::run_all();  // the driver waits for all work
   const Access access;
   return !p || memory().release(p) ? cudaSuccess : error(cudaErrorInvalidValue);
 }
-cudaError_t cudaHostAlloc(void** p, std::size_t n, unsigned) {
-  *p = std::aligned_alloc(64, (n + 63) / 64 * 64);
-  return *p ? cudaSuccess : error(cudaErrorMemoryAllocation);
-}
-cudaError_t cudaFreeHost(void* p) {
-  std::free(p);
-  return cudaSuccess;
-}
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   a->type = memory().owns(p) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
-  return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t n, cudaMemcpyKind, cudaStream_t stream) {
-  return run_or_record(stream, [=] { std::memcpy(to, from, n); });
-}
-cudaError_t cudaMemsetAsync(void* p, int value, std::size_t n, cudaStream_t stream) {
-  return idle() ? cudaSuccess : run_or_record(stream, [=] { std::memset(p, value, n); });
-}
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned, int) {
-  *s = new EmulatedStream{nullptr, t_device};
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t s) {
-  delete s;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-  return s && s->capture ? error(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
-}
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
-  if (!s || s->capture) return error(cudaErrorStreamCaptureUnsupported);
-  s->capture = new EmulatedGraph;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* g) {
-  if (!s || !s->capture) return error(cudaErrorInvalidResourceHandle);
-  *g = std::exchange(s->capture, nullptr);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
-  *status = s && s->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* e, cudaGraph_t g, unsigned long long) {
-  *e = new EmulatedGraph(*g);
-  return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t stream) {
-  return run_or_record(stream, [e] {
-    for (const auto& work : e->work) work();
-  });
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t g) {
-  delete g;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
-  delete e;
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
-  *e = new EmulatedEvent{t_device};
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t e) {
-  delete e;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) {
-  if (e->device != (stream ? stream->device : t_device)) return error(cudaErrorInvalidResourceHandle);
-  e->captured = stream && stream->capture;
-  return run_or_record(stream, [e] {
-    e->ms = now_ms();
-    e->recorded = true;
-  });
-}
-cudaError_t cudaEventQuery(cudaEvent_t e) { return e->captured ? error(cudaErrorInvalidValue) : cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b) {
-  if (!a->recorded || !b->recorded) return error(cudaErrorInvalidResourceHandle);
-  *ms = static_cast<float>(b->ms - a->ms);
   return cudaSuccess;
 }
