@@ -364,6 +364,24 @@ void thread_copies() {
   require_that(copied<0>() == std::pair(8, 0), "a copy that is not valid brings zeros");
 }
 
+// ---- turns ----------------------------------------------------------------------------------------------------------
+
+// What warps read of each other without a barrier in between is not there, nor what blocks find of those before them.
+void turns() {
+  bool missing = false;
+  run_kernel(128, [&] {
+    auto* const shared = static_cast<int*>(emulator::shared_memory());
+    if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = 1;
+    __syncwarp();
+    missing = missing || shared[0] + shared[1] + shared[2] + shared[3] != 4;
+  });
+  require_that(missing, "a collective of the warp is no barrier of the block");
+  unsigned last[2] = {};
+  for (unsigned& block : last)
+    require_that(emulator::launch(3, 1, 0, nullptr, [&] { block = blockIdx.x; }) == cudaSuccess, "a launch");
+  require_that(last[0] != last[1], "blocks in another order");
+}
+
 // ---- mistakes -------------------------------------------------------------------------------------------------------
 
 void missing_arrival() {
@@ -420,6 +438,7 @@ int main(int argc, char** argv) {
   if (part == "descriptors") return descriptors(), 0;
   if (part == "plans") return plans(), 0;
   if (part == "copies") return copies(), 0;
+  if (part == "turns") return turns(), 0;
   if (part == "thread_copies") return thread_copies(), 0;
   if (part == "unwaited_copy") return thread_copy(0), 0;
   if (part == "odd_copy") return thread_copy(2), 0;

@@ -217,6 +217,7 @@ def program(tmp_path_factory):
         ("cuda_hopper", "descriptors"),
         ("cuda_hopper", "plans"),
         ("cuda_hopper", "copies"),
+        ("cuda_hopper", "turns"),
         ("cuda_hopper", "thread_copies"),
         ("cuda_hopper", "copied_product"),
         ("cuda_hopper", "products"),

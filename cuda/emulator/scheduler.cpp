@@ -188,21 +188,35 @@ void prepare(Block& b, dim3 grid, dim3 block, uint3 at) {
   }
 }
 
-// Every thread of the block that can go on does so once. False when none could.
+bool go_on(Fiber& f) {
+  if (f.state != Fiber::ready) return false;
+  current = &f;
+  pydlx_emulator_switch(&g_scheduler, f.stack_pointer);
+  return true;
+}
+
+// As far as the warp comes without the others: a missing barrier shows that its collectives would hide. False when
+// that is nowhere.
+bool run_ahead(Block& b, unsigned warp) {
+  bool any = false;
+  for (bool goes_on = true; goes_on; any |= goes_on) {
+    goes_on = false;
+    for (unsigned i = warp * 32; i < std::min(warp * 32 + 32, b.threads); ++i) goes_on |= go_on(b.fibers[i]);
+    goes_on |= release_warp(warp);
+  }
+  return any;
+}
+
+// Every thread of the block that can go on does so once, after those of another warp each time have as often as they
+// can. False when none could.
 bool take_turn(Block& b) {
   g_block = &b;
-  const unsigned round = b.round++;
+  const unsigned round = b.round++, warps = (b.threads + 31) / 32;
   unsigned finished = 0, waiting = 0;
-  bool progress = false;
-  for (unsigned k = 0; k < b.threads; ++k) {
-    Fiber& f = b.fibers[round % 2 ? b.threads - 1 - k : k];  // alternating: a missing barrier shows
-    if (f.state == Fiber::ready) {
-      current = &f;
-      pydlx_emulator_switch(&g_scheduler, f.stack_pointer);
-      progress = true;
-    }
-  }
-  for (unsigned w = 0; w * 32 < b.threads; ++w) progress |= release_warp(w);
+  bool progress = run_ahead(b, (round + b.rank * 3) % warps);
+  for (unsigned k = 0; k < b.threads; ++k)  // alternating: a missing barrier shows
+    progress |= go_on(b.fibers[round % 2 ? b.threads - 1 - k : k]);
+  for (unsigned w = 0; w < warps; ++w) progress |= release_warp(w);
   progress |= run_later(g_turn, false);
   progress |= release_conditions();
   ++g_turn;
@@ -247,21 +261,27 @@ void run_blocks(std::size_t count) {
 
 }  // namespace
 
+// Every other grid begins with its last blocks: what a block finds must not depend on those before it.
 void run_grid(dim3 grid, dim3 block, unsigned cluster, std::size_t shared_bytes, const std::function<void()>& kernel) {
+  static bool backwards = false;
+  backwards = !backwards;
   g_kernel = &kernel;
   g_cluster = cluster;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; x += cluster) {
-        for (unsigned rank = 0; rank < cluster; ++rank) {
-          Block& b = block_at(rank);
-          b.shared = g_shared[rank];
-          b.rank = rank;
-          std::memset(b.shared, 0xa5, shared_bytes);  // reads before writes give nonsense
-          prepare(b, grid, block, {x + rank, y, z});
-        }
-        run_blocks(cluster);
-      }
+  const unsigned across = grid.x / cluster;
+  const std::uint64_t count = std::uint64_t{across} * grid.y * grid.z;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const std::uint64_t at = backwards ? count - 1 - i : i, rest = at / across;
+    const auto x = static_cast<unsigned>(at % across) * cluster, y = static_cast<unsigned>(rest % grid.y),
+               z = static_cast<unsigned>(rest / grid.y);
+    for (unsigned rank = 0; rank < cluster; ++rank) {
+      Block& b = block_at(rank);
+      b.shared = g_shared[rank];
+      b.rank = rank;
+      std::memset(b.shared, 0xa5, shared_bytes);  // reads before writes give nonsense
+      prepare(b, grid, block, {x + rank, y, z});
+    }
+    run_blocks(cluster);
+  }
   run_later(0, true);
   g_cluster = 1;
 }
