@@ -109,3 +109,21 @@ def test_a_missing_wait_shows(name, wait):
     assert wait in PROGRAMS[name]
     done = python(PREPARE + PROGRAMS[name].replace(wait, ""), PYDLX_EMULATED_LAZY="1")
     assert done.returncode == 1 and "AssertionError" in done.stderr
+
+
+def test_the_default_stream_of_another_device_waits():
+    if pydlx.cuda.device_count() < 2 and "emulator" not in pydlx.cuda.get_device_name().lower():
+        pytest.skip("needs two GPUs")
+    program = """
+s = cuda.Stream(device=1)
+with cuda.stream(s):
+    x = full(5.0, "cuda:1")
+    e = s.record_event()
+assert cuda.current_device() == 0
+cuda.default_stream(1).wait_event(e)
+y = x + 1
+assert not cuda.default_stream(1).query()
+assert same(y, 6.0) and cuda.default_stream(1).query()
+"""
+    done = python(PREPARE + program, PYDLX_EMULATED_LAZY="1", PYDLX_EMULATED_DEVICES="2")
+    assert done.returncode == 0, done.stderr

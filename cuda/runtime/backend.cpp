@@ -140,7 +140,11 @@ class CudaBackend final : public Backend {
   void set_stream(StreamHandle s) override { set_current_stream(stream(s)); }
   int stream_device(StreamHandle s) override { return stream(s).device; }
   std::uintptr_t native_stream(StreamHandle s) override { return reinterpret_cast<std::uintptr_t>(stream(s).handle); }
-  bool stream_done(StreamHandle s) override { return done(cudaStreamQuery(stream(s).handle), "cudaStreamQuery"); }
+  // The handle of a default stream is that of the current device.
+  bool stream_done(StreamHandle s) override {
+    const DeviceGuard guard(stream(s).device);
+    return done(cudaStreamQuery(stream(s).handle), "cudaStreamQuery");
+  }
   void synchronize_stream(StreamHandle s) override {
     const DeviceGuard guard(stream(s).device);
     if (trace_on) [[unlikely]]
@@ -164,6 +168,7 @@ class CudaBackend final : public Backend {
     check(cudaEventRecord(event(e), stream(s).handle), "cudaEventRecord");
   }
   void wait_event(StreamHandle s, EventHandle e) override {
+    const DeviceGuard guard(stream(s).device);
     check(cudaStreamWaitEvent(stream(s).handle, event(e), 0), "cudaStreamWaitEvent");
   }
   bool event_done(EventHandle e) override { return done(cudaEventQuery(event(e)), "cudaEventQuery"); }
