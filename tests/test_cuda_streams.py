@@ -1,4 +1,4 @@
-"""What orders the work of streams, in processes whose emulated streams run as late as they may."""
+"""What orders the work of streams, in processes whose emulated streams run as late as they may; and operands that are the host's."""
 
 from __future__ import annotations
 
@@ -127,3 +127,49 @@ assert same(y, 6.0) and cuda.default_stream(1).query()
 """
     done = python(PREPARE + program, PYDLX_EMULATED_LAZY="1", PYDLX_EMULATED_DEVICES="2")
     assert done.returncode == 0, done.stderr
+
+
+HOST_NUMBERS = """
+import warnings
+warnings.simplefilter("ignore")
+x, t = pydlx.rand(6), pydlx.tensor(0.25)
+i = pydlx.tensor([2, 0, 2, 3, 0, 2])
+q = pydlx.randn(1, 2, 5, 8)
+table = [
+    lambda d: F.mse_loss(x.to(d), t),
+    lambda d: F.huber_loss(t, x.to(d), reduction="none"),
+    lambda d: pydlx.searchsorted(x.to(d).sort().values, 0.5),
+    lambda d: pydlx.bucketize(t, x.to(d).sort().values),
+    lambda d: x.to(d).scatter_reduce(0, i.to(d), x.to(d), "mean"),
+    lambda d: x.to(d).scatter_reduce(0, i.to(d), x.to(d), "amax", include_self=False),
+    lambda d: x.to(d).scatter(0, i.to(d), 3.0),
+    lambda d: x.to(d).index_fill(0, i.to(d), t),
+    lambda d: F.scaled_dot_product_attention(q.to(d), q.to(d), q.to(d), t),
+    lambda d: pydlx.where(x.to(d) > t, x.to(d), t),
+]
+for k, f in enumerate(table):
+    there, here = f("cuda"), f("cpu")
+    pydlx.full((n,), 7.0)  # over what the host has given back
+    assert there.is_cuda and pydlx.allclose(there.cpu(), here, atol=1e-6), k
+w = t.clone().requires_grad_()
+F.mse_loss(x.cuda(), w).backward()
+assert not w.grad.is_cuda and abs(w.grad.item() - 2 * (t - x).mean().item()) < 1e-6
+"""
+
+
+def test_numbers_of_the_host_are_operands():
+    done = python(PREPARE + HOST_NUMBERS, PYDLX_EMULATED_LAZY="1")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, i: pydlx.searchsorted(x, x, sorter=i),
+        lambda x, i: pydlx.bincount(i, x),
+        lambda x, i: pydlx.bincount(i.cuda(), x.cpu()),
+    ],
+)
+def test_tensors_of_the_host_are_refused(call):
+    with pytest.raises(pydlx.DeviceError):
+        call(pydlx.arange(4.0).cuda(), pydlx.arange(4))

@@ -350,7 +350,7 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
                 broadcast_sizes(kName, slopes.sizes(), out_sizes) == out_sizes,
             kName, "alibi_slopes", ErrorKind::Shape, "expected one number per head: a shape that broadcasts to ",
             out_sizes, ", got ", slopes.sizes());
-    in.slopes = reshape(expand(to_dtype(slopes, working), out_sizes), {in.q.size(0), heads});
+    in.slopes = reshape(expand(to_device(to_dtype(slopes, working), query.device()), out_sizes), {in.q.size(0), heads});
   }
   out_sizes.push_back(query.size(-2));
   out_sizes.push_back(value.size(-1));
@@ -361,7 +361,8 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
             "expected a bool or floating point tensor, got ", mask.dtype());
     require(mask.ndim() <= mask_sizes.ndim() && broadcast_sizes(kName, mask.sizes(), mask_sizes) == mask_sizes, kName,
             "attn_mask", ErrorKind::Shape, "expected a shape that broadcasts to ", mask_sizes, ", got ", mask.sizes());
-    const Tensor m = expand(mask.dtype() == DType::Bool ? mask : to_dtype(mask, working), mask_sizes);
+    const Tensor m =
+        expand(to_device(mask.dtype() == DType::Bool ? mask : to_dtype(mask, working), query.device()), mask_sizes);
     in.mask = to_four(m, lead, heads);
   }
   in.dropout_p = dropout_p;

@@ -80,7 +80,10 @@ Tensor to_dtype(const Tensor& x, DType dtype) {
 Tensor to_device(const Tensor& x, Device device, bool non_blocking) {
   if (x.device() == device) return x;
   Tensor out;
-  if (x.contiguous_layout() || !is_dense(x.sizes(), x.strides())) {
+  if (x.ndim() == 0 && x.is_cpu()) {  // a number travels with a kernel, which nobody waits for
+    out = empty({}, x.dtype(), device);
+    copy_raw(out, x);
+  } else if (x.contiguous_layout() || !is_dense(x.sizes(), x.strides())) {
     out = empty(x.sizes(), x.dtype(), device);
     if (x.numel() > 0) copy_between(out, x, non_blocking);
   } else {  // the bytes as they lie, under the same strides

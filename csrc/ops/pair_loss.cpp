@@ -14,9 +14,9 @@ namespace {
 
 DType acc_dtype(DType t) { return t == DType::Float64 ? DType::Float64 : DType::Float32; }
 
-// Row-major copy (or view) in the common shape and dtype.
-Tensor prepared(const Tensor& t, const Dims& sizes, DType dtype) {
-  Tensor d = to_dtype(detach(t), dtype);
+// Row-major copy (or view) in the common shape and dtype; a single number may come from the CPU.
+Tensor prepared(const Tensor& t, const Dims& sizes, DType dtype, Device device) {
+  const Tensor d = to_device(to_dtype(detach(t), dtype), device);
   return contiguous(d.sizes() == sizes ? d : expand(d, sizes));
 }
 
@@ -84,7 +84,7 @@ Tensor pair_loss(PairLossOp op, const char* name, const Tensor& x, const Tensor&
   require(is_floating(dtype), name, "input", ErrorKind::DType, "expected floating point tensors, got ", dtype);
   const Device device = common_device(name, {&x, &t});
   const DType acc = acc_dtype(dtype);
-  const Tensor xc = prepared(x, sizes, dtype), tc = prepared(t, sizes, dtype);
+  const Tensor xc = prepared(x, sizes, dtype, device), tc = prepared(t, sizes, dtype, device);
   PairLoss k;
   k.x = xc.data();
   k.t = tc.data();
@@ -115,7 +115,7 @@ Tensor pair_loss(PairLossOp op, const char* name, const Tensor& x, const Tensor&
   if (!any_requires_grad(x, t)) return out;
 
   record(name, out, {&x, &t},
-         [op, name, param, count, mean = reduction == Reduction::mean, sizes, dtype, acc, x = save(x),
+         [op, name, param, count, mean = reduction == Reduction::mean, sizes, dtype, device, acc, x = save(x),
           t = save(t)](Backward& bw) {
            const Tensor x0 = x.get(bw), t0 = t.get(bw);
            Tensor g = bw.grad();
@@ -128,11 +128,11 @@ Tensor pair_loss(PairLossOp op, const char* name, const Tensor& x, const Tensor&
                bw.set(1, to_dtype(sum_to(mul(g, composed_dt(op, xw, tw, param)), t0.sizes()), t0.dtype()));
              return;
            }
-           const Tensor xc = prepared(x0, sizes, dtype), tc = prepared(t0, sizes, dtype),
+           const Tensor xc = prepared(x0, sizes, dtype, device), tc = prepared(t0, sizes, dtype, device),
                         gc = contiguous(to_dtype(g, acc));
            Tensor dx, dt;
-           if (bw.needs(0)) dx = empty(sizes, dtype, xc.device());
-           if (bw.needs(1)) dt = empty(sizes, dtype, xc.device());
+           if (bw.needs(0)) dx = empty(sizes, dtype, device);
+           if (bw.needs(1)) dt = empty(sizes, dtype, device);
            PairLoss k;
            k.x = xc.data();
            k.t = tc.data();
@@ -143,11 +143,13 @@ Tensor pair_loss(PairLossOp op, const char* name, const Tensor& x, const Tensor&
            k.dx = data_or_null(dx);
            k.dt = data_or_null(dt);
            if (k.n > 0)
-             kernel_or_fail(
-                 kernels<PairLossKernels>(xc.device()).backward[static_cast<int>(op)][static_cast<int>(dtype)], name,
-                 xc.device(), dtype)(k);
-           if (bw.needs(0)) bw.set(0, to_dtype(sum_to(dx, x0.sizes()), x0.dtype()));
-           if (bw.needs(1)) bw.set(1, to_dtype(sum_to(dt, t0.sizes()), t0.dtype()));
+             kernel_or_fail(kernels<PairLossKernels>(device).backward[static_cast<int>(op)][static_cast<int>(dtype)],
+                            name, device, dtype)(k);
+           const auto gradient = [](const Tensor& d, const Tensor& of) {
+             return to_device(to_dtype(sum_to(d, of.sizes()), of.dtype()), of.device());
+           };
+           if (bw.needs(0)) bw.set(0, gradient(dx, x0));
+           if (bw.needs(1)) bw.set(1, gradient(dt, t0));
          });
   return out;
 }

@@ -58,9 +58,10 @@ void run_checked(const char* op, const Call& c, const Tensor& self, IndexedRows 
 
 Tensor with_axis(const Tensor& x) { return x.ndim() == 0 ? reshape(x, {1}) : x; }
 
-// A source as the kernels want it: a single value is spread over the index, a larger tensor is used from its corner.
+// A source as the kernels want it: a single value, which may be the host's, is spread over the index, a larger tensor
+// is used from its corner.
 Tensor source_for(const Tensor& source, const Tensor& index) {
-  return source.ndim() == 0 ? expand(source, index.sizes()) : source;
+  return source.ndim() == 0 ? expand(to_device(source, index.device()), index.sizes()) : source;
 }
 
 // Gradient of the source from a gradient with the index's sizes.

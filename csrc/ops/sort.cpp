@@ -311,12 +311,15 @@ Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool out_int32, 
       sorted.dtype(), values.is_wrapped_number() && dtype_category(values.dtype()) <= dtype_category(sorted.dtype())
                           ? sorted.dtype()
                           : values.dtype());
-  const Tensor s = contiguous(to_dtype(detach(sorted), dtype)), v = contiguous(to_dtype(detach(values), dtype));
+  const Tensor s = contiguous(to_dtype(detach(sorted), dtype)),
+               v = to_device(contiguous(to_dtype(detach(values), dtype)), device);  // a number may come from the CPU
   Tensor order;
   if (sorter.defined()) {
     require(sorter.sizes() == sorted.sizes(), op, "sorter", ErrorKind::Shape, "expected shape ", sorted.sizes(),
             ", got ", sorter.sizes());
     require(sorter.dtype() == DType::Int64, op, "sorter", ErrorKind::DType, "expected int64, got ", sorter.dtype());
+    require(sorter.device() == device, op, "sorter", ErrorKind::Device, "expected ", device,
+            " like the sorted sequence, got ", sorter.device(), "; move it with .to()");
     order = clone(contiguous(sorter));  // what is searched is what was checked, whatever other threads do
     if (order.numel() > 0) {
       const bool in_range =

@@ -215,6 +215,8 @@ Tensor bincount(const Tensor& x, const Tensor& weights, std::int64_t minlength) 
   if (weights.defined()) {
     require(weights.sizes() == x.sizes(), op, "weights", ErrorKind::Shape, "expected shape ", x.sizes(), ", got ",
             weights.sizes());
+    require(weights.device() == x.device(), op, "weights", ErrorKind::Device, "expected ", x.device(),
+            " like the input, got ", weights.device(), "; move one with .to()");
     w = detach(weights);
     w = contiguous(w.dtype() == DType::Float32 ? w : to_dtype(w, DType::Float64));
   }
