@@ -185,6 +185,14 @@ def test_numbers_that_do_not_fit_are_refused(how):
         WRITES[how](getattr(pydlx, dtype), value)
 
 
+@pytest.mark.parametrize("how", [how for how in WRITES if how != "where"])
+def test_whole_numbers_may_be_floats(how):
+    WRITES[how](pydlx.uint8, 7.0)
+    WRITES[how](pydlx.int64, -0.0)
+    with pytest.raises(ValueError, match="expected a number that fits uint8, got -1"):
+        WRITES[how](pydlx.uint8, -1.0)
+
+
 def test_numbers_that_no_integer_holds():
     for value in (float("nan"), float("inf"), 1e30):
         with pytest.raises(ValueError, match="expected a number that fits int32"):
@@ -204,6 +212,7 @@ def test_bools_take_any_number():
     mask = pydlx.tensor([True, False])
     assert mask.masked_fill(mask, 0).tolist() == [False, False]
     assert mask.masked_fill(~mask, 2.5).tolist() == [True, True]
+    assert pydlx.nn.functional.pad(mask, (1, 1), value=0.5).tolist() == [True, True, False, True]
     assert mask.clone().fill_(7).tolist() == [True, True]
     assert pydlx.full((2,), 300, dtype=pydlx.bool).tolist() == [True, True]
 

@@ -249,8 +249,8 @@ void require_fits(const char* op, const char* argument, Scalar v, DType dtype) {
     store_scalar(&stored, dtype, v);
     fits = std::isinf(magnitude) || !std::isinf(load_scalar(&stored, dtype).to_double());
   } else if (dtype != DType::Bool) {
-    const std::int64_t high = integer_max(dtype), low = dtype == DType::UInt8 ? -high : integer_min(dtype),
-                       i = v.to_int();
+    const std::int64_t high = integer_max(dtype),
+                       low = dtype == DType::UInt8 && !v.is_float() ? -high : integer_min(dtype), i = v.to_int();
     fits = i >= low && i <= high && !(v.is_float() && i == INT64_MIN && v.f != -0x1p63);
   }
   if (fits) return;

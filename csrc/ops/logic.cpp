@@ -1,5 +1,6 @@
 #include "ops/logic.h"
 
+#include <cmath>
 #include <limits>
 
 #include "kernels/pointwise.h"
@@ -105,12 +106,17 @@ bool equal(const Tensor& a, const Tensor& b) {
 
 namespace {
 // The fill value in x's dtype; one that would raise the category is refused, as a 1.5 would silently become 1, but for
-// numbers that make bools.
+// numbers that make bools or are whole.
 Tensor fill_value(const char* name, const Tensor& x, const Tensor& mask, const Tensor& value) {
   require(mask.dtype() == DType::Bool, name, "mask", ErrorKind::DType, "expected a bool tensor, got ", mask.dtype());
   require(value.ndim() == 0, name, "value", ErrorKind::Shape, "expected a number or a 0-d tensor, got shape ",
           value.sizes());
-  require((x.dtype() == DType::Bool && is_number(value)) || dtype_category(value.dtype()) <= dtype_category(x.dtype()),
+  const auto whole = [&] {
+    const double v = scalar_of(value).to_double();
+    return v == std::trunc(v);
+  };
+  require(dtype_category(value.dtype()) <= dtype_category(x.dtype()) ||
+              (is_number(value) && (x.dtype() == DType::Bool || whole())),
           name, "value", ErrorKind::DType, "expected a value that fits ", x.dtype(), ", got ", value.dtype());
   require_number_fits(name, "value", value, x.dtype());
   return to_dtype(value, x.dtype());

@@ -1,6 +1,7 @@
 #include "ops/pad.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "autograd/node.h"
@@ -53,8 +54,8 @@ Tensor constant_pad(const Tensor& x, const Dims& pad, Scalar value) {
   require(pad.ndim() % 2 == 0, op, "pad", ErrorKind::Value, "expected (front, back) pairs, got ", pad);
   require(pairs <= x.ndim(), op, "pad", ErrorKind::Value, "expected at most ", 2 * x.ndim(), " values for shape ",
           x.sizes(), ", got ", pad);
-  require(is_floating(x.dtype()) || !value.is_float(), op, "value", ErrorKind::DType, "expected an integer for a ",
-          x.dtype(), " tensor");
+  require(is_floating(x.dtype()) || x.dtype() == DType::Bool || !value.is_float() || value.f == std::trunc(value.f), op,
+          "value", ErrorKind::DType, "expected an integer for a ", x.dtype(), " tensor, got ", value.to_double());
   require_fits(op, "value", value, x.dtype());
   // The part of x that survives cropping, and where it goes.
   Dims sizes = x.sizes(), kept = x.sizes();
