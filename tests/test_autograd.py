@@ -62,6 +62,18 @@ def test_a_graph_is_freed_unless_retained():
         y.backward()
 
 
+def test_what_saved_nothing_may_be_passed_again():
+    x, y = leaf(1.0, 2.0, 3.0), leaf(4.0, 5.0, 6.0)
+    rows = T.stack([x, y]).t().expand(2, 3, 2).double().float() + 1
+    for step in (1.0, 2.0):
+        (rows.sum((0, 2)) * step).sum().backward()
+    assert numbers(x.grad) == numbers(y.grad) == [6.0, 6.0, 6.0]
+    scaled = x * y
+    (scaled + rows.sum()).sum().backward()
+    with pytest.raises(T.GradientError, match=r"\[mul\] .*second time"):
+        (scaled + rows.sum()).sum().backward()
+
+
 def test_saved_memory_is_freed_as_nodes_finish():
     T.empty_cache()
     x = T.ones(1 << 18, requires_grad=True)

@@ -33,12 +33,6 @@ thread_local Leaves t_used;
 
 bool kept(const Tensor& t) { return t.dtype() == DType::Float32 && t.requires_grad() && is_leaf(t); }
 
-bool serves(const Cast& c, const Tensor& t, DType dtype) {
-  if (c.version != t.impl()->storage->version || c.result.dtype() != dtype) return false;
-  const Ref<Node> node = grad_fn_of(c.result);
-  return node && !node->released;  // by a backward pass inside the region
-}
-
 const Tensor& use(const Tensor& t, Cast& c) {
   if (!c.used) t_used.push_back({t.impl(), autograd_meta(t).alive_token()});
   c.used = true;
@@ -82,7 +76,8 @@ Tensor autocast(const Tensor& t, CastPolicy policy) {
   const DType dtype = policy == CastPolicy::full ? DType::Float32 : a.dtype[device];
   if (t.dtype() == dtype) return t;
   if (!(a.cache && policy == CastPolicy::lower && kept(t) && GradMode::enabled())) return ops::to_dtype(t, dtype);
-  if (const auto it = t_casts.find(t.impl()); it != t_casts.end() && serves(it->second, t, dtype))
+  if (const auto it = t_casts.find(t.impl());
+      it != t_casts.end() && it->second.version == t.impl()->storage->version && it->second.result.dtype() == dtype)
     return t.is_cpu() ? it->second.result : use(t, it->second);
   if (t.is_cpu()) {
     const Tensor result = ops::to_dtype(t, dtype);

@@ -301,9 +301,11 @@ class Pass {
                 "to the first backward");
         Backward bw(*n, grads, results, needed, options_.create_graph);
         const Running running(*n);
+        const std::uint64_t reads = saved_reads();
         n->apply(bw);
         leave_flight();
-        if (!options_.retain_graph && !n->is_accumulator()) n->released = true;
+        // What needed nothing it saved (a view, a sum, a cast) can run again, and a loop over the steps may share it.
+        if (!options_.retain_graph && saved_reads() != reads) n->released = true;
         if (anomaly_checks_nan()) check_nan(*n, results);
       }
     }

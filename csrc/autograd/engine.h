@@ -18,4 +18,7 @@ void run_backward(const TensorList& roots, const TensorList& grads, const Tensor
 TensorList run_grad(const TensorList& roots, const TensorList& grads, const TensorList& inputs,
                     BackwardOptions options);
 
+// How many saved tensors the backward formulas of this thread have asked for so far.
+std::uint64_t& saved_reads() noexcept;
+
 }  // namespace pydlx

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <thread>
 
+#include "autograd/engine.h"
 #include "autograd/leaf_casts.h"
 #include "core/parallel.h"
 #include "ops/elementwise.h"
@@ -157,7 +158,13 @@ Tensor Saved::unpacked(const Backward& bw) const {
   return result;
 }
 
+std::uint64_t& saved_reads() noexcept {
+  static thread_local std::uint64_t count = 0;
+  return count;
+}
+
 Tensor Saved::get(const Backward& bw) const {
+  ++saved_reads();
   if (packed_) [[unlikely]]
     return unpacked(bw);
   if (!impl_) return {};
