@@ -85,12 +85,12 @@ def result_type(tensor1: Any, tensor2: Any) -> Any:
 
     def stand_in(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return _C.empty((0,) if value.ndim else (), dtype=value.dtype)
+            return _C.empty((0,) if value.ndim else (), dtype=value.dtype, device="cpu")
         return value
 
     first, second = stand_in(tensor1), stand_in(tensor2)
     if not isinstance(first, Tensor) and not isinstance(second, Tensor):
-        first = _C._tensor_from_data(first, None, None)
+        first = _C._tensor_from_data(first, None, "cpu")
     return _C.mul(first, second).dtype
 
 
@@ -173,7 +173,7 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     count = x.shape[0] if N is None else N
     if count < 0:
         raise ValueError(f"[vander] N: expected a number >= 0, got {N}")
-    powers = x.unsqueeze(1) ** _C.arange(count, dtype=x.dtype if _category(x.dtype) == 2 else None)
+    powers = x.unsqueeze(1) ** _C.arange(count, dtype=x.dtype if _category(x.dtype) == 2 else None, device=x.device)
     return powers if increasing else powers.flip(1)
 
 
@@ -232,7 +232,7 @@ def nanquantile(
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
         told = "'linear', 'lower', 'higher', 'midpoint' or 'nearest'"
         raise ValueError(f"[nanquantile] interpolation: expected {told}, got {interpolation!r}")
-    quantiles = q if isinstance(q, Tensor) else _C.full((), float(q), dtype=input.dtype)
+    quantiles = q if isinstance(q, Tensor) else _C.full((), float(q), dtype=input.dtype, device=input.device)
     if quantiles.ndim > 1 or not bool(((quantiles >= 0) & (quantiles <= 1)).all()):
         raise ValueError(f"[nanquantile] q: expected numbers in [0, 1], at most one axis of them, got {q}")
     axis = 0 if dim is None else dim % max(input.ndim, 1)
@@ -300,8 +300,9 @@ trapz = trapezoid
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element occurs among ``test_elements``, by binary search; either may be a number."""
+    device = next((t.device for t in (elements, test_elements) if isinstance(t, Tensor)), None)
     values, tests = (
-        t if isinstance(t, Tensor) else _C._tensor_from_data(t, None, None) for t in (elements, test_elements)
+        t if isinstance(t, Tensor) else _C._tensor_from_data(t, None, device) for t in (elements, test_elements)
     )
     common = result_type(values, tests)
     if tests.numel() == 0:

@@ -25,7 +25,7 @@ def tensor_over(buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Tensor:
     """
     view = memoryview(buffer)
     if view.nbytes == 0:
-        return empty(shape, dtype=dtype)
+        return empty(shape, dtype=dtype, device="cpu")
     import numpy  # takes as long to import as the rest of the package
 
     return from_numpy(numpy.frombuffer(view, dtype=numpy.uint8)).view(dtype).reshape(shape)

@@ -141,17 +141,17 @@ def tensor(
 ) -> Tensor:
     """Copies ``data`` (numbers, nested lists, a NumPy array, another tensor) into a new leaf tensor.
 
-    The dtype is inferred when not given: Python floats give the default dtype, integers int64, bools bool.
+    The dtype is inferred when not given: Python floats give the default dtype, integers int64, bools bool. Without
+    ``device`` it goes to the default device; a tensor stays where it is if that is the CPU.
 
     Raises:
         ValueError: nested lists of different lengths.
         TypeError: data that is not numeric.
     """
     if isinstance(data, Tensor):
-        made = data.detach().clone()
-        made = made.to(device=device, dtype=dtype)
+        made = data.detach().to(device=_place(device), dtype=dtype, copy=True)
     elif hasattr(data, "__array_interface__") or hasattr(data, "__array_struct__"):
-        made = _from_array(data).clone().to(device=device, dtype=dtype)
+        made = _from_array(data).to(device=_place(device), dtype=dtype, copy=True)
     else:
         made = _C._tensor_from_data(data, dtype, device)
     return made.requires_grad_(True) if requires_grad else made
@@ -160,9 +160,9 @@ def tensor(
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """Like ``tensor``, but shares memory with tensors and NumPy arrays when no conversion is needed."""
     if isinstance(data, Tensor):
-        return data.to(device=device, dtype=dtype)
+        return data.to(device=_place(device), dtype=dtype)
     if hasattr(data, "__array_interface__") or hasattr(data, "__array_struct__"):
-        return _from_array(data).to(device=device, dtype=dtype)
+        return _from_array(data).to(device=_place(device), dtype=dtype)
     return tensor(data, dtype=dtype, device=device)
 
 
@@ -171,7 +171,7 @@ def asarray(
 ) -> Tensor:
     """Converts to a tensor; ``copy=True`` always copies, ``copy=False`` raises when a copy is needed."""
     if hasattr(obj, "__dlpack__") and not isinstance(obj, Tensor) and not hasattr(obj, "__array_interface__"):
-        shared = _C.from_dlpack(obj).to(device=device, dtype=dtype)
+        shared = _C.from_dlpack(obj).to(device=_place(device), dtype=dtype)
     elif copy is False and not (isinstance(obj, Tensor) or hasattr(obj, "__array_interface__")):
         raise ValueError(f"[asarray] copy: expected an object whose memory can be shared, got {type(obj).__name__}")
     else:
@@ -179,6 +179,13 @@ def asarray(
     if copy:
         shared = shared.detach().clone()
     return shared.requires_grad_(True) if requires_grad else shared
+
+
+def _place(device: Any) -> Any:
+    """Where data goes that lies somewhere already: to the default device unless that is the CPU, which nobody may have chosen."""
+    if device is None and (chosen := _C.get_default_device()).type != "cpu":
+        return chosen
+    return device
 
 
 def _from_array(data: Any) -> Tensor:
@@ -214,7 +221,7 @@ def broadcast_shapes(*shapes: Any) -> Any:
 
 def promote_types(type1: Any, type2: Any) -> Any:
     """The smallest dtype both can be converted to by the promotion rules."""
-    return _C.add(_C.empty((1,), dtype=type1), _C.empty((1,), dtype=type2)).dtype
+    return _C.add(_C.empty((1,), dtype=type1, device="cpu"), _C.empty((1,), dtype=type2, device="cpu")).dtype
 
 
 _PRECISIONS = ("highest", "high", "medium")

@@ -74,7 +74,7 @@ def __array__(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
 
 def __array_wrap__(self: Tensor, array: Any, context: Any = None, return_scalar: bool = False) -> Tensor:
     """Makes NumPy's functions return tensors for tensors."""
-    return as_tensor(array)
+    return as_tensor(array, device="cpu")
 
 
 def __dlpack__(
@@ -110,7 +110,7 @@ def _rebuild(
 
     array = np.frombuffer(bytearray(data), dtype=np.uint8)
     flat = _C.from_numpy(array)
-    made = _C.empty(shape, dtype=dtype) if 0 in shape else flat.view(dtype).reshape(shape)
+    made = _C.empty(shape, dtype=dtype, device="cpu") if 0 in shape else flat.view(dtype).reshape(shape)
     if device != "cpu":
         if not pydlx.cuda.is_available() or int(device.partition(":")[2]) >= pydlx.cuda.device_count():
             raise RuntimeError(

@@ -31,7 +31,7 @@ class Draw:
 def plain(value):
     """Tensors as (dtype, array), other objects as Python values or what they print."""
     if hasattr(value, "detach"):
-        return str(value.dtype).rpartition(".")[2], value.detach().numpy().copy()
+        return str(value.dtype).rpartition(".")[2], value.detach().cpu().numpy().copy()
     if type(value).__name__ == "Size":
         return "Size", list(value)
     if isinstance(value, dict):

@@ -35,8 +35,10 @@ void bind_core(OpRegistry& r) {
       {"is_contiguous(Tensor input, *, object? memory_format=None) -> bool", call<&is_contiguous_in>, kMethod,
        "Whether the elements lie in the memory format (by default row-major) without gaps."},
       {"detach(Tensor input) -> Tensor", call<&pydlx::detach>, kBoth, "The same data without gradient history."},
-      {"copy_(Tensor input, Tensor src) -> Tensor", call<&copy_>, kMethod,
-       "Copies src into the tensor, with broadcasting and conversion."},
+      {"copy_(Tensor input, Tensor src, bool non_blocking=False) -> Tensor", call<&copy_>, kMethod,
+       "Copies src into the tensor, with broadcasting and conversion. With non_blocking, copies of one dtype between a "
+       "GPU and "
+       "pinned memory are queued: their end has to be waited for before the memory is read or written."},
       {"zeros_like(Tensor input) -> Tensor", call<&zeros_like>, kFunction,
        "Zeros with the shape, dtype and layout of the input."},
       {"fill_(Tensor input, Operand value) -> Tensor", call<&fill_>, kBoth, "Sets every element."},

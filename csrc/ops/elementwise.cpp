@@ -102,7 +102,7 @@ Tensor wide_operand(const Tensor& x, MemoryFormat format) {
   return contiguous(narrow ? to_dtype(detach(x), DType::Float32) : detach(x), format);
 }
 
-Tensor& copy_(Tensor& target, const Tensor& source) {
+Tensor& copy_(Tensor& target, const Tensor& source, bool non_blocking) {
   check_inplace(target, "copy_");
   require_number_fits("copy_", "src", source, target.dtype());
   require(broadcast_sizes("copy_", target.sizes(), source.sizes()) == target.sizes(), "copy_", "src", ErrorKind::Shape,
@@ -110,11 +110,12 @@ Tensor& copy_(Tensor& target, const Tensor& source) {
   const bool differentiable = is_floating(target.dtype()) && any_requires_grad(target, source);
   Ref<Node> node;
   if (differentiable)
-    node = make_node("copy_", {&target, &source}, [sizes = source.sizes(), dtype = source.dtype()](Backward& bw) {
-      if (bw.needs(0)) bw.set(0, zeros_like(bw.grad()));
-      if (bw.needs(1)) bw.set(1, to_dtype(sum_to(bw.grad(), sizes), dtype));
-    });
-  copy_raw(target, partially_overlaps(target, source) ? clone(source) : source);
+    node = make_node("copy_", {&target, &source},
+                     [sizes = source.sizes(), dtype = source.dtype(), device = source.device()](Backward& bw) {
+                       if (bw.needs(0)) bw.set(0, zeros_like(bw.grad()));
+                       if (bw.needs(1)) bw.set(1, to_device(to_dtype(sum_to(bw.grad(), sizes), dtype), device));
+                     });
+  copy_raw(target, partially_overlaps(target, source) ? clone(source) : source, non_blocking);
   bump_version(target, "copy_");
   if (node) set_history_inplace(target, node);
   return target;

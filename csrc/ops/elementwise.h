@@ -24,7 +24,7 @@ Tensor to_device(const Tensor& x, Device device, bool non_blocking = false);  //
 // What kernels that serve float32 and float64 only read: row-major (or in another format), 16-bit floats widened to
 // float32. Carries no gradient.
 Tensor wide_operand(const Tensor& x, MemoryFormat format = MemoryFormat::contiguous);
-Tensor& copy_(Tensor& target, const Tensor& source);
+Tensor& copy_(Tensor& target, const Tensor& source, bool non_blocking = false);
 Tensor& fill_(Tensor& target, const Tensor& value);  // value is 0-d
 Tensor& zero_(Tensor& target);
 

@@ -190,9 +190,10 @@ void copy_between(const Tensor& out, const Tensor& src, bool non_blocking) {
   if (!direct) copy_raw(out, landed);
 }
 
-void copy_raw(const Tensor& out, const Tensor& src) {
+void copy_raw(const Tensor& out, const Tensor& src, bool non_blocking) {
   if (out.numel() == 0) return;
-  if (!(out.device() == src.device()) && !(src.ndim() == 0 && src.is_cpu())) return copy_between(out, src, false);
+  if (!(out.device() == src.device()) && !(src.ndim() == 0 && src.is_cpu()))
+    return copy_between(out, src, non_blocking);
   // One number is converted once.
   if (src.ndim() == 0 && src.is_cpu() && src.dtype() != out.dtype() && is_floating(out.dtype()))
     return copy_raw(out, wrap_scalar(load_scalar(src.data(), src.dtype()), out.dtype()));

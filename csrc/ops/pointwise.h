@@ -57,7 +57,7 @@ Tensor run_ternary(TernaryOp op, const char* name, const Tensor& a, const Tensor
 Tensor run_compare(CompareOp op, const char* name, const Tensor& a, const Tensor& b);
 
 // out <- src with conversion and broadcasting, no autograd, no version bump.
-void copy_raw(const Tensor& out, const Tensor& src);
+void copy_raw(const Tensor& out, const Tensor& src, bool non_blocking = false);
 // The same for non-empty tensors on different devices. A copy that does not block needs a source that stays alive and
 // unchanged until the device's stream has passed it.
 void copy_between(const Tensor& out, const Tensor& src, bool non_blocking);

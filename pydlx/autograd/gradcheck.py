@@ -89,7 +89,7 @@ def gradgradcheck(
     args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     outputs = _outputs(func, args)
     if grad_outputs is None:
-        cotangents = [_C.randn(tuple(o.shape), dtype=o.dtype).requires_grad_(True) for o in outputs]
+        cotangents = [_C.randn(tuple(o.shape), dtype=o.dtype, device=o.device).requires_grad_(True) for o in outputs]
     else:
         cotangents = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
     count = len(args)

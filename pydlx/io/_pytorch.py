@@ -156,7 +156,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_
             f"expected a tensor within its {flat.numel()} elements, got shape {size}, stride {stride}, offset {offset}"
         )
     if 0 in size:
-        made = pydlx.empty(size, dtype=flat.dtype)
+        made = pydlx.empty(size, dtype=flat.dtype, device="cpu")
     else:
         made = flat.as_strided(size, stride, offset)
     return made.requires_grad_() if requires_grad is True else made

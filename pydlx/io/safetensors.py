@@ -118,7 +118,7 @@ class Reader:
         entry: Entry = self.entries[name]
         kind = DTYPES[entry.kind][0]
         # A bool of a hostile file may hold any byte; comparing turns each into a proper 0 or 1.
-        tensor = empty(entry.shape, dtype=uint8 if entry.kind == "BOOL" else kind)
+        tensor = empty(entry.shape, dtype=uint8 if entry.kind == "BOOL" else kind, device="cpu")
         self.source.seek(self.data + entry.begin)
         checksum = 0
         view = bytes_of(tensor)

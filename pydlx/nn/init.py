@@ -222,7 +222,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
 
     with no_grad():
         working = float64 if tensor.dtype == float64 else float32
-        drawn = empty((rows, cols), dtype=working).normal_(0, 1, generator=generator)
+        drawn = empty((rows, cols), dtype=working, device=tensor.device).normal_(0, 1, generator=generator).cpu()
         q, r = (from_numpy(part) for part in np.linalg.qr((drawn.t() if rows < cols else drawn).numpy()))
         q = q * r.diagonal().sign()  # makes the distribution uniform (Mezzadri, 2007)
         tensor.copy_((q.t() if rows < cols else q).reshape(tensor.shape)).mul_(gain)
@@ -238,5 +238,5 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     with no_grad():
         tensor.normal_(0, std, generator=generator)
         for col in range(cols):
-            tensor[randperm(rows, generator=generator)[:zeros], col] = 0
+            tensor[randperm(rows, generator=generator, device=tensor.device)[:zeros], col] = 0
     return tensor

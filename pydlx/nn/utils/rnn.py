@@ -117,7 +117,7 @@ def pack_padded_sequence(
     Raises:
         ValueError: a length out of range, or not sorted.
     """
-    lengths = lengths.to("cpu") if isinstance(lengths, Tensor) else tensor(list(lengths))
+    lengths = lengths.to("cpu") if isinstance(lengths, Tensor) else tensor(list(lengths), device="cpu")
     sorted_indices = None
     if not enforce_sorted:
         lengths, order = lengths.sort(descending=True)
@@ -135,7 +135,7 @@ def pack_padded_sequence(
             f"[pack_padded_sequence] lengths: expected descending order, got {counts}; pass enforce_sorted=False"
         )
     longest = counts[0]
-    present = arange(longest).unsqueeze(1) < lengths.long()
+    present = arange(longest, device="cpu").unsqueeze(1) < lengths.long()
     rows = present.reshape(-1).nonzero().squeeze(1).to(input.device)
     flat = padded[:longest].reshape(longest * batch, *padded.shape[2:])
     return PackedSequence(flat.index_select(0, rows), present.long().sum(1), sorted_indices)
@@ -160,7 +160,7 @@ def pad_packed_sequence(
     if steps < longest:
         raise ValueError(f"[pad_packed_sequence] total_length: expected at least {longest}, got {total_length}")
     data = sequence.data
-    present = arange(batch) < sizes.unsqueeze(1)
+    present = arange(batch, device="cpu") < sizes.unsqueeze(1)
     rows = present.reshape(-1).nonzero().squeeze(1).to(data.device)
     flat = full((steps * batch, *data.shape[1:]), padding_value, dtype=data.dtype, device=data.device)
     padded = flat.index_copy(0, rows, data).reshape(steps, batch, *data.shape[1:])
@@ -209,7 +209,7 @@ def unpad_sequence(padded_sequences: Tensor, lengths: Tensor, batch_first: bool 
 def pack_sequence(sequences: Iterable[Tensor], enforce_sorted: bool = True) -> PackedSequence:
     """Packs a list of sequences ``(L_i, *)``."""
     items = list(sequences)
-    lengths = tensor([item.shape[0] for item in items])
+    lengths = tensor([item.shape[0] for item in items], device="cpu")
     return pack_padded_sequence(pad_sequence(items), lengths, enforce_sorted=enforce_sorted)
 
 

@@ -79,8 +79,8 @@ class TensorDataset(Dataset[tuple[Tensor, ...]]):
         """What collating the samples at ``indices`` gives, gathered in one operation per tensor."""
         count = len(self)
         # Wraps negative indices as single access does; anything else out of range fails inside the gather.
-        picks = tensor([i + count if i < 0 else i for i in indices], dtype=int64)
-        return [t.index_select(0, picks) for t in self.tensors]
+        picks = tensor([i + count if i < 0 else i for i in indices], dtype=int64, device="cpu")
+        return [t.index_select(0, picks.to(t.device)) for t in self.tensors]
 
 
 class StackDataset(Dataset[Any]):
