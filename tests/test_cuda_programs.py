@@ -115,3 +115,53 @@ def test_initialisers_by_drawing_and_sorting(name):
         return getattr(pydlx.nn.init, name)(weight, *more).tolist()
 
     assert draw("cuda") == draw("cpu")
+
+
+def test_states_of_the_generators_come_back():
+    one, everything = pydlx.cuda.get_rng_state(), pydlx.cuda.get_rng_state_all()
+    first = pydlx.rand(5, device="cuda").tolist()
+    pydlx.cuda.set_rng_state(one)
+    assert pydlx.rand(5, device="cuda").tolist() == first
+    pydlx.cuda.set_rng_state_all(everything)
+    assert pydlx.rand(5, device="cuda").tolist() == first
+    pydlx.cuda.seed_all()
+    seeds = {g.initial_seed() for g in pydlx.cuda.default_generators}
+    assert seeds == {pydlx.cuda.initial_seed()} and pydlx.rand(5, device="cuda").tolist() != first
+
+
+def test_what_scripts_ask_a_gpu():
+    assert pydlx.cuda.is_bf16_supported() and pydlx.cuda.init() is None
+    assert pydlx.cuda.is_tf32_supported() == (pydlx.cuda.get_device_capability() >= (8, 0))
+    x = pydlx.zeros(3 << 20, device="cuda")
+    lines = pydlx.cuda.memory_summary().splitlines()
+    assert lines[0].startswith("cuda:0") and float(lines[1].split()[1]) == round(
+        pydlx.cuda.memory_allocated() / 2**20, 1
+    )
+    assert len(lines) == 5 and len(pydlx.cuda.memory_summary("cuda:0", abbreviated=True).splitlines()) == 4
+    del x
+
+
+def test_the_older_spelling_of_mixed_precision():
+    class Cube(pydlx.autograd.Function):
+        @staticmethod
+        @pydlx.cuda.amp.custom_fwd(cast_inputs=pydlx.float32)
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        @pydlx.cuda.amp.custom_bwd
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return 3 * x * x * g
+
+    scaler, layer = pydlx.cuda.amp.GradScaler(init_scale=128.0), pydlx.nn.Linear(4, 4).cuda()
+    with pydlx.cuda.amp.autocast():
+        inner = layer(pydlx.ones(2, 4, device="cuda"))
+        out = Cube.apply(inner)
+    assert inner.dtype is pydlx.float16 and out.dtype is pydlx.float32
+    scaler.scale(out.sum()).backward()
+    optimizer = pydlx.optim.SGD(layer.parameters(), lr=0.1)
+    scaler.unscale_(optimizer)
+    want = 3 * inner.detach().float().pow(2).sum(0)
+    assert ((layer.bias.grad - want).abs() <= 2e-3 * want.abs().max()).all().item()

@@ -7,6 +7,8 @@ its range is reported by the next operation or synchronisation of the device, as
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import _C
 from . import _memory, _streams
 from ._device import (
@@ -16,8 +18,11 @@ from ._device import (
     get_device_capability,
     get_device_name,
     get_device_properties,
+    init,
     is_available,
+    is_bf16_supported,
     is_initialized,
+    is_tf32_supported,
     set_device,
     synchronize,
 )
@@ -30,9 +35,20 @@ from ._memory import (
     memory_allocated,
     memory_reserved,
     memory_stats,
+    memory_summary,
     reset_peak_memory_stats,
 )
-from ._random import initial_seed, manual_seed, manual_seed_all, seed
+from ._random import (
+    get_rng_state,
+    get_rng_state_all,
+    initial_seed,
+    manual_seed,
+    manual_seed_all,
+    seed,
+    seed_all,
+    set_rng_state,
+    set_rng_state_all,
+)
 from ._streams import Event, Stream, current_stream, default_stream, set_stream, stream
 
 OutOfMemoryError = _C.OutOfMemoryError
@@ -51,11 +67,16 @@ __all__ = [
     "get_device_capability",
     "get_device_name",
     "get_device_properties",
+    "get_rng_state",
+    "get_rng_state_all",
     "graph",
+    "init",
     "initial_seed",
     "is_available",
+    "is_bf16_supported",
     "is_current_stream_capturing",
     "is_initialized",
+    "is_tf32_supported",
     "manual_seed",
     "manual_seed_all",
     "max_memory_allocated",
@@ -64,10 +85,24 @@ __all__ = [
     "memory_allocated",
     "memory_reserved",
     "memory_stats",
+    "memory_summary",
     "reset_peak_memory_stats",
     "seed",
+    "seed_all",
     "set_device",
+    "set_rng_state",
+    "set_rng_state_all",
     "set_stream",
     "stream",
     "synchronize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "amp":  # rests on pydlx.amp, which rests on this module
+        import importlib
+
+        return importlib.import_module(".amp", __name__)
+    if name == "default_generators":
+        return tuple(_C._cuda.generator(i) for i in range(device_count()))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

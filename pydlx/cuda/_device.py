@@ -89,6 +89,21 @@ def get_device_capability(device: Any = None) -> tuple[int, int]:
     return p.major, p.minor
 
 
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    """Whether bfloat16 can be used: every GPU computes with it, those of compute capability 8 and newer on tensor cores."""
+    return is_available() and (including_emulation or get_device_capability() >= (8, 0))
+
+
+def is_tf32_supported() -> bool:
+    """Whether the current GPU multiplies TF32 on tensor cores (compute capability 8 and newer)."""
+    return is_available() and get_device_capability() >= (8, 0)
+
+
+def init() -> None:
+    """Raises :class:`pydlx.DeviceError` without a GPU; nothing has to be initialised."""
+    require("init")
+
+
 class device:
     """Makes a device current inside a ``with`` block."""
 

@@ -50,3 +50,23 @@ def empty_cache() -> None:
     """Gives cached memory that nobody uses back to the driver; without a GPU there is none."""
     if is_available():
         _cuda.empty_cache()
+
+
+def memory_summary(device: Any = None, abbreviated: bool = False) -> str:
+    """A table of what tensors occupy, what is held from the driver and what that is of the device's memory, to be printed.
+
+    Args:
+        abbreviated: leave out how often memory was asked for and found in the cache. Default: ``False``.
+    """
+    index = index_of(device, "memory_summary")
+    stats, (free, total) = memory_stats(index), mem_get_info(index)
+    mib = 1 << 20
+    lines = [
+        f"cuda:{index}, memory in MiB        now       peak",
+        f"tensors            {stats['in_use'] / mib:15.1f} {stats['peak_in_use'] / mib:10.1f}",
+        f"held               {stats['reserved'] / mib:15.1f} {stats['peak_reserved'] / mib:10.1f}",
+        f"free on the device {free / mib:15.1f} of {total / mib:.1f}",
+    ]
+    if not abbreviated:
+        lines.append(f"allocations        {stats['allocations']:15d}, {stats['cache_hits']} of them from the cache")
+    return "\n".join(lines)

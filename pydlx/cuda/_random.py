@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from .. import _C
 from ._device import device_count, index_of, is_available
 
@@ -23,7 +26,40 @@ def initial_seed() -> int:
     return int(_C._cuda.generator(index_of(None, "initial_seed")).initial_seed())
 
 
+def get_rng_state(device: Any = None) -> _C.Tensor:
+    """The state of a GPU's generator (the current one's by default) as a uint8 tensor on the CPU, for :func:`set_rng_state`."""
+    state: _C.Tensor = _C._cuda.generator(index_of(device, "get_rng_state")).get_state()
+    return state
+
+
+def set_rng_state(new_state: _C.Tensor, device: Any = None) -> None:
+    """Restores a state that :func:`get_rng_state` returned.
+
+    Raises:
+        ValueError: the tensor is not such a state.
+    """
+    _C._cuda.generator(index_of(device, "set_rng_state")).set_state(new_state)
+
+
+def get_rng_state_all() -> list[_C.Tensor]:
+    """The states of all GPUs' generators; none without a GPU."""
+    return [get_rng_state(i) for i in range(device_count())]
+
+
+def set_rng_state_all(new_states: Iterable[_C.Tensor]) -> None:
+    """Restores what :func:`get_rng_state_all` returned."""
+    for i, state in enumerate(new_states):
+        set_rng_state(state, i)
+
+
 def seed() -> None:
     """Seeds the current GPU's generator from the operating system; without a GPU this does nothing."""
     if is_available():
         _C._cuda.generator(index_of(None, "seed")).seed()
+
+
+def seed_all() -> None:
+    """Seeds the generators of all GPUs with one seed from the operating system; without a GPU this does nothing."""
+    if is_available():
+        seed()
+        manual_seed_all(initial_seed())
