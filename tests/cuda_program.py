@@ -17,6 +17,8 @@ import pydlx
 ROOT = Path(__file__).resolve().parent.parent
 # A sanitizer that is loaded into every process knows nothing of these programs, nor of the emulator's stacks.
 PLAIN = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+# Whether "cuda" is the emulator; False without any device.
+EMULATED = pydlx.cuda.is_available() and "emulat" in pydlx.cuda.get_device_name().lower()
 
 
 def compiled(target, *sources, options=(), emulator=True):

@@ -9,6 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
+from cuda_program import EMULATED
 
 import pydlx
 from pydlx import cuda
@@ -215,7 +216,7 @@ class TestMemory:
         assert p.to("cuda", non_blocking=True).sum().item() == x.sum().item()
 
     def test_freed_pinned_memory_waits_for_its_copies(self):
-        n = 8 if "emulat" in cuda.get_device_properties().name.lower() else 1024
+        n = 8 if EMULATED else 1024
         a = pydlx.ones(n, n, device="cuda") / n
         p = pydlx.ones(1 << 16).pin_memory()
         for _ in range(50):  # the copy below has to queue behind these

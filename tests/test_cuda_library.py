@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_program import compiled, python, run_part
+from cuda_program import EMULATED, compiled, python, run_part
 
 import pydlx
 
 DEVICE = pydlx.cuda.is_available()
-EMULATED = DEVICE and "emulat" in pydlx.cuda.get_device_properties().name.lower()
 needs_emulator = pytest.mark.skipif(not EMULATED, reason="needs the emulator: the stand-in computes nothing")
 
 

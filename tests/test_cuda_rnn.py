@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_program import choices, compiled, python, run_part
+from cuda_program import EMULATED, choices, compiled, python, run_part
 
 import pydlx
 from pydlx import nn
@@ -133,10 +133,7 @@ for dtype, hidden in ((pydlx.float32, 40), (pydlx.float32, 4096), (pydlx.bfloat1
 """
 
 
-@pytest.mark.skipif(
-    not pydlx.cuda.is_available() or "emulat" not in pydlx.cuda.get_device_properties().name.lower(),
-    reason="needs the emulator, whose number of multiprocessors can be chosen",
-)
+@pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose number of multiprocessors can be chosen")
 def test_same_bits_on_any_number_of_multiprocessors():
     digests = set()
     for multiprocessors in ("2", "4", "9"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cuda_program import python
+from cuda_program import EMULATED, python
 
 import pydlx
 
@@ -103,7 +103,7 @@ def test_work_is_ordered(name):
 WAITS = {"streams": "usual.wait_stream(s)", "memory that another stream uses": "x.record_stream(s)"}
 
 
-@pytest.mark.skipif("emulator" not in pydlx.cuda.get_device_name().lower(), reason="not the emulator")
+@pytest.mark.skipif(not EMULATED, reason="not the emulator")
 @pytest.mark.parametrize(("name", "wait"), WAITS.items())
 def test_a_missing_wait_shows(name, wait):
     assert wait in PROGRAMS[name]
@@ -112,7 +112,7 @@ def test_a_missing_wait_shows(name, wait):
 
 
 def test_the_default_stream_of_another_device_waits():
-    if pydlx.cuda.device_count() < 2 and "emulator" not in pydlx.cuda.get_device_name().lower():
+    if pydlx.cuda.device_count() < 2 and not EMULATED:
         pytest.skip("needs two GPUs")
     program = """
 s = cuda.Stream(device=1)
