@@ -38,6 +38,12 @@ template <>
 struct WordOf<4> : std::type_identity<std::uint32_t> {};
 template <>
 struct WordOf<8> : std::type_identity<std::uint64_t> {};
+// A word where elements of any type are. Accesses through unrelated types may change places, and kernels take single
+// elements beside packs: the target's gradient is stored over that of its pack.
+template <class W>
+struct __attribute__((may_alias)) Untyped {
+  W word;
+};
 
 // One access per 16 bytes. Structures that are assigned are taken apart into their elements, and the compiler does not
 // always put these together again: 16-bit elements by fours only, stores at computed places not at all.
@@ -46,7 +52,7 @@ __device__ __forceinline__ Pack<T, V> get(const T* in) {
   using Word = typename WordOf<sizeof(Pack<T, V>)>::type;
   Word w[sizeof(Pack<T, V>) / sizeof(Word)];
 #pragma unroll
-  for (std::size_t k = 0; k < sizeof w / sizeof(Word); ++k) w[k] = reinterpret_cast<const Word*>(in)[k];
+  for (std::size_t k = 0; k < sizeof w / sizeof(Word); ++k) w[k] = reinterpret_cast<const Untyped<Word>*>(in)[k].word;
   Pack<T, V> x;
   __builtin_memcpy(&x, w, sizeof x);
   return x;
@@ -63,11 +69,11 @@ __device__ __forceinline__ void put(T* out, const Pack<T, V>& y) {
   __builtin_memcpy(w, &y, sizeof w);
 #pragma unroll
   for (std::size_t k = 0; k < sizeof w / sizeof(Word); ++k) {
-    Word* to = reinterpret_cast<Word*>(out) + k;
+    Untyped<Word>* const to = reinterpret_cast<Untyped<Word>*>(out) + k;
 #if !defined(PYDLX_CUDA_EMULATED)
     if constexpr (sizeof(Word) == sizeof(uint4)) {
       if constexpr (space == Space::global)
-        __stwb(to, w[k]);
+        __stwb(&to->word, w[k]);
       else
         asm volatile(
             "st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
@@ -76,7 +82,7 @@ __device__ __forceinline__ void put(T* out, const Pack<T, V>& y) {
       continue;
     }
 #endif
-    *to = w[k];
+    to->word = w[k];
   }
 }
 
