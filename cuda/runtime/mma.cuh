@@ -35,7 +35,7 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
 #else
   const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 #endif
 }
 // The same with one word, for lines that do not begin at multiples of 16 bytes.
@@ -45,14 +45,14 @@ __device__ __forceinline__ void cp_async_4(void* shared, const void* global, boo
 #else
   const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 #endif
 }
 __device__ __forceinline__ void cp_async_commit() {
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::copies_commit();
 #else
-  asm volatile("cp.async.commit_group;");
+  asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 // All but the newest `pending` groups have arrived.
@@ -61,7 +61,7 @@ __device__ __forceinline__ void cp_async_wait() {
 #if defined(PYDLX_CUDA_EMULATED)
   emulator::copies_wait(pending);
 #else
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending));
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 #endif
 }
 
@@ -88,11 +88,13 @@ __device__ __forceinline__ void ldmatrix_x4(std::uint32_t (&r)[4], const void* r
   if constexpr (transposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at));
+                 : "r"(at)
+                 : "memory");
   else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at));
+                 : "r"(at)
+                 : "memory");
 #endif
 }
 
