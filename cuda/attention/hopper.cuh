@@ -46,7 +46,7 @@ __device__ __forceinline__ void start_sums(float (&sum)[features], const std::ui
   wgmma_fence();
 #pragma unroll
   for (int c = 0; c < 4 * count; c += 16) {
-    const std::uint32_t a[4] = {w[c / 4], w[c / 4 + 1], w[c / 4 + 2], w[c / 4 + 3]};
+    const std::uint32_t (&a)[4] = reinterpret_cast<const std::uint32_t (&)[4]>(w[c / 4]);
     add_wgmma<T, true>(sum, a, advance_k(advance(columns, c / kPanelSide * kBlock), c % kPanelSide, false));
   }
   wgmma_commit();
