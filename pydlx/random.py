@@ -33,8 +33,8 @@ def manual_seed(seed: int) -> Generator:
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"[manual_seed] seed: expected an integer in [-2**63, 2**64), got {seed}")
     default_generator.manual_seed(seed)
-    for i in range(_C._cuda.device_count()):  # the GPUs' streams start over with it, as in PyTorch
-        _C._cuda.generator(i).manual_seed(seed)
+    for generator in gpu_generators():  # their streams start over with it, as in PyTorch
+        generator.manual_seed(seed)
     return default_generator
 
 
@@ -64,18 +64,19 @@ def set_rng_state(new_state: Tensor) -> None:
     default_generator.set_state(new_state)
 
 
-def _generators() -> list[Generator]:
-    return [default_generator, *(_C._cuda.generator(i) for i in range(_C._cuda.device_count()))]
+def gpu_generators() -> tuple[Generator, ...]:
+    """The generators of the default streams of all GPUs; none without a GPU."""
+    return tuple(_C._cuda.generator(i) for i in range(_C._cuda.device_count()))
 
 
 def get_rng_states() -> list[Tensor]:
     """The states of the default streams of the CPU and of all GPUs, for `set_rng_states`."""
-    return [generator.get_state() for generator in _generators()]
+    return [generator.get_state() for generator in (default_generator, *gpu_generators())]
 
 
 def set_rng_states(states: list[Tensor]) -> None:
     """Restores what `get_rng_states` returned."""
-    for generator, state in zip(_generators(), states, strict=True):
+    for generator, state in zip((default_generator, *gpu_generators()), states, strict=True):
         generator.set_state(state)
 
 

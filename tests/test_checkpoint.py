@@ -1,5 +1,6 @@
 """utils.checkpoint and the hooks of saved tensors it is made of, in training programs and on misuse."""
 
+import contextlib
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -278,18 +279,14 @@ def test_early_stop():
 def test_context_functions_hold_for_their_run():
     order = []
 
-    class Note:
-        def __init__(self, name):
-            self.name = name
-
-        def __enter__(self):
-            order.append(self.name)
-
-        def __exit__(self, *_):
-            order.append(f"end of {self.name}")
+    @contextlib.contextmanager
+    def note(name):
+        order.append(name)
+        yield
+        order.append(f"end of {name}")
 
     x = pydlx.ones(2, requires_grad=True)
-    checkpoint(lambda t: t.exp(), x, context_fn=lambda: (Note("first"), Note("second"))).sum().backward()
+    checkpoint(lambda t: t.exp(), x, context_fn=lambda: (note("first"), note("second"))).sum().backward()
     assert order == ["first", "end of first", "second", "end of second"]
 
 

@@ -21,7 +21,7 @@ def on_device(array, dtype, *, skew=0, last=False):
     return t.to(memory_format=pydlx.channels_last) if last else t
 
 
-def near(got, want, bound, axes):
+def assert_near(got, want, bound, axes):
     """Errors relative to the largest value of a channel."""
     got, want = got.cpu().double().numpy(), want.numpy()
     scale = np.abs(want).max(axis=axes, keepdims=True) + 1 if axes is not None else np.abs(want).max() + 1
@@ -41,10 +41,10 @@ def check(fn, x, size, dtype, bound, **place):
     y, want = fn(gpu, *params), fn(*cpu)
     y.backward(g)
     want.backward(g.cpu().double())
-    near(y.detach(), want.detach(), bound, None)
-    near(gpu.grad, cpu[0].grad, bound, None)
+    assert_near(y.detach(), want.detach(), bound, None)
+    assert_near(gpu.grad, cpu[0].grad, bound, None)
     for got, ref in zip(params, cpu[1:], strict=True):
-        near(got.grad, ref.grad, bound if dtype in ("float64", "float32") else 1e-4, None)
+        assert_near(got.grad, ref.grad, bound if dtype in ("float64", "float32") else 1e-4, None)
 
 
 def batch(x, w, b):
@@ -127,8 +127,8 @@ def test_running_statistics(sizes, dtype, stored):
         F.batch_norm(cpu, *ref, training=True, momentum=momentum)
     assert [t._version for t in gpu] == [t._version for t in ref]
     for got, want in zip(gpu, ref, strict=True):
-        near(got, want, 1e-13 if dtype == stored == "float64" else 1e-6, None)
-    near(F.batch_norm(x, *gpu), F.batch_norm(cpu, *(t.cpu().double() for t in gpu)), 4 * DTYPES[dtype], None)
+        assert_near(got, want, 1e-13 if dtype == stored == "float64" else 1e-6, None)
+    assert_near(F.batch_norm(x, *gpu), F.batch_norm(cpu, *(t.cpu().double() for t in gpu)), 4 * DTYPES[dtype], None)
 
 
 def test_modules_with_running_statistics():
@@ -137,8 +137,8 @@ def test_modules_with_running_statistics():
         gpu = pydlx.nn.BatchNorm2d(5, momentum=momentum).cuda()
         for step in range(3):
             x = pydlx.randn(2, 5, 4, 4) + step
-            near(gpu(x.cuda()).detach(), net(x).detach(), 1e-5, None)
+            assert_near(gpu(x.cuda()).detach(), net(x).detach(), 1e-5, None)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
-            near(getattr(gpu, name), getattr(net, name).double(), 1e-6, None)
+            assert_near(getattr(gpu, name), getattr(net, name).double(), 1e-6, None)
         x = pydlx.randn(2, 5, 4, 4)
-        near(gpu.eval()(x.cuda()).detach(), net.eval()(x).detach(), 1e-5, None)
+        assert_near(gpu.eval()(x.cuda()).detach(), net.eval()(x).detach(), 1e-5, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _C
+from ..random import gpu_generators
 from . import _memory, _streams
 from ._device import (
     current_device,
@@ -104,5 +105,5 @@ def __getattr__(name: str) -> Any:
 
         return importlib.import_module(".amp", __name__)
     if name == "default_generators":
-        return tuple(_C._cuda.generator(i) for i in range(device_count()))
+        return gpu_generators()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

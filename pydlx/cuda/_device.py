@@ -91,7 +91,7 @@ def get_device_capability(device: Any = None) -> tuple[int, int]:
 
 def is_bf16_supported(including_emulation: bool = True) -> bool:
     """Whether bfloat16 can be used: every GPU computes with it, those of compute capability 8 and newer on tensor cores."""
-    return is_available() and (including_emulation or get_device_capability() >= (8, 0))
+    return is_tf32_supported() or (including_emulation and is_available())
 
 
 def is_tf32_supported() -> bool:

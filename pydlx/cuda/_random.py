@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import _C
-from ._device import device_count, index_of, is_available
+from ..random import gpu_generators
+from ._device import index_of, is_available
 
 
 def manual_seed(seed: int) -> None:
@@ -17,8 +18,8 @@ def manual_seed(seed: int) -> None:
 
 def manual_seed_all(seed: int) -> None:
     """Seeds the generators of all GPUs; without a GPU this does nothing."""
-    for i in range(device_count()):
-        _C._cuda.generator(i).manual_seed(seed)
+    for generator in gpu_generators():
+        generator.manual_seed(seed)
 
 
 def initial_seed() -> int:
@@ -43,7 +44,7 @@ def set_rng_state(new_state: _C.Tensor, device: Any = None) -> None:
 
 def get_rng_state_all() -> list[_C.Tensor]:
     """The states of all GPUs' generators; none without a GPU."""
-    return [get_rng_state(i) for i in range(device_count())]
+    return [generator.get_state() for generator in gpu_generators()]
 
 
 def set_rng_state_all(new_states: Iterable[_C.Tensor]) -> None:

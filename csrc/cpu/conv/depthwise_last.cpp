@@ -290,7 +290,7 @@ __attribute__((noinline)) void columns(const Task& task, const Columns& c) {
   for (std::int64_t c0 = 0; c0 < task.s.channels; c0 += near) {
     const std::int64_t c1 = smaller(task.s.channels, c0 + near);
     const auto some = [&]<int P>(std::int64_t q) __attribute__((always_inline)) {
-      if constexpr (P == kPixels)  // fewer are mostly at the border, and as if they were elsewhere: half the code
+      if constexpr (P == kPixels)  // fewer are mostly at the border: elsewhere they take its code, too
         if (q >= c.inner && q + P <= c.outer) return tile<Task, K, S, P, false>(task, c, q, c0, c1);
       tile<Task, K, S, P, true>(task, c, q, c0, c1);
     };
